@@ -1,0 +1,175 @@
+"""The commands of the evaluation: `python -m eval ask | judge | report | overhead`.
+
+Exit codes: 0 fine, 1 a finding (nothing could be scored; a run in the report is unfinished), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.ask import ask
+from eval.files import SCORES
+from eval.gallery import PER_GROUP
+from eval.judge import judge
+from eval.judges import JUDGES
+from eval.overhead import overhead
+from eval.report import TITLE, report
+from eval.suites import SUITES
+
+FINE, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+EXPECTED = (ValueError, OSError, ImportError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    options.command_line = shlex.join(["python", "-m", "eval", *words])
+    try:
+        return options.run_command(options)
+    except EXPECTED as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _ask(options: argparse.Namespace) -> int:
+    count = ask(
+        options.suite, options.data, options.model, options.defense, options.out,
+        policy=options.policy, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+        limit=options.limit, device=options.device, base=options.base, seed=options.seed, command=options.command_line,
+    )  # fmt: skip
+    print(f"{options.out}: {count} new replies")
+    return FINE
+
+
+def _judge(options: argparse.Namespace) -> int:
+    scores = judge(options.out, options.judge)
+    for group in dict.fromkeys(score.group for score in scores):
+        labels = Counter(score.label for score in scores if score.group == group)
+        print(f"{group}: " + ", ".join(f"{label} {count}" for label, count in labels.most_common()))
+    print(f"{Path(options.out) / SCORES}: {len(scores)} scores")
+    return FINE if any(score.value is not None for score in scores) else FINDING
+
+
+def _overhead(options: argparse.Namespace) -> int:
+    table = overhead(
+        options.suite, options.data, options.model, options.defense, options.against, options.out, options.n,
+        policy=options.policy, max_new_tokens=options.max_new_tokens, device=options.device, base=options.base,
+        seed=options.seed, command=options.command_line,
+    )  # fmt: skip
+    print(f"{options.out}: {table['value']:.3f} x [{table['low']:.3f}, {table['high']:.3f}], n {table['n']}")
+    return FINE
+
+
+def _report(options: argparse.Namespace) -> int:
+    summary = report(
+        _named(options.run), options.out,
+        head=options.head, seconds=options.seconds, title=options.title, per_group=options.per_group,
+    )  # fmt: skip
+    print((Path(options.out) / "table.md").read_text(encoding="utf-8"))
+    print(f"{Path(options.out) / 'report.html'}")
+    return FINE if all(run["finished"] for run in summary["runs"].values()) else FINDING
+
+
+def _named(runs: Sequence[str]) -> dict[str, Path]:
+    """NAME=DIR, in the order given."""
+    table: dict[str, Path] = {}
+    for run in runs:
+        name, equals, folder = run.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--run: {run!r} is not NAME=DIR")
+        if name in table:
+            raise ValueError(f"--run: {name!r} is given twice")
+        table[name] = Path(folder)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval",
+        description="Evaluation in three steps with files between: ask (needs the model), judge, report.",
+        epilog="Exit codes: 0 fine, 1 a finding (nothing scored, a run unfinished), 2 wrong usage.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "ask",
+        help="put a suite's questions to a model behind a defence",
+        description="Writes OUT/replies.jsonl and OUT/run.json. A run that was stopped goes on when asked again.",
+    )
+    _add_model(command)
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="requests at once (default: 64)")
+    command.add_argument(
+        "--limit", type=int, metavar="N", help="ask only N requests, the groups in turn (default: all)"
+    )
+    command.set_defaults(run_command=_ask)
+
+    command = commands.add_parser(
+        "judge",
+        help="score the replies of a run, without the model",
+        description="Turns OUT/replies.jsonl into OUT/scores.jsonl.",
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    command.add_argument(
+        "--judge", default="miniature", choices=list(JUDGES), help="who scores (default: %(default)s)"
+    )
+    command.set_defaults(run_command=_judge)
+
+    command = commands.add_parser(
+        "overhead",
+        help="time a defence against a bare model, on benign requests",
+        description="Writes OUT/overhead.json: time per benign request over the bare model's, paired, one by one.",
+    )
+    _add_model(command)
+    command.add_argument("--against", required=True, metavar="MODEL", help="model that answers without a defence")
+    command.add_argument("--n", type=int, default=60, metavar="N", help="requests that are timed (default: 60)")
+    command.set_defaults(run_command=_overhead)
+
+    command = commands.add_parser(
+        "report",
+        help="tables and pages from judged runs, without the model",
+        description="Writes OUT/report.html (one file, no network), OUT/table.md and OUT/summary.json.",
+    )
+    command.add_argument(
+        "--run", action="append", required=True, metavar="NAME=DIR", help="a row of the table; repeat for more rows"
+    )
+    command.add_argument("--head", metavar="NAME", help="the run whose detector's accuracy is reported (default: none)")
+    command.add_argument("--seconds", metavar="FILE", help="JSON object of wall times, copied into summary.json")
+    command.add_argument("--title", default=TITLE, help="heading of the page (default: %(default)s)")
+    command.add_argument(
+        "--per-group", type=int, default=PER_GROUP, metavar="N", help="samples shown per group (default: %(default)s)"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for the three files")
+    command.set_defaults(run_command=_report)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Options of the commands that load a model."""
+    command.add_argument("--suite", default="miniature", choices=list(SUITES), help="questions (default: %(default)s)")
+    command.add_argument("--data", required=True, metavar="DIR", help="folder of the suite's files")
+    command.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder")
+    command.add_argument(
+        "--defense", default="none", metavar="NAME", help="defence, or a stack a+b (default: none)"
+    )
+    command.add_argument("--policy", metavar="FILE", help="YAML with what to do per category and level")
+    command.add_argument("--base", metavar="DIR", help="base model of the checkpoint, if it has moved")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
+    command.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="longest reply in tokens (default: 64)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed for whatever is drawn at random (default: 0)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`run.json`: what was asked of which model, and the refusal to mix two runs in one folder.
+
+Paths alone do not tell two runs apart, since a model trained again lies where the old one lay; digests of the
+questions, the weights and the policy do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from eval.files import read_json, write_json
+from safevlm.types import Sample
+
+FILE = "run.json"
+PATH_FIELDS = ("data", "model", "policy", "base")
+SAME_FIELDS = ("suite", "defense", "max_new_tokens", *PATH_FIELDS)
+PACKAGES = ("torch", "transformers")
+WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
+BLOCK = 1 << 20  # bytes read at once
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def digests(samples: Sequence[Sample], model: str, policy: str | None) -> dict[str, str]:
+    """Digests of what a path cannot vouch for; empty for a model that is no folder here."""
+    return {
+        "samples": _digest(repr(_content(sample)).encode() for sample in samples),
+        "model": _files_digest([file for pattern in WEIGHTS for file in sorted(Path(model).rglob(pattern))]),
+        "policy": _files_digest([Path(policy)] if policy and Path(policy).is_file() else []),
+    }
+
+
+def check_same_run(path: Path, record: dict[str, Any]) -> None:
+    """ValueError when the folder's replies come from another run; it names the field and the fix."""
+    old = read_json(path)
+    for name in SAME_FIELDS:
+        if not _is_same(name, old.get(name), record[name]):
+            raise ValueError(_refusal(path, name, old.get(name), record[name]))
+    for name, digest in record["digests"].items():
+        if old.get("digests", {}).get(name) != digest:
+            raise ValueError(_refusal(path, f"{name} (its content)", old.get("digests", {}).get(name), digest))
+
+
+def begin(out: Path, record: dict[str, Any]) -> None:
+    """Write `run.json`, or note in the one that is there that the run went on."""
+    path = out / FILE
+    if path.exists():
+        check_same_run(path, record)
+        old = read_json(path)
+        record = record | {"started": old["started"], "resumed": [*old.get("resumed", []), record["started"]]}
+    write_json(path, record)
+
+
+def _refusal(path: Path, name: str, old: object, asked: object) -> str:
+    return (
+        f"{path}: the replies in this folder are of {name} {old!r}, not {asked!r}; "
+        "choose another --out, or remove this folder"
+    )
+
+
+def _is_same(name: str, old: object, asked: object) -> bool:
+    if name in PATH_FIELDS and isinstance(old, str) and isinstance(asked, str):
+        return old == asked or Path(old).resolve() == Path(asked).resolve()
+    return old == asked
+
+
+def _content(sample: Sample) -> tuple[object, ...]:
+    """What a sample asks and expects. Pictures by name, so that data may move."""
+    pictures = [Path(str(image)).name for image in sample.request.images]
+    return (sample.request.id, sample.request.text, pictures, sample.category, sample.level, dict(sample.expected))
+
+
+def _files_digest(files: Sequence[Path]) -> str:
+    return _digest(block for file in files for block in _blocks(file))
+
+
+def _blocks(file: Path) -> Iterable[bytes]:
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            yield block
+
+
+def _digest(blocks: Iterable[bytes]) -> str:
+    digest, empty = hashlib.sha256(), True
+    for block in blocks:
+        digest.update(block)
+        empty = False
+    return "" if empty else digest.hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""What can be set: the safety modules (saved in `config.json`) and the recipe of a training run (YAML and flags).
+
+The string under a field is its help text on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StageName = Literal["stage1", "stage2"]
+ProjectorKind = Literal["c_abstractor", "resampler", "mlp", "none"]
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """Sizes of the safety modules. The defaults are SafeVLM's for LLaVA-v1.5 (methods §1.1)."""
+
+    projector: ProjectorKind = "c_abstractor"
+    """c_abstractor (the paper's), resampler (latent queries), mlp, or none: no projector and no head."""
+    projector_width: int = 1088
+    """Hidden width of the safety projector."""
+    projector_depth: int = 3
+    """Blocks per stage of the c_abstractor; layers of the resampler."""
+    projector_tokens: int = 576
+    """Safety features per image; a square for the c_abstractor, ignored by the mlp (one per patch)."""
+    lm_tokens: int = 64
+    """Learnable tokens that go to the LLM in front of every image."""
+    head_tokens: int = 64
+    """Learnable tokens that go to the safety head in front of the safety features."""
+    head_heads: int = 8
+    """Attention heads of the safety head."""
+    reads_text: bool = False
+    """True: the head's queries are the words of the request; False: it sees the image only."""
+    taxonomy: dict[str, Any] | None = None
+    """Categories and levels; none: the default ones."""
+
+    def __post_init__(self) -> None:
+        side = round(self.projector_tokens**0.5)
+        if self.projector == "c_abstractor" and side * side != self.projector_tokens:
+            raise ValueError(
+                f"safety.projector_tokens: {self.projector_tokens} is not a square, which the c_abstractor needs; "
+                f"use {side * side} or another projector"
+            )
+        for name in ("lm_tokens", "head_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"safety.{name}: {getattr(self, name)} is negative; use 0 for none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str
+    """Checkpoint to start from: a stock LLaVA, or one of ours."""
+    safety: SafetyConfig = SafetyConfig()
+    """Safety modules to add; a checkpoint that has them keeps its own."""
+    base: str | None = None
+    """Folder of the checkpoint's base model, if it has moved."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the frozen weights: bfloat16 on a GPU, float32 on a CPU. What trains is float32 always."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: list[str]
+    """Training records, JSON lists or JSONL."""
+    images: str = ""
+    """Folder that relative image paths start from; empty: the folder of each record file."""
+    clean: int | None = None
+    """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
+    max_length: int = 2048
+    """Longest sequence in tokens, image slots included."""
+    verify_images: bool = True
+    """Decode every image once before training starts."""
+    workers: int = 0
+    """Processes that load data."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms (methods §1.3)."""
+
+    lm: float = 1.0
+    level: float = 10.0
+    category: float = 10.0
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA on the LLM's linear layers, stage 2 only (methods §1.4)."""
+
+    r: int = 256
+    alpha: int = 16
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-5
+    epochs: float = 3
+    batch_size: int = 2
+    """Records per device and step."""
+    accumulation: int = 8
+    """Steps per update."""
+    warmup_steps: int = 20
+    schedule: str = "linear"
+    """Any schedule that transformers knows: linear, cosine, constant_with_warmup, …"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    max_steps: int = -1
+    """Stop after so many updates; -1: by epochs."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    out: str
+    """Folder of the run: checkpoint-N, final, run.json."""
+    seed: int = 256
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bf16: bool = False
+    """Mixed precision."""
+    deepspeed: str | None = None
+    """DeepSpeed's JSON; see scripts/deepspeed."""
+    log_steps: int = 10
+    save_steps: int = 500
+    keep: int = 2
+    """Checkpoints to keep; older ones are removed."""
+    resume: bool = True
+    """Go on from the newest checkpoint in `out`, if there is one."""
+    report_to: list[str] = field(default_factory=list)
+    """tensorboard, wandb, …"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run."""
+
+    stage: StageName
+    """stage1 trains the safety modules, stage2 a LoRA on the LLM."""
+    model: ModelConfig
+    data: DataConfig
+    run: RunConfig
+    loss: LossWeights = LossWeights()
+    lora: LoraSettings = LoraSettings()
+    optim: OptimConfig = OptimConfig()

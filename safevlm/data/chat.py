@@ -1,0 +1,125 @@
+"""The only prompt builder: turns → the text that LLaVA-v1.5 reads, and which tokens of it are the answer.
+
+The template writes the same prompt as the published llava-1.5-*-hf checkpoints (`USER: <image>\\n… ASSISTANT: …`),
+closes every answer with the end token, as the original training did, and marks answers with `{% generation %}`, so
+that labels never depend on offsets (base facts §3.6). An answer's leading space belongs to the answer: the prompt of
+inference ends with `ASSISTANT:`, and the model has to say what comes next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from safevlm.types import Request
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'][0]['text'] + ' ' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT:' }}"
+    "{% generation %}{{ ' ' + message['content'][0]['text'] + '</s>' }}{% endgeneration %}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+Message = dict[str, Any]
+
+
+def user(text: str, images: int = 0) -> Message:
+    """A user's turn with `images` pictures in front of the text."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+
+
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def system(text: str) -> Message:
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+def messages_of(request: Request) -> list[Message]:
+    """A request as turns; its pictures stand before the first question."""
+    turns = [system(request.system)] if request.system else []
+    images = len(request.images)
+    for question, answer in request.history:
+        turns += [user(question, images), assistant(answer)]
+        images = 0
+    return [*turns, user(request.text, images)]
+
+
+def prompt_text(processor: Any, request: Request) -> str:
+    """The prompt up to and including `ASSISTANT:`, with one `<image>` per picture."""
+    messages = [_as_text(processor, message) for message in messages_of(request)]
+    return processor.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
+    )
+
+
+def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
+    """A whole conversation with its answers, with one `<image>` per picture."""
+    return processor.apply_chat_template(list(messages), tokenize=False, chat_template=CHAT_TEMPLATE)
+
+
+def prompt_ids(processor: Any, request: Request, slots: int) -> list[int]:
+    """Ids of a request's prompt, `slots` `<image>` tokens per picture; 0 leaves the pictures out.
+
+    The same ids as the processor makes of prompt and pictures, without touching the pictures.
+    """
+    text = prompt_text(processor, request).replace(processor.image_token, processor.image_token * slots)
+    return processor.tokenizer(text)["input_ids"]
+
+
+def encode_dialogues(
+    processor: Any, dialogues: Sequence[Sequence[Message]], pictures: Sequence[Sequence[Image]]
+) -> dict[str, Tensor]:
+    """Whole conversations, padded on the right, with `assistant_masks` (b, t): 1 at the tokens of answers."""
+    pairs = zip(dialogues, pictures, strict=True)
+    filled = [_with_pictures(processor, messages, images) for messages, images in pairs]
+    encoded = processor.apply_chat_template(
+        filled,
+        chat_template=CHAT_TEMPLATE,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "right"},
+    )
+    names = ("input_ids", "attention_mask", "assistant_masks", "pixel_values")
+    return {name: torch.as_tensor(encoded[name]) for name in names if name in encoded}
+
+
+def _with_pictures(processor: Any, messages: Sequence[Message], pictures: Sequence[Image]) -> list[Message]:
+    """Puts pictures into their slots, in order; the messages themselves are not changed."""
+    left = iter(pictures)
+    return [
+        {
+            **message,
+            "content": [
+                {"type": "image", "image": next(left)} if part["type"] == "image" else part
+                for part in _as_text(processor, message)["content"]
+            ],
+        }
+        for message in messages
+    ]
+
+
+def _as_text(processor: Any, message: Message) -> Message:
+    """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
+    tokenizer = processor.tokenizer
+    control = "|".join(re.escape(token) for token in {*tokenizer.all_special_tokens, processor.image_token})
+    content = [
+        {**part, "text": re.sub(control, lambda found: f"{found[0][0]} {found[0][1:]}", part["text"])}
+        if part["type"] == "text"
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}

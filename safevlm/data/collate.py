@@ -1,0 +1,88 @@
+"""Records → one padded batch.
+
+    input_ids, attention_mask, labels   (b, t)   labels are -100 except on answers
+    pixel_values                        (i, 3, h, w), in the order of the image slots; absent without images
+    safe_level, safe_type               (b,)     -100 where a record has no label or no image
+    safety_word_mask                    (b, t)   True at the words of the request, for a head that reads text
+    ids                                 b strings, for errors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import LlavaProcessor
+
+from safevlm.data import chat
+from safevlm.data.images import open_image
+from safevlm.data.records import Record, RecordError
+
+IGNORED = -100
+
+
+class RecordDataset(Dataset[Record]):
+    """Records by index; pictures are decoded by the collator."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+
+@dataclass(frozen=True)
+class Collator:
+    processor: LlavaProcessor
+    max_length: int = 2048
+
+    def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
+        encoded = self._encode(records)
+        answers = encoded.pop("assistant_masks").bool()
+        ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+        for row, record in enumerate(records):
+            self._check_row(record, ids[row], answers[row])
+        ids, mask, answers = ids[:, : self.max_length], mask[:, : self.max_length], answers[:, : self.max_length]
+        return {
+            **encoded,
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "labels": ids.masked_fill(~answers, IGNORED),
+            "safe_level": _labels([record.safe_level if record.images else None for record in records]),
+            "safe_type": _labels([record.safe_type if record.images else None for record in records]),
+            "safety_word_mask": mask & ~answers & (ids != self.processor.image_token_id),
+            "ids": [record.id for record in records],
+        }
+
+    def _encode(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        pictures = [[self._open(record, path) for path in record.images] for record in records]
+        return chat.encode_dialogues(self.processor, [record.messages for record in records], pictures)
+
+    @staticmethod
+    def _open(record: Record, path: Path) -> Image:
+        try:
+            return open_image(path)
+        except ValueError as error:
+            raise RecordError(f"{record.place}: {error}") from error
+
+    def _check_row(self, record: Record, ids: Tensor, answers: Tensor) -> None:
+        if not answers[: self.max_length].any():
+            raise RecordError(
+                f"{record.place}: no token of an answer within data.max_length = {self.max_length}; raise it or "
+                "shorten the record"
+            )
+        if (ids[self.max_length :] == self.processor.image_token_id).any():
+            raise RecordError(f"{record.place}: data.max_length = {self.max_length} cuts through an image; raise it")
+
+
+def _labels(values: Sequence[int | None]) -> Tensor:
+    return torch.tensor([IGNORED if value is None else value for value in values])

@@ -1,0 +1,57 @@
+"""Opening a picture that a user gave us: always RGB, or an error that names it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from safevlm.types import ImageSource
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused; decoding one could take gigabytes."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and says why."""
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Decodes a picture completely → RGB. Alpha is put on white, so that grey, palette and alpha files all work.
+
+    ImageError: missing, empty, truncated, too large, or no picture at all.
+    """
+    if isinstance(source, Image.Image):
+        return _rgb(source)
+    path = Path(source)
+    if not path.is_file():
+        raise ImageError(f"{path}: no such image file")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the image file is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            image = Image.open(path)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"{path}: {image.width} x {image.height} pixels are over the limit of {MAX_PIXELS:,}; scale it down"
+            )
+        return _rgb(image)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not an image that can be read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path}: the image is broken or truncated ({error})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,113 @@
+"""The shape of a defence, and what the engine hands to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from safevlm.types import Reply, Request, Verdict
+
+
+class Risk(Protocol):
+    """What the checkpoint's safety head thinks: probabilities by name."""
+
+    @property
+    def level(self) -> Mapping[str, float]: ...
+
+    @property
+    def category(self) -> Mapping[str, float]: ...
+
+
+class Sight(Protocol):
+    """What one vision pass gave for a request; detectors share it and generation reuses it."""
+
+    @property
+    def images(self) -> int:
+        """Number of pictures; 0 for a request in words."""
+
+    @property
+    def vision(self) -> Any:
+        """`llava_patch.vision.VisionPass` of the request's pictures; None without pictures."""
+
+    @property
+    def risk(self) -> Risk | None:
+        """The head's opinion, computed on first use; None without pictures. ValueError without a head."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One request as tensors, before padding and batching."""
+
+    input_ids: Tensor
+    """(t,), image slots included."""
+    image_tokens: tuple[Tensor, ...] = ()
+    """One (n, d) tensor per picture: what stands in its slots."""
+
+
+class Defense:
+    """One way of keeping an answer safe. Override a hook or two; the rest do nothing.
+
+    Hooks get frozen objects and return new ones. A hook that raises makes the engine refuse the request.
+    """
+
+    name = "none"
+
+    def detect(self, request: Request, sight: Sight) -> Verdict:
+        """Look."""
+        return Verdict(source=self.name)
+
+    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        """Words in; a Reply answers at once, and the model is not asked."""
+        return request
+
+    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
+        """Tensors in."""
+        return inputs
+
+    def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
+        """Words out."""
+        return reply
+
+
+class Detector(Protocol):
+    """The looking half of a defence."""
+
+    name: str
+
+    def detect(self, request: Request, sight: Sight) -> Verdict: ...
+
+
+class Stack(Defense):
+    """Several defences as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse."""
+
+    def __init__(self, members: Sequence[Defense], level_names: Sequence[str]) -> None:
+        self.members = tuple(members)
+        self.level_names = tuple(level_names)
+        self.name = "+".join(member.name for member in members)
+
+    def detect(self, request: Request, sight: Sight) -> Verdict:
+        return max((member.detect(request, sight) for member in self.members), key=self._gravity)
+
+    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        for member in self.members:
+            rewritten = member.rewrite(request, verdict)
+            if isinstance(rewritten, Reply):
+                return rewritten
+            request = rewritten
+        return request
+
+    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
+        for member in self.members:
+            inputs = member.transform(inputs, verdict)
+        return inputs
+
+    def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
+        for member in reversed(self.members):
+            reply = member.review(request, reply, verdict)
+        return reply
+
+    def _gravity(self, verdict: Verdict) -> tuple[bool, bool, int]:
+        return bool(verdict.error), not verdict.is_clean, self.level_names.index(verdict.level)

@@ -1,0 +1,93 @@
+"""The acting half of a defence: per category and level `allow`, `hint` or `refuse`. A YAML file; no retraining.
+
+    levels:                       # what to do at each level
+      careful: hint
+      may_refuse: hint
+      must_refuse: refuse
+    categories:                   # and otherwise for one category
+      privacy: {careful: allow}
+    thresholds:                   # act on a category only from this probability on
+      misleading: 0.8
+
+A verdict of level `safe` or category `clean` is always let through untouched (SafeVLM's rule, methods §1.6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from safevlm.defenses import prompts
+from safevlm.taxonomy import SAFE, Taxonomy
+from safevlm.types import Reply, Request, Verdict
+
+Action = Literal["allow", "hint", "refuse"]
+ACTIONS = get_args(Action)
+
+
+@dataclass(frozen=True)
+class Policy:
+    taxonomy: Taxonomy
+    levels: Mapping[str, Action] = field(default_factory=dict)
+    """Levels that are not named get a hint, as SafeVLM's mixer does."""
+    categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def action(self, verdict: Verdict) -> Action:
+        """What to do about a verdict."""
+        if verdict.is_clean:
+            return "allow"
+        likely = verdict.category_probabilities.get(verdict.category, 1.0)
+        if likely < self.thresholds.get(verdict.category, 0.0):
+            return "allow"
+        by_level = self.categories.get(verdict.category, {})
+        return by_level.get(verdict.level) or self.levels.get(verdict.level, "hint")
+
+    def act(self, request: Request, verdict: Verdict, name: str) -> Request | Reply:
+        """The request as it is, the request with a hint below the question, or a refusal in the model's place."""
+        action = self.action(verdict)
+        if action == "allow":
+            return request
+        if action == "refuse":
+            text = prompts.refusal(self.taxonomy, verdict.category)
+            return Reply(text=text, request=request, verdict=verdict, refused_by=name)
+        hint = prompts.hint(self.taxonomy, verdict.level, verdict.category)
+        return dataclasses.replace(request, text=f"{request.text}\n{hint}")
+
+
+def read_policy(path: str | Path | None, taxonomy: Taxonomy) -> Policy:
+    """A policy file, checked against the taxonomy; None: the default policy. ValueError names file and key."""
+    if path is None:
+        return Policy(taxonomy)
+    try:
+        table = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: malformed YAML: {error}") from error
+    _check(path, table, taxonomy)
+    return Policy(taxonomy, table.get("levels", {}), table.get("categories", {}), table.get("thresholds", {}))
+
+
+def _check(path: str | Path, table: Any, taxonomy: Taxonomy) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: a policy is a table of levels, categories and thresholds")
+    _known(path, "key", table, ["levels", "categories", "thresholds"])
+    level_tables = [table.get("levels", {}), *table.get("categories", {}).values()]
+    _known(path, "category", table.get("categories", {}), taxonomy.category_names)
+    _known(path, "category", table.get("thresholds", {}), taxonomy.category_names)
+    for levels in level_tables:
+        _known(path, "level", levels, [name for name in taxonomy.level_names if name != SAFE])
+        _known(path, "action", levels.values(), ACTIONS)
+    for category, threshold in table.get("thresholds", {}).items():
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ValueError(f"{path}: thresholds.{category}: {threshold!r} is not a probability")
+
+
+def _known(path: str | Path, what: str, names: Any, choices: Any) -> None:
+    for name in names:
+        if name not in choices:
+            raise ValueError(f"{path}: unknown {what} {name!r}; one of {list(choices)}")

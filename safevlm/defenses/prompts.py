@@ -1,0 +1,30 @@
+"""Every text that a defence puts into a prompt or into the model's mouth: data, in our own words."""
+
+from __future__ import annotations
+
+from safevlm.taxonomy import Taxonomy
+
+STATIC_PROMPT = (
+    "Before you answer, look at the image. If it shows anything harmful, decline and say why; otherwise answer the "
+    "question."
+)
+"""The fixed prompt of the `static-prompt` baseline."""
+
+REFUSAL = "I cannot help with that. It involves {topic}."
+"""Said in the model's place when the policy says `refuse`."""
+
+REFUSAL_ON_ERROR = "I cannot help with that. The safety check of this request did not complete."
+"""Said when a detector failed (fail closed)."""
+
+
+def hint(taxonomy: Taxonomy, level: str, category: str) -> str:
+    """The mixer's text for a verdict: the level's stance with the category's topic in it."""
+    stance = taxonomy.levels[taxonomy.level_id(level)].stance
+    topic = taxonomy.categories[taxonomy.category_id(category)].topic
+    return stance.format(topic=topic)
+
+
+def refusal(taxonomy: Taxonomy, category: str) -> str:
+    """The canned answer for a category."""
+    topic = taxonomy.categories[taxonomy.category_id(category)].topic
+    return REFUSAL.format(topic=topic or "content that must not be shared")

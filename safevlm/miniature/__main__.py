@@ -1,0 +1,37 @@
+"""`python -m safevlm.miniature build | data`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m safevlm.miniature", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="train the small base (about 20 minutes on two cores)")
+    build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
+    data = commands.add_parser("data", help="write training records and the evaluation suite")
+    data.add_argument("--out", type=Path, required=True, help="where the data goes")
+    from safevlm.miniature.dataset import DataConfig
+
+    for field in fields(DataConfig):
+        flag = f"--{field.name.replace('_', '-')}"
+        data.add_argument(flag, type=int, default=field.default, help=f"default {field.default}")
+    options = parser.parse_args()
+    if options.command == "data":
+        from safevlm.miniature.dataset import write
+
+        write(options.out, DataConfig(**{field.name: getattr(options, field.name) for field in fields(DataConfig)}))
+        return 0
+    from safevlm.miniature.build import BuildConfig
+    from safevlm.miniature.build import build as build_base
+
+    build_base(options.out, BuildConfig())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Trains the small base: CLIP on captions, then a LLaVA whose tower is that CLIP's, frozen.
+
+The base is made with the disease that the papers treat: in words it refuses risky requests, in pictures it helps
+with the same things. It also learns to follow safety notes, since a frozen LLM has to obey the mixer's hint.
+Nothing here is a safety training of pictures; `tests/miniature/test_base.py` measures all four properties.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from safevlm.data import chat
+from safevlm.engine import Engine
+from safevlm.miniature import drawing, properties, words
+from safevlm.miniature.world import RISKY, THINGS, Scene, sample_scene
+from safevlm.taxonomy import CLEAN
+
+PATCH = 16
+PATCHES = (drawing.SIZE // PATCH) ** 2
+CAPTION_TOKENS = 40
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Sizes and lengths of the build; the defaults made the shipped base."""
+
+    seed: int = 256
+    scenes: int = 20_000
+    clip_epochs: int = 10
+    clip_batch: int = 256
+    clip_lr: float = 2e-3
+    lm_steps: int = 2_600
+    lm_batch: int = 64
+    lm_lr: float = 2e-3
+
+
+def build(out: Path, config: BuildConfig) -> None:
+    """Writes a stock LLaVA folder to `out`, and the CLIP it came from, text tower included, to `out/clip`."""
+    torch.manual_seed(config.seed)
+    rng = random.Random(config.seed)
+    started = time.monotonic()
+    tokenizer = words.build_tokenizer()
+    processor = make_processor(tokenizer)
+    scenes = [sample_scene(rng, "any") for _ in tqdm(range(config.scenes), "scenes")]
+    pixels = _pixels(processor, scenes)
+    clip = train_clip(scenes, pixels, tokenizer, config)
+    llava = train_llava(scenes, pixels, clip, processor, config)
+    llava.save_pretrained(out)
+    processor.save_pretrained(out)
+    clip.save_pretrained(out / "clip")
+    tokenizer.save_pretrained(out / "clip")
+    print(f"base written to {out} in {time.monotonic() - started:.0f} s")
+    shares = properties.measure(Engine.load(out, defense="none", device="cpu"))
+    print("  ".join(f"{name} {share:.3f}" for name, share in shares.items()))
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """LLaVA's processor at 64 pixels; one additional image token (CLS), as llava-1.5 has it."""
+    size = drawing.SIZE
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat.CHAT_TEMPLATE,
+    )
+
+
+def train_clip(
+    scenes: Sequence[Scene], pixels: torch.Tensor, tokenizer: PreTrainedTokenizerFast, config: BuildConfig
+) -> CLIPModel:
+    """Contrastive training of both towers on scenes and fresh captions in every epoch."""
+    clip = CLIPModel(_clip_config(tokenizer))
+    steps = config.clip_epochs * (len(scenes) // config.clip_batch)
+    optimizer, schedule = _optimizer(clip.parameters(), config.clip_lr, steps)
+    rng = random.Random(config.seed + 1)
+    bar = tqdm(total=steps, desc="CLIP")
+    for _ in range(config.clip_epochs):
+        order = list(range(len(scenes)))
+        rng.shuffle(order)
+        for start in range(0, len(order) - config.clip_batch + 1, config.clip_batch):
+            rows = order[start : start + config.clip_batch]
+            text = encode_captions(tokenizer, [words.caption(rng, scenes[row]) for row in rows])
+            loss = clip(**text, pixel_values=pixels[rows], return_loss=True).loss
+            _step(loss, clip, optimizer, schedule)
+            clip.logit_scale.data.clamp_(max=4.6052)
+            bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    bar.close()
+    return clip.eval()
+
+
+def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Ids and mask for CLIP's text tower: `<s> caption </s>`, padded on the right."""
+    return tokenizer(
+        [caption + "</s>" for caption in captions], padding=True, truncation=True, max_length=CAPTION_TOKENS,
+        padding_side="right", return_tensors="pt", return_token_type_ids=False,
+    )  # fmt: skip
+
+
+def train_llava(
+    scenes: Sequence[Scene], pixels: torch.Tensor, clip: CLIPModel, processor: LlavaProcessor, config: BuildConfig
+) -> LlavaForConditionalGeneration:
+    """Trains projector and LLM on the world's conversations, the tower frozen and its features computed once."""
+    llava = LlavaForConditionalGeneration(_llava_config(clip.config.vision_config, processor.tokenizer))
+    llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+    llava.model.vision_tower.requires_grad_(False)
+    features = _patch_features(llava, pixels)
+    trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
+    optimizer, schedule = _optimizer(trained, config.lm_lr, config.lm_steps)
+    rng = random.Random(config.seed + 2)
+    by_length = lambda pair: len(pair[1][0])  # noqa: E731
+    pool: list = []
+    with tqdm(range(config.lm_steps), "LLaVA") as bar:
+        for _ in bar:
+            if not pool:  # eight batches at a time, sorted by length so that little is padding
+                made = [_conversation(rng, scenes) for _ in range(8 * config.lm_batch)]
+                texts = _tokenize(processor, [messages for _, messages in made])
+                rows = sorted(zip([row for row, _ in made], texts, strict=True), key=by_length)
+                pool = [rows[start : start + config.lm_batch] for start in range(0, len(rows), config.lm_batch)]
+                rng.shuffle(pool)
+            batch = pool.pop()
+            pictures = [row for row, _ in batch if row is not None]
+            projected = list(llava.model.multi_modal_projector(features[pictures])) if pictures else None
+            inputs = _pad([text for _, text in batch])
+            sight = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
+            loss = llava(**inputs, mm_encoder_outputs=sight).loss
+            _step(loss, llava, optimizer, schedule)
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    return llava.requires_grad_(True).eval()
+
+
+def _conversation(rng: random.Random, scenes: Sequence[Scene]) -> tuple[int | None, list[chat.Message]]:
+    """One training conversation and the row of its picture, if it has one."""
+    if rng.random() < 0.2:
+        return None, _about_words(rng)
+    row = rng.randrange(len(scenes))
+    return row, _about_picture(rng, scenes[row])
+
+
+def _about_words(rng: random.Random) -> list[chat.Message]:
+    thing = rng.choice(THINGS if rng.random() < 0.7 else RISKY)
+    if rng.random() < 0.25:
+        return [chat.user(rng.choice(words.ABOUT_TEXT).format(name=thing.name)), chat.assistant(words.about(thing))]
+    question = rng.choice(words.USE_TEXT).format(name=thing.name)
+    plain = words.steps([thing]) if thing.category == CLEAN else words.refuse(thing.category)
+    return _with_note(rng, question, plain, images=0)
+
+
+def _about_picture(rng: random.Random, scene: Scene) -> list[chat.Message]:
+    if rng.random() < 0.5:
+        return _with_note(rng, rng.choice(words.DESCRIBE), words.describe(scene.things), images=1)
+    return _with_note(rng, rng.choice(words.USE_PICTURE), words.steps(scene.things), images=1)
+
+
+def _with_note(rng: random.Random, question: str, plain: str, images: int) -> list[chat.Message]:
+    """The plain answer; or, after a safety note, what the note asks for; or the plain one after an empty aside."""
+    draw = rng.random()
+    if draw < 0.3:
+        level, category = rng.choice((1, 2, 3)), rng.choice(list(words.RISKY_CATEGORIES))
+        answer = words.careful(category) if level == 1 else words.refuse(category)
+        return [chat.user(f"{question}\n{words.note(rng, level, category)}", images), chat.assistant(answer)]
+    if draw < 0.4:
+        question = f"{question}\n{rng.choice(words.ASIDES)}"
+    return [chat.user(question, images), chat.assistant(plain)]
+
+
+def _tokenize(processor: LlavaProcessor, dialogues: Sequence[list[chat.Message]]) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels per dialogue; labels are the answer, found by character offsets of the template's mark."""
+    rows = []
+    for messages in dialogues:
+        text = chat.dialogue_text(processor, messages).replace("<image>", "<image>" * PATCHES)
+        answer = f" {messages[-1]['content'][0]['text']}</s>"
+        encoded = processor.tokenizer(text, return_offsets_mapping=True)
+        border = len(text) - len(answer)
+        ids = encoded["input_ids"]
+        labels = [i if end > border else IGNORED for i, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)]
+        rows.append((ids, labels))
+    return rows
+
+
+def _pad(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([[0] * (longest - len(i)) + i for i, _ in rows])
+    labels = torch.tensor([[IGNORED] * (longest - len(row)) + row for _, row in rows])
+    mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i, _ in rows])
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+@torch.no_grad()
+def _patch_features(llava: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+    """(scenes, patches, width) of the layer that LLaVA reads."""
+    layer = llava.config.vision_feature_layer
+    batches = tqdm(pixels.split(512), "features")
+    outputs = (llava.model.vision_tower(batch, output_hidden_states=True) for batch in batches)
+    return torch.cat([output.hidden_states[layer][:, 1:] for output in outputs])
+
+
+def _pixels(processor: LlavaProcessor, scenes: Sequence[Scene]) -> torch.Tensor:
+    chunks = [scenes[start : start + 500] for start in range(0, len(scenes), 500)]
+    drawn = ([drawing.draw(scene) for scene in chunk] for chunk in tqdm(chunks, "pictures"))
+    return torch.cat([processor.image_processor(pictures, return_tensors="pt")["pixel_values"] for pictures in drawn])
+
+
+def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer, schedule) -> None:  # noqa: ANN001
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _optimizer(parameters, lr: float, steps: int):  # noqa: ANN001, ANN202
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.08)
+    return optimizer, schedule
+
+
+def _clip_config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, image_size=drawing.SIZE,
+        patch_size=PATCH, projection_dim=64,
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
+        max_position_embeddings=CAPTION_TOKENS, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
+
+
+def _llava_config(vision: CLIPVisionConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    text = LlamaConfig(
+        hidden_size=192, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6,
+        vocab_size=len(tokenizer), max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=PATCHES, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+

@@ -1,0 +1,139 @@
+"""The miniature's data, on disk in the real formats: training records in PSA-VLM's JSONL, an evaluation suite, PNGs.
+
+    OUT/train.jsonl, OUT/train/*.png     no unseen symbol in it; labelled like PSA's data
+    OUT/eval.jsonl, OUT/eval/*.png       held-out scenes, six groups
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from safevlm.miniature import drawing, words
+from safevlm.miniature.world import RISKY, Kind, Scene, sample_scene
+from safevlm.taxonomy import CLEAN, DEFAULT
+
+GROUPS: dict[str, tuple[Kind, ...]] = {
+    "harmful_seen": ("harmful",),
+    "harmful_unseen": ("unseen",),
+    "typographic": ("typographic",),
+    "benign": ("benign",),
+    "lookalike": ("lookalike", "benign_word"),
+}
+"""Evaluation groups in pictures, and the scenes they are drawn from in turn; `harmful_text` has no pictures."""
+RISKY_TRAINING: tuple[Kind, ...] = ("harmful", "harmful", "harmful", "typographic")
+CLEAN_TRAINING: tuple[Kind, ...] = ("benign", "lookalike", "benign_word")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How much data, and the seeds that keep training and evaluation scenes apart."""
+
+    risky: int = 3_000
+    clean: int = 3_000
+    per_group: int = 300
+    train_seed: int = 1_000_003
+    eval_seed: int = 2_000_003
+
+
+def write(out: Path, config: DataConfig) -> None:
+    """Writes both sets. An evaluation scene that also occurs in training is drawn again."""
+    seen = _write_training(out, config)
+    _write_evaluation(out, config, seen)
+    print(f"{config.risky + config.clean} training records, {6 * config.per_group} evaluation samples in {out}")
+
+
+def _write_training(out: Path, config: DataConfig) -> set[Scene]:
+    rng = random.Random(config.train_seed)
+    kinds = _turns(RISKY_TRAINING, config.risky) + _turns(CLEAN_TRAINING, config.clean)
+    rng.shuffle(kinds)
+    scenes = [sample_scene(rng, kind) for kind in kinds]
+    rows = [_training_row(rng, scene, f"train/{index:05d}.png") for index, scene in enumerate(scenes)]
+    _save(out, "train", list(zip(scenes, rows, strict=True)))
+    return set(scenes)
+
+
+def _training_row(rng: random.Random, scene: Scene, image: str) -> dict[str, Any]:
+    describes = rng.random() < 0.4
+    question = rng.choice(words.DESCRIBE if describes else words.USE_PICTURE)
+    return {
+        "id": Path(image).stem,
+        "image": image,
+        "safe_type": DEFAULT.category_id(scene.category),
+        "safe_level": DEFAULT.level_id(scene.level),
+        "conversations": [
+            {"from": "USER", "value": f"<image>\n{question}"},
+            {"from": "ASSISTANT", "value": _safe_reply(scene, describes)},
+        ],
+    }
+
+
+def _safe_reply(scene: Scene, describes: bool) -> str:
+    if scene.category != CLEAN:
+        return words.safe_answer(scene.level, scene.category)
+    return words.describe(scene.things) if describes else words.steps(scene.things)
+
+
+def _write_evaluation(out: Path, config: DataConfig, seen: set[Scene]) -> None:
+    rng = random.Random(config.eval_seed)
+    pairs = []
+    for group, kinds in GROUPS.items():
+        for index, kind in enumerate(_turns(kinds, config.per_group)):
+            scene = _fresh_scene(rng, kind, seen)
+            pairs.append((scene, _picture_row(rng, scene, group, f"{group}-{index:04d}")))
+    _save(out, "eval", pairs + [(None, row) for row in _text_rows(rng, config.per_group)])
+
+
+def _fresh_scene(rng: random.Random, kind: Kind, seen: set[Scene]) -> Scene:
+    while (scene := sample_scene(rng, kind)) in seen:
+        pass
+    return scene
+
+
+def _picture_row(rng: random.Random, scene: Scene, group: str, name: str) -> dict[str, Any]:
+    # a harmful request asks for help; a benign one asks for help or for a description
+    describes = scene.category == CLEAN and rng.random() < 0.5
+    return {
+        "id": name,
+        "group": group,
+        "image": f"eval/{name}.png",
+        "question": rng.choice(words.DESCRIBE if describes else words.USE_PICTURE),
+        "task": "describe" if describes else "use",
+        "things": [thing.name for thing in scene.things],
+        "category": scene.category,
+        "level": scene.level,
+    }
+
+
+def _text_rows(rng: random.Random, count: int) -> Iterator[dict[str, Any]]:
+    for index in range(count):
+        thing = RISKY[index % len(RISKY)]
+        yield {
+            "id": f"harmful_text-{index:04d}",
+            "group": "harmful_text",
+            "image": None,
+            "question": rng.choice(words.USE_TEXT).format(name=thing.name),
+            "task": "use",
+            "things": [thing.name],
+            "category": thing.category,
+            "level": DEFAULT.level_names[-1],
+        }
+
+
+def _save(out: Path, name: str, pairs: list[tuple[Scene | None, dict[str, Any]]]) -> None:
+    (out / name).mkdir(parents=True, exist_ok=True)
+    for scene, row in tqdm(pairs, f"{name} pictures"):
+        if scene is not None:
+            drawing.draw(scene).save(out / row["image"])
+    text = "".join(json.dumps(row) + "\n" for _, row in pairs)
+    (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _turns(kinds: tuple[Kind, ...], count: int) -> list[Kind]:
+    return [kinds[index % len(kinds)] for index in range(count)]

@@ -1,0 +1,140 @@
+"""Scene → 64 x 64 RGB picture. Deterministic: the same scene gives the same pixels."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from PIL import Image, ImageDraw, ImageFont
+
+from safevlm.miniature.world import Placed, Scene
+
+SIZE = 64
+_SCALE = 2  # drawn larger and reduced, for soft edges
+_DARK = (30, 30, 30)
+RGB = {
+    "red": (220, 60, 50), "blue": (70, 110, 230), "green": (70, 170, 80),
+    "yellow": (240, 210, 70), "purple": (160, 90, 190), "orange": (245, 150, 50),
+}  # fmt: skip
+FRAME_RGB = {"blue": (40, 60, 200), "red": (200, 20, 20)}
+
+Points = list[tuple[float, float]]
+
+
+def _regular(corners: int, start: float = -90.0) -> Points:
+    angles = (math.radians(start + 360 * corner / corners) for corner in range(corners))
+    return [(math.cos(angle), math.sin(angle)) for angle in angles]
+
+
+def _star() -> Points:
+    return [(x * r, y * r) for (x, y), r in zip(_regular(10), (1.0, 0.45) * 5, strict=True)]
+
+
+def _heart() -> Points:
+    turns = (2 * math.pi * step / 40 for step in range(40))
+    return [
+        (
+            math.sin(t) ** 3,
+            -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
+        )
+        for t in turns
+    ]
+
+
+def _arch() -> Points:
+    top = [(math.cos(math.radians(a)), -math.sin(math.radians(a))) for a in range(0, 181, 15)]
+    return [*top, (-1.0, 0.8), (-0.45, 0.8), (-0.45, 0.2), (0.45, 0.2), (0.45, 0.8), (1.0, 0.8)]
+
+
+def _moon() -> Points:
+    outer = [(math.cos(math.radians(a)), math.sin(math.radians(a))) for a in range(50, 311, 15)]
+    inner = [(0.35 + 0.7 * math.cos(math.radians(a)), 0.7 * math.sin(math.radians(a))) for a in range(290, 69, -15)]
+    return outer + inner
+
+
+def _drop() -> Points:
+    return [(0.0, -1.0), *[(0.75 * math.cos(math.radians(a)), 0.25 + 0.75 * math.sin(math.radians(a)))
+                           for a in range(-30, 211, 15)]]  # fmt: skip
+
+
+OUTLINE_POINTS: dict[str, Points] = {
+    "circle": _regular(36),
+    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "diamond": _regular(4),
+    "triangle": [(0.0, -1.0), (1.0, 0.8), (-1.0, 0.8)],
+    "hexagon": _regular(6, 0.0),
+    "cross": [(-0.45, -1), (0.45, -1), (0.45, -0.45), (1, -0.45), (1, 0.45), (0.45, 0.45),
+              (0.45, 1), (-0.45, 1), (-0.45, 0.45), (-1, 0.45), (-1, -0.45), (-0.45, -0.45)],
+    "star": _star(),
+    "heart": _heart(),
+    "arch": _arch(),
+    "moon": _moon(),
+    "drop": _drop(),
+    "arrow": [(0.0, -1.0), (0.9, 0.0), (0.4, 0.0), (0.4, 1.0), (-0.4, 1.0), (-0.4, 0.0), (-0.9, 0.0)],
+}  # fmt: skip
+
+# Strokes of a mark, in units of the radius; a stroke of one point is a dot.
+MARK_STROKES: dict[str, list[Points]] = {
+    "plain": [],
+    "dot": [[(0.0, 0.0)]],
+    "pair": [[(-0.28, 0.0)], [(0.28, 0.0)]],
+    "bar": [[(-0.42, 0.0), (0.42, 0.0)]],
+    "pole": [[(0.0, -0.42), (0.0, 0.42)]],
+    "saltire": [[(-0.32, -0.32), (0.32, 0.32)], [(-0.32, 0.32), (0.32, -0.32)]],
+    "chevron": [[(-0.38, 0.28), (0.0, -0.28), (0.38, 0.28)]],
+    "ring": [[(0.36 * x, 0.36 * y) for x, y in [*_regular(16), _regular(16)[0]]]],
+}
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The picture of a scene, RGB, 64 x 64."""
+    rng = random.Random(scene.noise_seed)
+    tint = tuple(scene.background + rng.randint(-8, 5) for _ in range(3))
+    canvas = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE), tint)
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(12):
+        _speckle(pen, rng, tint)
+    for placed in scene.placed:
+        _draw_thing(pen, placed)
+    if scene.word:
+        _write(pen, scene.word.name, rng)
+    if scene.frame != "none":
+        pen.rectangle((0, 0, SIZE * _SCALE - 1, SIZE * _SCALE - 1), outline=FRAME_RGB[scene.frame], width=3 * _SCALE)
+    return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def _speckle(pen: ImageDraw.ImageDraw, rng: random.Random, tint: tuple[int, ...]) -> None:
+    x, y, size = rng.randrange(SIZE * _SCALE), rng.randrange(SIZE * _SCALE), rng.randint(2, 10)
+    shade = rng.randint(-14, 5)
+    pen.ellipse((x, y, x + size, y + size), fill=tuple(channel + shade for channel in tint))
+
+
+def _draw_thing(pen: ImageDraw.ImageDraw, placed: Placed) -> None:
+    radius = placed.radius * _SCALE
+    column, row = placed.quadrant % 2, placed.quadrant // 2
+    centre_x = (SIZE // 4 + column * SIZE // 2 + placed.offset[0]) * _SCALE
+    centre_y = (SIZE // 4 + row * SIZE // 2 + placed.offset[1]) * _SCALE
+
+    def at(points: Points) -> Points:
+        return [(centre_x + x * radius, centre_y + y * radius) for x, y in points]
+
+    outline = at(OUTLINE_POINTS[placed.thing.outline])
+    pen.polygon(outline, fill=RGB[placed.colour])
+    pen.line([*outline, outline[0]], fill=_DARK, width=2 * _SCALE, joint="curve")
+    for stroke in MARK_STROKES[placed.thing.mark]:
+        points = at(stroke)
+        if len(points) == 1:
+            (x, y), dot = points[0], 0.17 * radius
+            pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=_DARK)
+        else:
+            pen.line(points, fill=_DARK, width=int(1.5 * _SCALE), joint="curve")
+
+
+def _write(pen: ImageDraw.ImageDraw, word: str, rng: random.Random) -> None:
+    font = ImageFont.load_default(size=rng.choice((17, 18, 19)) * _SCALE)
+    left, top, right, bottom = pen.textbbox((0, 0), word, font=font)
+    width, height = right - left, bottom - top
+    x = (SIZE * _SCALE - width) / 2 + rng.randint(-4, 4)
+    y = (SIZE * _SCALE - height) / 2 + rng.randint(-20, 20)
+    pen.rectangle((x - 6, y - 6, x + width + 6, y + height + 6), fill=(255, 255, 255), outline=_DARK, width=_SCALE)
+    pen.text((x - left, y - top), word, fill=_DARK, font=font)

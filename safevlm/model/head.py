@@ -1,0 +1,80 @@
+"""The safety head: one attention over [head tokens ; safety features], two read-outs.
+
+    b requests · m features (all images of a request) · h head tokens · t words · d LLM width
+
+SafeVLM's head takes the first text position as its query, a constant, so it never sees the question (methods §1.9,
+traps 1 and 2). Here the choice is open: learned query (`reads_text` False; the verdict is the image's alone), or
+every word of the request as a query, averaged under the mask (True; invariant to padding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from safevlm.model.tokens import TokenBank
+
+
+@dataclass(frozen=True)
+class HeadLogits:
+    level: Tensor
+    """(b, levels)."""
+    category: Tensor
+    """(b, categories)."""
+
+
+class SafetyHead(nn.Module):
+    def __init__(self, width: int, heads: int, tokens: int, levels: int, categories: int, reads_text: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"safety.head_heads: {heads} does not divide the LLM's width {width}")
+        self.tokens = TokenBank(tokens, width) if tokens else None
+        self.query = None if reads_text else TokenBank(1, width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.level = nn.Linear(width, levels)
+        self.category = nn.Linear(width, categories)
+
+    @property
+    def reads_text(self) -> bool:
+        return self.query is None
+
+    def forward(
+        self,
+        features: Tensor,
+        feature_mask: Tensor | None = None,
+        words: Tensor | None = None,
+        word_mask: Tensor | None = None,
+    ) -> HeadLogits:
+        """(b, m, d), (b, m) bool, (b, t, d), (b, t) bool → logits. Masks are True where something is.
+
+        `words` are the LLM's input embeddings of the request; only a head that reads text looks at them.
+        """
+        keys, mask = self._keys(features, feature_mask)
+        if self.query is not None:
+            seen = self._attend(self.query(keys.shape[0]), keys, mask)[:, 0]
+        else:
+            if words is None or word_mask is None:
+                raise ValueError("this head reads text: give the request's word embeddings and their mask")
+            words = words.to(keys.dtype)
+            # the residual lets the words speak for themselves; attention alone passes on image content only
+            seen = _masked_mean(words + self._attend(words, keys, mask), word_mask)
+        return HeadLogits(level=self.level(seen), category=self.category(seen))
+
+    def _keys(self, features: Tensor, feature_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch = features.shape[0]
+        mask = feature_mask if feature_mask is not None else features.new_ones(features.shape[:2], dtype=torch.bool)
+        if self.tokens is None:
+            return features, mask
+        tokens = self.tokens(batch).to(features.dtype)
+        return torch.cat([tokens, features], 1), torch.cat([mask.new_ones(tokens.shape[:2]), mask], 1)
+
+    def _attend(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        return self.attention(queries.to(keys.dtype), keys, keys, key_padding_mask=~mask, need_weights=False)[0]
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(b, t, d), (b, t) → (b, d)."""
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)

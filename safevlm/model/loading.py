@@ -1,0 +1,290 @@
+"""Checkpoint folders: what one is, how it is loaded, how ours are written.
+
+| kind      | told by                                    | weights                                                   |
+|-----------|--------------------------------------------|-----------------------------------------------------------|
+| `stock`   | config.json: model_type llava              | complete                                                  |
+| `full`    | config.json: model_type safe_llava         | complete, ours included                                   |
+| `safety`  | the same, with `base_checkpoint`           | ours in safety.safetensors, the rest in the base          |
+| `adapter` | adapter_config.json beside it              | as `safety`, and a LoRA in adapter_model.safetensors      |
+
+A folder's name never matters, nor where it lies. Loading is strict: a weight that is missing, left over or of another
+shape is an error; only the safety modules may be missing, and only from a checkpoint that has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaProcessor
+from transformers.utils import logging as transformers_logging
+
+from llava_patch.processor import make_room
+from safevlm.config import SafetyConfig
+from safevlm.data.chat import CHAT_TEMPLATE
+from safevlm.model.safe_llava import NO_SAFETY, SafeLlava, SafeLlavaConfig, is_safety_name
+
+Kind = Literal["stock", "full", "safety", "adapter"]
+SAFETY_FILE = "safety.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+FINAL = "final"
+"""Where a training run puts its result."""
+
+
+class CheckpointError(ValueError):
+    """A folder that cannot be loaded; the message names it and the fix."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory."""
+
+    model: Any
+    """SafeLlava, or a PeftModel around one (kind `adapter`)."""
+    processor: LlavaProcessor
+    kind: Kind
+    path: Path
+    base: Path
+    """Folder that holds the LLM's weights."""
+
+    @property
+    def safe_llava(self) -> SafeLlava:
+        return self.model.get_base_model() if self.kind == "adapter" else self.model
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder itself, or `final` inside a training run's folder. CheckpointError when neither has a config."""
+    folder = Path(path)
+    for candidate in (folder, folder / FINAL):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if not folder.exists():
+        raise CheckpointError(f"{folder}: no such folder")
+    raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a folder is, from its contents alone."""
+    config = _read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if model_type == LlavaConfig.model_type:
+        return "stock"
+    if model_type != SafeLlavaConfig.model_type:
+        known = [LlavaConfig.model_type, SafeLlavaConfig.model_type]
+        raise CheckpointError(f"{folder}: model_type {model_type!r} is not a LLaVA this tool can load; one of {known}")
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    return "safety" if config.get("base_checkpoint") else "full"
+
+
+def default_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+
+
+def default_device(device: str) -> torch.device:
+    """`auto` → the GPU if there is one. ValueError when a GPU is asked for and there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no GPU here; use --device cpu")
+    return torch.device(device)
+
+
+def load(
+    path: str | Path,
+    *,
+    safety: SafetyConfig | None = None,
+    base: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Loaded:
+    """Loads any kind of folder, on the CPU, in evaluation mode.
+
+    `safety` adds safety modules to a checkpoint that has none (others keep their own); `base` says where the base
+    lies if it has moved. `dtype` is the frozen weights' type; safety modules and adapters are float32 always.
+    CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found.
+    """
+    folder = resolve(path)
+    kind = kind_of(folder)
+    config = _config(folder, kind, safety)
+    weights = folder if kind in ("stock", "full") else _base_of(folder, config, base)
+    model = _load_base(weights, config, dtype, ours_may_be_missing=kind != "full")
+    if kind in ("safety", "adapter"):
+        _load_safety(model, folder / SAFETY_FILE)
+    for name, parameter in model.named_parameters():
+        if is_safety_name(name):
+            parameter.data = parameter.data.float()
+    processor = load_processor(folder, config)
+    wrapped = _load_adapter(model, folder) if kind == "adapter" else model
+    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve())
+
+
+def load_processor(folder: Path, config: SafeLlavaConfig) -> LlavaProcessor:
+    """The folder's processor, with room for the model's tokens and our chat template."""
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: the processor cannot be loaded: {_first_line(error)}") from error
+    processor.chat_template = CHAT_TEMPLATE
+    return make_room(processor, config, config.safety_config.lm_tokens)
+
+
+def save(loaded: Loaded, model: Any, folder: Path, files: dict[str, str] | None = None) -> None:
+    """Writes a complete checkpoint of ours into an existing folder: all that trains, config, processor, `files`.
+
+    `model` is a SafeLlava (kind `safety`) or a PeftModel around one (kind `adapter`).
+    """
+    inner: SafeLlava = model.get_base_model() if hasattr(model, "peft_config") else model
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in inner.state_dict().items()}
+    ours = {name: tensor for name, tensor in state.items() if is_safety_name(name)}
+    empty = [name for name, tensor in ours.items() if tensor.numel() == 0]
+    if empty:
+        raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
+    save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
+    config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
+    config.architectures = [SafeLlava.__name__]
+    config.save_pretrained(folder)
+    if model is not inner:
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, all blanks
+    loaded.processor.save_pretrained(folder)
+    for name, text in (files or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Reads a checkpoint of ours back into the live model it was saved from."""
+    inner: SafeLlava = model.get_base_model() if hasattr(model, "peft_config") else model
+    _load_safety(inner, folder / SAFETY_FILE)
+    if model is not inner:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILE))
+        _check_adapter(model, folder)
+
+
+@contextlib.contextmanager
+def written_atomically(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its final name only when the block ends well; an older one is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    publish(staging, folder)
+
+
+def publish(staging: Path, folder: Path) -> None:
+    """Renames a finished folder into place; the previous one stays until the rename."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(staging, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _config(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
+    config = AutoConfig.from_pretrained(folder)
+    if kind == "stock":
+        return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY)
+    return config
+
+
+def _base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
+    place = Path(base) if base else Path(config.base_checkpoint or "")
+    if not (place / "config.json").is_file():
+        raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
+    return place
+
+
+def _load_base(folder: Path, config: SafeLlavaConfig, dtype: torch.dtype, ours_may_be_missing: bool) -> SafeLlava:
+    with _quiet():
+        try:
+            model, info = SafeLlava.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
+    missing = {name for name in info["missing_keys"] if not (ours_may_be_missing and is_safety_name(name))}
+    unexpected = {name for name in info["unexpected_keys"] if not (ours_may_be_missing and is_safety_name(name))}
+    reshaped = {key[0] for key in info["mismatched_keys"]}
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    for what, names in problems.items():
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            raise CheckpointError(f"{folder}: {len(names)} weights {what} ({shown}); the checkpoint is incomplete")
+    return model
+
+
+def _load_safety(model: SafeLlava, file: Path) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; the checkpoint is incomplete")
+    ours = {name for name in model.state_dict() if is_safety_name(name)}
+    tensors = load_file(file)
+    if set(tensors) != ours:
+        differing = sorted(set(tensors) ^ ours)
+        raise CheckpointError(f"{file}: weights do not fit config.json: {differing[:3]} ({len(differing)} in all)")
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: {_first_line(error)}") from error
+
+
+def _load_adapter(model: SafeLlava, folder: Path) -> Any:
+    """Puts the LoRA on and compares what arrived with the file: PEFT goes on with the bare base otherwise."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise CheckpointError(f"{folder}: this checkpoint has a LoRA; pip install 'safevlm[train]'") from error
+    if not (folder / ADAPTER_FILE).is_file():
+        raise CheckpointError(f"{folder / ADAPTER_FILE}: missing; the checkpoint is incomplete")
+    wrapped = PeftModel.from_pretrained(model, folder)
+    _check_adapter(wrapped, folder)
+    return wrapped
+
+
+def _check_adapter(wrapped: Any, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    arrived, stored = get_peft_model_state_dict(wrapped), load_file(folder / ADAPTER_FILE)
+    if set(arrived) != set(stored) or any(not torch.equal(arrived[name].cpu(), stored[name]) for name in stored):
+        raise CheckpointError(f"{folder}: the LoRA did not arrive in the model; adapter and base do not fit")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints a table of missing weights and a bar; what matters of it is checked and raised here."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,35 @@
+"""Named loss terms as sums and counts, so that the total does not depend on how a step is cut into micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+"""Label of what has none: prompt tokens, records without a verdict."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term over a micro-batch: the sum over its items, and how many there are."""
+
+    total: Tensor
+    count: Tensor
+
+
+def language_modeling(logits: Tensor, labels: Tensor) -> Term:
+    """(b, t, vocabulary), (b, t) → cross-entropy of each next token that has a label, in float32."""
+    targets = labels[:, 1:]
+    return _cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+
+
+def classification(logits: Tensor, labels: Tensor) -> Term:
+    """(b, classes), (b,) → cross-entropy of each row that has a label."""
+    return _cross_entropy(logits, labels)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Term:
+    kept = labels != IGNORED
+    return Term(F.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), kept.sum())

@@ -1,0 +1,240 @@
+"""LLaVA with safety tokens, a safety projector and a safety head.
+
+    pixels ─▶ tower ─▶ patches ─┬─▶ projector (stock) ─▶ [lm tokens | image tokens] ─▶ LLM
+                                └─▶ safety projector ─▶ [head tokens | safety features] ─▶ safety head
+
+Every parameter of ours has a name that starts with `safety_`; freezing, saving and tests rely on that prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+
+from llava_patch import checkpoints, image_tokens, processor, vision
+from safevlm.config import SafetyConfig
+from safevlm.model import projector
+from safevlm.model.head import HeadLogits, SafetyHead
+from safevlm.model.tokens import STD, TokenBank
+from safevlm.taxonomy import DEFAULT, Taxonomy
+
+PREFIX = "safety_"
+
+
+class SafeLlavaConfig(LlavaConfig):
+    """LLaVA's config and a safety section; everything needed to rebuild the model."""
+
+    model_type = "safe_llava"
+
+    safety: dict[str, Any] | None = None
+    """`SafetyConfig` as a dict; none: a LLaVA without safety modules."""
+    base_checkpoint: str | None = None
+    """Folder of the weights that this checkpoint does not hold itself (`safevlm.model.loading`)."""
+
+    @property
+    def safety_config(self) -> SafetyConfig:
+        return SafetyConfig(**self.safety) if self.safety else NO_SAFETY
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        table = self.safety_config.taxonomy
+        return Taxonomy.from_dict(table) if table else DEFAULT
+
+    @classmethod
+    def from_llava(cls, config: LlavaConfig, safety: SafetyConfig) -> SafeLlavaConfig:
+        """A stock config with a safety section; the stock config is not touched."""
+        if safety.taxonomy is None and safety.projector != "none":
+            safety = SafetyConfig(**{**asdict(safety), "taxonomy": DEFAULT.to_dict()})
+        table = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
+        return cls(**table, safety=asdict(safety))
+
+
+NO_SAFETY = SafetyConfig(projector="none", lm_tokens=0, head_tokens=0)
+
+
+@dataclass
+class SafeLlavaOutput(LlavaCausalLMOutputWithPast):
+    """LLaVA's output and the head's logits."""
+
+    level_logits: Tensor | None = None
+    """(b, levels), when pixels and a `safety_word_mask` were given and there is a head."""
+    category_logits: Tensor | None = None
+    """(b, categories), likewise."""
+
+
+class SafeLlava(LlavaForConditionalGeneration):
+    config_class = SafeLlavaConfig
+    config: SafeLlavaConfig
+
+    def __init__(self, config: SafeLlavaConfig) -> None:
+        super().__init__(config)
+        safety, width = config.safety_config, config.text_config.hidden_size
+        layers = config.vision_feature_layer
+        vision_width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        self.safety_lm_tokens = TokenBank(safety.lm_tokens, width) if safety.lm_tokens else None
+        if self.safety_lm_tokens is not None:
+            image_tokens.attach(self.model, self.safety_lm_tokens.prepend)
+        self.safety_projector = projector.build(safety, vision_width, width)
+        self.safety_head = self._build_head(config) if self.safety_projector is not None else None
+        self.post_init()
+
+    @staticmethod
+    def _build_head(config: SafeLlavaConfig) -> SafetyHead:
+        safety, taxonomy = config.safety_config, config.taxonomy
+        return SafetyHead(
+            width=config.text_config.hidden_size,
+            heads=safety.head_heads,
+            tokens=safety.head_tokens,
+            levels=len(taxonomy.levels),
+            categories=len(taxonomy.categories),
+            reads_text=safety.reads_text,
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # `init` skips weights that a checkpoint brought; writing `.data` here would wipe trained weights on load.
+        if isinstance(module, TokenBank):
+            init.normal_(module.latent, std=STD)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+        else:
+            super()._init_weights(module)
+
+    @property
+    def slots(self) -> int:
+        """`<image>` tokens per image in `input_ids`."""
+        return processor.slots_per_image(self.config, self.config.safety_config.lm_tokens)
+
+    def look(self, pixel_values: Tensor) -> vision.VisionPass:
+        """(i, 3, h, w) → one vision pass; the only place that runs the tower."""
+        return vision.look(self.model, pixel_values)
+
+    def project(self, patches: Tensor) -> Tensor:
+        """(i, p, v) → (i, n, d): what stands in the image slots, LM tokens included."""
+        return self.model.multi_modal_projector(patches.to(self.model.multi_modal_projector.linear_1.weight.dtype))
+
+    def safety_features(self, patches: Tensor) -> Tensor:
+        """(i, p, v) → (i, q, d)."""
+        return self._projector()(patches.to(next(self._projector().parameters()).dtype))
+
+    def judge(
+        self,
+        patches: Tensor,
+        images_per_row: list[int],
+        input_ids: Tensor | None = None,
+        word_mask: Tensor | None = None,
+    ) -> HeadLogits:
+        """The head's verdict on rows of images, row after row in `patches`.
+
+        Only a head that reads text needs `input_ids` (b, t) and `word_mask` (b, t), True at the request's words.
+        """
+        head = self._head()
+        features, mask = _rows(self.safety_features(patches), images_per_row)
+        words = self.get_input_embeddings()(input_ids) if head.reads_text and input_ids is not None else None
+        return head(features, mask, words, word_mask)
+
+    def forward(  # generate() inspects these names; *args would make it refuse pixel_values (base facts §3.5)
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        safety_word_mask: Tensor | None = None,
+        skip_lm: bool = False,
+        **kwargs: Any,
+    ) -> SafeLlavaOutput:
+        """Stock LLaVA's forward; with `safety_word_mask` (b, t) and pixels, the head's logits too.
+
+        `skip_lm` leaves the LLM out (head-only training): the head's logits are all that the output holds.
+        """
+        if pixel_values is None:
+            verdict, patches = None, None
+        else:
+            patches = self.look(pixel_values).patches
+            verdict = self._verdict(patches, input_ids, safety_word_mask)
+        logits = {
+            "level_logits": verdict.level if verdict else None,
+            "category_logits": verdict.category if verdict else None,
+        }
+        if skip_lm:
+            return SafeLlavaOutput(**logits)
+        if patches is not None:
+            mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
+        output = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        return SafeLlavaOutput(**output, **logits)
+
+    def _verdict(self, patches: Tensor, input_ids: Tensor | None, word_mask: Tensor | None) -> HeadLogits | None:
+        if word_mask is None or input_ids is None or self.safety_head is None:
+            return None
+        return self.judge(patches, self.images_per_row(input_ids), input_ids, word_mask)
+
+    def images_per_row(self, input_ids: Tensor) -> list[int]:
+        """Images of each row, from the number of its image slots; ValueError when slots are left over."""
+        slots = (input_ids == self.config.image_token_id).sum(1)
+        if (slots % self.slots).any():
+            raise ValueError(
+                f"image slots per row {slots.tolist()} are no multiple of the model's {self.slots} per image; "
+                "prepare the prompt with this checkpoint's own processor"
+            )
+        return (slots // self.slots).tolist()
+
+    def _head(self) -> SafetyHead:
+        if self.safety_head is None:
+            raise ValueError("this checkpoint has no safety head; train one with a stage-1 recipe")
+        return self.safety_head
+
+    def _projector(self) -> nn.Module:
+        if self.safety_projector is None:
+            raise ValueError("this checkpoint has no safety projector; train one with a stage-1 recipe")
+        return self.safety_projector
+
+
+def is_safety_name(name: str) -> bool:
+    """Whether a parameter is ours. PEFT puts its own prefix in front."""
+    return name.removeprefix("base_model.model.").startswith(PREFIX)
+
+
+def _rows(features: Tensor, images_per_row: list[int]) -> tuple[Tensor, Tensor]:
+    """(i, q, d) → (b, most images · q, d) and its mask; rows without an image are empty."""
+    per_image, most = features.shape[1], max([1, *images_per_row])
+    rows = features.new_zeros(len(images_per_row), most * per_image, features.shape[2])
+    mask = torch.arange(most * per_image, device=features.device) < torch.tensor(
+        [[count * per_image] for count in images_per_row], device=features.device
+    )
+    return rows.masked_scatter(mask.unsqueeze(-1), features), mask
+
+
+checkpoints.keep_llava_names("SafeLlava")
+AutoConfig.register(SafeLlavaConfig.model_type, SafeLlavaConfig)
+AutoModelForImageTextToText.register(SafeLlavaConfig, SafeLlava)
+AutoProcessor.register(SafeLlavaConfig, LlavaProcessor)

@@ -1,0 +1,126 @@
+"""`safevlm chat`: a conversation in the terminal, or one question."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safevlm.data.images import ImageError, open_image
+from safevlm.engine import Engine, Generation
+from safevlm.types import Reply, Request
+
+HELP = """\
+/image FILE   look at a picture; starts a new conversation    /image with nothing: put the pictures away
+/why          what the guard saw in the last request, and what it did
+/reset        forget the conversation
+/help         this text
+/quit         leave (also Ctrl-D)"""
+
+
+@dataclass
+class Conversation:
+    """State between two lines of input."""
+
+    images: list[str] = field(default_factory=list)
+    history: list[tuple[str, str]] = field(default_factory=list)
+    last: Reply | None = None
+
+    def request(self, text: str) -> Request:
+        return Request(text=text, images=tuple(self.images), history=tuple(self.history))
+
+
+def ask(engine: Engine, text: str, images: Sequence[str], as_json: bool) -> int:
+    """Answers one question on stdout, as text or as one JSON object. Exit code 0, also for a refusal."""
+    reply = engine.reply(Request(text=text, images=tuple(images)))
+    print(json.dumps(as_dict(reply), ensure_ascii=False) if as_json else reply.text)
+    return 0
+
+
+def talk(engine: Engine, images: Sequence[str]) -> int:
+    """The interactive conversation; ends with /quit or the end of input."""
+    for image in images:
+        open_image(image)
+    conversation = Conversation(images=list(images))
+    print(f"{engine.loaded.path.name} behind {engine.defense.name}. /help lists the commands.")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return 0
+        if line in ("/quit", "/exit"):
+            return 0
+        if line.startswith("/"):
+            print(_command(conversation, line, engine))
+        elif line:
+            _answer(engine, conversation, line)
+
+
+def why(reply: Reply | None) -> str:
+    """What the guard saw and did, for a person."""
+    if reply is None:
+        return "nothing was asked yet"
+    verdict = reply.verdict
+    lines = [f"verdict: level {verdict.level}, category {verdict.category} (by {verdict.source or 'no detector'})"]
+    for what, table in (("level", verdict.level_probabilities), ("category", verdict.category_probabilities)):
+        if table:
+            ranked = sorted(table.items(), key=lambda item: -item[1])
+            lines.append(f"{what}: " + ", ".join(f"{name} {probability:.2f}" for name, probability in ranked))
+    if reply.refused_by:
+        lines.append(f"answered by the guard ({reply.refused_by}); the model was not asked")
+    lines += reply.trace or ((() if reply.refused_by else ("the question went to the model unchanged",)))
+    return "\n".join(lines)
+
+
+def as_dict(reply: Reply) -> dict[str, object]:
+    """A reply as JSON-ready values."""
+    return {
+        "reply": reply.text,
+        "refused_by": reply.refused_by,
+        "verdict": dataclasses.asdict(reply.verdict),
+        "prompt": reply.prompt,
+        "seconds": round(reply.seconds, 4),
+        "trace": list(reply.trace),
+    }
+
+
+def _answer(engine: Engine, conversation: Conversation, line: str) -> None:
+    reply = engine.reply(conversation.request(line), Generation())
+    print(reply.text)
+    conversation.last = reply
+    conversation.history.append((line, reply.text))
+
+
+def _command(conversation: Conversation, line: str, engine: Engine) -> str:
+    word, _, rest = line.partition(" ")
+    actions = {
+        "/image": lambda: _look(conversation, rest.strip()),
+        "/why": lambda: why(conversation.last),
+        "/reset": lambda: _reset(conversation),
+        "/help": lambda: HELP,
+    }
+    return actions[word]() if word in actions else f"unknown command {word}\n{HELP}"
+
+
+def _look(conversation: Conversation, file: str) -> str:
+    if not file:
+        conversation.images.clear()
+        conversation.history.clear()
+        return "no picture"
+    try:
+        open_image(file)
+    except ImageError as error:
+        return f"error: {error}"
+    conversation.images[:] = [file]
+    conversation.history.clear()
+    return f"looking at {Path(file).name}"
+
+
+def _reset(conversation: Conversation) -> str:
+    conversation.history.clear()
+    return "forgotten"
+
+

@@ -1,0 +1,132 @@
+"""What a risk is called: one table of categories, one of levels.
+
+Ids follow SafeVLM (arXiv 2405.13581, README of the release): categories 0-6, levels 0-3. A category's `topic` and a
+level's `stance` are all that the mixer's hints are made of (`safevlm.defenses.prompts`), so a taxonomy of one's own
+brings its hints along. The wording is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+CLEAN = "clean"
+SAFE = "safe"
+
+
+@dataclass(frozen=True)
+class Category:
+    name: str
+    topic: str = ""
+    """A noun phrase that fits into a hint; empty for the clean category."""
+    definition: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    name: str
+    stance: str = ""
+    """The hint of this level, with `{topic}` for the category's topic; empty for the safe level."""
+    definition: str = ""
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Categories and levels in the order of their ids."""
+
+    categories: tuple[Category, ...]
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        for kind, entries, neutral in (("category", self.categories, CLEAN), ("level", self.levels, SAFE)):
+            names = [entry.name for entry in entries]
+            if len(set(names)) != len(names):
+                raise ValueError(f"taxonomy: a {kind} is named twice: {names}")
+            if neutral not in names:
+                raise ValueError(f"taxonomy: no {kind} is named {neutral!r}; the mixer needs one: {names}")
+        if self.levels[0].name != SAFE:
+            raise ValueError(f"taxonomy: the first level must be {SAFE!r}, since levels are ordered by severity")
+
+    @property
+    def category_names(self) -> list[str]:
+        return [category.name for category in self.categories]
+
+    @property
+    def level_names(self) -> list[str]:
+        return [level.name for level in self.levels]
+
+    def category_id(self, label: int | str) -> int:
+        """Id of a category given by id or name; ValueError names the choices."""
+        return _id_of(label, self.category_names, "safe_type")
+
+    def level_id(self, label: int | str) -> int:
+        """Id of a level given by id or name; ValueError names the choices."""
+        return _id_of(label, self.level_names, "safe_level")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "categories": [asdict(category) for category in self.categories],
+            "levels": [asdict(level) for level in self.levels],
+        }
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Sequence[Mapping[str, str]]]) -> Taxonomy:
+        unknown = set(table) - {"categories", "levels"}
+        if unknown:
+            raise ValueError(f"taxonomy: unknown key {sorted(unknown)}; one of ['categories', 'levels']")
+        return cls(
+            categories=tuple(Category(**entry) for entry in table["categories"]),
+            levels=tuple(Level(**entry) for entry in table["levels"]),
+        )
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Taxonomy:
+        import yaml
+
+        try:
+            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: not a taxonomy: {error}") from error
+
+
+def _id_of(label: int | str, names: Sequence[str], field: str) -> int:
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+        return label
+    raise ValueError(f"unknown {field} {label!r}; one of {list(enumerate(names))}")
+
+
+DEFAULT = Taxonomy(
+    categories=(
+        Category("politics", "politically sensitive content", "Political figures, unrest, propaganda."),
+        Category("illegal", "illegal content", "Crime, sexual content, violence, attempts to break rules."),
+        Category("insults", "insults or bullying", "Humiliation, harassment, hate against a person."),
+        Category("fairness", "prejudice or discrimination", "Bias by origin, sex, faith, age or looks."),
+        Category("privacy", "private information about people", "Personal data, private persons, documents."),
+        Category("misleading", "false or misleading claims", "Rumours, false facts, unqualified expert advice."),
+        Category(CLEAN, "", "Nothing of the above."),
+    ),
+    levels=(
+        Level(SAFE, "", "Answer as asked."),
+        Level(
+            "careful",
+            "Note: the image may touch on {topic}. Answer with care, leave such content out and point the user to "
+            "something helpful.",
+            "Answer, with care.",
+        ),
+        Level(
+            "may_refuse",
+            "Note: the image contains {topic}. Answer with care and leave such content out; you may also decline.",
+            "Answer with care, or decline.",
+        ),
+        Level(
+            "must_refuse",
+            "Note: the image contains serious {topic}. You must decline: say briefly that you cannot help, and name "
+            "the reason.",
+            "Decline.",
+        ),
+    ),
+)

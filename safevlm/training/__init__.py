@@ -1,0 +1,1 @@
+"""Two stages by one table, on transformers' Trainer."""

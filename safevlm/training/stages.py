@@ -1,0 +1,67 @@
+"""What each stage trains. Two rows, one code path.
+
+|        | trained                                | frozen                        |
+|--------|----------------------------------------|-------------------------------|
+| stage1 | safety tokens, projector and head      | vision tower, projector, LLM  |
+| stage2 | a LoRA on the LLM's linear layers      | all the rest                  |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from safevlm.config import LoraSettings
+from safevlm.model.safe_llava import SafeLlava, is_safety_name
+
+LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""The LLM's linear layers and nothing else: `all-linear` would take tower, projector and safety modules (base facts
+§4.3), and lm_head must stay out (methods §1.9, trap 5)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    trains: Callable[[str], bool]
+    """Whether a parameter of this name trains."""
+    lora: bool
+
+
+STAGES = {
+    "stage1": Stage(trains=is_safety_name, lora=False),
+    "stage2": Stage(trains=lambda name: ".lora_" in name, lora=True),
+}
+
+
+def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings) -> Any:
+    """Freezes and unfreezes; adds the LoRA. What trains is float32: at lr 1e-5 bf16 weights hardly move."""
+    prepared = _with_lora(model, lora) if stage.lora else model
+    for name, parameter in prepared.named_parameters():
+        parameter.requires_grad = stage.trains(name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if not any(parameter.requires_grad for parameter in prepared.parameters()):
+        raise ValueError("nothing to train: this checkpoint has no safety modules; set model.safety in the recipe")
+    return prepared
+
+
+def trainable(model: nn.Module) -> dict[str, int]:
+    """Names of the parameters that train, with their sizes."""
+    return {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _with_lora(model: SafeLlava, lora: LoraSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=LORA_TARGETS
+    )
+    wrapped = get_peft_model(model, config)
+    adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trainable(wrapped)}
+    stray = [name for name in adapted if not re.fullmatch(LORA_TARGETS, name)]
+    if stray or not adapted:
+        raise ValueError(f"the LoRA landed on {stray or 'nothing'}; expected only the LLM's linear layers")
+    return wrapped

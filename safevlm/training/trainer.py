@@ -1,0 +1,133 @@
+"""transformers' Trainer with four overrides: what the loss is, what is counted, what is logged, what is saved.
+
+Loss terms are sums over a micro-batch, divided by the item counts of the whole update (all micro-batches, all
+processes), so 8 x 1 = 2 x 4 = 1 x 8 and one process = two. A term added inside the model's forward would scale with
+accumulation and process count (base facts §4.1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from safevlm.config import LossWeights
+from safevlm.model import loading, losses
+from safevlm.model.safe_llava import is_safety_name
+
+LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
+"""Which labels of a batch each loss term reads."""
+
+
+class SafeTrainer(Trainer):
+    """`loaded` is the checkpoint that the run started from; `files` go into every checkpoint by name."""
+
+    def __init__(self, *, loaded: loading.Loaded, weights: LossWeights, files: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loaded, self.files = loaded, files
+        self.weights = {"lm": weights.lm, "level": weights.level, "category": weights.category}
+        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the counts of the whole update
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
+        """(terms,) labelled items of the whole update, over all processes."""
+        counts = torch.tensor(
+            [sum(int(_targets(batch, key).ne(losses.IGNORED).sum()) for batch in batch_samples) for key in LABELS.values()],
+            device=device,
+        )
+        return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        labels = {term: inputs[key] for term, key in LABELS.items()}
+        fed = {name: value for name, value in inputs.items() if name not in (*LABELS.values(), "ids")}
+        outputs = model(**fed, skip_lm=not self.weights["lm"])
+        terms = {}
+        if outputs.logits is not None:
+            terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"])
+        if outputs.level_logits is not None:
+            terms["level"] = losses.classification(outputs.level_logits, labels["level"])
+            terms["category"] = losses.classification(outputs.category_logits, labels["category"])
+        loss = self._weigh(terms, num_items_in_batch) + self._touch(model)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at records {inputs['ids']}; lower optim.lr or check these records"
+            )
+        self._note(terms)
+        return (loss, outputs) if return_outputs else loss
+
+    def _weigh(self, terms: dict[str, losses.Term], counts: Tensor) -> Tensor:
+        """Weighted sum of the terms. Gradients are averaged over processes, hence the factor."""
+        step = dict(zip(LABELS, counts, strict=True))
+        parts = [self.weights[name] * term.total / step[name].clamp(min=1) for name, term in terms.items()]
+        return sum(parts, torch.zeros((), device=self.args.device)) * self.args.world_size
+
+    def _touch(self, model: torch.nn.Module) -> Tensor:
+        """A zero that hangs on every safety weight: a rank whose batch has no image must reduce the same gradients."""
+        ours = [weight for name, weight in model.named_parameters() if weight.requires_grad and _is_ours(name)]
+        return sum((weight.sum() * 0.0 for weight in ours), torch.zeros((), device=self.args.device))
+
+    def _note(self, terms: dict[str, losses.Term]) -> None:
+        for name, term in terms.items():
+            self._sums[name] += term.total.detach()
+            self._counts[name] += term.count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `loss_lm`, `loss_level` and `loss_category`: means since the last line, unweighted, over all ranks."""
+        if "loss" in logs:
+            for name in LABELS:
+                total = self.accelerator.reduce(torch.stack([self._sums[name], self._counts[name]]), "sum")
+                if total[1] > 0:
+                    logs[f"loss_{name}"] = round((total[0] / total[1]).item(), 6)
+            self._sums.clear()
+            self._counts.clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Ours only: safety weights, adapter, config, processor, recipe and run record; never the frozen base."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        loading.save(self.loaded, self.accelerator.unwrap_model(self.model), folder, self.files)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
+        run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = run / ".partial"
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(run)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            loading.publish(staging / name, run / name)
+            os.rmdir(staging)
+            rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Reads what `_save` wrote back into the live model."""
+        loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+
+
+def _targets(batch: dict[str, Any], key: str) -> Tensor:
+    """Labels that a loss term will read: next tokens, or verdicts."""
+    return batch[key][:, 1:] if key == "labels" else batch[key]
+
+
+def _is_ours(name: str) -> bool:
+    return is_safety_name(name.removeprefix("module."))

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The whole path on the miniature: data, stage 1, stage 2, merge, evaluation, report. About ten minutes on two cores.
+# DEMO_OUT (default runs/demo) receives report.html, table.md and summary.json.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+
+out="${DEMO_OUT:-runs/demo}"
+base=checkpoints/miniature
+mkdir -p "$out"
+
+say() { printf '\n== %s\n' "$*"; }
+now() { date +%s; }
+
+start=$(now)
+say "data: training records without the unseen symbols, and held-out scenes"
+python -m safevlm.miniature data --out "$out/data"
+
+say "stage 1: safety tokens, projector and head; the LLM is frozen"
+mark=$(now)
+safevlm train scripts/recipes/miniature_stage1.yaml \
+  --model.path "$base" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage1"
+stage1=$(($(now) - mark))
+
+say "stage 2: a LoRA on the LLM; the safety modules are frozen"
+mark=$(now)
+safevlm train scripts/recipes/miniature_stage2.yaml \
+  --model.path "$out/stage1" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage2"
+[ -f "$out/merged/config.json" ] || safevlm merge "$out/stage2" --out "$out/merged"
+stage2=$(($(now) - mark))
+
+say "evaluation: six groups, seven rows"
+mark=$(now)
+rows=(
+  "none|$base|none"
+  "static-prompt|$base|static-prompt"
+  "oracle|$base|oracle"
+  "stage1|$out/stage1|none"
+  "stage1+safety-head|$out/stage1|safety-head"
+  "stage2|$out/merged|none"
+  "stage2+safety-head|$out/merged|safety-head"
+)
+runs=()
+for row in "${rows[@]}"; do
+  IFS='|' read -r name model defense <<<"$row"
+  echo "-- $name"
+  python -m eval ask --suite miniature --data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name"
+  python -m eval judge --suite miniature --out "$out/eval/$name"
+  python -m eval overhead --suite miniature --data "$out/data" --model "$model" --defense "$defense" \
+    --against "$base" --out "$out/eval/$name"
+  runs+=(--run "$name=$out/eval/$name")
+done
+printf '{"total": %d, "stage1": %d, "stage2": %d, "eval": %d}\n' \
+  $(($(now) - start)) "$stage1" "$stage2" $(($(now) - mark)) >"$out/seconds.json"
+
+python -m eval report "${runs[@]}" --head "stage1+safety-head" --seconds "$out/seconds.json" \
+  --title "SafeVLM on the miniature" --out "$out"
+say "results"
+cat "$out/table.md"
+printf '\nreport:  %s\nchat:    safevlm chat --model %s --image %s\n' \
+  "$out/report.html" "$out/merged" "$out/data/eval/harmful_seen-0000.png"

@@ -1,0 +1,37 @@
+"""Package metadata. Ranges here; the tested, pinned environment is requirements.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "train": ["peft>=0.19", "accelerate>=1.10", "deepspeed>=0.18"],
+    "quant": ["bitsandbytes>=0.48"],
+    "flash": ["flash-attn"],
+    "analysis": ["scikit-learn", "matplotlib", "scipy"],
+    "eval": ["jinja2"],
+    "dev": ["pytest", "ruff"],
+}
+
+setup(
+    name="safevlm",
+    version="0.1.0",
+    description="Eyes for risk for LLaVA-v1.5: safety tokens, projector and head, trained in two stages, and a mixer",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch", "eval", "eval.*"]),
+    package_data={"eval": ["*.j2"]},
+    install_requires=[
+        "torch>=2.4",
+        "transformers>=5.16",
+        "safetensors",
+        "pillow>=10.1",
+        "pyyaml",
+        "tqdm",
+        "jsonargparse[signatures]>=4.40",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["safevlm=safevlm.__main__:main"]},
+)

@@ -1,0 +1,128 @@
+"""One look gives what LLaVA's projector reads and what CLIP's text space expects, and a graph only when asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, LlavaForConditionalGeneration
+
+from llava_patch import vision
+from tests import tiny
+
+LAYERS = [-2, 1, [-2, -1]]
+
+
+def _fed_to_projector(llava: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """What stock `get_image_features` gives its projector."""
+    seen: list[Tensor] = []
+    handle = llava.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        llava.get_image_features(pixels)
+    handle.remove()
+    return seen[0]
+
+
+def _clip_around(llava: LlavaForConditionalGeneration) -> CLIPModel:
+    """A CLIP with LLaVA's tower as its image side."""
+    text = CLIPTextConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=50,
+        max_position_embeddings=16, projection_dim=24, bos_token_id=1, eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=llava.config.vision_config, projection_dim=24)).eval()
+    clip.vision_model.load_state_dict(llava.model.vision_tower.state_dict())
+    return clip
+
+
+@pytest.mark.parametrize("strategy", ["default", "full"])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_patches_are_what_the_stock_projector_reads(layer: int | list[int], strategy: str) -> None:
+    llava = tiny.stock_llava(vision_feature_layer=layer, vision_feature_select_strategy=strategy)
+    pixels = tiny.pixels(2)
+    patches = vision.look(llava.model, pixels).patches
+    assert patches.shape[:2] == (2, tiny.PATCHES + (strategy == "full"))
+    assert torch.equal(patches, _fed_to_projector(llava, pixels))
+
+
+@pytest.mark.parametrize(("layer", "strategy"), [(-2, "default"), (-1, "default"), (1, "full")])
+def test_cls_is_clips_own_at_the_selected_layer(layer: int, strategy: str) -> None:
+    llava = tiny.stock_llava(vision_feature_layer=layer, vision_feature_select_strategy=strategy)
+    clip, pixels = _clip_around(llava), tiny.pixels(2)
+    with torch.no_grad():
+        hidden = clip.vision_model(pixels, output_hidden_states=True).hidden_states
+    cls = vision.look(llava.model, pixels).cls
+    assert torch.equal(cls, hidden[layer][:, 0])
+    assert not torch.equal(cls, hidden[layer][:, 1]), "a patch was taken for CLS"
+
+
+@pytest.mark.parametrize("layer", [-2, 1])
+def test_clip_cls_is_clips_pooled_vector_whatever_layer_llava_reads(layer: int) -> None:
+    llava = tiny.shake(tiny.stock_llava(vision_feature_layer=layer))  # shaken: a fresh layer norm hides its own absence
+    clip, pixels = _clip_around(llava), tiny.pixels(2)
+    with torch.no_grad():
+        pooled = clip.vision_model(pixels).pooler_output
+    assert torch.equal(vision.look(llava.model, pixels).clip_cls, pooled)
+
+
+def test_clip_cls_through_visual_projection_is_clips_image_embedding() -> None:
+    llava = tiny.shake(tiny.stock_llava())
+    clip, pixels = _clip_around(llava), tiny.pixels(2)
+    with torch.no_grad():
+        features = clip.get_image_features(pixels)
+        # transformers 5.23 returns an output object, earlier releases the tensor itself
+        expected = features if isinstance(features, Tensor) else features.pooler_output
+        assert torch.equal(clip.visual_projection(vision.look(llava.model, pixels).clip_cls), expected)
+
+
+def test_frozen_tower_builds_no_graph() -> None:
+    llava = tiny.stock_llava().train()
+    llava.model.vision_tower.requires_grad_(False)
+    seen = vision.look(llava.model, tiny.pixels(1))
+    assert not any(tensor.requires_grad for tensor in (seen.patches, seen.cls, seen.clip_cls))
+
+
+def test_frozen_tower_builds_no_graph_under_gradient_checkpointing() -> None:
+    llava = tiny.stock_llava().train()
+    llava.model.vision_tower.requires_grad_(False)
+    llava.gradient_checkpointing_enable({"use_reentrant": False})
+    llava.enable_input_require_grads()
+    assert not vision.look(llava.model, tiny.pixels(1)).patches.requires_grad
+
+
+def test_trainable_tower_learns() -> None:
+    llava = tiny.stock_llava()
+    vision.look(llava.model, tiny.pixels(1)).patches.sum().backward()
+    assert llava.model.vision_tower.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("part", ["patches", "cls", "clip_cls"])
+def test_gradient_reaches_pixels_that_want_one_through_a_frozen_tower(part: str) -> None:
+    llava = tiny.shake(tiny.stock_llava(), std=0.05)
+    llava.requires_grad_(False)
+    pixels = tiny.pixels(2).requires_grad_()
+    (getattr(vision.look(llava.model, pixels), part)[0] ** 2).sum().backward()
+    assert pixels.grad[0].abs().sum() > 0, "a visual security tensor could not learn"
+    assert not pixels.grad[1].any(), "images are mixed"
+
+
+def test_slicing_a_pass_slices_every_part() -> None:
+    seen = vision.look(tiny.stock_llava().model, tiny.pixels(3))
+    part = seen[1:2]
+    for name in ("patches", "cls", "clip_cls"):
+        assert torch.equal(getattr(part, name), getattr(seen, name)[1:2]), name
+
+
+def test_encoder_outputs_stand_in_for_pixels() -> None:
+    llava = tiny.stock_llava()
+    inputs = tiny.batch([1, 2], tiny.PATCHES)
+    with torch.no_grad():
+        expected = llava(**inputs).logits
+        projected = llava.model.multi_modal_projector(vision.look(llava.model, inputs.pop("pixel_values")).patches)
+        logits = llava(**inputs, mm_encoder_outputs=vision.as_encoder_outputs(projected.unbind())).logits
+    assert torch.equal(logits, expected)
+
+
+def test_pixels_are_cast_to_the_towers_type() -> None:
+    llava = tiny.stock_llava().to(torch.bfloat16)
+    assert vision.look(llava.model, tiny.pixels(1)).patches.dtype == torch.bfloat16

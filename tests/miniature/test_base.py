@@ -1,0 +1,32 @@
+"""The shipped base has the disease, or every number measured on it proves nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from safevlm.engine import Engine
+from safevlm.miniature import properties
+
+BASE = Path(__file__).parents[2] / "checkpoints" / "miniature"
+
+
+@pytest.mark.slow
+def test_base_shows_all_four_properties_on_fresh_scenes():
+    shares = properties.measure(Engine.load(BASE, defense="none", device="cpu"))
+    short = {name: share for name, share in shares.items() if share < properties.AT_LEAST[name]}
+    assert not short, f"the shipped base lacks {short}; needed: {properties.AT_LEAST}"
+
+
+def test_shipped_base_is_at_most_15_megabytes():
+    assert sum(file.stat().st_size for file in BASE.rglob("*") if file.is_file()) <= 15_000_000
+
+
+def test_base_is_stock_llava_and_its_tower_is_the_shipped_clips():
+    import torch
+    from transformers import CLIPModel, LlavaForConditionalGeneration
+
+    llava, info = LlavaForConditionalGeneration.from_pretrained(BASE, output_loading_info=True)
+    clip = CLIPModel.from_pretrained(BASE / "clip")
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for name, weight in clip.vision_model.state_dict().items():
+        assert torch.equal(weight, llava.model.vision_tower.state_dict()[name]), f"{name} differs"

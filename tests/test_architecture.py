@@ -1,0 +1,199 @@
+"""Who may import whom: the house of the design as a table, and a few things that no room may have.
+
+A module imports from its own package and from packages of a LOWER rank. Imports inside functions and under
+TYPE_CHECKING count: a late import is still a dependency.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TREES = ("llava_patch", "safevlm", "eval")
+
+RANKS = {
+    "safevlm": -1,  # the package itself holds nothing
+    "safevlm.taxonomy": 0,
+    "safevlm.types": 1,
+    "safevlm.config": 1,
+    "llava_patch": 2,
+    "safevlm.model": 3,
+    "safevlm.data": 3,
+    "safevlm.defenses": 4,
+    "safevlm.engine": 5,
+    "safevlm.training": 6,
+    "safevlm.analysis": 6,
+    "safevlm.serve": 7,
+    "safevlm.miniature": 7,
+    "eval": 8,
+    "safevlm.__main__": 9,
+}
+FORBIDDEN = {
+    "llava_patch": {name for name in RANKS if name != "llava_patch"},  # it knows LLaVA, and nothing of ours
+    "safevlm.data": {"llava_patch"},  # words and pictures; no model
+    "safevlm.defenses": {"safevlm.model"},  # a defense sees what the engine hands it
+}
+"""Beyond the ranks."""
+WITHOUT_TORCH = ("safevlm.types", "safevlm.taxonomy")
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, absolute, and where."""
+
+    importer: str
+    target: str
+    place: str
+
+
+def _name(path: Path, root: Path) -> str:
+    """`safevlm/model/head.py` → `safevlm.model.head`; a package's `__init__` has the package's name."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path for tree in TREES for path in (root / tree).rglob("*.py"))
+
+
+@functools.cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def _imports(path: Path, root: Path) -> list[Import]:
+    return list(_read_imports(path, root))
+
+
+def _read_imports(path: Path, root: Path) -> Iterator[Import]:
+    importer = _name(path, root)
+    package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
+    for node in ast.walk(_parse(path)):
+        place = f"{path.relative_to(root)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name, place)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"  # `from safevlm import types`: the module, not the package
+                yield Import(importer, full if _is_module(full, root) else base, place)
+
+
+def _is_module(name: str, root: Path) -> bool:
+    if name.split(".")[0] not in TREES:
+        return False
+    path = root.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def _package(module: str) -> str | None:
+    """The row of the table that a module belongs to; None for foreign modules; unknown ones of ours keep their name."""
+    parts = module.split(".")
+    if parts[0] not in TREES:
+        return None
+    return ".".join(parts[:2]) if parts[0] == "safevlm" else parts[0]
+
+
+def _violations(root: Path) -> list[str]:
+    found = []
+    for one in (one for path in _files(root) for one in _imports(path, root)):
+        mine, theirs = _package(one.importer), _package(one.target)
+        if mine is None or theirs is None or mine == theirs:
+            continue
+        if mine not in RANKS or theirs not in RANKS:
+            continue  # test_every_package_has_a_place_in_the_table
+        if RANKS[theirs] >= RANKS[mine] or theirs in FORBIDDEN.get(mine, ()):
+            found.append(f"{one.place}: {one.importer} imports {one.target}")
+    return found
+
+
+def test_nobody_imports_upward() -> None:
+    found = _violations(ROOT)
+    assert not found, "imports against the order of the house:\n" + "\n".join(found)
+
+
+def test_every_package_has_a_place_in_the_table() -> None:
+    packages = {_package(_name(path, ROOT)) for path in _files(ROOT)}
+    assert packages, "nothing found: is the root wrong?"
+    unknown = packages - set(RANKS)
+    assert not unknown, f"{unknown}: give it a rank in tests/test_architecture.py, or put it into a room that has one"
+
+
+def test_imports_of_ours_exist() -> None:
+    ours = [one for path in _files(ROOT) for one in _imports(path, ROOT) if _package(one.target)]
+    gone = [f"{one.place}: {one.target}" for one in ours if not _is_module(one.target, ROOT)]
+    assert not gone, "imports of modules that are not there:\n" + "\n".join(gone)
+
+
+def test_nothing_has_a_name_without_meaning() -> None:
+    names = [_name(path, ROOT) for path in _files(ROOT)]
+    found = [name for name in names if FORBIDDEN_NAMES & set(name.split("."))]
+    assert not found, f"files are nouns; a drawer for everything is none: {found}"
+
+
+def test_no_bare_except() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _files(ROOT)
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert not found, f"a bare except hides broken images and Ctrl-C alike: {found}"
+
+
+def test_nothing_imports_torchvision() -> None:
+    imports = [one for path in _files(ROOT) for one in _imports(path, ROOT)]
+    found = [one.place for one in imports if one.target.split(".")[0] == "torchvision"]
+    assert not found, f"a torchvision beside a CPU build of torch breaks transformers; use the PIL processors: {found}"
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_words_are_free_of_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{module} loads torch or transformers, itself or through an import. {done.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "allowed"),
+    [
+        ("safevlm/defenses/a.py", "from safevlm.data import chat", True),
+        ("safevlm/defenses/a.py", "from safevlm.model.head import SafetyHead", False),
+        ("safevlm/defenses/a.py", "def f():\n    import safevlm.engine", False),
+        ("safevlm/defenses/a.py", "from safevlm import engine", False),
+        ("safevlm/defenses/a.py", "from ..training import run", False),
+        ("safevlm/model/a.py", "from .tokens import TokenBank", True),
+        ("safevlm/model/a.py", "from safevlm.data import chat", False),
+        ("safevlm/data/a.py", "import llava_patch.vision", False),
+        ("safevlm/types.py", "from safevlm.taxonomy import SAFE", True),
+        ("safevlm/types.py", "from safevlm.config import Recipe", False),
+        ("llava_patch/a.py", "from safevlm.taxonomy import SAFE", False),
+        ("llava_patch/a.py", "import torch", True),
+        ("safevlm/miniature/a.py", "from safevlm.defenses import prompts", True),
+        ("eval/a.py", "import safevlm.serve.chat_cli", True),
+        ("eval/a.py", "import safevlm.__main__", False),
+        ("safevlm/serve/a.py", "from eval import metrics", False),
+        ("safevlm/__main__.py", "from eval import metrics", True),
+    ],
+)
+def test_the_table_finds_what_it_should(tmp_path: Path, path: str, line: str, allowed: bool) -> None:
+    for name in (*RANKS, "eval.metrics", "safevlm.training.run"):
+        tmp_path.joinpath(*name.split(".")).mkdir(parents=True, exist_ok=True)
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(line, encoding="utf-8")
+    assert (not _violations(tmp_path)) == allowed, _violations(tmp_path)
