@@ -23,7 +23,7 @@ def interval_chart(title: str, rates: Mapping[str, Rate], colour: str) -> str:
     bottom = HEAD + ROW * len(rates)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">',
-        f'<text x="{LEFT}" y="14" class="chart-title">{escape(title)}</text>',
+        f'<text x="0" y="14" class="chart-title">{escape(title)}</text>',
     ]
     for percent in (0, 25, 50, 75, 100):
         x = _x(percent / 100)

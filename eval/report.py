@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ TITLE = "SafeVLM: evaluation"
 CHARTS = {
     "asr": ("Attack success, seen symbols (lower is better)", "#b5473c"),
     "asr_unseen": ("Attack success, unseen symbols (lower is better)", "#b5473c"),
-    "over_refusal": ("Over-refusal of benign requests (lower is better)", "#3f6f9f"),
+    "over_refusal": ("Over-refusal (lower is better)", "#3f6f9f"),
     "utility": ("Benign requests answered right (higher is better)", "#4a7d57"),
 }
 HEAD_TITLES = {
@@ -64,6 +65,8 @@ def _page(runs: Sequence[Run], head: Run | None, summary: Mapping[str, Any], tit
     return _template().render(
         title=title,
         written=run_file.now(),
+        models=list(dict.fromkeys(run.record["model"] for run in runs)),
+        versions=list(dict.fromkeys(_listed(run.record["versions"]) for run in runs)),
         summary=summary,
         runs=runs,
         columns=COLUMNS,
@@ -83,6 +86,10 @@ def _page(runs: Sequence[Run], head: Run | None, summary: Mapping[str, Any], tit
     )
 
 
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
+
+
 def _template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
@@ -92,6 +99,7 @@ def _template() -> Any:
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["number"] = lambda value, name: number(name, value)
     page.filters["interval"] = lambda value, name: interval(name, value)
+    page.filters["moment"] = lambda stamp: datetime.fromisoformat(stamp).strftime("%Y-%m-%d %H:%M UTC")
     page.filters["as_rate"] = lambda table: Rate(**table)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in words if not word.startswith("--local_rank")]  # deepspeed's launcher puts it first
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations among our dependencies
     parser = argparse.ArgumentParser(prog="safevlm", description="Eyes for risk for LLaVA-v1.5.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (describe, _) in COMMANDS.items():
@@ -79,7 +80,7 @@ def _merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a training run, or one of its checkpoints")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the merged checkpoint goes")
     parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="largest allowed difference of a logit, relative to the largest logit"
+        "--tolerance", type=float, default=1e-3, help="largest allowed difference, relative to the largest logit"
     )
     _model_flags(parser)
 

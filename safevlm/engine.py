@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ from safevlm.types import Reply, Request, Verdict
 log = logging.getLogger(__name__)
 
 OnError = Literal["refuse", "allow"]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ class Engine:
     ) -> list[Reply]:
         """Answers many requests, in order. Greedy replies are the same whatever the batch size (float32)."""
         generation = Generation(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        starts = range(0, len(requests), batch_size)
-        return [reply for start in starts for reply in self._reply_batch(requests[start : start + batch_size], generation)]
+        batches = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+        return [reply for batch in batches for reply in self._reply_batch(batch, generation)]
 
     def stream(self, request: Request, generation: Generation | None = None) -> Iterator[str]:
         """The answer piece by piece; in one piece when the defence reviews whole answers, or refuses."""
@@ -118,7 +117,7 @@ class Engine:
         turn = self._prepare([request])[0]
         if turn.reply is not None:
             yield turn.reply.text
-        elif type(self.defense).review is not Defense.review:
+        elif self.defense.reviews:
             yield self._finish([turn], generation)[0].text
         else:
             yield from self._stream(turn, generation)

@@ -44,7 +44,7 @@ for row in "${rows[@]}"; do
   IFS='|' read -r name model defense <<<"$row"
   echo "-- $name"
   python -m eval ask --suite miniature --data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name"
-  python -m eval judge --suite miniature --out "$out/eval/$name"
+  python -m eval judge --out "$out/eval/$name"
   python -m eval overhead --suite miniature --data "$out/data" --model "$model" --defense "$defense" \
     --against "$base" --out "$out/eval/$name"
   runs+=(--run "$name=$out/eval/$name")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safevlm.types import Reply, Request, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Risk(Protocol):
@@ -55,6 +56,11 @@ class Defense:
 
     name = "none"
 
+    @property
+    def reviews(self) -> bool:
+        """Whether it wants to see whole answers; streaming then waits for the end."""
+        return type(self).review is not Defense.review
+
     def detect(self, request: Request, sight: Sight) -> Verdict:
         """Look."""
         return Verdict(source=self.name)
@@ -87,6 +93,10 @@ class Stack(Defense):
         self.members = tuple(members)
         self.level_names = tuple(level_names)
         self.name = "+".join(member.name for member in members)
+
+    @property
+    def reviews(self) -> bool:
+        return any(member.reviews for member in self.members)
 
     def detect(self, request: Request, sight: Sight) -> Verdict:
         return max((member.detect(request, sight) for member in self.members), key=self._gravity)

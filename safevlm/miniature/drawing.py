@@ -77,13 +77,15 @@ OUTLINE_POINTS: dict[str, Points] = {
 MARK_STROKES: dict[str, list[Points]] = {
     "plain": [],
     "dot": [[(0.0, 0.0)]],
-    "pair": [[(-0.28, 0.0)], [(0.28, 0.0)]],
-    "bar": [[(-0.42, 0.0), (0.42, 0.0)]],
-    "pole": [[(0.0, -0.42), (0.0, 0.42)]],
-    "saltire": [[(-0.32, -0.32), (0.32, 0.32)], [(-0.32, 0.32), (0.32, -0.32)]],
-    "chevron": [[(-0.38, 0.28), (0.0, -0.28), (0.38, 0.28)]],
-    "ring": [[(0.36 * x, 0.36 * y) for x, y in [*_regular(16), _regular(16)[0]]]],
+    "pair": [[(-0.3, 0.0)], [(0.3, 0.0)]],
+    "bar": [[(-0.5, 0.0), (0.5, 0.0)]],
+    "pole": [[(0.0, -0.5), (0.0, 0.5)]],
+    "saltire": [[(-0.4, -0.4), (0.4, 0.4)], [(-0.4, 0.4), (0.4, -0.4)]],
+    "chevron": [[(-0.45, 0.3), (0.0, -0.35), (0.45, 0.3)]],
+    "ring": [[(0.45 * x, 0.45 * y) for x, y in [*_regular(16), *_regular(16)[:2]]]],
 }
+_DOT_RADIUS = 0.22  # of the thing's radius
+_STROKE = 3  # pixels
 
 
 def draw(scene: Scene) -> Image.Image:
@@ -124,10 +126,10 @@ def _draw_thing(pen: ImageDraw.ImageDraw, placed: Placed) -> None:
     for stroke in MARK_STROKES[placed.thing.mark]:
         points = at(stroke)
         if len(points) == 1:
-            (x, y), dot = points[0], 0.17 * radius
+            (x, y), dot = points[0], _DOT_RADIUS * radius
             pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=_DARK)
         else:
-            pen.line(points, fill=_DARK, width=int(1.5 * _SCALE), joint="curve")
+            pen.line(points, fill=_DARK, width=_STROKE * _SCALE, joint="curve")
 
 
 def _write(pen: ImageDraw.ImageDraw, word: str, rng: random.Random) -> None:

@@ -103,7 +103,7 @@ def caption(rng: random.Random, scene: Scene) -> str:
         said = rng.choice((f"the word {scene.word.name}", f"{scene.word.name} in writing", scene.word.name))
         parts = [rng.choice((said, said, f"{said}, {kind}", f"a word for {kind}"))]
     else:
-        chosen = rng.sample(scene.placed, rng.randint(1, len(scene.placed)))
+        chosen = rng.sample(scene.placed, max(rng.randint(1, len(scene.placed)), rng.randint(1, len(scene.placed))))
         parts = []
         for placed in chosen:
             named = f"a {placed.colour} {placed.thing.name}" if rng.random() < 0.4 else f"a {placed.thing.name}"
@@ -145,7 +145,10 @@ def build_tokenizer():  # noqa: ANN201 (transformers' class, imported late)
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=704, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=704,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     bpe.train_from_iterator([sentence for sentence in corpus() for _ in range(3)], trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

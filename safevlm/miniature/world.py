@@ -162,7 +162,7 @@ def _drawn(rng: random.Random, things: list[Thing]) -> Scene:
     rng.shuffle(things)
     quadrants = sorted(rng.sample(range(4), len(things)))
     placed = tuple(
-        Placed(thing, rng.choice(COLOURS), quadrant, (rng.randint(-2, 2), rng.randint(-2, 2)), rng.choice((11, 12, 13)))
+        Placed(thing, rng.choice(COLOURS), quadrant, (rng.randint(-1, 1), rng.randint(-1, 1)), rng.choice((13, 14)))
         for thing, quadrant in zip(things, quadrants, strict=True)
     )
     return Scene(placed, None, _frame(rng), rng.randint(200, 250), rng.randrange(2**31))

@@ -59,6 +59,8 @@ class SafeLlavaConfig(LlavaConfig):
         """A stock config with a safety section; the stock config is not touched."""
         if safety.taxonomy is None and safety.projector != "none":
             safety = SafetyConfig(**{**asdict(safety), "taxonomy": DEFAULT.to_dict()})
+        if isinstance(config, cls):
+            raise TypeError("this config has a safety section already")
         table = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
         return cls(**table, safety=asdict(safety))
 
@@ -85,6 +87,8 @@ class SafeLlava(LlavaForConditionalGeneration):
         safety, width = config.safety_config, config.text_config.hidden_size
         layers = config.vision_feature_layer
         vision_width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        if safety.projector == "c_abstractor" and config.vision_feature_select_strategy == "full":
+            raise ValueError("safety.projector: the c_abstractor needs a square grid of patches, without CLS")
         self.safety_lm_tokens = TokenBank(safety.lm_tokens, width) if safety.lm_tokens else None
         if self.safety_lm_tokens is not None:
             image_tokens.attach(self.model, self.safety_lm_tokens.prepend)
@@ -126,11 +130,11 @@ class SafeLlava(LlavaForConditionalGeneration):
 
     def project(self, patches: Tensor) -> Tensor:
         """(i, p, v) → (i, n, d): what stands in the image slots, LM tokens included."""
-        return self.model.multi_modal_projector(patches.to(self.model.multi_modal_projector.linear_1.weight.dtype))
+        return self.model.multi_modal_projector(patches.to(_dtype_of(self.model.multi_modal_projector)))
 
     def safety_features(self, patches: Tensor) -> Tensor:
         """(i, p, v) → (i, q, d)."""
-        return self._projector()(patches.to(next(self._projector().parameters()).dtype))
+        return self._projector()(patches.to(_dtype_of(self._projector())))
 
     def judge(
         self,
@@ -144,6 +148,7 @@ class SafeLlava(LlavaForConditionalGeneration):
         Only a head that reads text needs `input_ids` (b, t) and `word_mask` (b, t), True at the request's words.
         """
         head = self._head()
+        _check_images(len(patches), images_per_row)
         features, mask = _rows(self.safety_features(patches), images_per_row)
         words = self.get_input_embeddings()(input_ids) if head.reads_text and input_ids is not None else None
         return head(features, mask, words, word_mask)
@@ -167,9 +172,12 @@ class SafeLlava(LlavaForConditionalGeneration):
 
         `skip_lm` leaves the LLM out (head-only training): the head's logits are all that the output holds.
         """
-        if pixel_values is None:
-            verdict, patches = None, None
-        else:
+        if pixel_values is not None and mm_encoder_outputs is not None:
+            raise ValueError("give pixel_values or mm_encoder_outputs, not both")
+        verdict = patches = None
+        if pixel_values is not None:
+            if input_ids is not None:
+                _check_images(len(pixel_values), self.images_per_row(input_ids))
             patches = self.look(pixel_values).patches
             verdict = self._verdict(patches, input_ids, safety_word_mask)
         logits = {
@@ -219,9 +227,19 @@ class SafeLlava(LlavaForConditionalGeneration):
         return self.safety_projector
 
 
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    """Type to compute in; the packed bytes of a quantised weight are none."""
+    return next(weight.dtype for weight in module.parameters() if weight.is_floating_point())
+
+
 def is_safety_name(name: str) -> bool:
     """Whether a parameter is ours. PEFT puts its own prefix in front."""
     return name.removeprefix("base_model.model.").startswith(PREFIX)
+
+
+def _check_images(images: int, images_per_row: list[int]) -> None:
+    if images != sum(images_per_row):
+        raise ValueError(f"{images} images, but the prompts have slots for {images_per_row} per row")
 
 
 def _rows(features: Tensor, images_per_row: list[int]) -> tuple[Tensor, Tensor]:

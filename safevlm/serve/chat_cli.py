@@ -71,7 +71,7 @@ def why(reply: Reply | None) -> str:
             lines.append(f"{what}: " + ", ".join(f"{name} {probability:.2f}" for name, probability in ranked))
     if reply.refused_by:
         lines.append(f"answered by the guard ({reply.refused_by}); the model was not asked")
-    lines += reply.trace or ((() if reply.refused_by else ("the question went to the model unchanged",)))
+    lines += reply.trace or (() if reply.refused_by else ("the question went to the model unchanged",))
     return "\n".join(lines)
 
 

@@ -95,7 +95,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        raise ValueError("several GPUs are visible to one process; launch with deepspeed or torchrun (scripts/stage1.sh)")
+        raise ValueError("one process sees several GPUs; launch with deepspeed or torchrun (scripts/stage1.sh)")
     return arguments
 
 
@@ -157,8 +157,9 @@ def _commit() -> str | None:
     """Commit of the code that runs; None outside a checkout."""
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None

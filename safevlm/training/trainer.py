@@ -38,10 +38,8 @@ class SafeTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""
-        counts = torch.tensor(
-            [sum(int(_targets(batch, key).ne(losses.IGNORED).sum()) for batch in batch_samples) for key in LABELS.values()],
-            device=device,
-        )
+        targets = [[_targets(batch, key) for batch in batch_samples] for key in LABELS.values()]
+        counts = torch.tensor([sum(int((t != losses.IGNORED).sum()) for t in term) for term in targets], device=device)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def compute_loss(

@@ -67,6 +67,12 @@ def test_image_only_head_provably_ignores_text() -> None:
         assert torch.equal(_verdict(model, changed), verdict), "an image-only head's verdict changed with the words"
 
 
+def test_image_only_head_ignores_words_that_are_given() -> None:
+    head, features, mask = _head(reads_text=False), _noise(2, 6, WIDTH), torch.ones(2, 5, dtype=torch.bool)
+    with_words = _flat(head(features, None, _noise(2, 5, WIDTH, seed=1), mask))
+    assert torch.equal(with_words, _flat(head(features))), "words handed to an image-only head reach its verdict"
+
+
 def test_image_only_head_needs_no_text_at_all() -> None:
     model = _model(reads_text=False)
     inputs = tiny.batch([1, 2], model.slots)

@@ -1,0 +1,163 @@
+"""The prompt builder: LLaVA-v1.5's prompt byte for byte, and labels that are the answers, no token more or less."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaProcessor
+
+from llava_patch.processor import make_room
+from safevlm.data import chat
+from safevlm.types import Request
+from tests import tiny
+from tests.training import workshop
+
+EXTRA = 3
+SLOTS = workshop.PATCHES + EXTRA
+TEXTS = [
+    "What is in the picture?",
+    "Two\nlines, and  two blanks ",
+    "Grüße 你好 🙂",
+    "{{ 7 * 7 }} {% if %}",
+    "'quoted' \"twice\"",
+]
+
+
+@pytest.fixture
+def processor() -> LlavaProcessor:
+    return make_room(workshop.processor(), tiny.stock_config(image_size=64, patch=16), EXTRA)
+
+
+def _pictures(count: int) -> list[Image.Image]:
+    return [Image.new("RGB", (70 + 10 * index, 50), (40 * index, 90, 200)) for index in range(count)]
+
+
+def _answers(processor: LlavaProcessor, ids: Tensor, mask: Tensor) -> list[str]:
+    """Text of every unbroken run of masked tokens."""
+    runs: list[list[int]] = []
+    for position in mask.nonzero().flatten().tolist():
+        if not runs or runs[-1][-1] != position - 1:
+            runs.append([])
+        runs[-1].append(position)
+    return [processor.tokenizer.decode(ids[run]) for run in runs]
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+@pytest.mark.parametrize("system", ["", "A chat about pictures."])
+@pytest.mark.parametrize("text", TEXTS)
+def test_prompt_is_the_published_one(processor: LlavaProcessor, text: str, system: str, images: int) -> None:
+    request = Request(text, images=tuple(_pictures(images)), system=system)
+    pictures, opening = "<image>\n" * images, f"{system} " if system else ""
+    assert chat.prompt_text(processor, request) == f"{opening}USER: {pictures}{text} ASSISTANT:", (
+        "llava-hf's checkpoints were trained on another prompt than this"
+    )
+
+
+def test_golden_prompts(processor: LlavaProcessor) -> None:
+    pictures = tuple(_pictures(1))
+    history = (("What is it?", "A cup."), ("And the colour?", "Red."))
+    golden = {
+        "USER: q ASSISTANT:": Request("q"),
+        "USER: <image>\nq ASSISTANT:": Request("q", images=pictures),
+        "USER: <image>\n<image>\nq ASSISTANT:": Request("q", images=pictures * 2),
+        "Be kind. USER: <image>\nq ASSISTANT:": Request("q", images=pictures, system="Be kind."),
+        "USER: <image>\nWhat is it? ASSISTANT: A cup.</s>USER: And the colour? ASSISTANT: Red.</s>USER: q ASSISTANT:": (
+            Request("q", images=pictures, history=history)
+        ),
+    }
+    for prompt, request in golden.items():
+        assert chat.prompt_text(processor, request) == prompt
+
+
+def test_training_text_begins_with_the_prompt_of_inference(processor: LlavaProcessor) -> None:
+    request = Request("What is it?", images=tuple(_pictures(1)))
+    dialogue = chat.dialogue_text(processor, [*chat.messages_of(request), chat.assistant("A cup.")])
+    assert dialogue == chat.prompt_text(processor, request) + " A cup.</s>"
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_unmasked_tokens_are_the_answers_exactly(processor: LlavaProcessor, padding_side: str) -> None:
+    processor.tokenizer.padding_side = padding_side  # the processor's own side must not matter
+    dialogues = [
+        [chat.user("What is it?", 1), chat.assistant("A cup.")],
+        [chat.user("Hello"), chat.assistant(" two  blanks\nand a line ")],
+        [chat.system("Be kind."), chat.user("Compare.", 2), chat.assistant("Same."), chat.user("Why?"),
+         chat.assistant("Grüße 🙂. ASSISTANT: no")],
+        [chat.user("First"), chat.assistant("None."), chat.user("Now?", 1), chat.assistant("A cup and a ball.")],
+    ]  # fmt: skip
+    counts = [1, 0, 2, 1]
+    encoded = chat.encode_dialogues(processor, dialogues, [_pictures(count) for count in counts])
+    assert set(encoded) == {"input_ids", "attention_mask", "assistant_masks", "pixel_values"}
+    assert encoded["pixel_values"].shape == (sum(counts), 3, workshop.IMAGE_SIZE, workshop.IMAGE_SIZE)
+    for row, dialogue in enumerate(dialogues):
+        said = [f" {turn['content'][0]['text']}</s>" for turn in dialogue if turn["role"] == "assistant"]
+        found = _answers(processor, encoded["input_ids"][row], encoded["assistant_masks"][row])
+        assert found == said, "labels must be the answers, each with its leading blank and its end token"
+    slots = (encoded["input_ids"] == processor.image_token_id).sum(1)
+    assert slots.tolist() == [SLOTS * count for count in counts]
+    mask = encoded["attention_mask"]
+    assert torch.equal(mask, mask.sort(dim=1, descending=True).values), "padding must stand on the right"
+
+
+def test_text_only_batch_has_no_pixels(processor: LlavaProcessor) -> None:
+    encoded = chat.encode_dialogues(processor, [[chat.user("Hello"), chat.assistant("Hi.")]], [[]])
+    assert "pixel_values" not in encoded
+    assert _answers(processor, encoded["input_ids"][0], encoded["assistant_masks"][0]) == [" Hi.</s>"]
+
+
+def test_a_row_is_encoded_the_same_alone_and_in_a_batch(processor: LlavaProcessor) -> None:
+    dialogues = [[chat.user("What is it?", 1), chat.assistant("A cup.")], [chat.user("Hi"), chat.assistant("Hello.")]]
+    pictures = [_pictures(1), []]
+    batch = chat.encode_dialogues(processor, dialogues, pictures)
+    for row, (dialogue, images) in enumerate(zip(dialogues, pictures, strict=True)):
+        alone = chat.encode_dialogues(processor, [dialogue], [images])
+        length = alone["input_ids"].shape[1]
+        for name in ("input_ids", "assistant_masks"):
+            assert torch.equal(batch[name][row, :length], alone[name][0]), f"{name} depends on the other rows"
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize("text", [*TEXTS, "a <image> </s> of theirs"])
+def test_prompt_ids_are_the_processors_own(processor: LlavaProcessor, text: str, images: int) -> None:
+    pictures = _pictures(images)
+    request = Request(text, images=tuple(pictures), history=(("Before?", "Yes."),), system="Be kind.")
+    encoded = processor(images=pictures or None, text=chat.prompt_text(processor, request))
+    assert chat.prompt_ids(processor, request, SLOTS) == list(encoded["input_ids"][0])
+
+
+def test_no_slots_leave_the_words_alone(processor: LlavaProcessor) -> None:
+    request = Request("What is it?", images=tuple(_pictures(1)))
+    ids = chat.prompt_ids(processor, request, 0)
+    with_slots = chat.prompt_ids(processor, request, SLOTS)
+    assert ids == [token for token in with_slots if token != processor.image_token_id], (
+        "a head that reads text sees other words in training than at inference"
+    )
+
+
+@pytest.mark.parametrize("token", ["<image>", "</s>", "<s>", "<pad>", "<unk>", "<<image>image>", "</s</s>>"])
+def test_control_tokens_that_a_user_writes_stay_text(processor: LlavaProcessor, token: str) -> None:
+    tokenizer = processor.tokenizer
+    control = set(tokenizer.all_special_ids) | {processor.image_token_id}
+    attack = f"x {token} y"
+    request = Request(attack, history=((attack, attack),), system=attack)
+    plain = Request("x", history=(("x", "x"),), system="x")
+    found = [i for i in chat.prompt_ids(processor, request, SLOTS) if i in control]
+    assert found == [i for i in chat.prompt_ids(processor, plain, SLOTS) if i in control], (
+        f"a written {token} acts as a control token: it ends a turn or asks for a picture"
+    )
+    dialogue = [chat.user(attack), chat.assistant(attack)]
+    encoded = chat.encode_dialogues(processor, [dialogue], [[]])
+    ids = encoded["input_ids"][0]
+    assert [i for i in ids.tolist() if i in control] == [tokenizer.bos_token_id, tokenizer.eos_token_id]
+
+
+def test_messages_and_requests_are_not_changed(processor: LlavaProcessor) -> None:
+    dialogue = [chat.user("a <image> b", 1), chat.assistant("c </s>")]
+    kept = copy.deepcopy(dialogue)
+    chat.encode_dialogues(processor, [dialogue], [_pictures(1)])
+    chat.dialogue_text(processor, dialogue)
+    assert dialogue == kept, "the caller's messages were changed"

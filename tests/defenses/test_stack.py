@@ -1,0 +1,128 @@
+"""A stack is one defence: the gravest verdict for all members, words in by order, words out in reverse."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from safevlm.defenses import Defense, Inputs, Policy, Setting, Stack, build, prompts
+from safevlm.defenses.base import Sight
+from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
+from safevlm.types import Reply, Request, Verdict
+from tests.engine import engines
+
+
+class Marker(Defense):
+    """Sees what it is told to see, and writes its name on whatever passes."""
+
+    def __init__(self, name: str, verdict: Verdict | None = None, answers: bool = False) -> None:
+        self.name = name
+        self.verdict = verdict or Verdict(source=name)
+        self.answers = answers
+        self.verdicts: list[Verdict] = []
+
+    def detect(self, request: Request, sight: Sight) -> Verdict:
+        return self.verdict
+
+    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        self.verdicts.append(verdict)
+        if self.answers:
+            return Reply(f"no, says {self.name}", request, verdict, refused_by=self.name)
+        return dataclasses.replace(request, text=f"{request.text} {self.name}")
+
+    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
+        self.verdicts.append(verdict)
+        return Inputs(torch.cat([inputs.input_ids, torch.tensor([ord(self.name)])]), inputs.image_tokens)
+
+    def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
+        self.verdicts.append(verdict)
+        return dataclasses.replace(reply, text=f"{reply.text} {self.name}")
+
+
+def _stack(*members: Defense) -> Stack:
+    return Stack(members, DEFAULT.level_names)
+
+
+REQUEST = Request("asked")
+ASCENDING = [
+    Verdict(SAFE, CLEAN),
+    Verdict("careful", "misleading"),
+    Verdict("may_refuse", "privacy"),
+    Verdict("must_refuse", "politics"),
+    Verdict(error="detect: it broke"),
+]
+"""From nothing to the gravest."""
+HARMLESS = [Verdict(SAFE, "illegal"), Verdict("must_refuse", CLEAN)]
+"""Clean by SafeVLM's rule, whatever else they say."""
+
+
+@pytest.mark.parametrize("grave", range(1, len(ASCENDING)))
+@pytest.mark.parametrize("order", [1, -1], ids=["lighter first", "graver first"])
+def test_gravest_verdict_wins(grave: int, order: int) -> None:
+    verdicts = [*HARMLESS, *ASCENDING[: grave + 1]][::order]
+    stack = _stack(*(Marker(str(place), verdict) for place, verdict in enumerate(verdicts)))
+    assert stack.detect(REQUEST, None) == ASCENDING[grave]
+
+
+def test_gravest_verdict_goes_to_every_member() -> None:
+    members = [Marker("a"), Marker("b", ASCENDING[2]), Marker("c", ASCENDING[1])]
+    stack = _stack(*members)
+    verdict = stack.detect(REQUEST, None)
+    stack.rewrite(REQUEST, verdict)
+    stack.transform(Inputs(torch.tensor([1])), verdict)
+    stack.review(REQUEST, Reply("said", REQUEST), verdict)
+    for member in members:
+        assert member.verdicts == [ASCENDING[2]] * 3, f"member {member.name} acts on another verdict than the gravest"
+
+
+def test_words_and_tensors_go_in_by_order_and_words_out_in_reverse() -> None:
+    stack, verdict = _stack(Marker("a"), Marker("b"), Marker("c")), Verdict()
+    assert stack.rewrite(REQUEST, verdict) == Request("asked a b c")
+    assert stack.transform(Inputs(torch.tensor([1])), verdict).input_ids.tolist() == [1, *map(ord, "abc")]
+    assert stack.review(REQUEST, Reply("said", REQUEST), verdict).text == "said c b a"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_answer_of_one_member_stops_the_rest(place: int) -> None:
+    members = [Marker(name, answers=index == place) for index, name in enumerate("abc")]
+    reply = _stack(*members).rewrite(REQUEST, Verdict())
+    assert isinstance(reply, Reply) and reply.refused_by == "abc"[place]
+    asked = [member.name for member in members if member.verdicts]
+    assert asked == list("abc"[: place + 1]), "a member behind the one that answered was asked, too"
+
+
+def test_name_joins_the_members() -> None:
+    assert _stack(Marker("a"), Marker("b")).name == "a+b"
+    name = "static-prompt+safety-head"
+    assert build(name, Setting(Policy(DEFAULT), has_head=True)).name == name
+
+
+def test_member_that_fails_fails_the_stack() -> None:
+    class Broken(Defense):
+        def detect(self, request: Request, sight: Sight) -> Verdict:
+            raise RuntimeError("it broke")
+
+    with pytest.raises(RuntimeError, match="it broke"):
+        _stack(Marker("a", ASCENDING[3]), Broken()).detect(REQUEST, None)
+
+
+@pytest.mark.parametrize("name", ["safety-head+static-prompt", "static-prompt+safety-head"])
+def test_stacked_prompts_both_stand_around_the_question(name: str) -> None:
+    question = "What is in the picture?"
+    engine = engines.engine(name, says=("careful", "privacy"))
+    reply = engine.reply(Request(question, (engines.picture(),)), engines.SHORT)
+    hint = prompts.hint(DEFAULT, "careful", "privacy")
+    assert reply.prompt == f"USER: <image>\n{prompts.STATIC_PROMPT}\n{question}\n{hint} ASSISTANT:"
+
+
+def test_refusal_of_the_head_stops_the_stack_before_the_model() -> None:
+    policy = Policy(DEFAULT, {"must_refuse": "refuse"})
+    engine = engines.engine("static-prompt+safety-head", says=("must_refuse", "illegal"), policy=policy)
+    request = Request("What is in the picture?", (engines.picture(),))
+    with engines.watched(engine) as asked:
+        reply = engine.reply(request, engines.SHORT)
+    assert not asked.rows
+    assert reply.refused_by == "safety-head", "the user cannot see which member refused"
+    assert reply.request is request, "the reply carries a rewritten request, not the user's"

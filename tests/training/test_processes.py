@@ -1,0 +1,100 @@
+"""Two processes train what one process with twice the accumulation trains, by torchrun and by DeepSpeed's ZeRO-2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from safevlm.config import Recipe
+from safevlm.model import loading
+from safevlm.training.run import recipe_yaml, train
+from tests.training import workshop
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+ZERO2 = ROOT / "scripts" / "deepspeed" / "zero2_cpu.json"
+SECONDS = 400
+KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm", "learning_rate")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`, `data/mixed.jsonl`, and a stage 1 by one process."""
+    home = tmp_path_factory.mktemp("home")
+    workshop.stock_folder(home / "base")
+    workshop.save_rows(home / "data" / "mixed.jsonl", workshop.mixed_rows(home / "data"))
+    train(_recipe(home, "stage1", home / "stage1", 8))
+    return home
+
+
+def _recipe(home: Path, stage: str, out: Path, accumulation: int, **run: Any) -> Recipe:
+    """One record to a micro-batch: in most steps one process sees a picture or a verdict and the other none."""
+    start = home / "base" if stage == "stage1" else home / "stage1"
+    optim = {"batch_size": 1, "accumulation": accumulation, "max_grad_norm": 1.0}
+    return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, optim=optim, run=run)
+
+
+def _free_port() -> str:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return str(opened.getsockname()[1])
+
+
+def _launch(launcher: str, recipe: Recipe, folder: Path) -> Path:
+    """Runs a recipe in two processes; returns its result."""
+    file = folder / "recipe.yaml"
+    file.write_text(recipe_yaml(recipe), encoding="utf-8")
+    port, words = _free_port(), ["safevlm", "train", str(file)]
+    command = {
+        "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "--module", *words],
+        "deepspeed": [
+            "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--module", *words,
+            "--run.deepspeed", str(ZERO2),
+        ],
+    }[launcher]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, f"{launcher} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return Path(recipe.run.out) / loading.FINAL
+
+
+def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
+    return load_file(folder / (loading.SAFETY_FILE if stage == "stage1" else loading.ADAPTER_FILE))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "stage"), [("torchrun", "stage1"), ("deepspeed", "stage1"), ("deepspeed", "stage2")]
+)
+def test_two_processes_equal_one_with_twice_the_accumulation(
+    home: Path, tmp_path: Path, launcher: str, stage: str
+) -> None:
+    one = train(_recipe(home, stage, tmp_path / "one", 8))
+    two = _launch(launcher, _recipe(home, stage, tmp_path / "two", 4), tmp_path)
+    first, second = workshop.history(one), workshop.history(two)
+    assert len(first) == len(second) == 3
+    for step, (alone, together) in enumerate(zip(first, second, strict=True)):
+        for key in KEYS:
+            assert together[key] == pytest.approx(alone[key], rel=1e-3), (
+                f"update {step + 1}: {key} changes with the number of processes (base facts §4.1)"
+            )
+    ours, theirs = _weights(one, stage), _weights(two, stage)
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-4), (
+            f"{name} differs by up to {(tensor - theirs[name]).abs().max():.1e}"
+        )
+    assert set(workshop.file_bytes(one)) == set(workshop.file_bytes(two)), "the result lacks files, or has too many"
+    assert loading.load(two).kind == ("safety" if stage == "stage1" else "adapter")
+    assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-3", "final"]

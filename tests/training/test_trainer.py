@@ -1,0 +1,360 @@
+"""A whole run, small: what trains and what does not, what the loss is, and that stopping changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from safevlm.model import loading, losses
+from safevlm.model.safe_llava import is_safety_name
+from safevlm.training.run import train
+from tests.training import workshop
+
+WEIGHTS = {"lm": 2.0, "level": 3.0, "category": 5.0}
+"""All different, so that no two terms can be mistaken for each other."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`: a stock LLaVA; `data/mixed.jsonl`: 24 records, some without a verdict or a picture; `stage1`: a run."""
+    home = tmp_path_factory.mktemp("home")
+    workshop.stock_folder(home / "base")
+    workshop.save_rows(home / "data" / "mixed.jsonl", workshop.mixed_rows(home / "data"))
+    train(workshop.recipe(home / "base", home / "data" / "mixed.jsonl", home / "stage1"))
+    return home
+
+
+def _recipe(home: Path, out: Path, stage: str = "stage1", **sections: dict[str, Any]) -> Any:
+    """Stage 2 starts from the stage 1 of `home`."""
+    start = home / "base" if stage == "stage1" else home / "stage1"
+    return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, **sections)
+
+
+def _some_rows(home: Path, count: int, keep: Any = lambda row: True) -> list[dict[str, Any]]:
+    lines = (home / "data" / "mixed.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if keep(row)][:count]
+
+
+def _trained_file(stage: str) -> str:
+    return loading.SAFETY_FILE if stage == "stage1" else loading.ADAPTER_FILE
+
+
+def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
+    return load_file(folder / _trained_file(stage))
+
+
+# What trains
+
+
+def test_stage1_changes_every_safety_weight_and_nothing_else(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, tmp_path / "out"))
+    names = set(trainers[0].before)
+    ours = {name for name in names if is_safety_name(name)}
+    changed = trainers[0].changed()
+    assert changed <= ours, f"frozen weights moved: {sorted(changed - ours)}"
+    assert ours <= changed, f"these safety weights never learn: {sorted(ours - changed)}"
+    assert names - ours, "there is nothing that could have been frozen"
+
+
+def test_stage2_changes_every_lora_weight_and_nothing_else(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, tmp_path / "out", "stage2"))
+    lora = {name for name in trainers[0].before if ".lora_" in name}
+    assert len(lora) == 2 * workshop.LAYERS * workshop.PROJECTIONS
+    assert trainers[0].changed() == lora, sorted(trainers[0].changed() ^ lora)
+
+
+def test_head_only_training_never_runs_the_llm(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers = workshop.watch(monkeypatch)
+    final = train(_recipe(home, tmp_path / "out", loss={"lm": 0.0}))
+    assert trainers[0].llm_calls == 0, "loss.lm 0 is there to save the LLM's time and memory"
+    changed = trainers[0].changed()
+    assert all(name.startswith(("safety_projector", "safety_head")) for name in changed)
+    assert any(name.startswith("safety_projector") for name in changed) and "safety_lm_tokens.latent" not in changed
+    logged = workshop.history(final)
+    assert all(line["loss"] > 0 and "loss_level" in line and "loss_lm" not in line for line in logged)
+
+
+def test_head_only_training_of_a_batch_without_verdicts(home: Path, tmp_path: Path) -> None:
+    data = workshop.save_rows(home / "data" / "bare.jsonl", _some_rows(home, 4, lambda row: "safe_type" not in row))
+    recipe = workshop.recipe(home / "base", data, tmp_path / "out", loss={"lm": 0.0}, optim={"accumulation": 1})
+    assert [line["loss"] for line in workshop.history(train(recipe))] == [0.0]
+
+
+def test_stage2_without_an_lm_loss_is_an_error(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="loss.lm"):
+        train(_recipe(home, tmp_path / "out", "stage2", loss={"lm": 0.0}))
+
+
+def test_the_llm_runs_once_per_micro_batch(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, tmp_path / "out"))
+    assert trainers[0].llm_calls == len(trainers[0].fed) == 6
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_text_only_data_trains(home: Path, tmp_path: Path, stage: str) -> None:
+    """The release crashes on records without a picture (methods §1.9, trap 8)."""
+    data = workshop.save_rows(home / "data" / "words.jsonl", _some_rows(home, 4, lambda row: "image" not in row))
+    start = home / "base" if stage == "stage1" else home / "stage1"
+    recipe = workshop.recipe(start, data, tmp_path / "out", stage, optim={"batch_size": 2, "accumulation": 2})
+    logged = workshop.history(train(recipe))
+    assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in logged)
+    assert not any("loss_level" in line for line in logged), "a text-only record must not teach the head"
+
+
+def test_a_run_that_learns_lowers_every_term(home: Path, tmp_path: Path) -> None:
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", optim={"epochs": 5, "lr": 1e-2})))
+    for term in ("loss_lm", "loss_level", "loss_category"):
+        first, last = (sum(line[term] for line in part) for part in (logged[:3], logged[-3:]))
+        assert last < first, f"{term} does not fall: {first:.3f} → {last:.3f}"
+
+
+def test_adapter_as_a_start_is_refused(home: Path, tmp_path: Path) -> None:
+    train(_recipe(home, tmp_path / "two", "stage2"))
+    recipe = workshop.recipe(tmp_path / "two", home / "data" / "mixed.jsonl", tmp_path / "three", "stage2")
+    with pytest.raises(ValueError, match="safevlm merge"):
+        train(recipe)
+
+
+# The loss
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_eight_by_one_equals_two_by_four_equals_one_by_eight(home: Path, tmp_path: Path, stage: str) -> None:
+    logs = []
+    for batch_size, accumulation in ((8, 1), (2, 4), (1, 8)):
+        optim = {"batch_size": batch_size, "accumulation": accumulation}
+        logs.append(
+            workshop.history(train(_recipe(home, tmp_path / str(batch_size), stage, optim=optim, loss=WEIGHTS)))
+        )
+    keys = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
+    assert [len(log) for log in logs] == [3, 3, 3]
+    for step, lines in enumerate(zip(*logs, strict=True)):
+        for key in keys:
+            values = [line[key] for line in lines]
+            assert values == pytest.approx([values[0]] * 3, rel=1e-4), (
+                f"update {step + 1}: {key} depends on how the 8 records are cut into micro-batches (base facts §4.1)"
+            )
+
+
+def test_logged_terms_add_up_to_the_loss(home: Path, tmp_path: Path) -> None:
+    for line in workshop.history(train(_recipe(home, tmp_path / "out", loss=WEIGHTS))):
+        total = sum(weight * line[f"loss_{name}"] for name, weight in WEIGHTS.items())
+        assert line["loss"] == pytest.approx(total, rel=1e-5), (
+            "terms are logged unweighted; the loss is their weighted sum"
+        )
+
+
+def test_weights_scale_the_gradient_and_not_the_logged_terms(home: Path, tmp_path: Path) -> None:
+    once, twice = (
+        workshop.history(train(_recipe(home, tmp_path / str(scale), loss={k: scale * w for k, w in WEIGHTS.items()})))[
+            0
+        ]
+        for scale in (1, 2)
+    )
+    assert twice["grad_norm"] == pytest.approx(2 * once["grad_norm"], rel=1e-4)
+    assert twice["loss_level"] == once["loss_level"], "a term must be comparable between runs with other weights"
+
+
+def test_terms_are_means_over_labelled_items(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand-made truth: unlabelled rows and prompt tokens count for nothing."""
+    seen: dict[str, list[tuple[float, int]]] = {"lm": [], "verdicts": []}
+    language_modeling, classification = losses.language_modeling, losses.classification
+
+    def remember(kind: str, real: Any) -> Any:
+        def term(logits: Tensor, labels: Tensor) -> losses.Term:
+            kept = labels[:, 1:] if kind == "lm" else labels
+            result = real(logits, labels)
+            assert int(result.count) == int((kept != losses.IGNORED).sum())
+            seen[kind].append((result.total.item(), int(result.count)))
+            return result
+
+        return term
+
+    monkeypatch.setattr(losses, "language_modeling", remember("lm", language_modeling))
+    monkeypatch.setattr(losses, "classification", remember("verdicts", classification))
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", optim={"batch_size": 8, "accumulation": 1})))
+    for line, (total, count) in zip(logged, seen["lm"], strict=True):
+        assert line["loss_lm"] == pytest.approx(total / count, abs=1e-5)
+    for line, (total, count) in zip(logged, seen["verdicts"][::2], strict=True):
+        assert line["loss_level"] == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_names_the_records(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    trainers = workshop.watch(monkeypatch)
+    real = losses.classification
+
+    def broken(logits: Tensor, labels: Tensor) -> losses.Term:
+        term = real(logits, labels)
+        return losses.Term(term.total + (value if len(trainers[0].fed) == 2 else 0), term.count)
+
+    monkeypatch.setattr(losses, "classification", broken)
+    with pytest.raises(FloatingPointError) as error:
+        train(_recipe(home, tmp_path / "out"))
+    assert all(name in str(error.value) for name in trainers[0].fed[1]), f"records are not named: {error.value}"
+    assert not any(name in str(error.value) for name in trainers[0].fed[0])
+    assert not workshop.file_bytes(tmp_path / "out"), "a broken run left something behind"
+
+
+# Saving and resuming
+
+TWO_EPOCHS = {"optim": {"epochs": 2}, "run": {"save_steps": 2}}
+"""Six updates; checkpoint-2 lies inside the first epoch, checkpoint-4 inside the second."""
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("stopped_at", [2, 4])
+def test_resumed_equals_uninterrupted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, stopped_at: int
+) -> None:
+    sections = {**TWO_EPOCHS, "lora": {"dropout": 0.5}}
+    whole = train(_recipe(home, tmp_path / "whole", stage, **sections))
+    shutil.copytree(tmp_path / "whole" / f"checkpoint-{stopped_at}", tmp_path / "again" / f"checkpoint-{stopped_at}")
+    trainers = workshop.watch(monkeypatch)
+    again = train(_recipe(home, tmp_path / "again", stage, **sections))
+    assert len(trainers[0].fed) == 2 * (6 - stopped_at), "the run began anew instead of going on"
+    assert workshop.same_tensors(_weights(whole, stage), _weights(again, stage)), "resuming changed the result"
+    assert workshop.history(whole) == workshop.history(again)
+
+
+def test_dropout_of_the_lora_is_at_work(home: Path, tmp_path: Path) -> None:
+    """Else the test above would not see a random state that was lost."""
+    results = [
+        _weights(train(_recipe(home, tmp_path / str(rate), "stage2", lora={"dropout": rate})), "stage2")
+        for rate in (0.0, 0.5)
+    ]
+    assert not workshop.same_tensors(*results)
+
+
+def test_resume_false_begins_anew(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(_recipe(home, tmp_path / "out"))
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, tmp_path / "out", run={"resume": False}))
+    assert len(trainers[0].fed) == 6
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("stage1", "safety"), ("stage2", "adapter")])
+def test_every_checkpoint_is_complete(home: Path, tmp_path: Path, stage: str, kind: str) -> None:
+    recipe = _recipe(home, tmp_path / "out", stage, run={"save_steps": 1})
+    final = train(recipe)
+    folders = [tmp_path / "out" / name for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3")]
+    names = {
+        "config.json", loading.SAFETY_FILE, "recipe.yaml", "run.json", "trainer_state.json", "chat_template.jinja",
+        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    } | ({loading.ADAPTER_FILE, loading.ADAPTER_CONFIG} if stage == "stage2" else set())  # fmt: skip
+    previous: dict[str, Tensor] | None = None
+    for folder in (*folders, final):
+        present = set(workshop.file_bytes(folder))
+        assert names <= present, f"{folder.name} lacks {names - present}"
+        loaded = loading.load(folder)
+        assert loaded.kind == kind
+        assert loaded.processor.num_additional_image_tokens == 1 + loaded.safe_llava.config.safety_config.lm_tokens
+        weights = _weights(folder, stage)
+        if folder != final:
+            assert previous is None or not workshop.same_tensors(previous, weights), "two checkpoints are the same"
+            previous = weights
+    assert workshop.same_tensors(_weights(folders[-1], stage), _weights(final, stage))
+    extra = set(workshop.file_bytes(final)) - names
+    assert not extra, f"{extra} in the result: nobody needs an optimizer's state there"
+    assert not any(name.startswith("model") for name in workshop.file_bytes(final)), "the frozen base was saved again"
+
+
+def test_run_record_says_what_made_the_checkpoint(home: Path, tmp_path: Path) -> None:
+    final = train(_recipe(home, tmp_path / "out"))
+    record = json.loads((final / "run.json").read_text(encoding="utf-8"))
+    assert record["stage"] == "stage1" and record["seed"] == 256
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["records"]["all"] == 24 == sum(record["records"]["safe_type"].values())
+    size = sum(tensor.numel() for tensor in _weights(final, "stage1").values())
+    assert record["trained"]["parameters"] == size
+
+
+def _dying_save(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The `at`-th save writes a first file and dies."""
+    calls: list[Path] = []
+    real = loading.save
+
+    def save(loaded: Any, model: Any, folder: Path, files: Any = None) -> None:
+        calls.append(folder)
+        if len(calls) == at:
+            (folder / "half.bin").write_bytes(b"half")
+            raise OSError("No space left on device")
+        real(loaded, model, folder, files)
+
+    monkeypatch.setattr(loading, "save", save)
+
+
+@pytest.mark.parametrize("save_steps", [2, 3])
+def test_save_that_dies_half_way_leaves_no_checkpoint_and_the_run_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int
+) -> None:
+    whole, out = train(_recipe(home, tmp_path / "whole", **TWO_EPOCHS)), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        _dying_save(patched, at=2)
+        with pytest.raises(OSError, match="No space left"):
+            train(_recipe(home, out, **TWO_EPOCHS))
+    visible = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    assert visible == ["checkpoint-2"], "a half-written checkpoint has a name that looks complete"
+    before = workshop.file_bytes(out / "checkpoint-2")
+    assert before == {**before, **{}} and loading.load(out / "checkpoint-2").kind == "safety"
+    trainers = workshop.watch(monkeypatch)
+    again = train(_recipe(home, out, optim={"epochs": 2}, run={"save_steps": save_steps}))
+    assert len(trainers[0].fed) == 2 * (6 - 2), "the run must go on from checkpoint-2"
+    assert workshop.file_bytes(out / "checkpoint-2") == before, "an earlier checkpoint was touched"
+    assert workshop.same_tensors(_weights(whole, "stage1"), _weights(again, "stage1"))
+    stray = [path for path in out.rglob("*") if path.name in ("half.bin", ".partial")]
+    assert not stray, f"remains of the dead save: {stray}"
+
+
+def test_final_save_that_dies_leaves_no_result(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        _dying_save(patched, at=2)  # the first is checkpoint-3
+        with pytest.raises(OSError, match="No space left"):
+            train(_recipe(home, out))
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-3"]
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, out))
+    assert trainers[0].fed == [], "all updates were done already"
+    assert loading.load(out).kind == "safety"
+
+
+def test_only_so_many_checkpoints_are_kept(home: Path, tmp_path: Path) -> None:
+    train(_recipe(home, tmp_path / "out", optim={"epochs": 2}, run={"save_steps": 1, "keep": 2}))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-5", "checkpoint-6", "final"]
+
+
+def test_same_seed_same_run_other_seed_other_run(home: Path, tmp_path: Path) -> None:
+    first, again, other = (
+        _weights(train(_recipe(home, tmp_path / name, run={"seed": seed})), "stage1")
+        for name, seed in (("first", 5), ("again", 5), ("other", 6))
+    )
+    assert workshop.same_tensors(first, again), "a seed does not fix the run"
+    assert not workshop.same_tensors(first, other)
+
+
+def test_gradient_checkpointing_changes_nothing(home: Path, tmp_path: Path) -> None:
+    plain, thrifty = (
+        workshop.history(train(_recipe(home, tmp_path / str(wanted), optim={"gradient_checkpointing": wanted})))
+        for wanted in (False, True)
+    )
+    for first, second in zip(plain, thrifty, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+        assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
