@@ -54,7 +54,7 @@ class BuildConfig:
     clip_steps: int = 1_200
     clip_batch: int = 128
     clip_lr: float = 2e-3
-    lm_steps: int = 2_600
+    lm_steps: int = 1_700
     lm_batch: int = 64
     lm_lr: float = 2e-3
 

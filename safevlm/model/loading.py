@@ -69,7 +69,9 @@ def resolve(path: str | Path) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder")
+        raise CheckpointError(
+            f"{folder}: no such folder; to fetch LLaVA: hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
+        )
     raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
 
 

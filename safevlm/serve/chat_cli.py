@@ -44,7 +44,7 @@ def talk(engine: Engine, images: Sequence[str]) -> int:
     for image in images:
         open_image(image)
     conversation = Conversation(images=list(images))
-    print(f"{engine.loaded.path.name} behind {engine.defense.name}. /help lists the commands.")
+    print(f"{engine.loaded.path} behind {engine.defense.name}. /help lists the commands.")
     while True:
         try:
             line = input("> ").strip()

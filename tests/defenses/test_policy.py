@@ -194,7 +194,6 @@ def test_policy_change_needs_no_retraining(tmp_path: Path) -> None:
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
 
 
-
 @pytest.mark.parametrize("question", ["two\nlines", "what is {topic}?", "Was ist das? 这是什么"])
 def test_question_reaches_the_model_whole_above_the_hint(question: str) -> None:
     engine = engines.engine("safety-head", says=("careful", "privacy"))

@@ -14,7 +14,7 @@ from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
 
-LONGEST_WAIT = 20.0
+LONGEST_WAIT = 120.0
 """Seconds after which a stream counts as hanging."""
 RISK = ("must_refuse", "illegal")
 ANSWER = " Take the vork, press it and turn it. Take the cup. "

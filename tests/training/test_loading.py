@@ -242,7 +242,7 @@ def test_weight_of_another_shape_is_named(folders: dict[str, Path], tmp_path: Pa
     _error(folder, "another shape", "linear_2")
 
 
-@pytest.mark.parametrize("kept", [0, 4, 1000, -4])
+@pytest.mark.parametrize("kept", [0, 1000, -4])
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("stock", "model.safetensors"), ("full", "model.safetensors"), ("safety", loading.SAFETY_FILE),
@@ -440,16 +440,16 @@ def test_merge_refuses_a_folder_in_use(folders: dict[str, Path], tmp_path: Path)
 def test_merge_over_the_tolerance_writes_nothing(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTuner
 
-    real = PeftModel.merge_and_unload
+    real = BaseTuner.merge_and_unload
 
     def wrong(self: Any, *rest: Any, **named: Any) -> Any:
         merged = real(self, *rest, **named)
         merged.lm_head.weight.data *= 1.01
         return merged
 
-    monkeypatch.setattr(PeftModel, "merge_and_unload", wrong)
+    monkeypatch.setattr(BaseTuner, "merge_and_unload", wrong)
     with pytest.raises(ValueError, match="nothing was written"):
         merge.merge(str(folders["adapter"]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == [], "a merge that failed its check left something behind"

@@ -336,6 +336,15 @@ def test_final_save_that_dies_leaves_no_result(home: Path, tmp_path: Path, monke
     assert loading.load(out).kind == "safety"
 
 
+def test_only_the_first_process_writes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that write one file at once leave half of each."""
+    trainers = workshop.watch(monkeypatch)
+    train(_recipe(home, tmp_path / "out"))
+    monkeypatch.setattr(type(trainers[0].args), "should_save", property(lambda arguments: False))
+    trainers[0].save_model(str(tmp_path / "second"))
+    assert not (tmp_path / "second").exists() or not workshop.file_bytes(tmp_path / "second")
+
+
 def test_only_so_many_checkpoints_are_kept(home: Path, tmp_path: Path) -> None:
     train(_recipe(home, tmp_path / "out", optim={"epochs": 2}, run={"save_steps": 1, "keep": 2}))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-5", "checkpoint-6", "final"]
