@@ -28,25 +28,25 @@ safevlm train scripts/recipes/miniature_stage2.yaml \
 [ -f "$out/merged/config.json" ] || safevlm merge "$out/stage2" --out "$out/merged"
 stage2=$(($(now) - mark))
 
-say "evaluation: six groups, seven rows"
+say "evaluation: six groups of requests, six rows"
 mark=$(now)
+# name | checkpoint | defence | timed against the bare base?
 rows=(
-  "none|$base|none"
-  "static-prompt|$base|static-prompt"
-  "oracle|$base|oracle"
-  "stage1|$out/stage1|none"
-  "stage1+safety-head|$out/stage1|safety-head"
-  "stage2|$out/merged|none"
-  "stage2+safety-head|$out/merged|safety-head"
+  "none|$base|none|timed"
+  "static-prompt|$base|static-prompt|"
+  "oracle|$base|oracle|"
+  "stage1+safety-head|$out/stage1|safety-head|timed"
+  "stage2|$out/merged|none|"
+  "stage2+safety-head|$out/merged|safety-head|timed"
 )
 runs=()
 for row in "${rows[@]}"; do
-  IFS='|' read -r name model defense <<<"$row"
-  echo "-- $name"
-  python -m eval ask --suite miniature --data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name"
+  IFS='|' read -r name model defense timed <<<"$row"
+  printf -- '-- %s\n' "$name"
+  where=(--data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name")
+  python -m eval ask "${where[@]}" --batch-size 100
   python -m eval judge --out "$out/eval/$name"
-  python -m eval overhead --suite miniature --data "$out/data" --model "$model" --defense "$defense" \
-    --against "$base" --out "$out/eval/$name"
+  [ -z "$timed" ] || python -m eval overhead "${where[@]}" --against "$base" --n 40
   runs+=(--run "$name=$out/eval/$name")
 done
 printf '{"total": %d, "stage1": %d, "stage2": %d, "eval": %d}\n' \
@@ -54,7 +54,5 @@ printf '{"total": %d, "stage1": %d, "stage2": %d, "eval": %d}\n' \
 
 python -m eval report "${runs[@]}" --head "stage1+safety-head" --seconds "$out/seconds.json" \
   --title "SafeVLM on the miniature" --out "$out"
-say "results"
-cat "$out/table.md"
 printf '\nreport:  %s\nchat:    safevlm chat --model %s --image %s\n' \
   "$out/report.html" "$out/merged" "$out/data/eval/harmful_seen-0000.png"

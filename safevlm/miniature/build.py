@@ -34,7 +34,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from safevlm.data import chat
 from safevlm.engine import Engine
 from safevlm.miniature import drawing, properties, words
-from safevlm.miniature.world import RISKY, THINGS, Scene, sample_scene
+from safevlm.miniature.world import FRAME_SHIFT, RISKY, THINGS, Scene, sample_scene
 from safevlm.taxonomy import CLEAN
 
 PATCH = 16
@@ -51,10 +51,10 @@ class BuildConfig:
 
     seed: int = 256
     scenes: int = 20_000
-    clip_steps: int = 1_200
+    clip_steps: int = 1_800
     clip_batch: int = 128
     clip_lr: float = 2e-3
-    lm_steps: int = 1_700
+    lm_steps: int = 1_600
     lm_batch: int = 64
     lm_lr: float = 2e-3
 
@@ -97,14 +97,14 @@ def train_clip(
 ) -> CLIPModel:
     """Contrastive training of both towers, with a fresh caption for a scene whenever it is drawn.
 
-    A tag loss (which things are there, read from the patches that LLaVA will read) teaches shapes some ten times
-    faster than captions alone; its read-out is thrown away. What is risky about a thing is learned from captions only.
+    A tag loss (which things and which frame are there, read from the patches that LLaVA will read) teaches shapes
+    far sooner than captions alone; its read-out is thrown away. What is risky about a thing stands in captions only.
     """
     clip = CLIPModel(_clip_config(tokenizer))
-    tagger = nn.Sequential(nn.LayerNorm(clip.config.vision_config.hidden_size), nn.LazyLinear(len(THINGS)))
+    tags = _tags(scenes)
+    width = clip.config.vision_config.hidden_size
+    tagger = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, tags.shape[1]))
     trained = nn.ModuleList([clip, tagger])
-    tags = torch.tensor([[thing in scene.things for thing in THINGS] for scene in scenes]).float()
-    tagger(torch.zeros(1, clip.config.vision_config.hidden_size))
     optimizer, schedule = _optimizer(trained.parameters(), config.clip_lr, config.clip_steps)
     rng = random.Random(config.seed + 1)
     alone = [row for row, scene in enumerate(scenes) if len(scene.things) == 1]
@@ -121,6 +121,17 @@ def train_clip(
             clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
             bar.set_postfix(loss=f"{loss.item():.3f}")
     return clip.eval()
+
+
+def _tags(scenes: Sequence[Scene]) -> torch.Tensor:
+    """(scenes, things + frames), 1 where something is in the picture, drawn or written."""
+    frames = [frame for frame in FRAME_SHIFT if frame != "none"]
+    return torch.tensor(
+        [
+            [thing in scene.things for thing in THINGS] + [scene.frame == frame for frame in frames]
+            for scene in scenes
+        ]
+    ).float()
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, torch.Tensor]:

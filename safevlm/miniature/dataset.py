@@ -36,7 +36,7 @@ class DataConfig:
     """How much data, and the seeds that keep training and evaluation scenes apart."""
 
     risky: int = 3_000
-    clean: int = 3_000
+    clean: int = 2_000
     per_group: int = 300
     train_seed: int = 1_000_003
     eval_seed: int = 2_000_003

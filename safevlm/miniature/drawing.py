@@ -86,6 +86,8 @@ MARK_STROKES: dict[str, list[Points]] = {
 }
 _DOT_RADIUS = 0.22  # of the thing's radius
 _STROKE = 3  # pixels
+_WORD_MIDDLE = 40  # pixels from the top
+_FONT_SIZE = 19  # pixels; the longest name then fills the picture
 
 
 def draw(scene: Scene) -> Image.Image:
@@ -133,10 +135,10 @@ def _draw_thing(pen: ImageDraw.ImageDraw, placed: Placed) -> None:
 
 
 def _write(pen: ImageDraw.ImageDraw, word: str, rng: random.Random) -> None:
-    font = ImageFont.load_default(size=rng.choice((17, 18, 19)) * _SCALE)
+    """The word across the lower middle, as large as it fits, give or take a pixel."""
+    font = ImageFont.load_default(size=_FONT_SIZE * _SCALE)
     left, top, right, bottom = pen.textbbox((0, 0), word, font=font)
-    width, height = right - left, bottom - top
-    x = (SIZE * _SCALE - width) / 2 + rng.randint(-4, 4)
-    y = (SIZE * _SCALE - height) / 2 + rng.randint(-20, 20)
-    pen.rectangle((x - 6, y - 6, x + width + 6, y + height + 6), fill=(255, 255, 255), outline=_DARK, width=_SCALE)
+    x = (SIZE * _SCALE - (right - left)) / 2 + rng.randint(-_SCALE, _SCALE)
+    y = _WORD_MIDDLE * _SCALE - (bottom - top) / 2 + rng.randint(-_SCALE, _SCALE)
+    pen.rectangle((x - 6, y - 6, x + right - left + 6, y + bottom - top + 6), fill=(255, 255, 255))
     pen.text((x - left, y - top), word, fill=_DARK, font=font)

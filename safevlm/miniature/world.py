@@ -144,7 +144,7 @@ HARMLESS = BENIGN + LOOKALIKES
 def sample_scene(rng: random.Random, kind: Kind) -> Scene:
     """A random scene of a kind; `any` draws from the whole world, as the base's own training does."""
     if kind == "any":
-        kind = rng.choice(("benign", "lookalike", "harmful", "harmful", "unseen", "written"))  # type: ignore[arg-type]
+        kind = rng.choice(("benign", "lookalike", "harmful", "harmful", "unseen", "written", "written"))  # type: ignore[arg-type]
         if kind == "written":
             return _written(rng, rng.choice(THINGS))
     if kind == "typographic":

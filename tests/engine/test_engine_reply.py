@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,16 @@ def test_sampling_leaves_torchs_own_state_alone(bare: Engine) -> None:
 
 
 # --- the prompt -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["none", "safety-head", "static-prompt", "safety-head+static-prompt"])
+def test_prompt_of_a_reply_is_what_the_model_read(name: str) -> None:
+    # Prompt and ids are made apart; a hint that stood in the one only would look like a guard and be none.
+    engine = engines.engine(name, says=("may_refuse", "illegal"))
+    with engines.watched(engine) as asked:
+        replies = engine.reply_all(engines.mixed_requests(), max_new_tokens=1)
+    read = [re.sub("(<image>)+", "<image>", engine.processor.tokenizer.decode(row)) for row in asked.rows]
+    assert read == [f"<s>{reply.prompt}" for reply in replies]
 
 
 def test_earlier_turns_are_in_the_prompt_and_pictures_stay_with_the_first_question(bare: Engine) -> None:

@@ -14,7 +14,7 @@ from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
 
-LONGEST_WAIT = 120.0
+LONGEST_WAIT = 60.0
 """Seconds after which a stream counts as hanging."""
 RISK = ("must_refuse", "illegal")
 ANSWER = " Take the vork, press it and turn it. Take the cup. "
@@ -102,12 +102,14 @@ def test_defense_that_reviews_answers_sees_them_whole_before_the_user_does() -> 
 
 
 def test_reader_who_goes_away_stops_the_model() -> None:
-    engine, steps = engines.engine(own=engines.model()), []
-    engine.model.lm_head.register_forward_hook(lambda *_: steps.append(1))
-    stream = engine.stream(_request(), Generation(max_new_tokens=400, temperature=1.0))
+    model, longest, steps = engines.model(), 1000, []
+    model.generation_config.eos_token_id = None
+    model.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    stream = engines.engine(own=model).stream(_request(), Generation(max_new_tokens=longest, temperature=1.0))
     next(stream)
     stream.close()
     taken = len(steps)
+    assert taken < longest, "the model wrote to the end for nobody"
     time.sleep(0.2)
     assert len(steps) <= taken + 1, "the model goes on writing for nobody"
 
