@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any, Literal
+from threading import Event, Thread
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from safevlm.types import Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 OnError = Literal["refuse", "allow"]
 
 
@@ -122,6 +123,7 @@ class Engine:
         else:
             yield from self._stream(turn, generation)
 
+    @torch.inference_mode()
     def look(self, request: Request) -> Verdict:
         """The defence's verdict alone; the LLM is not run."""
         return self._detect(request, self._sights([request])[0])
@@ -144,8 +146,10 @@ class Engine:
         pixels = None
         if pictures:
             pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(self.device)
-        words = [self._ids(request, slots=0) for request in requests]
-        return look(self.loaded.safe_llava, pixels, [len(request.images) for request in requests], words)
+        model = self.loaded.safe_llava
+        ids = [self._ids(request, slots=model.slots) for request in requests]
+        words = [row[row != model.config.image_token_id] for row in ids]  # as in training: all but the slots
+        return look(model, pixels, [len(request.images) for request in requests], words)
 
     def _turn(self, request: Request, sight: Sight) -> _Turn:
         """Runs the hooks before generation. Whatever breaks in them refuses this request."""
@@ -154,19 +158,22 @@ class Engine:
             return _Turn(request, verdict, request, reply=self._refusal(request, verdict))
         if verdict.error:
             return _Turn(request, verdict, request, inputs=self._encode(request, sight))
+        hook = "rewrite"
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
                 return _Turn(request, verdict, request, reply=dataclasses.replace(rewritten, request=request))
-            inputs = self.defense.transform(self._encode(rewritten, sight), verdict)
+            inputs = self._encode(_given(Request, rewritten), sight)
+            hook = "transform"
+            inputs = _given(Inputs, self.defense.transform(inputs, verdict))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
-            broken = self._broken("rewrite", verdict, error)
+            broken = self._broken(hook, verdict, error)
             return _Turn(request, broken, request, reply=self._refusal(request, broken))
         return _Turn(request, verdict, rewritten, inputs=inputs)
 
     def _detect(self, request: Request, sight: Sight) -> Verdict:
         try:
-            return self.defense.detect(request, sight)
+            return _given(Verdict, self.defense.detect(request, sight))
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._broken("detect", Verdict(source=self.defense.name), error)
 
@@ -206,15 +213,17 @@ class Engine:
             trace=self._trace(turn),
         )
         try:
-            return self.defense.review(turn.request, reply, turn.verdict)
+            return _given(Reply, self.defense.review(turn.request, reply, turn.verdict))
         except Exception as error:  # noqa: BLE001 - the same: fail closed
-            return self._refusal(turn.request, self._broken("review", turn.verdict, error))
+            refusal = self._refusal(turn.request, self._broken("review", turn.verdict, error))
+            return dataclasses.replace(refusal, prompt=reply.prompt)
 
     @staticmethod
     def _trace(turn: _Turn) -> tuple[str, ...]:
         if turn.verdict.error:
             return (f"unguarded: the defense failed ({turn.verdict.error}) and the caller chose to go on",)
-        added = turn.rewritten.text.replace(turn.request.text, "", 1).strip()
+        asked = turn.request.text.split("\n")
+        added = "\n".join(line for line in turn.rewritten.text.split("\n") if line not in asked)
         return (f"added to the question: {added}",) if added else ()
 
     @torch.inference_mode()
@@ -245,18 +254,24 @@ class Engine:
 
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
+        gone = Event()
 
         def work() -> None:
             try:
-                self._generate([turn.inputs], generation, streamer=streamer)
+                self._generate(
+                    [turn.inputs], generation, streamer=streamer, stopping_criteria=[lambda *_, **__: gone.is_set()]
+                )
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
                 failure.append(error)
                 streamer.end()
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
+        try:
+            yield from _stripped(streamer)
+        finally:
+            gone.set()  # the reader may have gone away
+            thread.join()
         if failure:
             raise failure[0]
 
@@ -264,6 +279,24 @@ class Engine:
     def _pad_id(self) -> int:
         tokenizer = self.processor.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _given(kind: type[Result], value: Any) -> Result:
+    """What a hook returned, if it is what the hook must return."""
+    if not isinstance(value, kind):
+        raise TypeError(f"gave {value!r}, not a {kind.__name__}")
+    return value
+
+
+def _stripped(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces without the white space around the whole, as a reply has it."""
+    held, started = "", False
+    for piece in pieces:
+        held = held + piece if started else piece.lstrip()
+        ready = held.rstrip()
+        held, started = held[len(ready) :], started or bool(ready)
+        if ready:
+            yield ready
 
 
 def _left_pad(rows: Sequence[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 CLEAN = "clean"
@@ -46,6 +47,10 @@ class Taxonomy:
                 raise ValueError(f"taxonomy: a {kind} is named twice: {names}")
             if neutral not in names:
                 raise ValueError(f"taxonomy: no {kind} is named {neutral!r}; the mixer needs one: {names}")
+        for level in self.levels:
+            unknown = {name for _, name, _, _ in Formatter().parse(level.stance)} - {None, "topic"}
+            if unknown:
+                raise ValueError(f"taxonomy: stance of level {level.name!r}: unknown {sorted(unknown)}; only {{topic}}")
         if self.levels[0].name != SAFE:
             raise ValueError(f"taxonomy: the first level must be {SAFE!r}, since levels are ordered by severity")
 

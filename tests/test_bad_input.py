@@ -102,7 +102,7 @@ PICTURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("verify", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", PICTURES)
 def test_bad_picture_in_training_data(recipe: Path, tmp_path: Path, capsys: Capture, kind: str, verify: bool) -> None:
     spoil, cause = PICTURES[kind]
@@ -196,7 +196,7 @@ def test_recipe_with_an_unknown_key(recipe: Path, tmp_path: Path, capsys: Captur
         (["--optim.accumulation", "0"], "optim.accumulation"),
         (["--lora.r", "0", "--stage", "stage2"], "lora.r"),
         (["--model.safety.head_heads", "5"], "head_heads"),
-        (["--model.safety.projector", "none"], "model.safety"),
+        (["--model.safety.projector", "none", "--model.safety.lm_tokens", "0"], "model.safety"),
         (["--stage", "stage2", "--loss.lm", "0"], "loss.lm"),
     ],
 )

@@ -57,6 +57,8 @@ class Policy:
             text = prompts.refusal(self.taxonomy, verdict.category)
             return Reply(text=text, request=request, verdict=verdict, refused_by=name)
         hint = prompts.hint(self.taxonomy, verdict.level, verdict.category)
+        if request.text.endswith(hint):  # another member of a stack has said it
+            return request
         return dataclasses.replace(request, text=f"{request.text}\n{hint}")
 
 
@@ -76,14 +78,19 @@ def _check(path: str | Path, table: Any, taxonomy: Taxonomy) -> None:
     if not isinstance(table, dict):
         raise ValueError(f"{path}: a policy is a table of levels, categories and thresholds")
     _known(path, "key", table, ["levels", "categories", "thresholds"])
-    level_tables = [table.get("levels", {}), *table.get("categories", {}).values()]
+    by_category = table.get("categories", {})
+    rows = by_category.items() if isinstance(by_category, dict) else ()
+    for what, value in (*table.items(), *((f"categories.{name}", row) for name, row in rows)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: {what}: {value!r} is not a table")
+    level_tables = [table.get("levels", {}), *by_category.values()]
     _known(path, "category", table.get("categories", {}), taxonomy.category_names)
     _known(path, "category", table.get("thresholds", {}), taxonomy.category_names)
     for levels in level_tables:
         _known(path, "level", levels, [name for name in taxonomy.level_names if name != SAFE])
         _known(path, "action", levels.values(), ACTIONS)
     for category, threshold in table.get("thresholds", {}).items():
-        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ValueError(f"{path}: thresholds.{category}: {threshold!r} is not a probability")
 
 

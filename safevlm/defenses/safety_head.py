@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from safevlm.defenses.base import Sight
 from safevlm.types import Request, Verdict
 
@@ -15,6 +17,9 @@ class SafetyHeadDetector:
         if sight.risk is None:
             return Verdict(source=self.name)
         level, category = sight.risk.level, sight.risk.category
+        if not all(map(math.isfinite, (*level.values(), *category.values()))):
+            # the arg-max of nan is the first label, and the first level is `safe`
+            raise ValueError("the safety head's probabilities are not finite; its weights or its input are broken")
         return Verdict(
             level=max(level, key=level.__getitem__),
             category=max(category, key=category.__getitem__),

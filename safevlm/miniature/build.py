@@ -45,6 +45,12 @@ IGNORED = -100
 MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 
 
+Tokens = tuple[list[int], list[int]]
+"""Ids and labels of a conversation."""
+Conversation = tuple[int | None, Tokens]
+"""The row of its picture, if it has one, and its tokens."""
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Sizes and lengths of the build; the defaults made the shipped base."""
@@ -55,6 +61,8 @@ class BuildConfig:
     clip_batch: int = 128
     clip_lr: float = 2e-3
     lm_steps: int = 1_600
+    mixed_steps: int = 500
+    crowded_steps: int = 300
     lm_batch: int = 64
     lm_lr: float = 2e-3
 
@@ -150,35 +158,66 @@ def train_llava(
     llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     llava.model.vision_tower.requires_grad_(False)
     features = _patch_features(llava, pixels)
-    trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
-    optimizer, schedule = _optimizer(trained, config.lm_lr, config.lm_steps)
-    rng = random.Random(config.seed + 2)
-    by_length = lambda pair: len(pair[1][0])  # noqa: E731
-    pool: list = []
-    with tqdm(range(config.lm_steps), "LLaVA") as bar:
-        for _ in bar:
-            if not pool:  # eight batches at a time, sorted by length so that little is padding
-                made = [_conversation(rng, scenes) for _ in range(8 * config.lm_batch)]
-                texts = _tokenize(processor, [messages for _, messages in made])
-                rows = sorted(zip([row for row, _ in made], texts, strict=True), key=by_length)
-                pool = [rows[start : start + config.lm_batch] for start in range(0, len(rows), config.lm_batch)]
-                rng.shuffle(pool)
-            batch = pool.pop()
-            pictures = [row for row, _ in batch if row is not None]
-            projected = list(llava.model.multi_modal_projector(features[pictures])) if pictures else None
-            inputs = _pad([text for _, text in batch])
-            sight = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
-            loss = llava(**inputs, mm_encoder_outputs=sight).loss
-            _step(loss, llava, optimizer, schedule)
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+    everything = range(len(scenes))
+    crowded = [row for row in everything if len(scenes[row].things) > 2]
+    # reading a crowded scene in order, without saying a thing twice, is learned last and needs more of them
+    lessons = (
+        (everything, config.lm_steps, config.lm_lr),
+        ([*everything, *crowded, *crowded], config.mixed_steps, config.lm_lr),
+        (crowded, config.crowded_steps, config.lm_lr / 2),
+    )
+    for number, (rows, steps, lr) in enumerate(lessons):
+        _teach(llava, processor, scenes, features, rows, config.lm_batch, steps, lr, config.seed + 2 + number)
     return llava.requires_grad_(True).eval()
 
 
-def _conversation(rng: random.Random, scenes: Sequence[Scene]) -> tuple[int | None, list[chat.Message]]:
+def _teach(
+    llava: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    scenes: Sequence[Scene],
+    features: torch.Tensor,
+    rows: Sequence[int],
+    size: int,
+    steps: int,
+    lr: float,
+    seed: int,
+) -> None:
+    """Trains on conversations about the scenes of these rows, and about words."""
+    trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
+    optimizer, schedule = _optimizer(trained, lr, steps)
+    rng = random.Random(seed)
+    pool: list[list[Conversation]] = []
+    with tqdm(range(steps), "LLaVA") as bar:
+        for _ in bar:
+            pool = pool or _batches(rng, processor, scenes, rows, size)
+            batch = pool.pop()
+            pictures = [row for row, _ in batch if row is not None]
+            projected = list(llava.model.multi_modal_projector(features[pictures])) if pictures else None
+            sight = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
+            loss = llava(**_pad([tokens for _, tokens in batch]), mm_encoder_outputs=sight).loss
+            _step(loss, llava, optimizer, schedule)
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def _batches(
+    rng: random.Random, processor: LlavaProcessor, scenes: Sequence[Scene], rows: Sequence[int], size: int
+) -> list[list[Conversation]]:
+    """Eight batches, sorted by length before they are cut so that little is padding, in random order."""
+    made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
+    tokens = _tokenize(processor, [messages for _, messages in made])
+    paired = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
+    batches = [paired[start : start + size] for start in range(0, len(paired), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _conversation(
+    rng: random.Random, scenes: Sequence[Scene], rows: Sequence[int]
+) -> tuple[int | None, list[chat.Message]]:
     """One training conversation and the row of its picture, if it has one."""
     if rng.random() < 0.2:
         return None, _about_words(rng)
-    row = rng.randrange(len(scenes))
+    row = rng.choice(rows)
     return row, _about_picture(rng, scenes[row])
 
 
@@ -209,7 +248,7 @@ def _with_note(rng: random.Random, question: str, plain: str, images: int) -> li
     return [chat.user(question, images), chat.assistant(plain)]
 
 
-def _tokenize(processor: LlavaProcessor, dialogues: Sequence[list[chat.Message]]) -> list[tuple[list[int], list[int]]]:
+def _tokenize(processor: LlavaProcessor, dialogues: Sequence[list[chat.Message]]) -> list[Tokens]:
     """Ids and labels per dialogue; labels are the answer, found by character offsets of the template's mark."""
     rows = []
     for messages in dialogues:
@@ -223,7 +262,7 @@ def _tokenize(processor: LlavaProcessor, dialogues: Sequence[list[chat.Message]]
     return rows
 
 
-def _pad(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
+def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([[0] * (longest - len(i)) + i for i, _ in rows])
     labels = torch.tensor([[IGNORED] * (longest - len(row)) + row for _, row in rows])

@@ -100,7 +100,10 @@ def default_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no GPU here; use --device cpu")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: {_first_line(error)}") from error
 
 
 def load(
@@ -126,6 +129,7 @@ def load(
     for name, parameter in model.named_parameters():
         if is_safety_name(name):
             parameter.data = parameter.data.float()
+    model.config.base_checkpoint = None  # in memory the model is whole; `save` notes its base again
     processor = load_processor(folder, config)
     wrapped = _load_adapter(model, folder) if kind == "adapter" else model
     return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve())

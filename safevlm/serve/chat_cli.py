@@ -65,12 +65,15 @@ def why(reply: Reply | None) -> str:
         return "nothing was asked yet"
     verdict = reply.verdict
     lines = [f"verdict: level {verdict.level}, category {verdict.category} (by {verdict.source or 'no detector'})"]
+    if verdict.error:
+        lines = ["no verdict: the guard failed"]
     for what, table in (("level", verdict.level_probabilities), ("category", verdict.category_probabilities)):
         if table:
             ranked = sorted(table.items(), key=lambda item: -item[1])
             lines.append(f"{what}: " + ", ".join(f"{name} {probability:.2f}" for name, probability in ranked))
     if reply.refused_by:
-        lines.append(f"answered by the guard ({reply.refused_by}); the model was not asked")
+        asked = "its answer was held back" if reply.prompt else "the model was not asked"
+        lines.append(f"answered by the guard ({reply.refused_by}); {asked}")
     lines += reply.trace or (() if reply.refused_by else ("the question went to the model unchanged",))
     return "\n".join(lines)
 

@@ -207,8 +207,15 @@ def test_missing_folder_and_folder_without_a_model(tmp_path: Path) -> None:
     _error(tmp_path, "no config.json")
 
 
-@pytest.mark.parametrize("kind", ["stock", "full"])
-@pytest.mark.parametrize("part", ["multi_modal_projector", "lm_head", "vision_tower", "layers.1.mlp.up_proj"])
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("stock", "multi_modal_projector"),
+        ("stock", "lm_head"),
+        ("full", "vision_tower"),
+        ("full", "layers.1.mlp.up_proj"),
+    ],
+)
 def test_missing_weights_are_named(folders: dict[str, Path], tmp_path: Path, kind: str, part: str) -> None:
     folder = _copy(folders, kind, tmp_path)
     _weights_file(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if part in name])
@@ -242,7 +249,7 @@ def test_weight_of_another_shape_is_named(folders: dict[str, Path], tmp_path: Pa
     _error(folder, "another shape", "linear_2")
 
 
-@pytest.mark.parametrize("kept", [0, 1000, -4])
+@pytest.mark.parametrize("kept", [0, -4])
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("stock", "model.safetensors"), ("full", "model.safetensors"), ("safety", loading.SAFETY_FILE),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 ZERO2 = ROOT / "scripts" / "deepspeed" / "zero2_cpu.json"
 SECONDS = 400
-KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm", "learning_rate")
+KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def _recipe(home: Path, stage: str, out: Path, accumulation: int, **run: Any) -> Recipe:
+def _recipe(home: Path, stage: str, out: Path, accumulation: int) -> Recipe:
     """One record to a micro-batch: in most steps one process sees a picture or a verdict and the other none."""
     start = home / "base" if stage == "stage1" else home / "stage1"
     optim = {"batch_size": 1, "accumulation": accumulation, "max_grad_norm": 1.0}
-    return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, optim=optim, run=run)
+    return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, optim=optim, run={"save_steps": 2})
 
 
 def _free_port() -> str:
@@ -80,6 +79,7 @@ def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
 def test_two_processes_equal_one_with_twice_the_accumulation(
     home: Path, tmp_path: Path, launcher: str, stage: str
 ) -> None:
+    """ZeRO-2 adds up buckets blindly: if two processes fill them in another order, weights get wrong gradients."""
     one = train(_recipe(home, stage, tmp_path / "one", 8))
     two = _launch(launcher, _recipe(home, stage, tmp_path / "two", 4), tmp_path)
     first, second = workshop.history(one), workshop.history(two)
@@ -92,9 +92,19 @@ def test_two_processes_equal_one_with_twice_the_accumulation(
     ours, theirs = _weights(one, stage), _weights(two, stage)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
-        assert torch.allclose(tensor, theirs[name], atol=1e-4), (
-            f"{name} differs by up to {(tensor - theirs[name]).abs().max():.1e}"
-        )
+        difference = (tensor - theirs[name]).abs().max()
+        assert difference < 1e-4, f"{name} differs by up to {difference:.1e}"
     assert set(workshop.file_bytes(one)) == set(workshop.file_bytes(two)), "the result lacks files, or has too many"
     assert loading.load(two).kind == ("safety" if stage == "stage1" else "adapter")
-    assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-3", "final"]
+    assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-2", "checkpoint-3", "final"]
+    _resume(launcher, _recipe(home, stage, tmp_path / "two", 4), tmp_path, stage)
+
+
+def _resume(launcher: str, recipe: Recipe, folder: Path, stage: str) -> None:
+    """Forgets what came after checkpoint-2 and goes on from there."""
+    out = Path(recipe.run.out)
+    whole = _weights(out / "final", stage)
+    for name in ("final", "checkpoint-3"):
+        shutil.rmtree(out / name)
+    again = _weights(_launch(launcher, recipe, folder), stage)
+    assert workshop.same_tensors(whole, again), "resuming in two processes changed the result"
