@@ -61,8 +61,7 @@ class BuildConfig:
     clip_batch: int = 128
     clip_lr: float = 2e-3
     lm_steps: int = 1_600
-    mixed_steps: int = 500
-    crowded_steps: int = 300
+    crowded_steps: int = 500
     lm_batch: int = 64
     lm_lr: float = 2e-3
 
@@ -161,13 +160,9 @@ def train_llava(
     everything = range(len(scenes))
     crowded = [row for row in everything if len(scenes[row].things) > 2]
     # reading a crowded scene in order, without saying a thing twice, is learned last and needs more of them
-    lessons = (
-        (everything, config.lm_steps, config.lm_lr),
-        ([*everything, *crowded, *crowded], config.mixed_steps, config.lm_lr),
-        (crowded, config.crowded_steps, config.lm_lr / 2),
-    )
-    for number, (rows, steps, lr) in enumerate(lessons):
-        _teach(llava, processor, scenes, features, rows, config.lm_batch, steps, lr, config.seed + 2 + number)
+    lessons = ((everything, config.lm_steps), ([*everything, *crowded, *crowded], config.crowded_steps))
+    for number, (rows, steps) in enumerate(lessons):
+        _teach(llava, processor, scenes, features, rows, config, steps, config.seed + 2 + number)
     return llava.requires_grad_(True).eval()
 
 
@@ -177,19 +172,18 @@ def _teach(
     scenes: Sequence[Scene],
     features: torch.Tensor,
     rows: Sequence[int],
-    size: int,
+    config: BuildConfig,
     steps: int,
-    lr: float,
     seed: int,
 ) -> None:
     """Trains on conversations about the scenes of these rows, and about words."""
     trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
-    optimizer, schedule = _optimizer(trained, lr, steps)
+    optimizer, schedule = _optimizer(trained, config.lm_lr, steps)
     rng = random.Random(seed)
     pool: list[list[Conversation]] = []
     with tqdm(range(steps), "LLaVA") as bar:
         for _ in bar:
-            pool = pool or _batches(rng, processor, scenes, rows, size)
+            pool = pool or _batches(rng, processor, scenes, rows, config.lm_batch)
             batch = pool.pop()
             pictures = [row for row, _ in batch if row is not None]
             projected = list(llava.model.multi_modal_projector(features[pictures])) if pictures else None
