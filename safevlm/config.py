@@ -67,6 +67,8 @@ class DataConfig:
     """Folder that relative image paths start from; empty: the folder of each record file."""
     clean: int | None = None
     """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
+    hints: bool = False
+    """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: int = 2048
     """Longest sequence in tokens, image slots included."""
     verify_images: bool = True

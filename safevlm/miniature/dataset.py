@@ -35,8 +35,8 @@ CLEAN_TRAINING: tuple[Kind, ...] = ("benign", "lookalike", "benign_word")
 class DataConfig:
     """How much data, and the seeds that keep training and evaluation scenes apart."""
 
-    risky: int = 3_000
-    clean: int = 2_000
+    risky: int = 2_200
+    clean: int = 2_600
     per_group: int = 300
     train_seed: int = 1_000_003
     eval_seed: int = 2_000_003

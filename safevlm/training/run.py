@@ -23,6 +23,7 @@ from safevlm.data import mix
 from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.records import Record, read_records, verify_images
 from safevlm.model import loading
+from safevlm.training.hints import add_hints
 from safevlm.training.stages import STAGES, prepare, trainable
 from safevlm.training.trainer import SafeTrainer
 
@@ -121,7 +122,7 @@ def _records(recipe: Recipe, loaded: loading.Loaded) -> list[Record]:
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     if recipe.data.verify_images:
         verify_images(records)
-    return records
+    return add_hints(records, taxonomy) if recipe.data.hints else records
 
 
 def _run_record(recipe: Recipe, records: list[Record], model: Any) -> dict[str, Any]:
