@@ -38,8 +38,17 @@ def _run(command: Callable[..., int], options: object) -> int:
         return FAILED
     except RUN_ERRORS as error:
         message = " ".join(str(error).split()) or type(error).__name__
+        _end_progress_bars()
         print(f"error: {message}", file=sys.stderr)
         return FAILED
+
+
+def _end_progress_bars() -> None:
+    """A bar that an error left open would share its line with the message."""
+    from tqdm import tqdm
+
+    for bar in list(tqdm._instances):
+        bar.close()
 
 
 def _train(words: Sequence[str]) -> int:

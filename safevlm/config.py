@@ -94,6 +94,10 @@ class LoraSettings:
     alpha: int = 16
     dropout: float = 0.05
 
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"lora.r: {self.r} is too small; at least 1")
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -111,6 +115,11 @@ class OptimConfig:
     gradient_checkpointing: bool = False
     max_steps: int = -1
     """Stop after so many updates; -1: by epochs."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optim.{name}: {getattr(self, name)} is too small; at least 1")
 
 
 @dataclass(frozen=True)
@@ -145,3 +154,7 @@ class Recipe:
     loss: LossWeights = LossWeights()
     lora: LoraSettings = LoraSettings()
     optim: OptimConfig = OptimConfig()
+
+    def __post_init__(self) -> None:
+        if self.stage == "stage2" and not self.loss.lm:
+            raise ValueError("loss.lm: 0 leaves stage2 nothing to learn from; its LoRA moves the LLM alone")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -30,9 +29,7 @@ def open_image(source: ImageSource) -> Image.Image:
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the image file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            image = Image.open(path)
+        image = Image.open(path)
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(
                 f"{path}: {image.width} x {image.height} pixels are over the limit of {MAX_PIXELS:,}; scale it down"
@@ -40,7 +37,9 @@ def open_image(source: ImageSource) -> Image.Image:
         return _rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not an image that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: far more pixels than the limit of {MAX_PIXELS:,}; scale it down") from error
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{path}: the image is broken or truncated ({error})") from error
@@ -54,4 +53,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode.startswith("I;16"):  # `convert` would clip nearly all of 16 bits to white
+        return image.point(lambda value: value / 257).convert("RGB")
     return image.convert("RGB")

@@ -108,7 +108,10 @@ def verify_images(records: Sequence[Record]) -> None:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise RecordError(f"{path}: no such record file")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 text: {error}") from error
     if text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
@@ -116,7 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise RecordError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
         yield from ((f"{path}[{index}]", row) for index, row in enumerate(rows))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` breaks at U+2028 too
         if not line.strip():
             continue
         try:
@@ -137,7 +140,7 @@ def _message(turn: Any, place: str) -> chat.Message:
     """A turn as a chat message; the image slots of a user's turn move to its front, as LLaVA's training has them."""
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise RecordError(f"{place}: a turn needs `from` and a text `value`, not {turn!r}")
-    role = ROLES.get(turn.get("from", ""))
+    role = ROLES.get(str(turn.get("from", "")))
     if role is None:
         raise RecordError(f"{place}: unknown speaker {turn.get('from')!r}; one of {sorted(ROLES)}")
     text = turn["value"]

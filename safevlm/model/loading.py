@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaProcessor
 from transformers.utils import logging as transformers_logging
@@ -39,6 +41,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 FINAL = "final"
 """Where a training run puts its result."""
+
+
+BROKEN = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, pickle.UnpicklingError)
+"""What reading a damaged or foreign folder can raise."""
 
 
 class CheckpointError(ValueError):
@@ -94,12 +100,12 @@ def default_dtype(device: str | torch.device) -> torch.dtype:
     return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
 
 
-def default_device(device: str) -> torch.device:
-    """`auto` → the GPU if there is one. ValueError when a GPU is asked for and there is none."""
+def default_device(device: str, flag: str = "--device") -> torch.device:
+    """`auto` → the GPU if there is one. ValueError, naming the flag, when a GPU is asked for and there is none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but torch sees no GPU here; use --device cpu")
+        raise ValueError(f"device {device!r} was asked for, but torch sees no GPU here; use {flag} cpu")
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -205,10 +211,12 @@ def publish(staging: Path, folder: Path) -> None:
 
 
 def _config(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
-    config = AutoConfig.from_pretrained(folder)
-    if kind == "stock":
-        return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY)
-    return config
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        _ = config.text_config if kind == "stock" else config.taxonomy  # reads the safety section
+    except BROKEN as error:
+        raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {_first_line(error)}") from error
+    return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
 
 
 def _base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
@@ -224,7 +232,7 @@ def _load_base(folder: Path, config: SafeLlavaConfig, dtype: torch.dtype, ours_m
             model, info = SafeLlava.from_pretrained(
                 folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except BROKEN as error:
             raise CheckpointError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
     missing = {name for name in info["missing_keys"] if not (ours_may_be_missing and is_safety_name(name))}
     unexpected = {name for name in info["unexpected_keys"] if not (ours_may_be_missing and is_safety_name(name))}
@@ -241,14 +249,14 @@ def _load_safety(model: SafeLlava, file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file}: missing; the checkpoint is incomplete")
     ours = {name for name in model.state_dict() if is_safety_name(name)}
-    tensors = load_file(file)
+    tensors = _tensors(file)
     if set(tensors) != ours:
         differing = sorted(set(tensors) ^ ours)
         raise CheckpointError(f"{file}: weights do not fit config.json: {differing[:3]} ({len(differing)} in all)")
     try:
         model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file}: {_first_line(error)}") from error
+    except RuntimeError as error:  # its first line only says that there are more
+        raise CheckpointError(f"{file}: {str(error).strip().splitlines()[-1].strip()}") from error
 
 
 def _load_adapter(model: SafeLlava, folder: Path) -> Any:
@@ -259,7 +267,10 @@ def _load_adapter(model: SafeLlava, folder: Path) -> Any:
         raise CheckpointError(f"{folder}: this checkpoint has a LoRA; pip install 'safevlm[train]'") from error
     if not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(f"{folder / ADAPTER_FILE}: missing; the checkpoint is incomplete")
-    wrapped = PeftModel.from_pretrained(model, folder)
+    try:
+        wrapped = PeftModel.from_pretrained(model, folder)
+    except BROKEN as error:
+        raise CheckpointError(f"{folder}: the LoRA cannot be loaded: {_first_line(error)}") from error
     _check_adapter(wrapped, folder)
     return wrapped
 
@@ -272,11 +283,23 @@ def _check_adapter(wrapped: Any, folder: Path) -> None:
         raise CheckpointError(f"{folder}: the LoRA did not arrive in the model; adapter and base do not fit")
 
 
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: broken or truncated, cannot be loaded: {_first_line(error)}") from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 text: {error}") from error
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object, not a {type(table).__name__}")
+    return table
 
 
 def _first_line(error: BaseException) -> str:

@@ -76,6 +76,8 @@ class SafeLlavaOutput(LlavaCausalLMOutputWithPast):
     """(b, levels), when pixels and a `safety_word_mask` were given and there is a head."""
     category_logits: Tensor | None = None
     """(b, categories), likewise."""
+    idle: Tensor | None = None
+    """A zero to add to the loss; in training, for a batch without a picture (`SafeLlava._idle`)."""
 
 
 class SafeLlava(LlavaForConditionalGeneration):
@@ -174,15 +176,18 @@ class SafeLlava(LlavaForConditionalGeneration):
         """
         if pixel_values is not None and mm_encoder_outputs is not None:
             raise ValueError("give pixel_values or mm_encoder_outputs, not both")
-        verdict = patches = None
+        verdict = patches = idle = None
         if pixel_values is not None:
             if input_ids is not None:
                 _check_images(len(pixel_values), self.images_per_row(input_ids))
             patches = self.look(pixel_values).patches
             verdict = self._verdict(patches, input_ids, safety_word_mask)
+        elif self.training:
+            idle = self._idle(input_ids, safety_word_mask)
         logits = {
             "level_logits": verdict.level if verdict else None,
             "category_logits": verdict.category if verdict else None,
+            "idle": idle,
         }
         if skip_lm:
             return SafeLlavaOutput(**logits)
@@ -205,6 +210,25 @@ class SafeLlava(LlavaForConditionalGeneration):
         if word_mask is None or input_ids is None or self.safety_head is None:
             return None
         return self.judge(patches, self.images_per_row(input_ids), input_ids, word_mask)
+
+    def _idle(self, input_ids: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
+        """Zero, by way of a blank picture: it brings every safety weight a gradient of zeros in the usual order.
+
+        ZeRO-2 fills its buckets in the order in which gradients arrive. A process whose batch has no picture must
+        bring the same gradients in the same order, else weights get each other's gradients, without an error
+        (tests/training/test_processes.py).
+        """
+        trains = any(weight.requires_grad for name, weight in self.named_parameters() if is_safety_name(name))
+        if not trains or not torch.is_grad_enabled():
+            return None
+        shape, tower = self.config.vision_config, next(self.model.vision_tower.parameters())
+        patches = self.look(tower.new_zeros(1, shape.num_channels, shape.image_size, shape.image_size)).patches
+        reached = []
+        if self.safety_head is not None and input_ids is not None and word_mask is not None:
+            verdict = self.judge(patches, [1], input_ids[:1], word_mask[:1])
+            reached += [verdict.level, verdict.category]
+        reached.append(self.project(patches))
+        return sum((tensor.float().sum() for tensor in reached), tower.new_zeros((), dtype=torch.float32)) * 0.0
 
     def images_per_row(self, input_ids: Tensor) -> list[int]:
         """Images of each row, from the number of its image slots; ValueError when slots are left over."""

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from safevlm.config import Recipe
+
+
+def _check_yaml(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """The parser's own message on broken YAML does not name the file."""
+    if words and not words[0].startswith("-") and Path(words[0]).is_file():
+        try:
+            yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            parser.error(f"{words[0]}: not YAML: {' '.join(str(error).split())}")
 
 
 def parse(words: Sequence[str]) -> Recipe:
@@ -19,6 +30,7 @@ def parse(words: Sequence[str]) -> Recipe:
     )
     parser.add_argument("--recipe", action="config", help="YAML file; `safevlm train FILE` is short for it")
     parser.add_class_arguments(Recipe)
+    _check_yaml(parser, words)
     flags = ["--recipe", *words] if words and not words[0].startswith("-") else list(words)
     values = parser.instantiate_classes(parser.parse_args(flags))
     return Recipe(**{key: value for key, value in vars(values).items() if key != "recipe"})

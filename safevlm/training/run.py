@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import TrainingArguments, set_seed
+from transformers import SchedulerType, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from safevlm.config import Recipe
@@ -56,7 +57,11 @@ def train(recipe: Recipe) -> Path:
     last = get_last_checkpoint(str(out)) if recipe.run.resume and out.is_dir() else None
     if last:
         log.info("resuming from %s", last)
-    trainer.train(resume_from_checkpoint=last)
+    if last and _is_done(last, recipe):
+        trainer._load_from_checkpoint(last)
+        trainer.state = TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME))
+    else:
+        trainer.train(resume_from_checkpoint=last)
     if trainer.args.should_save:
         with loading.written_atomically(out / loading.FINAL) as folder:
             trainer.save_model(str(folder))
@@ -67,10 +72,18 @@ def train(recipe: Recipe) -> Path:
     return out / loading.FINAL
 
 
+def _is_done(last: str, recipe: Recipe) -> bool:
+    """Whether a checkpoint is the end of a run by `max_steps`; the Trainer would add an update to it."""
+    return 0 < recipe.optim.max_steps <= int(last.rsplit("-", 1)[1])
+
+
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The recipe in transformers' words. ValueError when a GPU is asked for and there is none."""
     optim, run = recipe.optim, recipe.run
-    device = loading.default_device(run.device)
+    device = loading.default_device(run.device, "--run.device")
+    schedules = [kind.value for kind in SchedulerType]
+    if optim.schedule not in schedules:
+        raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
     arguments = TrainingArguments(
         output_dir=run.out,
         per_device_train_batch_size=optim.batch_size,

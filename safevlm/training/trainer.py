@@ -7,7 +7,7 @@ accumulation and process count (base facts §4.1).
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class SafeTrainer(Trainer):
             terms["level"] = losses.classification(outputs.level_logits, labels["level"])
             terms["category"] = losses.classification(outputs.category_logits, labels["category"])
         loss = self._weigh(terms, num_items_in_batch) + self._touch(model)
+        if outputs.idle is not None:
+            loss = loss + outputs.idle
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at records {inputs['ids']}; lower optim.lr or check these records"
@@ -97,6 +99,8 @@ class SafeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Ours only: safety weights, adapter, config, processor, recipe and run record; never the frozen base."""
+        if not self.args.should_save:
+            return  # the Trainer calls this in every process
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         loading.save(self.loaded, self.accelerator.unwrap_model(self.model), folder, self.files)
@@ -105,6 +109,9 @@ class SafeTrainer(Trainer):
         """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging = run / ".partial"
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)  # remains of a save that died
+        self.accelerator.wait_for_everyone()
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
@@ -113,7 +120,7 @@ class SafeTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             loading.publish(staging / name, run / name)
-            os.rmdir(staging)
+            shutil.rmtree(staging)
             rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
