@@ -25,6 +25,7 @@ from safevlm.data.images import open_image
 from safevlm.data.records import Record, RecordError
 
 IGNORED = -100
+"""Label of what has none: prompt tokens, records without a verdict."""
 
 
 class RecordDataset(Dataset[Record]):

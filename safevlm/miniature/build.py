@@ -32,6 +32,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from safevlm.data import chat
+from safevlm.data.collate import IGNORED
 from safevlm.engine import Engine
 from safevlm.miniature import drawing, properties, words
 from safevlm.miniature.world import FRAME_SHIFT, RISKY, THINGS, Scene, sample_scene
@@ -41,7 +42,6 @@ PATCH = 16
 PATCHES = (drawing.SIZE // PATCH) ** 2
 CAPTION_TOKENS = 40
 READ_LAYER = -2  # the tower's layer that LLaVA reads
-IGNORED = -100
 MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100
-"""Label of what has none: prompt tokens, records without a verdict."""
+from safevlm.data.collate import IGNORED
 
 
 @dataclass(frozen=True)

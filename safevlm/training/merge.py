@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from safevlm.data import chat
 from safevlm.model import loading
-from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.types import Request
 
 QUESTIONS = ("What is in the picture?", "Describe what you see and say whether it is safe.")
@@ -47,7 +45,6 @@ def merge(path: str, out: Path, *, base: str | None = None, tolerance: float = 1
 
 
 def _save(model: Any, loaded: loading.Loaded, folder: Path) -> None:
-    model.config = SafeLlavaConfig.from_dict({**copy.deepcopy(model.config.to_dict()), "base_checkpoint": None})
     # a temperature without sampling is refused on save (base facts §1, row 11)
     if not model.generation_config.do_sample:
         model.generation_config.temperature = model.generation_config.top_p = None

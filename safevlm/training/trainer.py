@@ -18,6 +18,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safevlm.config import LossWeights
+from safevlm.data.collate import IGNORED
 from safevlm.model import loading, losses
 from safevlm.model.safe_llava import is_safety_name
 
@@ -39,7 +40,7 @@ class SafeTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""
         targets = [[_targets(batch, key) for batch in batch_samples] for key in LABELS.values()]
-        counts = torch.tensor([sum(int((t != losses.IGNORED).sum()) for t in term) for term in targets], device=device)
+        counts = torch.tensor([sum(int((t != IGNORED).sum()) for t in term) for term in targets], device=device)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def compute_loss(
