@@ -8,7 +8,9 @@ EXTRAS = {
     "train": ["peft>=0.19", "accelerate>=1.10", "deepspeed>=0.18"],
     "quant": ["bitsandbytes>=0.48"],
     "flash": ["flash-attn"],
-    "analysis": ["scikit-learn", "matplotlib", "scipy"],
+    "convert": ["sentencepiece", "protobuf"],
+    "data": ["pyarrow"],
+    "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
     "eval": ["jinja2"],
     "dev": ["pytest", "ruff"],
 }

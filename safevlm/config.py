@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 StageName = Literal["stage1", "stage2"]
+Grouping = Literal["none", "kind", "length"]
+Quantization = Literal["none", "nf4", "int8"]
 ProjectorKind = Literal["c_abstractor", "resampler", "mlp", "none"]
 
 
@@ -55,8 +57,14 @@ class ModelConfig:
     """Safety modules to add; a checkpoint that has them keeps its own."""
     base: str | None = None
     """Folder of the checkpoint's base model, if it has moved."""
+    taxonomy: str | None = None
+    """YAML with categories, levels and, optionally, a policy of your own; they become part of the checkpoint."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights: bfloat16 on a GPU, float32 on a CPU. What trains is float32 always."""
+    """Type of the frozen weights: bfloat16 on a GPU, float32 on a CPU. What trains has float32 master weights always."""
+    quantize: Quantization = "none"
+    """Hold the frozen LLM in 4 (nf4) or 8 bits (int8), by bitsandbytes; tower, projector and safety modules stay."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernel; flash_attention_2 wants the extra `flash` and a GPU."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,14 @@ class DataConfig:
     """Folder that relative image paths start from; empty: the folder of each record file."""
     clean: int | None = None
     """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
+    exclude: list[str] = field(default_factory=list)
+    """Lists of pictures to leave out, one path per line, as `safevlm audit` writes them (exclude.txt)."""
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: int = 2048
     """Longest sequence in tokens, image slots included."""
+    group_by: Grouping = "none"
+    """What the records of one step share, over all processes: kind is with or without a picture, length includes it."""
     verify_images: bool = True
     """Decode every image once before training starts."""
     workers: int = 0

@@ -88,7 +88,7 @@ class Engine:
         loaded = loading.load(path, base=base, dtype=loading.default_dtype(place))
         inner = loaded.safe_llava
         setting = Setting(
-            policy=read_policy(policy, inner.config.taxonomy),
+            policy=read_policy(policy, inner.config.taxonomy, inner.config.policy),
             has_head=inner.safety_head is not None,
             truths=truths or {},
         )

@@ -88,12 +88,25 @@ class Taxonomy:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
-        import yaml
+        """The taxonomy of a file; a policy in it is left to `read_taxonomy`."""
+        return read_taxonomy(path)[0]
 
-        try:
-            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: not a taxonomy: {error}") from error
+
+def read_taxonomy(path: str | Path) -> tuple[Taxonomy, dict[str, Any] | None]:
+    """A YAML file with `categories`, `levels` and, if it likes, `policy` → the taxonomy and the policy's table.
+
+    The policy is checked where it acts (`safevlm.defenses.policy`), which knows what its words mean.
+    """
+    import yaml
+
+    try:
+        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        policy = table.pop("policy", None) if isinstance(table, dict) else None
+        if policy is not None and not isinstance(policy, dict):
+            raise ValueError(f"policy: {policy!r} is not a table of levels, categories and thresholds")
+        return Taxonomy.from_dict(table), policy
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a taxonomy: {error}") from error
 
 
 def _id_of(label: int | str, names: Sequence[str], field: str) -> int:

@@ -8,6 +8,7 @@
       privacy: {careful: allow}
     thresholds:                   # act on a category only from this probability on
       misleading: 0.8
+    calibration: …                # how to read a detector (`safevlm.defenses.calibration`); made by a command
 
 A verdict of level `safe` or category `clean` is always let through untouched (SafeVLM's rule, methods §1.6).
 """
@@ -23,11 +24,13 @@ from typing import Any, Literal, get_args
 import yaml
 
 from safevlm.defenses import prompts
+from safevlm.defenses.calibration import Calibration, calibrations_from
 from safevlm.taxonomy import SAFE, Taxonomy
 from safevlm.types import Reply, Request, Verdict
 
 Action = Literal["allow", "hint", "refuse"]
 ACTIONS = get_args(Action)
+KEYS = ("levels", "categories", "thresholds", "calibration")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Policy:
     """Levels that are not named get a hint, as SafeVLM's mixer does."""
     categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    """By name of the detector; one that is not named is taken at its word."""
+
+    def calibrated(self, verdict: Verdict) -> Verdict:
+        """A detector's verdict as it is to be read; the same object where nothing was calibrated."""
+        calibration = self.calibration.get(verdict.source)
+        return verdict if calibration is None else calibration.read(verdict, self.taxonomy)
 
     def action(self, verdict: Verdict) -> Action:
         """What to do about a verdict."""
@@ -62,22 +72,35 @@ class Policy:
         return dataclasses.replace(request, text=f"{request.text}\n{hint}")
 
 
-def read_policy(path: str | Path | None, taxonomy: Taxonomy) -> Policy:
-    """A policy file, checked against the taxonomy; None: the default policy. ValueError names file and key."""
+def read_policy(
+    path: str | Path | None, taxonomy: Taxonomy, default: Mapping[str, Any] | None = None
+) -> Policy:
+    """A policy file, checked against the taxonomy; None: the checkpoint's own (`default`), or SafeVLM's rule."""
     if path is None:
-        return Policy(taxonomy)
+        return policy_from(default or {}, taxonomy, "config.json: policy")
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: malformed YAML: {error}") from error
-    _check(path, table, taxonomy)
-    return Policy(taxonomy, table.get("levels", {}), table.get("categories", {}), table.get("thresholds", {}))
+    return policy_from(table, taxonomy, path)
+
+
+def policy_from(table: Any, taxonomy: Taxonomy, where: str | Path) -> Policy:
+    """A policy's table, checked against the taxonomy. ValueError names `where` and the key."""
+    _check(where, table, taxonomy)
+    return Policy(
+        taxonomy,
+        levels=table.get("levels", {}),
+        categories=table.get("categories", {}),
+        thresholds=table.get("thresholds", {}),
+        calibration=calibrations_from(table.get("calibration", {}), taxonomy, where),
+    )
 
 
 def _check(path: str | Path, table: Any, taxonomy: Taxonomy) -> None:
     if not isinstance(table, dict):
-        raise ValueError(f"{path}: a policy is a table of levels, categories and thresholds")
-    _known(path, "key", table, ["levels", "categories", "thresholds"])
+        raise ValueError(f"{path}: a policy is a table of {', '.join(KEYS)}")
+    _known(path, "key", table, KEYS)
     by_category = table.get("categories", {})
     rows = by_category.items() if isinstance(by_category, dict) else ()
     for what, value in (*table.items(), *((f"categories.{name}", row) for name, row in rows)):

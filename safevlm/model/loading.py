@@ -6,6 +6,7 @@
 | `full`    | config.json: model_type safe_llava         | complete, ours included                                   |
 | `safety`  | the same, with `base_checkpoint`           | ours in safety.safetensors, the rest in the base          |
 | `adapter` | adapter_config.json beside it              | as `safety`, and a LoRA in adapter_model.safetensors      |
+| `guarded` | a stock config.json, and `safety/` with ours | complete, without ours; ours in safety/safety.safetensors |
 
 A folder's name never matters, nor where it lies. Loading is strict: a weight that is missing, left over or of another
 shape is an error; only the safety modules may be missing, and only from a checkpoint that has none.
@@ -19,24 +20,27 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaProcessor
 from transformers.utils import logging as transformers_logging
 
+from llava_patch.original import is_original
 from llava_patch.processor import make_room
-from safevlm.config import SafetyConfig
+from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
+from safevlm.model import export, partitioned, quantization
+from safevlm.model.export import SAFETY_FILE, SIDECAR
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlava, SafeLlavaConfig, is_safety_name
 
-Kind = Literal["stock", "full", "safety", "adapter"]
-SAFETY_FILE = "safety.safetensors"
+Kind = Literal["stock", "full", "safety", "adapter", "guarded"]
+LM_LAYERS = "model.language_model.layers."
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 FINAL = "final"
@@ -62,10 +66,17 @@ class Loaded:
     path: Path
     base: Path
     """Folder that holds the LLM's weights."""
+    ours: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Safety weights by name as they came, whole, float32, on the CPU; live ones may be cut or rounded by DeepSpeed."""
 
     @property
     def safe_llava(self) -> SafeLlava:
-        return self.model.get_base_model() if self.kind == "adapter" else self.model
+        return inner_of(self.model)
+
+
+def inner_of(model: Any) -> SafeLlava:
+    """The SafeLlava in a PeftModel; a wrapped one has a `peft_config` too, so that does not tell them apart."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def resolve(path: str | Path) -> Path:
@@ -85,8 +96,12 @@ def kind_of(folder: Path) -> Kind:
     """What a folder is, from its contents alone."""
     config = _read_json(folder / "config.json")
     model_type = config.get("model_type")
+    if is_original(config):
+        raise CheckpointError(
+            f"{folder}: this is an original LLaVA-v1.5 folder; convert it first: safevlm convert {folder} --out DIR"
+        )
     if model_type == LlavaConfig.model_type:
-        return "stock"
+        return "guarded" if export.has_sidecar(folder) else "stock"
     if model_type != SafeLlavaConfig.model_type:
         known = [LlavaConfig.model_type, SafeLlavaConfig.model_type]
         raise CheckpointError(f"{folder}: model_type {model_type!r} is not a LLaVA this tool can load; one of {known}")
@@ -118,27 +133,64 @@ def load(
     safety: SafetyConfig | None = None,
     base: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    lm: bool = True,
+    quantize: Quantization = "none",
+    device: torch.device | None = None,
+    guard: bool = True,
 ) -> Loaded:
     """Loads any kind of folder, on the CPU, in evaluation mode.
 
     `safety` adds safety modules to a checkpoint that has none (others keep their own); `base` says where the base
-    lies if it has moved. `dtype` is the frozen weights' type; safety modules and adapters are float32 always.
+    lies if it has moved. `dtype` is the frozen weights' type; safety modules and adapters are float32 always, except
+    under ZeRO-3, which cuts the model across processes and wants one type. `lm` False leaves the LLM's layers on the
+    disk: looking and judging work, answering does not. `quantize` packs those layers on `device` (none: the CPU), where
+    the whole model then lies. `guard` False takes a `guarded` folder for the stock model that it holds.
     CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found.
     """
+    how = {"safety": safety, "base": base, "dtype": dtype, "attention": attention, "lm": lm, "guard": guard}
+    how |= {"packing": quantization.arguments(quantize if lm else "none", dtype, device)}
+    if not partitioned.is_planned():
+        return _load(path, **how)
+    with partitioned.off():
+        entire = _load(path, **{**how, "lm": False})
+    random_state = torch.get_rng_state()
+    loaded = _load(path, **how)
+    # new weights and the random state after them are those of a load in one process, whatever ZeRO-3 drew
+    partitioned.write(loaded.safe_llava, entire.ours)
+    torch.set_rng_state(random_state)
+    return replace(loaded, ours=entire.ours)
+
+
+def _load(
+    path: str | Path,
+    *,
+    safety: SafetyConfig | None,
+    base: str | Path | None,
+    dtype: torch.dtype,
+    attention: str,
+    lm: bool,
+    guard: bool,
+    packing: dict[str, Any],
+) -> Loaded:
     folder = resolve(path)
     kind = kind_of(folder)
+    kind = "stock" if kind == "guarded" and not guard else kind
     config = _config(folder, kind, safety)
-    weights = folder if kind in ("stock", "full") else _base_of(folder, config, base)
-    model = _load_base(weights, config, dtype, ours_may_be_missing=kind != "full")
-    if kind in ("safety", "adapter"):
-        _load_safety(model, folder / SAFETY_FILE)
+    weights = folder if kind in ("stock", "full", "guarded") else _base_of(folder, config, base)
+    model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
-        if is_safety_name(name):
-            parameter.data = parameter.data.float()
+        if is_safety_name(name) and not partitioned.is_cut(parameter):
+            parameter.data = parameter.data.float()  # before they are read, else they are rounded to `dtype`
+    if kind in ("safety", "adapter", "guarded"):
+        _load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / SAFETY_FILE)
+    elif kind == "full" and dtype != torch.float32:
+        _fill_safety(model, _safety_tensors(folder), folder)
     model.config.base_checkpoint = None  # in memory the model is whole; `save` notes its base again
     processor = load_processor(folder, config)
-    wrapped = _load_adapter(model, folder) if kind == "adapter" else model
-    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve())
+    ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
+    wrapped = _load_adapter(model, folder) if kind == "adapter" and lm else model
+    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours)
 
 
 def load_processor(folder: Path, config: SafeLlavaConfig) -> LlavaProcessor:
@@ -151,15 +203,22 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> LlavaProcessor:
     return make_room(processor, config, config.safety_config.lm_tokens)
 
 
-def save(loaded: Loaded, model: Any, folder: Path, files: dict[str, str] | None = None) -> None:
+def save(
+    loaded: Loaded, model: Any, folder: Path, files: dict[str, str] | None = None, *, writes: bool = True
+) -> None:
     """Writes a complete checkpoint of ours into an existing folder: all that trains, config, processor, `files`.
 
-    `model` is a SafeLlava (kind `safety`) or a PeftModel around one (kind `adapter`).
+    `model` is a SafeLlava (kind `safety`) or a PeftModel around one (kind `adapter`). Under DeepSpeed every process
+    must call, and only one `writes`. What was written is read again and compared.
     """
-    inner: SafeLlava = model.get_base_model() if hasattr(model, "peft_config") else model
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in inner.state_dict().items()}
-    ours = {name: tensor for name, tensor in state.items() if is_safety_name(name)}
-    empty = [name for name, tensor in ours.items() if tensor.numel() == 0]
+    inner = inner_of(model)
+    lost = {name for name, weight in inner.named_parameters() if is_safety_name(name) and _is_only_a_shadow(weight)}
+    live = partitioned.whole(inner, lambda name: is_safety_name(name) and name not in lost)
+    adapter = partitioned.whole(model, lambda name: ".lora_" in name)
+    if not writes:
+        return
+    ours = {**live, **{name: loaded.ours[name] for name in lost}}
+    empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
     if empty:
         raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
     save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
@@ -167,16 +226,37 @@ def save(loaded: Loaded, model: Any, folder: Path, files: dict[str, str] | None 
     config.architectures = [SafeLlava.__name__]
     config.save_pretrained(folder)
     if model is not inner:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=adapter)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, all blanks
     loaded.processor.save_pretrained(folder)
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
+    _check_written(folder / SAFETY_FILE, ours)
+    if model is not inner:
+        stored_names = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
+        _check_written(folder / ADAPTER_FILE, stored_names)
+
+
+def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
+    """Frozen, and cut or rounded by DeepSpeed: what was loaded is the better copy."""
+    return not weight.requires_grad and (partitioned.is_cut(weight) or weight.dtype != torch.float32)
+
+
+def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Empty or half-written weights are the usual end of a partitioned run (base facts §1, row 14)."""
+    stored = _tensors(file)
+    differing = sorted(name for name in {*stored, *tensors} if not _same(stored.get(name), tensors.get(name)))
+    if differing:
+        raise CheckpointError(f"{file}: {len(differing)} weights were not stored as they are: {differing[:3]}")
+
+
+def _same(stored: torch.Tensor | None, tensor: torch.Tensor | None) -> bool:
+    return stored is not None and tensor is not None and torch.equal(stored, tensor)
 
 
 def restore(model: Any, folder: Path) -> None:
     """Reads a checkpoint of ours back into the live model it was saved from."""
-    inner: SafeLlava = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = inner_of(model)
     _load_safety(inner, folder / SAFETY_FILE)
     if model is not inner:
         from peft import set_peft_model_state_dict
@@ -213,10 +293,21 @@ def publish(staging: Path, folder: Path) -> None:
 def _config(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
     try:
         config = AutoConfig.from_pretrained(folder)
-        _ = config.text_config if kind == "stock" else config.taxonomy  # reads the safety section
+        _ = config.text_config if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
     except BROKEN as error:
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {_first_line(error)}") from error
+    if kind == "guarded":
+        return _guarded_config(folder, config)
     return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
+
+
+def _guarded_config(folder: Path, config: LlavaConfig) -> SafeLlavaConfig:
+    try:
+        guarded = export.config_of(config, export.read_sidecar(folder))
+        _ = guarded.taxonomy
+    except BROKEN as error:
+        raise CheckpointError(_first_line(error)) from error
+    return guarded
 
 
 def _base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
@@ -226,18 +317,46 @@ def _base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> 
     return place
 
 
-def _load_base(folder: Path, config: SafeLlavaConfig, dtype: torch.dtype, ours_may_be_missing: bool) -> SafeLlava:
+def _load_base(
+    folder: Path,
+    config: SafeLlavaConfig,
+    dtype: torch.dtype,
+    attention: str,
+    lm: bool,
+    packing: dict[str, Any],
+    ours_may_be_missing: bool,
+) -> SafeLlava:
+    layers = config.text_config.num_hidden_layers
+    config.text_config.num_hidden_layers = layers if lm else 0
     with _quiet():
         try:
             model, info = SafeLlava.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **packing,
             )
         except BROKEN as error:
             raise CheckpointError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
-    missing = {name for name in info["missing_keys"] if not (ours_may_be_missing and is_safety_name(name))}
-    unexpected = {name for name in info["unexpected_keys"] if not (ours_may_be_missing and is_safety_name(name))}
-    reshaped = {key[0] for key in info["mismatched_keys"]}
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+        finally:
+            config.text_config.num_hidden_layers = layers
+    quantization.settle(model, packing)
+    model.config.text_config.num_hidden_layers = layers  # what `save` writes; `SafeLlava.forward` counts layers
+
+    def may_be_missing(name: str) -> bool:
+        return ours_may_be_missing and is_safety_name(name)
+
+    def may_be_left(name: str) -> bool:
+        return may_be_missing(name) or (not lm and name.startswith(LM_LAYERS))
+
+    problems = {
+        "missing": {name for name in info["missing_keys"] if not may_be_missing(name)},
+        "unexpected": {name for name in info["unexpected_keys"] if not may_be_left(name)},
+        "of another shape": {key[0] for key in info["mismatched_keys"]},
+    }
     for what, names in problems.items():
         if names:
             shown = ", ".join(sorted(names)[:3])
@@ -248,11 +367,27 @@ def _load_base(folder: Path, config: SafeLlavaConfig, dtype: torch.dtype, ours_m
 def _load_safety(model: SafeLlava, file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file}: missing; the checkpoint is incomplete")
+    _fill_safety(model, _tensors(file), file)
+
+
+def _safety_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Ours among the weights of a `full` folder, as they are stored."""
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            names = stored.keys()
+            found |= {name: stored.get_tensor(name) for name in names if is_safety_name(name)}
+    return found
+
+
+def _fill_safety(model: SafeLlava, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     ours = {name for name in model.state_dict() if is_safety_name(name)}
-    tensors = _tensors(file)
     if set(tensors) != ours:
         differing = sorted(set(tensors) ^ ours)
         raise CheckpointError(f"{file}: weights do not fit config.json: {differing[:3]} ({len(differing)} in all)")
+    if any(partitioned.is_cut(parameter) for parameter in model.parameters()):
+        partitioned.write(model, tensors)
+        return
     try:
         model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # its first line only says that there are more

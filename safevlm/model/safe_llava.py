@@ -42,6 +42,8 @@ class SafeLlavaConfig(LlavaConfig):
 
     safety: dict[str, Any] | None = None
     """`SafetyConfig` as a dict; none: a LLaVA without safety modules."""
+    policy: dict[str, Any] | None = None
+    """What to do per category and level, as in a policy file; none: SafeVLM's rule."""
     base_checkpoint: str | None = None
     """Folder of the weights that this checkpoint does not hold itself (`safevlm.model.loading`)."""
 
@@ -191,6 +193,8 @@ class SafeLlava(LlavaForConditionalGeneration):
         }
         if skip_lm:
             return SafeLlavaOutput(**logits)
+        if not len(self.model.language_model.layers):
+            raise ValueError("this model was loaded without its LLM; it can look and judge, but not answer")
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
         output = super().forward(
@@ -216,7 +220,8 @@ class SafeLlava(LlavaForConditionalGeneration):
 
         ZeRO-2 fills its buckets in the order in which gradients arrive. A process whose batch has no picture must
         bring the same gradients in the same order, else weights get each other's gradients, without an error
-        (tests/training/test_processes.py).
+        (tests/training/test_processes.py). ZeRO-3 is stricter: there all processes get records of one kind
+        (`safevlm.data.batches`).
         """
         trains = any(weight.requires_grad for name, weight in self.named_parameters() if is_safety_name(name))
         if not trains or not torch.is_grad_enabled():

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from safevlm.config import LoraSettings
+from safevlm.model import partitioned
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
 
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -41,8 +42,10 @@ def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings) -> Any:
     prepared = _with_lora(model, lora) if stage.lora else model
     for name, parameter in prepared.named_parameters():
         parameter.requires_grad = stage.trains(name)
-        if parameter.requires_grad:
+        if parameter.requires_grad and not partitioned.is_planned():
             parameter.data = parameter.data.float()
+        elif parameter.requires_grad and not partitioned.is_cut(parameter):
+            parameter.data = parameter.data.to(model.dtype)  # ZeRO-3 wants one type and keeps fp32 masters itself
     if not any(parameter.requires_grad for parameter in prepared.parameters()):
         raise ValueError("nothing to train: this checkpoint has no safety modules; set model.safety in the recipe")
     return prepared

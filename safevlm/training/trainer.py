@@ -1,4 +1,4 @@
-"""transformers' Trainer with four overrides: what the loss is, what is counted, what is logged, what is saved.
+"""transformers' Trainer with a few overrides: what the loss is, what is counted, what is logged, what is saved.
 
 Loss terms are sums over a micro-batch, divided by the item counts of the whole update (all micro-batches, all
 processes), so 8 x 1 = 2 x 4 = 1 x 8 and one process = two. A term added inside the model's forward would scale with
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from safevlm.config import LossWeights
+from safevlm.config import Grouping, LossWeights
+from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED
-from safevlm.model import loading, losses
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model import loading, losses, partitioned
 
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 """Which labels of a batch each loss term reads."""
@@ -29,13 +31,29 @@ LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 class SafeTrainer(Trainer):
     """`loaded` is the checkpoint that the run started from; `files` go into every checkpoint by name."""
 
-    def __init__(self, *, loaded: loading.Loaded, weights: LossWeights, files: dict[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loaded: loading.Loaded,
+        weights: LossWeights,
+        files: dict[str, str],
+        group_by: Grouping = "none",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.loaded, self.files = loaded, files
+        self.loaded, self.files, self.group_by = loaded, files, group_by
         self.weights = {"lm": weights.lm, "level": weights.level, "category": weights.category}
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the counts of the whole update
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # under ZeRO-3 processes whose records differ in kind wait for each other for ever (base facts §4.5)
+        by = "kind" if self.group_by == "none" and partitioned.is_planned() else self.group_by
+        if by == "none":
+            return super()._get_train_sampler(train_dataset)
+        step = self.args.train_batch_size * self.args.world_size
+        return GroupedSampler(self.train_dataset.records, by, step, self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""
@@ -61,7 +79,7 @@ class SafeTrainer(Trainer):
         if outputs.level_logits is not None:
             terms["level"] = losses.classification(outputs.level_logits, labels["level"])
             terms["category"] = losses.classification(outputs.category_logits, labels["category"])
-        loss = self._weigh(terms, num_items_in_batch) + self._touch(model)
+        loss = self._weigh(terms, num_items_in_batch)
         if outputs.idle is not None:
             loss = loss + outputs.idle
         if not torch.isfinite(loss):
@@ -76,11 +94,6 @@ class SafeTrainer(Trainer):
         step = dict(zip(LABELS, counts, strict=True))
         parts = [self.weights[name] * term.total / step[name].clamp(min=1) for name, term in terms.items()]
         return sum(parts, torch.zeros((), device=self.args.device)) * self.args.world_size
-
-    def _touch(self, model: torch.nn.Module) -> Tensor:
-        """A zero that hangs on every safety weight: a rank whose batch has no image must reduce the same gradients."""
-        ours = [weight for name, weight in model.named_parameters() if weight.requires_grad and _is_ours(name)]
-        return sum((weight.sum() * 0.0 for weight in ours), torch.zeros((), device=self.args.device))
 
     def _note(self, terms: dict[str, losses.Term]) -> None:
         for name, term in terms.items():
@@ -98,13 +111,16 @@ class SafeTrainer(Trainer):
             self._counts.clear()
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Ours only: safety weights, adapter, config, processor, recipe and run record; never the frozen base."""
-        if not self.args.should_save:
-            return  # the Trainer calls this in every process
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Ours only: safety weights, adapter, config, processor, recipe and run record; never the frozen base.
+
+        Called in every process: under DeepSpeed all of them take part in gathering, one writes.
+        """
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        loading.save(self.loaded, self.accelerator.unwrap_model(self.model), folder, self.files)
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        loading.save(self.loaded, model, folder, self.files, writes=self.args.should_save)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
@@ -126,14 +142,24 @@ class SafeTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Reads what `_save` wrote back into the live model."""
+        """Reads what `save_model` wrote back into the live model."""
         loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[Any, Any]:
+        """Under DeepSpeed: its part of a checkpoint holds what trains, not a second copy of the frozen base."""
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        engine = self.model_wrapped
+        engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        if resume_from_checkpoint is not None:
+            deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
 
 def _targets(batch: dict[str, Any], key: str) -> Tensor:
     """Labels that a loss term will read: next tokens, or verdicts."""
     return batch[key][:, 1:] if key == "labels" else batch[key]
-
-
-def _is_ours(name: str) -> bool:
-    return is_safety_name(name.removeprefix("module."))

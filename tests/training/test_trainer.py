@@ -322,12 +322,12 @@ def _dying_save(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     calls: list[Path] = []
     real = loading.save
 
-    def save(loaded: Any, model: Any, folder: Path, files: Any = None) -> None:
+    def save(loaded: Any, model: Any, folder: Path, files: Any = None, **options: Any) -> None:
         calls.append(folder)
         if len(calls) == at:
             (folder / "half.bin").write_bytes(b"half")
             raise OSError("No space left on device")
-        real(loaded, model, folder, files)
+        real(loaded, model, folder, files, **options)
 
     monkeypatch.setattr(loading, "save", save)
 

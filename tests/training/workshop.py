@@ -88,11 +88,11 @@ def save_rows(file: Path, records: list[dict[str, Any]]) -> Path:
     return file
 
 
-def recipe(base: Path, data: Path, out: Path, stage: str = "stage1", **sections: dict[str, Any]) -> Recipe:
+def recipe(base: Path, records: Path, out: Path, stage: str = "stage1", **sections: dict[str, Any]) -> Recipe:
     """24 records, 8 to an update, 3 updates to an epoch; `sections` override fields: `optim={"lr": 1}`."""
     fields: dict[str, dict[str, Any]] = {
         "model": {"path": str(base), "safety": SafetyConfig(**tiny.SAFETY)},
-        "data": {"train": [str(data)]},
+        "data": {"train": [str(records)]},
         "loss": {},
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
         "optim": {

@@ -1,0 +1,143 @@
+"""A guarded checkpoint in two parts: a stock LLaVA that anybody can serve, and in it `safety/`, our guard's own files.
+
+    DIR/          config.json (model_type llava), weights, processor, chat template: no key of ours anywhere
+    DIR/safety/   config.json (safety section, taxonomy, policy, print of the base), safety.safetensors, README.md
+
+Servers refuse weights that they do not know, so ours lie apart (base facts §7). The trap: a head reads the features of
+one vision tower; in front of another tower of the same shape it judges at random, without an error. The sidecar
+therefore knows its base by a print of the very bytes that the guard reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_patch.processor import make_room
+from safevlm.config import SafetyConfig
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+
+SIDECAR = "safety"
+SAFETY_FILE = "safety.safetensors"
+CONFIG_FILE = "config.json"
+SIDECAR_TYPE = "safevlm_sidecar"
+OURS = ("safety", "policy", "base_checkpoint", "model_type", "architectures", "transformers_version")
+"""Fields of our config that a stock one must not have, or writes itself."""
+READ_BY_THE_GUARD = ("vision_tower.", "multi_modal_projector.", "embed_tokens.")
+"""Weights of the base that head, tokens and mixer depend on; in front of these names layouts differ by version."""
+README = """\
+The guard of the LLaVA in the folder above: safety projector, head, tokens, taxonomy and policy (SafeVLM).
+It fits that model only. `safevlm chat --model ..` puts it in front; servers that do not know it read past it.
+"""
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `safety/config.json` says."""
+
+    safety: SafetyConfig
+    policy: dict[str, Any] | None
+    base: str
+    """Print of the base, `fingerprint`."""
+
+
+def has_sidecar(folder: Path) -> bool:
+    """One file is enough: a guard that lost the other must be an error, not an unguarded model."""
+    return any((folder / SIDECAR / name).is_file() for name in (SAFETY_FILE, CONFIG_FILE))
+
+
+def read_sidecar(folder: Path) -> Sidecar:
+    """The sidecar of a folder. ValueError when it is broken, or belongs to another base."""
+    file = folder / SIDECAR / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"{file}: missing; the guard is incomplete; export it again: safevlm merge … --stock")
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        sidecar = Sidecar(SafetyConfig(**table["safety"]), table["policy"], table["base"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: not the config of a guard: {type(error).__name__}: {error}") from error
+    found = fingerprint(folder)
+    if found != sidecar.base:
+        raise ValueError(
+            f"{file}: this guard belongs to another model: tower, projector or embeddings beside it are not those that "
+            f"it was trained on ({found[:12]}, not {sidecar.base[:12]}); export both together: safevlm merge … --stock"
+        )
+    return sidecar
+
+
+def config_of(stock: LlavaConfig, sidecar: Sidecar) -> SafeLlavaConfig:
+    """The stock config with the guard's sections."""
+    config = SafeLlavaConfig.from_llava(stock, sidecar.safety)
+    config.policy = sidecar.policy
+    return config
+
+
+def write(model: SafeLlava, processor: LlavaProcessor, folder: Path) -> None:
+    """Writes both parts into an existing folder. ValueError when the model has no safety modules."""
+    ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
+    if not ours:
+        raise ValueError("--stock: this checkpoint has no safety modules, so there is nothing to put beside the model")
+    _stock(model).save_pretrained(folder)
+    plain = make_room(copy.deepcopy(processor), model.config, extra=0)
+    plain.save_pretrained(folder)
+    sidecar = folder / SIDECAR
+    sidecar.mkdir()
+    save_file({name: tensor.float().contiguous() for name, tensor in ours.items()}, sidecar / SAFETY_FILE)
+    table = {
+        "model_type": SIDECAR_TYPE,
+        "safety": model.config.safety,
+        "policy": model.config.policy,
+        "base": fingerprint(folder),
+    }
+    (sidecar / CONFIG_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False), encoding="utf-8")
+    (sidecar / "README.md").write_text(README, encoding="utf-8")
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the weights that the guard reads: names, types, shapes and bytes. A folder may move."""
+    digest = hashlib.sha256()
+    for name, tensor in _read_by_the_guard(folder):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_by_the_guard(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """By name, one tensor in memory at a time; names start where all layouts agree."""
+    places = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            keys = tensors.keys()
+        places |= {key[found:]: (file, key) for key in keys if (found := _start(key)) is not None}
+    missing = [part for part in READ_BY_THE_GUARD if not any(part in name for name in places)]
+    if missing:
+        raise ValueError(f"{folder}: no weights of {missing} in *.safetensors; the checkpoint is incomplete")
+    for name, (file, key) in sorted(places.items()):
+        with safe_open(file, framework="pt") as tensors:
+            yield name, tensors.get_tensor(key)
+
+
+def _start(key: str) -> int | None:
+    return next((key.index(part) for part in READ_BY_THE_GUARD if part in key), None)
+
+
+def _stock(model: SafeLlava) -> LlavaForConditionalGeneration:
+    """The stock class around the same tensors, without ours."""
+    table = {key: value for key, value in model.config.to_dict().items() if key not in OURS}
+    with torch.device("meta"):
+        stock = LlavaForConditionalGeneration(LlavaConfig(**table))
+    state = {name: tensor for name, tensor in model.state_dict().items() if not is_safety_name(name)}
+    stock.load_state_dict(state, assign=True)
+    stock.tie_weights()
+    stock.generation_config = model.generation_config
+    return stock

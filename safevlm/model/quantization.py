@@ -1,0 +1,100 @@
+"""The frozen LLM in 4 or 8 bits, by bitsandbytes: nf4 (QLoRA's) or int8. Only ever in memory, never on disk.
+
+The LLM's linear layers are packed; tower, projector, safety modules, embeddings and lm_head stay as they are. The trap:
+bitsandbytes takes every linear layer that its skip list does not name, matches names from the start of the full path,
+and a list of one's own replaces the default, which spares lm_head (base facts §4.4). `check` looks at what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from safevlm.config import Quantization
+
+LLM = "model.language_model."
+"""Where the linear layers to pack are, and nowhere else."""
+KEPT = ("model.vision_tower", "model.multi_modal_projector", "safety_projector", "safety_head", "lm_head")
+"""What has linear layers too and must keep them; names from the start of the full path."""
+PACKED: Mapping[str, str] = {"nf4": "Linear4bit", "int8": "Linear8bitLt"}
+"""bitsandbytes' class of a packed layer."""
+
+
+class QuantizationError(ValueError):
+    """Something cannot be quantised here, or was not quantised as asked."""
+
+
+def arguments(kind: Quantization, dtype: torch.dtype, device: torch.device | None = None) -> dict[str, Any]:
+    """What `from_pretrained` needs to pack the LLM while it loads; nothing for `none`.
+
+    `dtype` is the type to compute in; `device` is where the weights are packed and stay (none: the CPU).
+    """
+    if kind == "none":
+        return {}
+    _check_possible(kind)
+    from transformers import BitsAndBytesConfig
+
+    if kind == "nf4":
+        how = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": dtype,
+        }
+    else:
+        how = {"load_in_8bit": True}
+    config = BitsAndBytesConfig(**how, llm_int8_skip_modules=list(KEPT))
+    return {"quantization_config": config, "device_map": {"": _place(device or torch.device("cpu"))}}
+
+
+def settle(model: PreTrainedModel, packing: Mapping[str, Any]) -> None:
+    """After loading with `arguments`: checks what was packed, takes off the notes that would outlive it."""
+    if not packing:
+        return
+    check(model, "nf4" if packing["quantization_config"].load_in_4bit else "int8")
+    for module in model.modules():
+        # saved, they would pack the un-quantised base again wherever the checkpoint is loaded or merged
+        for note in ("quantization_config", "_is_quantized"):
+            vars(getattr(module, "config", model.config)).pop(note, None)
+    model.is_quantized = False  # else the Trainer refuses stage 1, since safety modules are no adapter
+
+
+def check(model: nn.Module, kind: Quantization) -> None:
+    """QuantizationError unless exactly the linear layers of the LLM are packed, as `kind` says."""
+    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    packed = {name for name, found in classes.items() if found in PACKED.values()}
+    wanted = {name for name, module in model.named_modules() if name.startswith(LLM) and isinstance(module, nn.Linear)}
+    problems = {
+        "packed that must not be": packed - wanted,
+        "not packed": wanted - packed,
+        f"packed, but not as {kind}": {name for name in packed if classes[name] != PACKED[kind]},
+    }
+    for what, names in problems.items():
+        if names:
+            raise QuantizationError(f"quantize {kind}: {len(names)} layers {what}: {', '.join(sorted(names)[:3])}")
+    if not packed:
+        raise QuantizationError(f"quantize {kind}: this model has no linear layer below {LLM} to pack")
+
+
+def _place(device: torch.device) -> torch.device:
+    """With its number, which accelerate compares: under torchrun each process has a GPU of its own."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _check_possible(kind: Quantization) -> None:
+    if is_deepspeed_zero3_enabled():
+        raise QuantizationError(
+            f"quantize {kind}: ZeRO-3 cuts weights that bitsandbytes packs, which does not work together; use "
+            "scripts/deepspeed/zero2.json, or no quantisation"
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise QuantizationError(f"quantize {kind}: bitsandbytes is missing; pip install 'safevlm[quant]'") from error

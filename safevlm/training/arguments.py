@@ -1,0 +1,76 @@
+"""A recipe in transformers' words."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import SchedulerType, TrainingArguments
+
+from safevlm.config import Recipe
+from safevlm.model import loading
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The recipe in transformers' words. ValueError when a GPU is asked for and there is none."""
+    optim, run = recipe.optim, recipe.run
+    device = loading.default_device(run.device, "--run.device")
+    schedules = [kind.value for kind in SchedulerType]
+    if optim.schedule not in schedules:
+        raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
+    if run.deepspeed:
+        _join_processes()
+    arguments = TrainingArguments(
+        output_dir=run.out,
+        per_device_train_batch_size=optim.batch_size,
+        gradient_accumulation_steps=optim.accumulation,
+        learning_rate=optim.lr,
+        num_train_epochs=optim.epochs,
+        max_steps=optim.max_steps,
+        warmup_steps=optim.warmup_steps,
+        lr_scheduler_type=optim.schedule,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        **_checkpointing(optim.gradient_checkpointing),
+        seed=run.seed,
+        use_cpu=device.type == "cpu",
+        bf16=run.bf16,
+        deepspeed=run.deepspeed,
+        logging_steps=run.log_steps,
+        save_steps=run.save_steps,
+        save_total_limit=run.keep,
+        report_to=run.report_to or "none",
+        dataloader_num_workers=recipe.data.workers,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+    if arguments.n_gpu > 1:
+        raise ValueError("one process sees several GPUs; launch with deepspeed or torchrun (scripts/stage1.sh)")
+    return arguments
+
+
+def _join_processes() -> None:
+    """Before anything of the model exists: ZeRO-3 would count one process (base facts §4.5)."""
+    import deepspeed
+
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            "run.deepspeed wants a launcher: deepspeed --num_gpus N --module safevlm train RECIPE (scripts/stage1.sh), "
+            "or torchrun; --run.deepspeed null trains without"
+        )
+    deepspeed.init_distributed()
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Set only when wanted: newer versions of transformers warn about the name even when it is off."""
+    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if wanted else {}
+
+
+def frozen_dtype(recipe: Recipe) -> torch.dtype:
+    """Type of the frozen weights. DeepSpeed casts the whole model to its own type, so under it that one is `auto`."""
+    if recipe.model.dtype != "auto":
+        return getattr(torch, recipe.model.dtype)
+    if recipe.run.deepspeed:
+        return torch.bfloat16 if recipe.run.bf16 else torch.float32
+    return loading.default_dtype(loading.default_device(recipe.run.device))

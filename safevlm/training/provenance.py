@@ -1,0 +1,75 @@
+"""What made a checkpoint: the files `recipe.yaml` and `run.json` beside its weights."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safevlm.config import Recipe
+from safevlm.data.records import Record
+from safevlm.training.stages import trainable
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
+RECIPE, RUN = "recipe.yaml", "run.json"
+
+
+def files(recipe: Recipe, records: Sequence[Record], model: Any, processes: int) -> dict[str, str]:
+    """Contents by file name."""
+    return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(_run_record(recipe, records, model, processes), indent=1)}
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, as it can be run again."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _run_record(recipe: Recipe, records: Sequence[Record], model: Any, processes: int) -> dict[str, Any]:
+    """What made this checkpoint: versions, commit, seed, data counts, what trained."""
+    sizes = trainable(model)
+    return {
+        "stage": recipe.stage,
+        "seed": recipe.run.seed,
+        "processes": processes,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "records": {
+            "all": len(records),
+            "safe_type": _counts(record.safe_type for record in records),
+            "safe_level": _counts(record.safe_level for record in records),
+        },
+        "trained": {"tensors": len(sizes), "parameters": sum(sizes.values())},
+    }
+
+
+def _counts(labels: Any) -> dict[str, int]:
+    return {str(label): count for label, count in sorted(Counter(map(str, labels)).items())}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the code that runs; None outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

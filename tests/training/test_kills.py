@@ -1,0 +1,91 @@
+"""kill -9 at ten random moments: each time the run goes on from its newest checkpoint, and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from safevlm.config import Recipe
+from safevlm.model import loading
+from safevlm.training.run import train
+from safevlm.training.trainer import SafeTrainer
+from tests.training import workshop
+
+pytestmark = pytest.mark.slow
+
+KILLS, EPOCHS, SAVE_STEPS = 10, 20, 2
+"""24 records, 8 to an update: 60 updates."""
+
+
+def _train(recipe: Recipe, journal: Path) -> None:
+    """Trains, and notes every finished update at once."""
+    real = SafeTrainer.log
+
+    def log(trainer: SafeTrainer, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            with journal.open("a", encoding="utf-8") as file:
+                file.write(f"{trainer.state.global_step}\n")
+        real(trainer, logs, start_time)
+
+    SafeTrainer.log = log  # type: ignore[method-assign]  # a process of its own: nothing to undo
+    train(recipe)
+
+
+def _checkpoints(out: Path) -> dict[int, Path]:
+    return {int(path.name.split("-")[1]): path for path in out.glob("checkpoint-*")}
+
+
+def _start(recipe: Recipe, journal: Path) -> multiprocessing.Process:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["safevlm.training.run", "tests.training.workshop"])
+    process = context.Process(target=_train, args=(recipe, journal))
+    process.start()
+    return process
+
+
+def _wait_for_a_step(process: multiprocessing.Process, journal: Path, before: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(_steps(journal)) <= before:
+        assert process.is_alive(), "the run ended by itself"
+        assert time.monotonic() < deadline, "no step in two minutes"
+        time.sleep(0.02)
+
+
+def _steps(journal: Path) -> list[int]:
+    return [int(line) for line in journal.read_text().splitlines()] if journal.is_file() else []
+
+
+def test_ten_kills_ten_resumes(tmp_path: Path) -> None:
+    workshop.stock_folder(tmp_path / "base")
+    records = workshop.save_rows(tmp_path / "data" / "mixed.jsonl", workshop.mixed_rows(tmp_path / "data"))
+    wanted = {"optim": {"epochs": EPOCHS}, "run": {"save_steps": SAVE_STEPS, "keep": 2}}
+    whole = train(workshop.recipe(tmp_path / "base", records, tmp_path / "whole", **wanted))
+    recipe = workshop.recipe(tmp_path / "base", records, tmp_path / "out", **wanted)
+    out, journal, chance = tmp_path / "out", tmp_path / "journal", random.Random(0)
+    newest = 0
+    for kill in range(KILLS):
+        begun = len(_steps(journal))
+        process = _start(recipe, journal)
+        _wait_for_a_step(process, journal, begun)
+        time.sleep(chance.uniform(0.0, 0.6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        steps, found = _steps(journal), _checkpoints(out)
+        assert steps[begun] == newest + 1, f"kill {kill}: the run went on from another step than its newest checkpoint"
+        assert max(found, default=0) >= steps[-1] - SAVE_STEPS, f"kill {kill} lost more than the steps since the save"
+        newest = max(found, default=0)
+        for step, folder in found.items():
+            assert loading.load(folder).kind == "safety", f"kill {kill}: {folder.name} is not complete"
+            assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
+    assert 0 < newest < 60, "the kills must fall inside the run"
+    again = train(recipe)
+    assert workshop.same_tensors(load_file(whole / loading.SAFETY_FILE), load_file(again / loading.SAFETY_FILE))
+    assert [name for name in os.listdir(out) if name.startswith(".")] == [], "remains of killed saves"
