@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llava_patch import vision
 from safevlm import defenses
+from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.data.images import open_image
 from safevlm.defenses import Defense, Inputs, Setting, prompts
@@ -80,12 +81,20 @@ class Engine:
         policy: str | Path | None = None,
         device: str = "auto",
         base: str | Path | None = None,
+        quantize: Quantization = "none",
         truths: Mapping[str, Verdict] | None = None,
         on_error: OnError = "refuse",
     ) -> Engine:
         """Loads any checkpoint folder and puts a defence, by name, in front of it."""
         place = loading.default_device(device)
-        loaded = loading.load(path, base=base, dtype=loading.default_dtype(place))
+        loaded = loading.load(
+            path,
+            base=base,
+            dtype=loading.default_dtype(place),
+            quantize=quantize,
+            device=place,
+            guard=defense != "none",
+        )
         inner = loaded.safe_llava
         setting = Setting(
             policy=read_policy(policy, inner.config.taxonomy, inner.config.policy),

@@ -217,7 +217,7 @@ def save(
     adapter = partitioned.whole(model, lambda name: ".lora_" in name)
     if not writes:
         return
-    ours = {**live, **{name: loaded.ours[name] for name in lost}}
+    ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
     empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
     if empty:
         raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")

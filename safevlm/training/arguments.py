@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from safevlm.config import Recipe
 from safevlm.model import loading
+from safevlm.training import processes
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -20,7 +20,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if optim.schedule not in schedules:
         raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
     if run.deepspeed:
-        _join_processes()
+        processes.join_deepspeed()
     arguments = TrainingArguments(
         output_dir=run.out,
         per_device_train_batch_size=optim.batch_size,
@@ -48,18 +48,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if arguments.n_gpu > 1:
         raise ValueError("one process sees several GPUs; launch with deepspeed or torchrun (scripts/stage1.sh)")
     return arguments
-
-
-def _join_processes() -> None:
-    """Before anything of the model exists: ZeRO-3 would count one process (base facts §4.5)."""
-    import deepspeed
-
-    if "LOCAL_RANK" not in os.environ:
-        raise ValueError(
-            "run.deepspeed wants a launcher: deepspeed --num_gpus N --module safevlm train RECIPE (scripts/stage1.sh), "
-            "or torchrun; --run.deepspeed null trains without"
-        )
-    deepspeed.init_distributed()
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

@@ -1,55 +1,163 @@
-"""Folds a LoRA into the LLM and proves it: the merged model's logits against the unmerged one's, or nothing is kept."""
+"""Folds a LoRA into the LLM and proves it: the merged model's logits against the unmerged one's, or nothing is kept.
+
+All of it in float32, on the un-quantised base, whatever the run was trained on; only then are weights rounded to the
+type asked for. A LoRA merged into a 4-bit base misses by more than the logits' own size (base facts §4.3).
+"""
 
 from __future__ import annotations
 
+import gc
+import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from safevlm.data import chat
-from safevlm.model import loading
+from safevlm.model import export, loading
+from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
 
+log = logging.getLogger(__name__)
+
 QUESTIONS = ("What is in the picture?", "Describe what you see and say whether it is safe.")
+DType = Literal["float32", "bfloat16", "float16"]
+BESIDES = 1.15
+"""The LoRA (r 256 on 7B: a tenth of the weights) and copies of single layers come on top."""
 
 
-def merge(path: str, out: Path, *, base: str | None = None, tolerance: float = 1e-3) -> float:
-    """Any checkpoint of ours → one complete folder (kind `full`) that needs neither adapter nor base.
+@dataclass(frozen=True)
+class Merged:
+    """What became of a merge; differences are the largest of any logit, relative to the largest logit."""
 
-    Merges in float32 on the un-quantised base. Returns the largest difference of a logit relative to the largest
-    logit. ValueError when it exceeds the tolerance; then nothing is written.
+    difference: float
+    """Of merging, in float32, and of writing and reading again."""
+    rounding: float
+    """Of the type that the weights were written in; 0 for float32."""
+    lm_tokens: int
+    """Learned tokens in front of every image; a stock model cannot carry them."""
+    stock: bool
+    dtype: DType
+
+
+def merge(path: str, out: Path, **options: Any) -> float:
+    """`fold`, for who wants one number: the largest difference before any rounding."""
+    return fold(path, out, **options).difference
+
+
+def fold(
+    path: str,
+    out: Path,
+    *,
+    base: str | None = None,
+    tolerance: float = 1e-3,
+    dtype: DType = "float32",
+    stock: bool = False,
+) -> Merged:
+    """Any checkpoint of ours → one complete folder that needs neither adapter nor base.
+
+    It is of kind `full`, or with `stock` of kind `guarded`: a plain LLaVA and our files beside it. ValueError when
+    the merged logits differ by more than the tolerance, or rounded weights are no numbers; then nothing is written.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: exists already and is not empty; remove it or choose another folder")
+    _tell_memory(path)
     loaded = loading.load(path, base=base)
     probe = _probe(loaded)
     before = _logits(loaded.model, probe)
     merged = loaded.model.merge_and_unload() if loaded.kind == "adapter" else loaded.model
-    difference = _relative(before, _logits(merged, probe))
+    difference = _within(tolerance, path, _relative(before, _logits(merged, probe)))
+    _round(merged, getattr(torch, dtype))
+    rounded = _logits(merged, probe)
+    rounding = _relative(before, rounded) if dtype != "float32" else 0.0
+    if not rounding < float("inf"):
+        raise ValueError(f"{path}: as {dtype} some logits are no numbers; use --dtype bfloat16; nothing was written")
+    tokens = merged.config.safety_config.lm_tokens
     with loading.written_atomically(out) as folder:
-        _save(merged, loaded, folder)
-        reread = loading.load(folder)
-        difference = max(difference, _relative(before, _logits(reread.model, probe)))
-        if difference > tolerance:
-            raise ValueError(
-                f"{path}: merged logits differ by {difference:.2e} of the largest, over the tolerance {tolerance:.0e}; "
-                "nothing was written"
-            )
+        _cast(merged, getattr(torch, dtype))
+        (_save_stock if stock else _save)(merged, loaded, folder)
+        source = loaded.path
+        del merged, loaded  # the model is read again below; two of them in memory would be one too many
+        gc.collect()
+        difference = max(difference, _within(tolerance, path, _relative(rounded, _reread(folder, probe))))
         for name in ("recipe.yaml", "run.json"):
-            if (loaded.path / name).is_file():
-                shutil.copy(loaded.path / name, folder / name)
+            if (source / name).is_file():
+                shutil.copy(source / name, folder / name)
+    return Merged(difference, rounding, tokens, stock, dtype)
+
+
+def describe(merged: Merged, out: str, tolerance: float) -> str:
+    """What was done, for a person."""
+    lines = [f"merged into {out}; largest difference of a logit {merged.difference:.2e} (tolerance {tolerance:.0e})"]
+    if merged.dtype != "float32":
+        lines.append(f"written as {merged.dtype}; that moves a logit by up to {merged.rounding:.2e} of the largest")
+    if merged.stock:
+        lines.append(f"a plain LLaVA; its guard is in {Path(out) / export.SIDECAR}, for `safevlm chat --model {out}`")
+    if merged.stock and merged.lm_tokens:
+        lines.append(
+            f"{merged.lm_tokens} LM tokens are in {export.SIDECAR}/ only: a stock server answers without them"
+        )
+    return "\n".join(lines)
+
+
+def _tell_memory(path: str) -> None:
+    """Before anything is loaded: one that runs out of memory is killed without a word."""
+    try:
+        config = AutoConfig.from_pretrained(loading.resolve(path))
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+    except loading.BROKEN:
+        return  # loading says better what is wrong
+    weights = sum(weight.numel() for weight in model.parameters())
+    needed = weights * torch.float32.itemsize * BESIDES / 1e9
+    log.info("merging %.0f M weights in float32: needs about %.2f GB of memory", weights / 1e6, needed)
+
+
+def _within(tolerance: float, path: str, difference: float) -> float:
+    if not difference <= tolerance:  # not a number is no agreement either
+        raise ValueError(
+            f"{path}: merged logits differ by {difference:.2e} of the largest, over the tolerance {tolerance:.0e}; "
+            "nothing was written"
+        )
     return difference
 
 
+def _round(model: Any, dtype: torch.dtype) -> None:
+    """Gives the weights the values that they will have on disk; the type stays, to compute in. Ours stay float32."""
+    for name, weight in model.named_parameters():
+        if not is_safety_name(name):
+            weight.data = weight.data.to(dtype).float()
+
+
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    for name, weight in model.named_parameters():
+        if not is_safety_name(name):
+            weight.data = weight.data.to(dtype)
+
+
 def _save(model: Any, loaded: loading.Loaded, folder: Path) -> None:
+    _clean(model)
+    model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
+
+
+def _save_stock(model: Any, loaded: loading.Loaded, folder: Path) -> None:
+    _clean(model)
+    export.write(model, loaded.processor, folder)
+
+
+def _clean(model: Any) -> None:
     # a temperature without sampling is refused on save (base facts §1, row 11)
     if not model.generation_config.do_sample:
         model.generation_config.temperature = model.generation_config.top_p = None
-    model.save_pretrained(folder)
-    loaded.processor.save_pretrained(folder)
+
+
+def _reread(folder: Path, probe: list[dict[str, Tensor]]) -> list[Tensor]:
+    return _logits(loading.load(folder).model, probe)
 
 
 def _probe(loaded: loading.Loaded) -> list[dict[str, Tensor]]:

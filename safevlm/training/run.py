@@ -13,12 +13,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from safevlm.config import Recipe, SafetyConfig
 from safevlm.data import mix
 from safevlm.data.collate import Collator, RecordDataset
+from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, verify_images
 from safevlm.defenses.policy import policy_from
 from safevlm.model import loading
 from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.taxonomy import read_taxonomy
-from safevlm.training import provenance, resume
+from safevlm.training import processes, provenance, resume
 from safevlm.training.arguments import frozen_dtype, training_arguments
 from safevlm.training.hints import add_hints
 from safevlm.training.stages import STAGES, prepare
@@ -31,6 +32,7 @@ def train(recipe: Recipe) -> Path:
     """Runs a recipe; returns the folder of its result, `OUT/final`. Resumes from the newest checkpoint in OUT."""
     arguments = training_arguments(recipe)  # before the model: ZeRO-3 cuts it up while it loads
     out = Path(recipe.run.out)
+    processes.check_shared_disk(out, arguments.process_index, arguments.world_size)
     last = resume.newest(recipe, arguments)
     set_seed(recipe.run.seed)
     loaded = _load(recipe)
@@ -104,6 +106,7 @@ def _adopt(config: SafeLlavaConfig, table: Any, policy: dict[str, Any] | None, f
 def _records(recipe: Recipe, loaded: loading.Loaded, process: int, processes: int) -> list[Record]:
     taxonomy = loaded.safe_llava.config.taxonomy
     records = read_records(recipe.data.train, taxonomy, recipe.data.images)
+    records, _ = exclude_images(records, recipe.data)
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     if recipe.data.verify_images:
         verify_images(records[process::processes])

@@ -1,4 +1,4 @@
-"""kill -9 at ten random moments: each time the run goes on from its newest checkpoint, and ends as if nothing had been."""
+"""kill -9 at ten random moments: each time the run goes on from its newest checkpoint and ends as if undisturbed."""
 
 from __future__ import annotations
 

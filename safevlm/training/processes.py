@@ -1,0 +1,51 @@
+"""What several processes must agree on before a run begins."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch.distributed
+
+MARK = ".all-nodes-see-this"
+SECONDS = 30
+"""Network disks show new files late."""
+
+
+def join_deepspeed() -> None:
+    """Before anything of the model exists: ZeRO-3 would count one process (base facts §4.5)."""
+    import deepspeed
+
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            "run.deepspeed wants a launcher: deepspeed --num_gpus N --module safevlm train RECIPE (scripts/stage1.sh), "
+            "or torchrun; --run.deepspeed null trains without"
+        )
+    deepspeed.init_distributed()
+
+
+def check_shared_disk(out: Path, process: int, processes: int) -> None:
+    """ValueError when a process does not see what the first one writes: its part of each checkpoint would be lost."""
+    if processes == 1:
+        return
+    mark = out / MARK
+    if process == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    torch.distributed.barrier()
+    seen = _appears(mark)
+    torch.distributed.barrier()
+    if process == 0:
+        mark.unlink()
+    if not seen:
+        raise ValueError(f"run.out: process {process} does not see {out}; put it on a disk that all nodes share")
+
+
+def _appears(file: Path) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True

@@ -1,0 +1,97 @@
+"""The shell scripts print what they run, and the recipes for the real models keep to the published batch."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safevlm.training.recipe import parse
+
+ROOT = Path(__file__).parents[1]
+REAL = sorted((ROOT / "scripts" / "recipes").glob("llava*b_*.yaml"))
+BATCH = 128
+"""Effective batch of both stages (methods §1.5)."""
+
+
+def _command(script: str, *words: str, **environment: str) -> list[str]:
+    """What a script prints with DRY_RUN."""
+    clean = {key: value for key, value in os.environ.items() if key not in ("RECIPE", "LAUNCHER", "GPUS", "NODES")}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), *words],
+        cwd=ROOT, env={**clean, "DRY_RUN": "1", **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_stage_script_prints_a_command_that_the_recipe_parser_takes(stage: int) -> None:
+    command = _command(f"stage{stage}.sh", "my model", "data/a.jsonl", "runs/out", "--optim.lr", "0.5")
+    assert command[:3] == ["deepspeed", "--num_gpus", "8"] and command[3:6] == ["--module", "safevlm", "train"]
+    recipe = parse(command[6:])
+    assert recipe.stage == f"stage{stage}" and recipe.model.path == "my model"
+    assert (recipe.data.train, recipe.run.out, recipe.optim.lr) == (["data/a.jsonl"], "runs/out", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "start"),
+    [
+        ({"GPUS": "4"}, "deepspeed --num_gpus 4 --module"),
+        ({"NODES": "2", "HOSTFILE": "hosts"}, "deepspeed --hostfile hosts --num_nodes 2 --num_gpus 8 --module"),
+        ({"LAUNCHER": "torchrun", "GPUS": "2"}, "torchrun --nproc_per_node 2 --module"),
+        (
+            {"LAUNCHER": "torchrun", "NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"},
+            "torchrun --nproc_per_node 8 --nnodes 2 --node_rank 1 --master_addr first --master_port 29500 --module",
+        ),
+        ({"LAUNCHER": "none"}, "safevlm train"),
+    ],
+)
+def test_launchers(environment: dict[str, str], start: str) -> None:
+    assert " ".join(_command("stage1.sh", "m", "d", "o", **environment)).startswith(start)
+
+
+def test_several_nodes_without_a_hostfile_are_an_error_that_names_it() -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/stage1.sh"), "m", "d", "o"],
+        env={**os.environ, "NODES": "2", "DRY_RUN": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "HOSTFILE" in done.stderr
+
+
+def test_merge_script_passes_its_flags_on() -> None:
+    assert _command("merge.sh", "run", "out", "--stock") == ["safevlm", "merge", "run", "--out", "out", "--stock"]
+
+
+def test_there_is_a_recipe_for_every_way_and_size() -> None:
+    ways = ("stage1", "stage1_head_only", "stage2", "stage2_qlora")
+    assert [file.stem for file in REAL] == sorted(f"llava{size}_{way}" for size in ("7b", "13b") for way in ways)
+
+
+@pytest.mark.parametrize("file", REAL, ids=lambda file: file.stem)
+def test_effective_batch_is_the_published_one(file: Path) -> None:
+    recipe = parse([str(file)])
+    gpus = 1 if recipe.model.quantize != "none" else 8
+    assert recipe.optim.batch_size * recipe.optim.accumulation * gpus == BATCH
+
+
+@pytest.mark.parametrize("file", REAL, ids=lambda file: file.stem)
+def test_both_sizes_differ_only_where_they_must(file: Path) -> None:
+    """7B and 13B: the folder, and what a GPU holds."""
+    twin = Path(str(file).replace("13b", "7b"))
+    mine, theirs = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (file, twin))
+    for recipe in (mine, theirs):
+        recipe["model"].pop("path")
+        for key in ("batch_size", "accumulation", "gradient_checkpointing"):
+            recipe["optim"].pop(key, None)
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "scripts").rglob("*.s*")), ids=lambda file: file.name)
+def test_shell_files_parse(file: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
