@@ -8,7 +8,7 @@ EXTRAS = {
     "train": ["peft>=0.19", "accelerate>=1.10", "deepspeed>=0.18"],
     "quant": ["bitsandbytes>=0.48"],
     "flash": ["flash-attn"],
-    "convert": ["sentencepiece", "protobuf"],
+    "convert": ["sentencepiece"],
     "data": ["pyarrow"],
     "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
     "eval": ["jinja2"],

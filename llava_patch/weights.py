@@ -1,0 +1,160 @@
+"""Weights of a folder, one tensor at a time: sharded or not, safetensors or `.bin`; and the writing of shards.
+
+Nothing is held but the open file, so that folding a 13B takes the memory of a shard, not of a model. `.bin` files are
+foreign pickles: only tensors are read from them, never code (`weights_only`).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+FILES = (*SINGLES, *INDEXES)
+SHARD_BYTES = 5 * 10**9
+BROKEN = (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
+
+
+class Weights:
+    """Names and tensors of some files; the file read last stays open."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.places: dict[str, Path] = {}
+        self._open: tuple[Path, Mapping[str, Any]] | None = None
+        for file in files:
+            for name in self._file(file):
+                if name in self.places:
+                    raise ValueError(f"{file}: weight {name!r} is in {self.places[name].name} already")
+                self.places[name] = file
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they lie on disk."""
+        return list(self.places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        entry = self._file(self.places[name])[name]
+        return tuple(entry.shape if isinstance(entry, Tensor) else entry.get_shape())
+
+    def read(self, name: str) -> Tensor:
+        entry = self._file(self.places[name])[name]
+        return entry if isinstance(entry, Tensor) else entry[:] if entry.get_shape() else entry[...]
+
+    def _file(self, file: Path) -> Mapping[str, Any]:
+        if self._open is None or self._open[0] != file:
+            self._open = None  # the old one goes before the next one comes
+            self._open = (file, _open(file))
+        return self._open[1]
+
+
+def find(folder: Path) -> Path | None:
+    """The file that holds, or lists, the weights of a model folder; None: there are none."""
+    return next((folder / name for name in (*INDEXES, *SINGLES) if (folder / name).is_file()), None)
+
+
+def of_folder(folder: Path) -> Weights:
+    """Weights of a model folder. ValueError: none, a shard is missing, or the index and its shards differ."""
+    found = find(folder)
+    if found is None:
+        raise ValueError(f"{folder}: no weights here; one of {', '.join(FILES)} is needed")
+    if found.name in SINGLES:
+        return Weights([found])
+    listed = _index(found)
+    files = [folder / name for name in dict.fromkeys(listed.values())]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise ValueError(f"{folder}: {', '.join(absent)} missing, though {found.name} lists it; fetch the folder again")
+    read = Weights(files)
+    differing = {name for name in {*listed, *read.places} if listed.get(name) != _name(read.places.get(name))}
+    if differing:
+        shown = ", ".join(sorted(differing)[:3])
+        raise ValueError(f"{found}: {len(differing)} weights are not where the index says ({shown}); fetch it again")
+    return read
+
+
+class Writer:
+    """Writes tensors as safetensors shards with an index: `add` each, then `close`."""
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.full: list[list[str]] = []
+        self.total = 0
+        self._shard: dict[str, Tensor] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        size = sum(held.nbytes for held in self._shard.values())
+        if self._shard and size + tensor.nbytes > self.shard_bytes:
+            self._flush()
+        self._shard[name] = tensor.contiguous()
+        self.total += tensor.nbytes
+
+    def close(self) -> None:
+        self._flush()
+        if len(self.full) == 1:
+            (self.folder / "shard-1").rename(self.folder / SINGLES[0])
+            return
+        places: dict[str, str] = {}
+        for number, names in enumerate(self.full, 1):
+            shard = f"model-{number:05d}-of-{len(self.full):05d}.safetensors"
+            (self.folder / f"shard-{number}").rename(self.folder / shard)
+            places.update(dict.fromkeys(names, shard))
+        index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(places.items()))}
+        (self.folder / INDEXES[0]).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _flush(self) -> None:
+        if self._shard:
+            self.full.append(list(self._shard))
+            save_file(self._shard, self.folder / f"shard-{len(self.full)}", metadata={"format": "pt"})
+            self._shard = {}
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """A JSON object from a file. ValueError names the file, and the line where it is malformed."""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file}: missing") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}:{error.lineno}: malformed JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text: {error}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{file}: must hold a JSON object, not a {type(table).__name__}")
+    return table
+
+
+def _index(file: Path) -> dict[str, str]:
+    listed = read_table(file).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+        raise ValueError(f"{file}: no weight_map, so that it lists nothing; fetch it again")
+    # a shard lies beside its index: a name that leads elsewhere is not followed
+    return {name: Path(shard).name for name, shard in listed.items()}
+
+
+def _open(file: Path) -> Mapping[str, Any]:
+    """Name → tensor, or a slice that reads one."""
+    try:
+        if file.suffix == ".safetensors":
+            handle = safe_open(file, "pt")
+            return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  a handle is no dict
+        table = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except BROKEN as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{file}: broken, or not a file of weights alone: {reason}") from error
+    if not isinstance(table, Mapping) or not all(isinstance(entry, Tensor) for entry in table.values()):
+        raise ValueError(f"{file}: must hold tensors by name and nothing else")
+    return table
+
+
+def _name(file: Path | None) -> str | None:
+    return file.name if file else None
