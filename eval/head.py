@@ -58,8 +58,10 @@ def confusion(run: Run, field: str) -> Confusion:
     """Truth against verdict on the headline's rows, for `level` or `category`."""
     rows = [row for row in _of(run, SETS[MAIN]) if not row["verdict"]["error"]]
     counts = Counter((row["truth"][field], row["verdict"][field]) for row in rows)
+    spoken = (list(row["verdict"][f"{field}_probabilities"]) for row in rows)  # a taxonomy of one's own has its order
+    order = next((names for names in spoken if names), ORDER[field])
     met = {name for pair in counts for name in pair}
-    return Confusion(field, [*ORDER[field], *sorted(met - set(ORDER[field]))], counts)
+    return Confusion(field, [*order, *sorted(met - set(order))], counts)
 
 
 def _accuracies(rows: Sequence[Row]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class ModelConfig:
     taxonomy: str | None = None
     """YAML with categories, levels and, optionally, a policy of your own; they become part of the checkpoint."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights: bfloat16 on a GPU, float32 on a CPU. What trains has float32 master weights always."""
+    """Type of the frozen weights: bfloat16 on a GPU, float32 on a CPU. What trains keeps float32 master weights."""
     quantize: Quantization = "none"
     """Hold the frozen LLM in 4 (nf4) or 8 bits (int8), by bitsandbytes; tower, projector and safety modules stay."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"

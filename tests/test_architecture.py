@@ -33,6 +33,7 @@ RANKS = {
     "safevlm.analysis": 7,
     "safevlm.serve": 8,
     "safevlm.miniature": 8,
+    "safevlm.check": 8,
     "eval": 9,
     "safevlm.__main__": 10,
 }

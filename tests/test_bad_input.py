@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from safevlm.__main__ import main
 from safevlm.model import loading
-from safevlm.training import run
+from safevlm.training import provenance
 from tests import tiny
 from tests.training import workshop
 
@@ -41,7 +41,7 @@ def recipe(home: Path, tmp_path: Path) -> Path:
     """A recipe that would train six fresh records into `tmp_path/out`; the tests spoil one thing of it."""
     data = workshop.save_rows(tmp_path / "train.jsonl", workshop.rows(tmp_path, ROWS))
     resolved = workshop.recipe(home / "base", data, tmp_path / "out", optim={"batch_size": 2, "accumulation": 1})
-    (tmp_path / "recipe.yaml").write_text(run.recipe_yaml(resolved), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(provenance.recipe_yaml(resolved), encoding="utf-8")
     return tmp_path / "recipe.yaml"
 
 

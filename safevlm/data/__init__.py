@@ -1,1 +1,1 @@
-"""Records on disk → batches for the model."""
+"""Sources → a mix → records on disk → batches for the model."""

@@ -20,7 +20,7 @@ POOL = 50
 
 
 class GroupedSampler(Sampler[int]):
-    """Indices such that each run of `step` of them is one step. A kind's last step is filled with records of its own."""
+    """Indices such that each run of `step` of them is one step. A kind's last step is filled with its own records."""
 
     def __init__(self, records: Sequence[Record], by: Grouping, step: int, seed: int) -> None:
         self.rows = [[i for i, record in enumerate(records) if bool(record.images) == kind] for kind in (True, False)]

@@ -58,7 +58,7 @@ def messages_of(request: Request) -> list[Message]:
 
 def prompt_text(processor: Any, request: Request) -> str:
     """The prompt up to and including `ASSISTANT:`, with one `<image>` per picture."""
-    messages = [_as_text(processor, message) for message in messages_of(request)]
+    messages = [as_text(processor, message) for message in messages_of(request)]
     return processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
     )
@@ -105,14 +105,14 @@ def _with_pictures(processor: Any, messages: Sequence[Message], pictures: Sequen
             **message,
             "content": [
                 {"type": "image", "image": next(left)} if part["type"] == "image" else part
-                for part in _as_text(processor, message)["content"]
+                for part in as_text(processor, message)["content"]
             ],
         }
         for message in messages
     ]
 
 
-def _as_text(processor: Any, message: Message) -> Message:
+def as_text(processor: Any, message: Message) -> Message:
     """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
     tokenizer = processor.tokenizer
     control = "|".join(re.escape(token) for token in {*tokenizer.all_special_tokens, processor.image_token})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -28,21 +29,32 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"{path}: no such image file")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the image file is empty (0 bytes)")
+    return _decode(path, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The same for a picture whose bytes are in memory (out of an archive); `name` is for errors."""
+    if not data:
+        raise ImageError(f"{name}: the image is empty (0 bytes)")
+    return _decode(BytesIO(data), name)
+
+
+def _decode(file: Path | BytesIO, name: str) -> Image.Image:
     try:
-        image = Image.open(path)
+        image = Image.open(file)
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(
-                f"{path}: {image.width} x {image.height} pixels are over the limit of {MAX_PIXELS:,}; scale it down"
+                f"{name}: {image.width} x {image.height} pixels are over the limit of {MAX_PIXELS:,}; scale it down"
             )
         return _rgb(image)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image that can be read") from error
+        raise ImageError(f"{name}: not an image that can be read") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: far more pixels than the limit of {MAX_PIXELS:,}; scale it down") from error
+        raise ImageError(f"{name}: far more pixels than the limit of {MAX_PIXELS:,}; scale it down") from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{path}: the image is broken or truncated ({error})") from error
+        raise ImageError(f"{name}: the image is broken or truncated ({error})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,12 +1,29 @@
-"""Which records a run sees."""
+"""Which records a run sees: a draw of clean ones at training time, and the plan of a mix made of many sources.
+
+A plan reads every source once and remembers rows by number; `safevlm.data.mix_build` reads them again and writes what
+was drawn. Same file, same seed, same data: the same plan.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from safevlm.data import answers
+from safevlm.data.labels import Label
+from safevlm.data.mix_file import Counts, Mix, MixError
 from safevlm.data.records import Record, is_clean
+from safevlm.data.sources import read_source
+from safevlm.data.sources.row import HELD_OUT_SPLITS, Rows, SourceRow, SourceSpec
+from safevlm.data.sources.row import Counts as RowCounts
 from safevlm.taxonomy import Taxonomy
+
+NAMED = 5
+"""Offenders named in an error; all are counted."""
+LISTED = 10_000
+"""Missing pictures that are remembered by name."""
 
 
 def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None, seed: int) -> list[Record]:
@@ -19,3 +36,195 @@ def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None,
         return list(records)
     dropped = set(rows) - set(random.Random(seed).sample(rows, clean))
     return [record for index, record in enumerate(records) if index not in dropped]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that may be drawn."""
+
+    source: str
+    index: int
+    """Number of the row in its source."""
+    label: Label
+    is_head_only: bool = False
+    """It has no answer: it can train the head, and no words."""
+
+
+@dataclass
+class Scan:
+    """What a source holds."""
+
+    spec: SourceSpec
+    rows: int = 0
+    counts: RowCounts = field(default_factory=dict)
+    """By part of the source: rows found, rows published."""
+    dropped: int = 0
+    over_limit: int = 0
+    without_picture: int = 0
+    """Rows left out because a picture of theirs is not in the download."""
+    missing: list[str] = field(default_factory=list)
+    """`place: picture` of the first of them, `LISTED` at most."""
+    candidates: list[Candidate] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    mix: Mix
+    scans: tuple[Scan, ...]
+    absent: tuple[str, ...]
+    """Sources that are not on the disk, and may be missing."""
+    found: Mapping[str, int]
+    """Candidates by category."""
+    pool: tuple[Candidate, ...]
+    stages: Mapping[str, tuple[Candidate, ...]]
+    short: tuple[str, ...]
+    """What there was less of than asked for, if that is allowed."""
+
+
+def plan(mix: Mix) -> Plan:
+    """Reads the sources and draws. MixError: a source that is missing, too small, or not fit to train on."""
+    present, absent = split_absent(mix.sources)
+    return plan_of(mix, tuple(scan(mix, spec) for spec in present), absent)
+
+
+def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> Plan:
+    """The draw, from sources that have been read."""
+    candidates = [candidate for one in scans for candidate in one.candidates]
+    pool, short = draw(candidates, mix.counts, f"{mix.seed}/pool", "counts")
+    stages: dict[str, tuple[Candidate, ...]] = {}
+    for name, counts in mix.stages.items():
+        speaks = [candidate for candidate in pool if name == "stage1" or not candidate.is_head_only]
+        stages[name], lacking = draw(speaks, counts, f"{mix.seed}/{name}", f"stages.{name}")
+        short += lacking
+    if short and mix.short == "error":
+        raise MixError(f"{mix.file}: {'; '.join(short)}. Ask for fewer, add sources, or set `short: allow`")
+    found = Counter(candidate.label.bucket for candidate in candidates)
+    return Plan(mix, scans, absent, dict(found), tuple(pool), stages, tuple(short))
+
+
+def split_absent(specs: Iterable[SourceSpec]) -> tuple[list[SourceSpec], tuple[str, ...]]:
+    """Sources that are there, and names of those that are not and need not be. MixError lists those that must."""
+    specs = list(specs)
+    absent = [spec for spec in specs if not spec.path.exists()]
+    needed = [f"{spec.name} ({spec.path})" for spec in absent if spec.missing == "error"]
+    if needed:
+        raise MixError(f"sources that are not there: {', '.join(needed)}; download them, or set `missing: allow`")
+    return [spec for spec in specs if spec.path.exists()], tuple(spec.name for spec in absent)
+
+
+def scan(mix: Mix, spec: SourceSpec) -> Scan:
+    """Reads a source and labels its rows; MixError says what is wrong with how many of them, naming the first."""
+    made = Scan(spec)
+    problems = _Problems()
+    for index, row in enumerate(_counted(read_source(spec), made)):
+        made.rows += 1
+        candidate = _candidate(mix, spec, row, index, problems)
+        if candidate is None:
+            made.dropped += 1
+        elif row.missing:
+            made.without_picture += 1
+            made.missing += [f"{row.place}: {name}" for name in row.missing[: LISTED - len(made.missing)]]
+        else:
+            made.candidates.append(candidate)
+    problems.check_missing(made)
+    problems.raise_any(f"{mix.file}: {spec.name}")
+    return _limited(made, mix.seed)
+
+
+def _counted(rows: Rows, made: Scan) -> Iterator[SourceRow]:
+    made.counts = yield from rows
+
+
+class _Problems:
+    """Rows with something wrong: how many, and the first of them, by what it is."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, what: str, which: str) -> None:
+        self._counts[what] += 1
+        named = self._first.setdefault(what, [])
+        if len(named) < NAMED and which not in named:
+            named.append(which)
+
+    def check_missing(self, made: Scan) -> None:
+        if made.spec.missing_images == "error" and made.missing:
+            what = "rows whose picture is not in the download (mend it, or set `missing_images: allow`)"
+            self._counts[what] = made.without_picture
+            self._first[what] = made.missing[:NAMED]
+
+    def raise_any(self, where: str) -> None:
+        if self._counts:
+            told = [f"{count} {what}: {', '.join(self._first[what])}" for what, count in self._counts.items()]
+            raise MixError(f"{where}: {'; '.join(told)}")
+
+
+def _candidate(mix: Mix, spec: SourceSpec, row: SourceRow, index: int, problems: _Problems) -> Candidate | None:
+    """None: dropped, or a problem that was noted."""
+    if row.split in HELD_OUT_SPLITS:
+        problems.add(f"rows of split {row.split!r}, which no training mix may hold", row.id)
+        return None
+    try:
+        label = mix.labels.label(spec.name, row)
+    except LookupError as error:
+        problems.add("rows without a label; add a rule to `labels`", str(error.args[0]))
+        return None
+    if label is None:
+        return None
+    speaks = (spec.answers == "source" and row.has_answer) or answer_of(mix, row, spec, label) is not None
+    if not speaks and spec.head_only == "error":
+        problems.add(_no_answer(label), row.place)
+    return Candidate(spec.name, index, label, is_head_only=not speaks)
+
+
+def _no_answer(label: Label) -> str:
+    key = label.level or "LEVEL"
+    return f"rows without an answer (give captions, or `answers: {{{key}: [...]}}`, or `head_only: allow`)"
+
+
+def answer_of(mix: Mix, row: SourceRow, spec: SourceSpec, label: Label) -> str | None:
+    """The wording for a row that brings no answer, or None."""
+    if label.category is None or label.level is None:
+        return None
+    return answers.answer(
+        mix.answers, mix.taxonomy, label.category, label.level, f"{mix.seed}/answer/{spec.name}/{row.id}"
+    )
+
+
+def _limited(made: Scan, seed: int) -> Scan:
+    limit, count = made.spec.limit, len(made.candidates)
+    if limit is not None and count > limit:
+        rng = random.Random(f"{seed}/limit/{made.spec.name}")
+        made.candidates = [made.candidates[index] for index in sorted(rng.sample(range(count), limit))]
+        made.over_limit = count - limit
+    return made
+
+
+def draw(
+    candidates: Sequence[Candidate], counts: Counts, seed: str, where: str
+) -> tuple[tuple[Candidate, ...], list[str]]:
+    """So many of each category, in order; and what was short. Each category has a draw of its own."""
+    by_bucket: dict[str, list[int]] = {name: [] for name in counts}
+    for index, candidate in enumerate(candidates):
+        by_bucket.setdefault(candidate.label.bucket, []).append(index)
+    chosen: list[int] = []
+    short = []
+    for name, rows in by_bucket.items():
+        asked = counts.get(name)
+        if asked is not None and asked > len(rows):
+            short.append(f"{where}.{name}: {asked} asked for, {len(rows)} found")
+        chosen += rows if asked is None or asked >= len(rows) else random.Random(f"{seed}/{name}").sample(rows, asked)
+    return tuple(candidates[index] for index in sorted(chosen)), short
+
+
+def taken_rows(made: Plan) -> Iterator[tuple[Candidate, SourceRow]]:
+    """The rows of the pool, read once more, in order."""
+    wanted: dict[str, dict[int, Candidate]] = {}
+    for candidate in made.pool:
+        wanted.setdefault(candidate.source, {})[candidate.index] = candidate
+    for one in made.scans:
+        of_source = wanted.get(one.spec.name, {})
+        for index, row in enumerate(read_source(one.spec)) if of_source else ():
+            if index in of_source:
+                yield of_source[index], row

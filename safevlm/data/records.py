@@ -6,17 +6,16 @@ Whatever is wrong with a record is an error that names file, line and fix: nothi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from safevlm.data import chat
+from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.images import open_image
+from safevlm.data.json_rows import RowError, json_rows
+from safevlm.data.threads import in_threads
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 
 IMAGE = "<image>"
@@ -37,10 +36,28 @@ class Record:
     """Category id; None: unlabelled, the head's terms skip it."""
     safe_level: int | None = None
     """Level id, likewise."""
+    source: str = ""
+    """Where a mix took it from."""
 
 
-class RecordError(ValueError):
+class RecordError(RowError):
     """A record that cannot be used; the message starts with its place."""
+
+
+class SlotError(RecordError):
+    """Image slots that do not match the images."""
+
+
+class AnswerError(RecordError):
+    """Nothing to learn from."""
+
+
+class MissingImageError(RecordError):
+    """An image file that is not there."""
+
+
+class LabelError(RecordError):
+    """A category or level that the taxonomy does not have."""
 
 
 def read_records(files: Sequence[str | Path], taxonomy: Taxonomy, images: str | Path = "") -> list[Record]:
@@ -67,12 +84,12 @@ def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path) -> Reco
     messages = tuple(_message(turn, place) for turn in raw["conversations"])
     slots = sum(part["type"] == "image" for message in messages for part in message["content"])
     if slots != len(paths):
-        raise RecordError(f"{place}: {slots} {IMAGE} in the conversation but {len(paths)} images; they must match")
+        raise SlotError(f"{place}: {slots} {IMAGE} in the conversation but {len(paths)} images; they must match")
     if not any(message["role"] == "assistant" and message["content"][0]["text"].strip() for message in messages):
-        raise RecordError(f"{place}: no answer to learn from; a record needs a non-empty gpt/ASSISTANT turn")
+        raise AnswerError(f"{place}: no answer to learn from; a record needs a non-empty gpt/ASSISTANT turn")
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
-        raise RecordError(f"{place}: no such image file {missing}; set data.images to the folder of the images")
+        raise MissingImageError(f"{place}: no such image file {missing}; set data.images to the folder of the images")
     return Record(
         id=str(raw.get("id", place)),
         place=place,
@@ -80,6 +97,7 @@ def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path) -> Reco
         images=paths,
         safe_type=_label(raw, "safe_type", taxonomy, place),
         safe_level=_label(raw, "safe_level", taxonomy, place),
+        source=str(raw.get("source", "")),
     )
 
 
@@ -88,6 +106,13 @@ def is_clean(record: Record, taxonomy: Taxonomy) -> bool:
     if record.safe_type is not None:
         return taxonomy.category_names[record.safe_type] == CLEAN
     return record.safe_level is not None and taxonomy.level_names[record.safe_level] == SAFE
+
+
+def refuse_placeholders(records: Iterable[Record]) -> None:
+    """RecordError at a record whose answer only stands in for one: it trains the head, and must not teach words."""
+    for record in records:
+        if any(message["content"][0].get("text") == HEAD_ONLY for message in record.messages):
+            raise RecordError(f"{record.place}: no answer to learn words from; set loss.lm: 0, or leave this file out")
 
 
 def verify_images(records: Sequence[Record]) -> None:
@@ -100,32 +125,15 @@ def verify_images(records: Sequence[Record]) -> None:
             except ValueError as error:
                 raise RecordError(f"{record.place}: {error}") from error
 
-    with ThreadPoolExecutor() as pool:
-        for _ in tqdm(pool.map(check, records), "checking images", total=len(records), leave=False):
-            pass
+    for _ in in_threads(check, records, "checking images", len(records)):
+        pass
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
-        raise RecordError(f"{path}: no such record file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text: {error}") from error
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
-        yield from ((f"{path}[{index}]", row) for index, row in enumerate(rows))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` breaks at U+2028 too
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}:{number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{path}:{number}: malformed JSON line: {error.msg}") from error
+        yield from json_rows(path)
+    except RowError as error:
+        raise RecordError(str(error)) from error
 
 
 def _image_paths(raw: dict[str, Any], place: str) -> list[str]:
@@ -157,4 +165,4 @@ def _label(raw: dict[str, Any], field: str, taxonomy: Taxonomy, place: str) -> i
     try:
         return (taxonomy.category_id if field == "safe_type" else taxonomy.level_id)(raw[field])
     except ValueError as error:
-        raise RecordError(f"{place}: {error}") from error
+        raise LabelError(f"{place}: {error}") from error

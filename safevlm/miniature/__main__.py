@@ -1,4 +1,4 @@
-"""`python -m safevlm.miniature build | data`."""
+"""`python -m safevlm.miniature build | data | planted`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ def main() -> int:
     build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
     data = commands.add_parser("data", help="write training records and the evaluation suite")
     data.add_argument("--out", type=Path, required=True, help="where the data goes")
+    data.add_argument("--layout", help="write the layout of a real download instead: vlguard, rtvlm or spa_vl")
     from safevlm.miniature.dataset import DataConfig
 
     for field in fields(DataConfig):
         flag = f"--{field.name.replace('_', '-')}"
         data.add_argument(flag, type=int, default=field.default, help=f"default {field.default}")
+    _planted_flags(commands.add_parser("planted", help="write a folder with a few risky pictures planted in it"))
     options = parser.parse_args()
+    if options.command == "planted":
+        from safevlm.miniature import planted
+
+        names = [field.name for field in fields(planted.PlantedConfig)]
+        planted.write(options.out, planted.PlantedConfig(**{name: getattr(options, name) for name in names}))
+        return 0
+    if options.command == "data" and options.layout:
+        from safevlm.miniature import layouts
+
+        layouts.write(options.out, options.layout)
+        return 0
     if options.command == "data":
         from safevlm.miniature.dataset import write
 
@@ -31,6 +44,15 @@ def main() -> int:
 
     build_base(options.out, BuildConfig())
     return 0
+
+
+def _planted_flags(parser: argparse.ArgumentParser) -> None:
+    from safevlm.miniature.planted import PlantedConfig
+
+    parser.add_argument("--out", type=Path, required=True, help="where the pictures go")
+    for field in fields(PlantedConfig):
+        kind, flag = type(field.default), f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, default=field.default, help=f"default {field.default}")
 
 
 if __name__ == "__main__":

@@ -176,8 +176,8 @@ def _load(
     folder = resolve(path)
     kind = kind_of(folder)
     kind = "stock" if kind == "guarded" and not guard else kind
-    config = _config(folder, kind, safety)
-    weights = folder if kind in ("stock", "full", "guarded") else _base_of(folder, config, base)
+    config = config_of(folder, kind, safety)
+    weights = folder if kind in ("stock", "full", "guarded") else base_of(folder, config, base)
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
         if is_safety_name(name) and not partitioned.is_cut(parameter):
@@ -290,7 +290,7 @@ def publish(staging: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _config(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
+def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
     try:
         config = AutoConfig.from_pretrained(folder)
         _ = config.text_config if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
@@ -310,7 +310,7 @@ def _guarded_config(folder: Path, config: LlavaConfig) -> SafeLlavaConfig:
     return guarded
 
 
-def _base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
+def base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
     place = Path(base) if base else Path(config.base_checkpoint or "")
     if not (place / "config.json").is_file():
         raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
@@ -328,7 +328,7 @@ def _load_base(
 ) -> SafeLlava:
     layers = config.text_config.num_hidden_layers
     config.text_config.num_hidden_layers = layers if lm else 0
-    with _quiet():
+    with quiet():
         try:
             model, info = SafeLlava.from_pretrained(
                 folder,
@@ -442,7 +442,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers prints a table of missing weights and a bar; what matters of it is checked and raised here."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)

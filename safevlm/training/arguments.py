@@ -20,7 +20,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if optim.schedule not in schedules:
         raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
     if run.deepspeed:
-        processes.join_deepspeed()
+        processes.join_deepspeed(run.deepspeed)
     arguments = TrainingArguments(
         output_dir=run.out,
         per_device_train_batch_size=optim.batch_size,

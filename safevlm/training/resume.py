@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from safevlm.config import Recipe
@@ -15,7 +14,7 @@ from safevlm.training.provenance import RUN
 log = logging.getLogger(__name__)
 
 
-def newest(recipe: Recipe, arguments: TrainingArguments) -> str | None:
+def newest(recipe: Recipe, processes: int) -> str | None:
     """The newest checkpoint in `run.out`; None: start anew.
 
     ValueError when it cannot be read by this number of processes: DeepSpeed cuts the optimiser's state by it.
@@ -24,15 +23,15 @@ def newest(recipe: Recipe, arguments: TrainingArguments) -> str | None:
     last = get_last_checkpoint(str(out)) if recipe.run.resume and out.is_dir() else None
     if last is None:
         return None
-    before, now = _processes(Path(last)), arguments.world_size
-    if recipe.run.deepspeed and before is not None and before != now:
+    before = _processes(Path(last))
+    if recipe.run.deepspeed and before is not None and before != processes:
         raise ValueError(
             f"{last}: saved by {before} processes under DeepSpeed, which cut the optimiser's state into as many parts; "
-            f"this run has {now}. Launch {before} processes, or start anew from its weights: "
+            f"this run has {processes}. Launch {before} processes, or start anew from its weights: "
             f"--model.path {last} --run.out ANOTHER_FOLDER (a LoRA must be merged first)"
         )
-    if before is not None and before != now:
-        log.warning("%s is of %d processes, and this run has %d: its steps are of another size", last, before, now)
+    if before is not None and before != processes:
+        log.warning("%s is of %d processes, this run has %d: its steps are of another size", last, before, processes)
     log.info("resuming from %s", last)
     return last
 

@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from safevlm.data import chat
-from safevlm.data.records import Record, RecordError, is_clean, read_records, verify_images
+from safevlm.data.answers import HEAD_ONLY
+from safevlm.data.records import (
+    Record,
+    RecordError,
+    is_clean,
+    read_records,
+    refuse_placeholders,
+    verify_images,
+)
 from safevlm.taxonomy import DEFAULT
 
 
@@ -157,7 +165,7 @@ def test_malformed_line_is_named(folder: Path) -> None:
 
 def test_malformed_json_list_names_its_line(folder: Path) -> None:
     file = folder / "x.json"
-    file.write_text('[\n{"id": 1},\n{"id" 2}\n]', encoding="utf-8")
+    file.write_text(f'[\n{json.dumps(_row())},\n{{"id" 2}}\n]', encoding="utf-8")
     _error(lambda: read_records([file], DEFAULT), f"{file}:3: ", "malformed")
 
 
@@ -232,3 +240,12 @@ def test_verifying_names_the_record_of_a_broken_image(folder: Path) -> None:
     records = _read(folder / "x.jsonl", _row(), _row(image="b.png"))
     _error(lambda: verify_images(records), f"{folder / 'x.jsonl'}:2: ", str(folder / "b.png"))
     verify_images(records[:1])
+
+
+def test_a_stand_in_for_an_answer_never_teaches_words(folder: Path) -> None:
+    """`head_only.jsonl` of a mix: fine for the head, poison for the LLM."""
+    rows = [{"id": "a", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": HEAD_ONLY}]}]
+    (folder / "head_only.jsonl").write_text(json.dumps(rows), encoding="utf-8")
+    records = read_records([folder / "head_only.jsonl"], DEFAULT)
+    with pytest.raises(RecordError, match=r"head_only.jsonl\[0\].*loss.lm: 0"):
+        refuse_placeholders(records)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from tests.training import workshop
 
 def _newest(out: Path, processes: int, **run: Any) -> str | None:
     recipe = workshop.recipe(out / "base", out / "x.jsonl", out, run=run)
-    return resume.newest(recipe, SimpleNamespace(world_size=processes))  # type: ignore[arg-type]
+    return resume.newest(recipe, processes)
 
 
 @pytest.fixture

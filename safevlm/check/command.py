@@ -1,0 +1,162 @@
+"""What `safevlm check PATH` looks at, told by the path's contents: a recipe, a model, data, or only the machine.
+
+Trap: the machine is checked before anything of ours that needs transformers is imported. A broken torchvision would
+otherwise end the command instead of being one of its findings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safevlm.check import packages
+from safevlm.check.findings import Finding
+from safevlm.check.parts import PROBLEMS, one_line, run
+from safevlm.config import Recipe
+
+Kind = Literal["recipe", "model", "data", "machine"]
+YAML = (".yaml", ".yml")
+RECIPE_FLAG = re.compile(r"--(stage|[a-z0-9_]+\.[a-z0-9_.]+\+?)(=.*)?")
+"""`--key.sub value` or `--key.sub=value`, as `safevlm train` takes them."""
+
+
+class UsageError(Exception):
+    """The command line contradicts itself: exit code 2."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of `safevlm check`."""
+
+    path: Path | None = None
+    gpus: int = 0
+    nodes: int = 1
+    gpu_memory: float | None = None
+    base: str | None = None
+    against: tuple[Path, ...] = ()
+    taxonomy: Path | None = None
+    images: str = ""
+    recipe_flags: tuple[str, ...] = ()
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the recipe's flags with their values."""
+    own: list[str] = []
+    recipe: list[str] = []
+    left = iter(words)
+    for word in left:
+        found = RECIPE_FLAG.fullmatch(word)
+        if found is None:
+            own.append(word)
+            continue
+        recipe.append(word)
+        value = None if found[2] is not None else next(left, None)
+        recipe += [value] if value is not None else []
+    return own, recipe
+
+
+def kind_of(path: Path | None) -> Kind:
+    """What a path is, from its contents; UsageError when nothing is there."""
+    if path is None:
+        return "machine"
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder; give a recipe, a model or data")
+    if path.is_dir():
+        places = (path / "config.json", path / "final" / "config.json")
+        return "model" if any(place.is_file() for place in places) or not _has_records(path) else "data"
+    return "recipe" if path.suffix.lower() in YAML and not _is_mix(path) else "data"
+
+
+def findings(request: Request) -> Iterator[Finding]:
+    """Everything there is to say, as it is found. UsageError: recipe flags without a recipe, or wrong ones."""
+    if request.gpus < 0 or request.nodes < 1 or (request.gpu_memory or 1) <= 0:
+        raise UsageError("--gpus, --nodes and --gpu-memory count from 1")
+    kind = kind_of(request.path)
+    if kind != "data" and (request.against or request.taxonomy or request.images):
+        raise UsageError("--against, --taxonomy and --images are for data; a recipe names its own (model.taxonomy, …)")
+    if request.recipe_flags and kind != "recipe":
+        raise UsageError(f"{request.recipe_flags[0]}: a recipe's flag, but {request.path or 'nothing'} is no recipe")
+    if kind == "machine":
+        yield from run(packages.CHECKS, None)
+    else:
+        yield from CHECKS[kind](request)
+
+
+def _recipe(request: Request) -> Iterator[Finding]:
+    recipe, problem = _parsed(request)
+    yield from run(packages.CHECKS, recipe)
+    if recipe is None:
+        yield Finding(False, f"recipe: {problem}")
+        return
+    yield Finding(True, f"recipe: {request.path}")
+    try:
+        from safevlm.check import plan
+        from safevlm.check import recipe as table
+    except PROBLEMS as error:
+        yield Finding(False, f"the model cannot be looked at before that is mended: {one_line(error)}")
+        return
+    cluster = plan.Cluster(request.gpus, request.nodes, request.gpu_memory)
+    yield from run(table.CHECKS, plan.Plan(recipe, cluster))
+
+
+def _model(request: Request) -> Iterator[Finding]:
+    yield from run(packages.CHECKS, None)
+    try:
+        from safevlm.check import model
+    except PROBLEMS as error:
+        yield Finding(False, f"the model cannot be looked at before that is mended: {one_line(error)}")
+        return
+    yield from run(model.CHECKS, model.Subject(request.path, request.base))
+
+
+def _data(request: Request) -> Iterator[Finding]:
+    from safevlm.check.data import check_data
+
+    yield from check_data(
+        request.path, taxonomy=request.taxonomy, against=list(request.against), images=request.images
+    )
+
+
+CHECKS = {"recipe": _recipe, "model": _model, "data": _data}
+
+
+def _parsed(request: Request) -> tuple[Recipe | None, str]:
+    """The recipe, or what is wrong with the file. UsageError when only the flags are wrong."""
+    from safevlm.training.recipe import parse
+
+    file = str(request.path)
+    recipe, problem = _try(parse, [file, *request.recipe_flags])
+    if recipe is None and request.recipe_flags and _try(parse, [file])[0] is not None:
+        raise UsageError(problem)
+    return recipe, problem
+
+
+def _try(parse: object, words: list[str]) -> tuple[Recipe | None, str]:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse(words), ""  # type: ignore[operator]
+    except SystemExit:
+        return None, one_line(ValueError(said.getvalue().split("error:", 1)[-1]))
+    except ValueError as error:
+        return None, one_line(error)
+
+
+def _is_mix(path: Path) -> bool:
+    """A mix has sources; everything else in YAML is taken for a recipe, so that its faults are told as a recipe's."""
+    import yaml
+
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(table, dict) and "sources" in table and "stage" not in table
+
+
+def _has_records(folder: Path) -> bool:
+    return any(file.suffix in (".jsonl", ".json") or file.name.startswith("mix") for file in folder.iterdir())

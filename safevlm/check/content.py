@@ -1,0 +1,110 @@
+"""The checks of what a recipe trains on: records, labels, pictures, and samples as the model will see them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from safevlm.check import samples
+from safevlm.check.findings import Finding, listed
+from safevlm.check.parts import Skipped
+from safevlm.check.plan import Plan
+from safevlm.data.records import Record, is_clean
+from safevlm.taxonomy import Taxonomy
+
+WIDTH = 100
+"""Of a line of the sample."""
+
+
+def records(plan: Plan) -> Iterator[Finding]:
+    usable, problems = plan.rows
+    if problems:
+        files = ", ".join(plan.recipe.data.train)
+        yield Finding(False, f"data.train: {len(problems)} records of {files} cannot be used", listed(problems))
+        return
+    optim = plan.recipe.optim
+    per_epoch = -(-len(plan.records) // (optim.batch_size * optim.accumulation * plan.cluster.processes))
+    updates = optim.max_steps if optim.max_steps > 0 else int(per_epoch * optim.epochs)
+    note = f"; optim.warmup_steps {optim.warmup_steps} never end" if optim.warmup_steps >= updates else ""
+    left_out = len(usable) - len(plan.records)
+    detail = f"{left_out} clean records left out (data.clean: {plan.recipe.data.clean})" if left_out else ""
+    yield Finding(True, f"{len(plan.records)} records; updates: {per_epoch} per epoch, {updates} in all{note}", detail)
+
+
+def labels(plan: Plan) -> Iterator[Finding]:
+    """Counts by category and level. Without a single verdict the head has nothing to learn."""
+    chosen, taxonomy = plan.records, plan.taxonomy
+    labelled = [record for record in chosen if record.images and None not in (record.safe_type, record.safe_level)]
+    bare = sum(not record.images for record in chosen)
+    has_head = plan.recipe.stage == "stage1" and plan.skeleton.safety_head is not None
+    if has_head and (plan.recipe.loss.level or plan.recipe.loss.category) and not labelled:
+        yield Finding(False, "labels: no record with a picture has safe_type and safe_level; the head learns nothing")
+        return
+    clean = sum(is_clean(record, taxonomy) for record in chosen)
+    yield Finding(
+        True,
+        f"labels: {len(labelled)} of {len(chosen)} records have a verdict, {clean} are clean, {bare} have no picture",
+        "\n".join(_counts(chosen, taxonomy)),
+    )
+
+
+def _counts(chosen: Sequence[Record], taxonomy: Taxonomy) -> Iterator[str]:
+    yield _row("category", (record.safe_type for record in chosen), taxonomy.category_names)
+    yield _row("level", (record.safe_level for record in chosen), taxonomy.level_names)
+
+
+def _row(kind: str, ids: Iterable[int | None], names: Sequence[str]) -> str:
+    counts = Counter(ids)
+    parts = [f"{name} {counts[index]}" for index, name in enumerate(names)]
+    unlabelled = [f"unlabelled {counts[None]}"] if counts[None] else []
+    return f"{kind + ':':<10}{', '.join([*parts, *unlabelled])}"
+
+
+def pictures(plan: Plan) -> Iterator[Finding]:
+    """One that does not open would stop the run."""
+    problems, looked = plan.unreadable
+    total = sum(bool(record.images) for record in plan.records)
+    note = f"; {looked} of {total} records looked at, safevlm check DATA opens all" if total > looked else ""
+    if problems:
+        yield Finding(False, f"{len(problems)} pictures cannot be read{note}", listed(problems))
+    elif total:
+        yield Finding(True, f"pictures of {looked} records can be read{note}")
+
+
+def slots(plan: Plan) -> Iterator[Finding]:
+    """Image tokens against the model's slots, the length limit, and labels against answers."""
+    sample, limit = plan.sample, plan.recipe.data.max_length
+    of = f"of {len(sample.rows) + len(sample.broken)} sampled records"
+    cases = (
+        (sample.slots, f"{{}} {of} have image tokens that the model does not take"),
+        (sample.cut, f"data.max_length {limit} cuts {{}} {of}; raise it or shorten them"),
+        (sample.answers, f"{{}} {of} learn something else than their answer"),
+        ([one for one in sample.broken if one not in plan.unreadable[0]], f"{{}} {of} cannot be encoded"),
+    )
+    bad = [(problems, title.format(len(problems))) for problems, title in cases if problems]
+    yield from (Finding(False, title, listed(problems)) for problems, title in bad)
+    if not sample.rows:
+        raise Skipped("no record could be encoded")
+    if not bad:
+        yield Finding(
+            True,
+            f"{len(sample.rows)} records encoded: {plan.skeleton.slots} slots per picture, none cut at {limit} tokens, "
+            "what is learned is the answer",
+            samples.lengths(sample.rows),
+        )
+
+
+def sample(plan: Plan) -> Iterator[Finding]:
+    """One record as the model sees it."""
+    if not plan.sample.rows:
+        raise Skipped("no record could be encoded")
+    row = samples.typical(plan.sample.rows, plan.taxonomy)
+    text = samples.shown(row, plan.processor)
+    lines = [
+        *textwrap.wrap(text.replace("\n", "⏎ "), WIDTH),
+        samples.verdict(row.record, plan.taxonomy),
+        f"{row.length} tokens, {row.image_tokens} image slots, {row.learned} learned; pixels {row.pixels or 'none'}",
+    ]
+    title = f"as the model sees {row.record.place} ({samples.OPEN}learned{samples.CLOSE}):"
+    yield Finding(True, title, "\n".join(lines))

@@ -1,0 +1,176 @@
+"""The checks of a checkpoint, alone (`Subject`) or as the start of a run (`safevlm.check.plan.Plan`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+from transformers import GenerationConfig, LlavaProcessor
+
+from safevlm.check import checkpoint as checkpoints
+from safevlm.check.checkpoint import Checkpoint
+from safevlm.check.findings import Finding, listed, size
+from safevlm.check.parts import part
+from safevlm.data import chat
+from safevlm.defenses.policy import policy_from
+from safevlm.model import loading
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.taxonomy import Taxonomy
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+GENERATION = "generation_config.json"
+BEFORE_CROP = (3, 2)
+"""Sides of the trial picture, in pictures' sides: no square, so that padding and cropping show."""
+
+
+class Examined(Protocol):
+    """What a check of a checkpoint needs."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+    @property
+    def taxonomy(self) -> Taxonomy: ...
+    @property
+    def skeleton(self) -> SafeLlava: ...
+    @property
+    def processor(self) -> LlavaProcessor: ...
+
+
+@dataclass
+class Subject:
+    """A checkpoint that nobody is going to train."""
+
+    path: Path
+    base: str | None = None
+
+    @part
+    def checkpoint(self) -> Checkpoint:
+        return checkpoints.of_folder(self.path, self.base)
+
+    @part
+    def taxonomy(self) -> Taxonomy:
+        return self.checkpoint.config.taxonomy
+
+    @part
+    def skeleton(self) -> SafeLlava:
+        return checkpoints.skeleton(self.checkpoint.config)
+
+    @part
+    def processor(self) -> LlavaProcessor:
+        return fitting_processor(self.checkpoint, self.skeleton.slots)
+
+
+def kind(subject: Examined) -> Iterator[Finding]:
+    found = subject.checkpoint
+    safety = found.config.safety_config
+    parts = [
+        f"base: {found.weights}" * (found.weights != found.folder),
+        f"safety modules: projector {safety.projector}, {safety.lm_tokens} LM tokens, {safety.head_tokens} head tokens",
+        f"categories: {', '.join(subject.taxonomy.category_names)}",
+        f"levels: {', '.join(subject.taxonomy.level_names)}",
+    ]
+    yield Finding(True, f"model: {found.folder} ({found.kind})", "\n".join(line for line in parts if line))
+
+
+def policy(subject: Examined) -> Iterator[Finding]:
+    """The checkpoint's own policy; a recipe's is checked with its taxonomy."""
+    table = subject.checkpoint.config.policy
+    policy_from(table or {}, subject.taxonomy, subject.checkpoint.folder / "config.json")
+    yield Finding(True, f"policy: {'its own' if table else 'the default one'}")
+
+
+def weights(subject: Examined) -> Iterator[Finding]:
+    """Names and shapes of all weights, from the headers of their files."""
+    problems = list(checkpoints.incomplete(subject.checkpoint))
+    if problems:
+        yield Finding(False, "weights: the checkpoint is incomplete", listed(problems))
+        return
+    sizes = checkpoints.stored_bytes(subject.checkpoint.weights)
+    stored = ", ".join(f"{size(amount)} {name}" for name, amount in sizes.items())
+    count = sum(weight.numel() for weight in checkpoints.skeleton(subject.checkpoint.config).parameters())
+    yield Finding(True, f"weights: complete, {count:,} parameters; on the disk {stored}")
+
+
+def processor(subject: Examined) -> Iterator[Finding]:
+    """A trial picture has been encoded: ids, slots and pixels are what the model takes."""
+    made, config = subject.processor, subject.checkpoint.config
+    pads = getattr(made.image_processor, "do_pad", False)
+    crops = getattr(made.image_processor, "do_center_crop", False)
+    how = "pads to a square" if pads else "crops the middle" if crops else "squeezes"
+    fields = (
+        f"patch_size {made.patch_size}, strategy {made.vision_feature_select_strategy}, additional image tokens "
+        f"{made.num_additional_image_tokens}; {type(made.image_processor).__name__} {how}"
+    )
+    side = config.vision_config.image_size
+    template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
+    title = f"processor: {subject.skeleton.slots} image tokens and 3 x {side} x {side} pixels per picture"
+    yield Finding(True, title, f"{fields}\nchat template: {template}")
+
+
+def fitting_processor(found: Checkpoint, slots: int) -> LlavaProcessor:
+    """The folder's processor. ValueError: it makes other ids, slots or pixels than the model takes."""
+    made = loading.load_processor(found.folder, found.config)
+    problems = list(_differences(made, found.config, slots))
+    if problems:
+        raise ValueError(f"{found.folder} does not fit its model: {'; '.join(problems)}")
+    return made
+
+
+def _differences(made: LlavaProcessor, config: SafeLlavaConfig, slots: int) -> Iterator[str]:
+    side = config.vision_config.image_size
+    words, rows = len(made.tokenizer), config.text_config.vocab_size
+    if words > rows:
+        yield f"the tokenizer knows {words} tokens, the model {rows}; this is another model's tokenizer"
+    if made.image_token_id != config.image_token_id:
+        yield f"{made.image_token} is {made.image_token_id} for the tokenizer, {config.image_token_id} in config.json"
+    if made.tokenizer.pad_token_id is None:
+        yield "the tokenizer has no pad token; set pad_token in tokenizer_config.json"
+        return
+    picture = Image.new("RGB", (BEFORE_CROP[0] * side, BEFORE_CROP[1] * side))
+    encoded = chat.encode_dialogues(made, [[chat.user("What is this?", 1), chat.assistant("A wall.")]], [[picture]])
+    pixels = tuple(encoded["pixel_values"].shape)
+    found = int((encoded["input_ids"] == made.image_token_id).sum())
+    if pixels != (1, 3, side, side):
+        yield f"a picture becomes {pixels}, the tower takes (1, 3, {side}, {side}); mend size and crop_size"
+    if found != slots:
+        yield f"a picture becomes {found} image tokens, the model takes {slots}"
+
+
+def _has_template(folder: Path) -> bool:
+    return (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file()
+
+
+def generation(subject: Examined) -> Iterator[Finding]:
+    """transformers refuses to save contradicting options, when training is over (base facts §1, row 11)."""
+    folder = subject.checkpoint.weights
+    if not (folder / GENERATION).is_file():
+        yield Finding(True, "generation config: none; the default one")
+        return
+    config = GenerationConfig.from_pretrained(folder)
+    if not config.do_sample:
+        config.temperature = config.top_p = None  # as `safevlm merge` does
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        fix = f"generation config: {folder / GENERATION} cannot be saved again; remove these options"
+        yield Finding(False, fix, "\n".join(lines))
+        return
+    yield Finding(True, "generation config: can be saved again")
+
+
+def small_files(folder: Path) -> int:
+    """Bytes of everything beside the weights, which every checkpoint has a copy of."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file() and file.suffix not in WEIGHTS)
+
+
+CHECKS: tuple[tuple[str, Callable[[Subject], Iterable[Finding]]], ...] = (
+    ("model", kind),
+    ("policy", policy),
+    ("weights", weights),
+    ("processor", processor),
+    ("generation config", generation),
+)

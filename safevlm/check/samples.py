@@ -1,0 +1,156 @@
+"""Records as the model will see them: image slots against tokens, lengths, and the tokens that are learned.
+
+Encoded one by one with the collator of training, without its length limit, so that what the limit cuts is seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlavaProcessor
+
+from safevlm.check.parts import one_line
+from safevlm.data import chat
+from safevlm.data.collate import IGNORED, Collator
+from safevlm.data.records import Record
+from safevlm.taxonomy import Taxonomy
+
+WITHOUT_LIMIT = 2**31
+OPEN, CLOSE = "⟦", "⟧"
+"""Around the tokens that are learned."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record's row, on the CPU."""
+
+    record: Record
+    ids: Tensor
+    """(t,)"""
+    labels: Tensor
+    """(t,), `IGNORED` where nothing is learned."""
+    pixels: tuple[int, ...] | None
+    """Shape of the pictures' tensor."""
+    image_tokens: int
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    @property
+    def learned(self) -> int:
+        return int((self.labels != IGNORED).sum())
+
+
+@dataclass(frozen=True)
+class Sampled:
+    rows: tuple[Encoded, ...]
+    slots: tuple[str, ...]
+    """Records whose image tokens are not what the model expects."""
+    cut: tuple[str, ...]
+    """Records that `data.max_length` cuts."""
+    answers: tuple[str, ...]
+    """Records whose learned tokens are not their answers."""
+    broken: tuple[str, ...]
+    """Records that cannot be encoded."""
+
+
+def encode(records: Sequence[Record], processor: LlavaProcessor, slots: int, max_length: int) -> Sampled:
+    """Encodes the records and compares. `slots`: image tokens that the model takes per picture."""
+    collator = Collator(processor, WITHOUT_LIMIT)
+    rows, wrong, cut, answers, broken = [], [], [], [], []
+    for record in tqdm(records, "encoding records", leave=False):
+        try:
+            row = _encoded(record, collator)
+        except ValueError as error:
+            broken.append(one_line(error))
+            continue
+        rows.append(row)
+        if row.image_tokens != len(record.images) * slots:
+            expected = f"{len(record.images)} x {slots}"
+            wrong.append(f"{record.place}: {row.image_tokens} image tokens, the model takes {expected}")
+        if row.length > max_length:
+            cut.append(f"{record.place}: {row.length} tokens, {row.image_tokens} of them image slots")
+        if _plain(_learned_text(row, processor)) != _plain(_answer_text(record, processor)):
+            answers.append(f"{record.place}: learns {_learned_text(row, processor)!r}, not its answer")
+    return Sampled(tuple(rows), tuple(wrong), tuple(cut), tuple(answers), tuple(broken))
+
+
+def lengths(rows: Sequence[Encoded]) -> str:
+    """Shortest, median and longest; share of image tokens; what is learned."""
+    sizes = [row.length for row in rows]
+    share = sum(row.image_tokens for row in rows) / sum(sizes)
+    learned = [row.learned for row in rows]
+    return (
+        f"{min(sizes)} to {max(sizes)} tokens, median {statistics.median(sizes):g}; {share:.0%} are image slots; "
+        f"{statistics.median(learned):g} are learned (median)"
+    )
+
+
+def typical(rows: Sequence[Encoded], taxonomy: Taxonomy) -> Encoded:
+    """One to show: the first with a picture and a risk, else the first with a picture, else the first."""
+    clean = taxonomy.level_id("safe")
+    with_picture = [row for row in rows if row.record.images]
+    risky = [row for row in with_picture if row.record.safe_level not in (None, clean)]
+    return (risky or with_picture or list(rows))[0]
+
+
+def shown(row: Encoded, processor: LlavaProcessor) -> str:
+    """The text that the model reads: image slots collapsed, learned tokens in brackets."""
+    pieces = []
+    for learned, run in itertools.groupby(_marked(row), key=lambda pair: pair[1]):
+        text = _text([token for token, _ in run], processor)
+        pieces.append(f"{OPEN}{text}{CLOSE}" if learned else text)
+    return "".join(pieces)
+
+
+def verdict(record: Record, taxonomy: Taxonomy) -> str:
+    if not record.images:
+        return "no picture, so the head does not learn from it"
+    category = None if record.safe_type is None else taxonomy.category_names[record.safe_type]
+    level = None if record.safe_level is None else taxonomy.level_names[record.safe_level]
+    return f"category {category or 'unlabelled'}, level {level or 'unlabelled'}"
+
+
+def _encoded(record: Record, collator: Collator) -> Encoded:
+    batch: dict[str, Any] = collator([record])
+    ids, pixels = batch["input_ids"][0], batch.get("pixel_values")
+    image_tokens = int((ids == collator.processor.image_token_id).sum())
+    return Encoded(record, ids, batch["labels"][0], tuple(pixels.shape) if pixels is not None else None, image_tokens)
+
+
+def _marked(row: Encoded) -> Iterator[tuple[int, bool]]:
+    return zip(row.ids.tolist(), (row.labels != IGNORED).tolist(), strict=True)
+
+
+def _text(ids: Sequence[int], processor: LlavaProcessor) -> str:
+    """Decoded, with each run of image tokens as `<image> x N`."""
+    image, pieces = processor.image_token_id, []
+    for is_image, run in itertools.groupby(ids, key=lambda token: token == image):
+        tokens = list(run)
+        pieces.append(f"{processor.image_token} x {len(tokens)} " if is_image else processor.tokenizer.decode(tokens))
+    return "".join(pieces)
+
+
+def _learned_text(row: Encoded, processor: LlavaProcessor) -> str:
+    return processor.tokenizer.decode(row.labels[row.labels != IGNORED])
+
+
+def _answer_text(record: Record, processor: LlavaProcessor) -> str:
+    """The answers, as the tokenizer can say them at all: unknown words and spaces come out as they will."""
+    tokenizer = processor.tokenizer
+    answers = [message for message in record.messages if message["role"] == "assistant"]
+    broken = [chat.as_text(processor, message)["content"][0]["text"] for message in answers]
+    text = "".join(f" {answer}{tokenizer.eos_token}" for answer in broken)
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split())
+

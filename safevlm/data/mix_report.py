@@ -1,0 +1,131 @@
+"""What a mix took and why: `OUT/mix.json`, and the same as a table to read.
+
+Without times and without places of the machine it ran on, so that the same mix gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from safevlm.data import mix
+from safevlm.data.labels import UNLABELLED, Label
+from safevlm.data.mix import Candidate, Plan
+from safevlm.data.sources import source_of
+from safevlm.data.sources.fingerprints import file_digest
+
+SCHEMA = 1
+
+Raw = dict[str, Any]
+
+
+def report_of(made: Plan) -> Raw:
+    """What was asked for, found and taken; JSON, without times and without places of the machine it ran on."""
+    own = made.mix
+    return {
+        "schema": SCHEMA,
+        "version": _version(),
+        "mix": own.file.name,
+        "mix_sha256": file_digest(own.file),
+        "seed": own.seed,
+        "taxonomy": own.taxonomy.to_dict(),
+        "sources": {one.spec.name: _source_report(one, made.pool) for one in made.scans},
+        "absent": list(made.absent),
+        "short": list(made.short),
+        "categories": {name: _category_report(made, name) for name in [*own.taxonomy.category_names, UNLABELLED]},
+        "stages": {name: _stage_report(drawn) for name, drawn in made.stages.items()},
+    }
+
+
+def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
+    source = source_of(one.spec.kind, one.spec.name)
+    return {
+        "kind": one.spec.kind,
+        "split": one.spec.split,
+        "licence": source.licence,
+        "parts": {part: {"found": found, "published": told} for part, (found, told) in one.counts.items()},
+        "rows": one.rows,
+        "dropped": one.dropped,
+        "without_picture": one.without_picture,
+        "missing_pictures": one.missing,
+        "over_limit": one.over_limit,
+        "usable": len(one.candidates),
+        "taken": sum(candidate.source == one.spec.name for candidate in pool),
+        "files": {file.name: file_digest(file) for file in source.files(one.spec)},
+    }
+
+
+def _category_report(made: Plan, name: str) -> Raw:
+    taken = [candidate for candidate in made.pool if candidate.label.bucket == name]
+    asked_for = made.mix.counts.get(name)
+    return {
+        "asked": "all" if asked_for is None else asked_for,
+        "found": made.found.get(name, 0),
+        "taken": len(taken),
+        "by_source": dict(Counter(candidate.source for candidate in taken)),
+    }
+
+
+def _stage_report(drawn: Sequence[Candidate]) -> Raw:
+    return {
+        "rows": len(drawn),
+        "head_only": sum(candidate.is_head_only for candidate in drawn),
+        "categories": dict(Counter(candidate.label.bucket for candidate in drawn)),
+        "levels": dict(Counter(_level(candidate.label) for candidate in drawn)),
+        "sources": dict(Counter(candidate.source for candidate in drawn)),
+    }
+
+
+def _level(label: Label) -> str:
+    return label.level or UNLABELLED
+
+
+def _version() -> str:
+    try:
+        return version("safevlm")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def lines(report: Raw) -> list[str]:
+    """The report as a table to read."""
+    table = [f"{'category':<14}{'asked':>8}{'found':>8}{'taken':>8}   from"]
+    for name, row in report["categories"].items():
+        if row["found"] or row["asked"] not in ("all", 0):
+            origin = ", ".join(f"{source} {count}" for source, count in row["by_source"].items())
+            table.append(f"{name:<14}{row['asked']:>8}{row['found']:>8}{row['taken']:>8}   {origin}")
+    for name, stage in report["stages"].items():
+        levels = ", ".join(f"{level} {count}" for level, count in stage["levels"].items())
+        silent = f" ({stage['head_only']} head only)" if stage["head_only"] else ""
+        table.append(f"{name}: {stage['rows']} records{silent}: {levels}")
+    return [*map(_source_line, report["sources"].items()), "", *table, *_remarks(report)]
+
+
+def _source_line(pair: tuple[str, Raw]) -> str:
+    name, row = pair
+    parts = ", ".join(f"{part} {_told(counts)}" for part, counts in row["parts"].items())
+    left_out = {
+        "dropped by their label": row["dropped"],
+        "without their picture": row["without_picture"],
+        "over the limit": row["over_limit"],
+    }
+    gone = "".join(f", {count} {why}" for why, count in left_out.items() if count)
+    return f"{name} ({row['kind']}, {row['split']}): {parts}; {row['usable']} usable{gone}, {row['taken']} taken"
+
+
+def _told(counts: Raw) -> str:
+    return str(counts["found"]) + (f" (published {counts['published']})" if counts["published"] else "")
+
+
+def _remarks(report: Raw) -> list[str]:
+    compared = [f"{name} ({row['pictures']} pictures)" for name, row in report["held_out"].items() if row]
+    unseen = [name for name, row in report["held_out"].items() if not row]
+    pairs = (
+        ("sources that are not there", report["absent"]),
+        ("short", report["short"]),
+        ("no picture shared with", compared),
+        ("held out, not there, NOT compared with", unseen),
+    )
+    return [f"{what}: {', '.join(which)}" for what, which in pairs if which]

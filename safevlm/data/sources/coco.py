@@ -1,0 +1,50 @@
+"""COCO as a clean pool: a folder of pictures (`train2017/`) and, if given, its captions.
+
+`captions` is COCO's own file (`annotations/captions_train2017.json`: `images` with `id` and `file_name`, `annotations`
+with `image_id` and `caption`). The first caption of a picture is its answer. Without captions the pictures have no
+answer, and `head_only: allow` must say that they train the head alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safevlm.data.sources.pictures import picture_files
+from safevlm.data.sources.row import Picture, Published, Rows, SourceError, SourceRow, SourceSpec, Tally, asked
+
+LICENCE = "CC BY 4.0 (annotations); the pictures have their own"
+PUBLISHED = {"train2017": Published(118_287)}
+QUESTION = "Describe the picture in one sentence."
+
+
+def files(spec: SourceSpec) -> list[Path]:
+    return [spec.path / spec.captions] if spec.captions else []
+
+
+def read(spec: SourceSpec) -> Rows:
+    folder = spec.path / (spec.images or "train2017")
+    captions = _captions(spec.path / spec.captions) if spec.captions else {}
+    tally = Tally(spec, PUBLISHED)
+    if not folder.is_dir():
+        raise SourceError(f"{spec.name}: no folder {folder}; say where the pictures are with `images`")
+    for path in picture_files(folder):
+        tally.add(folder.name)
+        caption = captions.get(path.name, "")
+        turns = asked(spec.question[0] if spec.question else QUESTION, caption) if caption else ()
+        yield SourceRow(id=path.stem, place=str(path), turns=turns, pictures=(Picture(path),), split=spec.split)
+    return tally.close()
+
+
+def _captions(file: Path) -> dict[str, str]:
+    """File name → its first caption."""
+    try:
+        table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        names = {image["id"]: image["file_name"] for image in table["images"]}
+        found: dict[str, str] = {}
+        for row in sorted(table["annotations"], key=lambda row: row["id"]):
+            found.setdefault(names[row["image_id"]], row["caption"].strip())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{file}: not COCO's captions: {type(error).__name__}: {error}") from error
+    return found

@@ -1,0 +1,104 @@
+"""Whether two picture files show the same pixels: what a test set in the training pool is found by.
+
+Equal bytes are equal pictures, and cheap to see. Else the decoded pixels are compared, so that a picture saved again
+without loss (another name, another metadata block, PNG for BMP) is found too. A JPEG encoded anew, a crop or another
+size has other pixels and is NOT found: this guards against the same file twice, not against near-duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from safevlm.data.images import decode_image
+from safevlm.data.sources.pictures import read_pictures
+from safevlm.data.sources.row import Picture
+from safevlm.data.threads import in_threads
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training picture that is also held out."""
+
+    picture: Picture
+    twin: Picture
+
+    def __str__(self) -> str:
+        return f"{self.picture} = {self.twin}"
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def pixel_digest(data: bytes, name: str) -> str:
+    """sha256 of size and RGB pixels. ImageError: not a picture that can be read."""
+    image = decode_image(data, name)
+    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+
+
+def pixel_fingerprints(pictures: Collection[Picture], title: str) -> dict[Picture, str]:
+    """Picture → digest of its pixels."""
+
+    def work(pair: tuple[Picture, bytes]) -> tuple[Picture, str]:
+        return pair[0], pixel_digest(pair[1], str(pair[0]))
+
+    return dict(in_threads(work, read_pictures(pictures), title, len(pictures)))
+
+
+class HeldOut:
+    """Pictures that training must not hold."""
+
+    def __init__(self, pictures: Collection[Picture]) -> None:
+        self._by_bytes: dict[str, Picture] = {}
+        self._by_pixels: dict[str, Picture] = {}
+        self._sizes: set[tuple[int, int]] = set()
+        for picture, digest, pixels, size in in_threads(
+            _held_out_prints, read_pictures(pictures), "held-out pictures", len(pictures)
+        ):
+            self._by_bytes.setdefault(digest, picture)
+            self._by_pixels.setdefault(pixels, picture)
+            self._sizes.add(size)
+
+    def __len__(self) -> int:
+        return len(self._by_pixels)
+
+    def leaks(self, pictures: Collection[Picture]) -> Iterator[Leak]:
+        """The pictures that are held out."""
+        found = in_threads(self._leak, read_pictures(pictures), "comparing with held-out", len(pictures))
+        yield from (leak for leak in found if leak is not None)
+
+    def twin(self, picture: Picture, data: bytes) -> Picture | None:
+        """The held-out picture that these bytes show."""
+        twin = self._by_bytes.get(bytes_digest(data))
+        if twin is None and _size(data) in self._sizes:  # other sizes need not be decoded
+            twin = self._by_pixels.get(pixel_digest(data, str(picture)))
+        return twin
+
+    def _leak(self, pair: tuple[Picture, bytes]) -> Leak | None:
+        twin = self.twin(*pair)
+        return Leak(pair[0], twin) if twin else None
+
+
+def _held_out_prints(pair: tuple[Picture, bytes]) -> tuple[Picture, str, str, tuple[int, int]]:
+    picture, data = pair
+    return picture, bytes_digest(data), pixel_digest(data, str(picture)), _size(data)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height from the header; of something unreadable, a size that no picture has."""
+    try:
+        return Image.open(BytesIO(data)).size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return (0, 0)

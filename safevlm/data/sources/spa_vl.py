@@ -1,0 +1,104 @@
+"""SPA-VL: parquet with the pictures inside, or the preference JSON with a picture folder. The answer is `chosen`.
+
+    data/train-*.parquet, validation/validation-*.parquet      question, chosen, rejected, image, image_name
+    test/harm-*.parquet, test/help-*.parquet                   question, image, class1, class2, class3; no answers
+    FILE.json                                                  {id, image: "<Domain>/<Category>/<Sub>/<n>.jpg", …}
+
+The parquet of train names no class; words are taken from the folders of `image_name` where it has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safevlm.data.json_rows import json_rows
+from safevlm.data.sources.pictures import PictureIndex, find_all, parquet_file
+from safevlm.data.sources.row import (
+    Picture,
+    Published,
+    Rows,
+    SourceError,
+    SourceRow,
+    SourceSpec,
+    Tally,
+    asked,
+    text_of,
+)
+
+LICENCE = "CC BY 4.0"
+PATTERNS = {
+    "train": ("data/train-*.parquet", "train-*.parquet"),
+    "validation": ("validation/validation-*.parquet", "data/validation-*.parquet", "validation-*.parquet"),
+    "test": ("test/*.parquet", "data/test-*.parquet"),
+}
+PUBLISHED = {"train": Published(93_000, is_sure=False), "harm": Published(265), "help": Published(265)}
+CLASSES = ("class1", "class2", "class3")
+
+
+def files(spec: SourceSpec) -> list[Path]:
+    """Parquet files of the split; or the one JSON that `path` names."""
+    if spec.path.is_file():
+        return [spec.path]
+    if spec.split not in PATTERNS:
+        raise SourceError(f"{spec.name}: SPA-VL has no split {spec.split!r}; one of {list(PATTERNS)}")
+    found = next((sorted(spec.path.glob(pattern)) for pattern in PATTERNS[spec.split] if any(spec.path.glob(pattern))),
+                 [])  # fmt: skip
+    if not found:
+        raise SourceError(f"{spec.name}: no {' or '.join(PATTERNS[spec.split])} in {spec.path}")
+    return found
+
+
+def read(spec: SourceSpec) -> Rows:
+    tally = Tally(spec, PUBLISHED)
+    for file in files(spec):
+        reader = _parquet_rows if file.suffix == ".parquet" else _json_rows
+        part = file.name.partition("-")[0] if spec.split == "test" else spec.split
+        for row in reader(spec, file):
+            tally.add(part)
+            yield row
+    return tally.close()
+
+
+def _parquet_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
+    table = parquet_file(file)
+    names = table.schema_arrow.names
+    lacking = sorted({"question", "image"} - set(names))
+    if lacking or ("chosen" not in names and spec.split != "test"):
+        raise SourceError(f"{file}: not SPA-VL's layout: columns {names}, without {lacking or ['chosen']}")
+    columns = [name for name in ("question", "chosen", "image_name", *CLASSES) if name in names]
+    number = 0
+    for batch in table.iter_batches(batch_size=1024, columns=columns):
+        for raw in batch.to_pylist():
+            place = f"{file}:{number}"
+            yield SourceRow(
+                id=f"{file.stem}-{number}",
+                place=place,
+                turns=asked(text_of(raw, "question", place), raw.get("chosen") or ""),
+                pictures=(Picture(file, str(number)),),
+                words=_words(raw),
+                split=spec.split,
+            )
+            number += 1
+
+
+def _words(raw: dict[str, Any]) -> tuple[str, ...]:
+    classes = tuple(str(raw[name]) for name in CLASSES if raw.get(name))
+    return classes or PurePosixPath(raw.get("image_name") or "").parts[:-1]
+
+
+def _json_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
+    index = PictureIndex([file.parent / spec.images])
+    for place, raw in json_rows(file):
+        image = text_of(raw, "image", place)
+        pictures, missing = find_all(index, [image], place)
+        yield SourceRow(
+            id=str(raw.get("id", place.rpartition("/")[2])),
+            place=place,
+            turns=asked(text_of(raw, "question", place), text_of(raw, "chosen", place)),
+            pictures=pictures,
+            missing=missing,
+            words=PurePosixPath(image).parts[:-1],
+            split=spec.split,
+        )

@@ -1,0 +1,93 @@
+"""A split that we draw ourselves: 80 % of the pictures train, 20 % test; kept in a file, which from then on is the law.
+
+The unit is the picture, by its pixels, not the row: RTVLM asks about one flag in several rows and several subsets, and
+a split by rows would show the test's pictures in training. Rows whose pictures fall on both sides (pairs) are on
+neither: `mixed`. Training and evaluation read the same file; rows that it does not know are an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safevlm.data.sources.fingerprints import pixel_fingerprints
+from safevlm.data.sources.row import SourceError, SourceRow, SourceSpec
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+TRAIN_SHARE = 0.8  # PSA-VLM's supplement
+SIDES = ("train", "test", "mixed")
+
+
+def sides(spec: SourceSpec, rows: Sequence[SourceRow]) -> dict[str, str]:
+    """Row id → train, test or mixed; from `spec.split_file` if it exists, else drawn and written there."""
+    if spec.split_file is None:
+        raise SourceError(f"{spec.name}: `split: {spec.split}` needs a `split_file`; `split: all` reads everything")
+    if not spec.split_file.is_file():
+        _write(spec.split_file, spec, draw(rows, spec.split_seed))
+    table = _read(spec.split_file)
+    known = {name: side for side in SIDES for name in table["ids"][side]}
+    strangers = [row for row in rows if row.id not in known]
+    if strangers:
+        raise SourceError(
+            f"{strangers[0].place}: row {strangers[0].id!r} and {len(strangers) - 1} others are not in "
+            f"{spec.split_file}; other data were split then. Delete that file to draw anew (and train anew)"
+        )
+    return known
+
+
+def draw(rows: Sequence[SourceRow], seed: int) -> dict[str, str]:
+    """The split itself: a function of the pictures and the seed."""
+    pictures = {picture for row in rows for picture in row.pictures}
+    prints = pixel_fingerprints(pictures, "splitting")
+    of_row = {row.id: [prints[picture] for picture in row.pictures] for row in rows}
+    train = _train_prints(rows, of_row, seed)
+    return {name: _side([print_ in train for print_ in found]) for name, found in of_row.items()}
+
+
+def _train_prints(rows: Iterable[SourceRow], of_row: Mapping[str, list[str]], seed: int) -> set[str]:
+    """Drawn subset by subset; a picture belongs to the first subset that shows it."""
+    by_subset: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for row in rows:
+        fresh = [one for one in of_row[row.id] if one not in seen]
+        by_subset.setdefault(row.words[0], []).extend(dict.fromkeys(fresh))
+        seen.update(fresh)
+    train: set[str] = set()
+    for name, prints in by_subset.items():
+        rng = random.Random(f"{seed}/{name}")
+        train.update(rng.sample(prints, round(TRAIN_SHARE * len(prints))))
+    return train
+
+
+def _side(is_train: Sequence[bool]) -> str:
+    """A row without a picture (it is missing) trains nothing and tests nothing."""
+    if not is_train:
+        return "mixed"
+    return "train" if all(is_train) else "test" if not any(is_train) else "mixed"
+
+
+def _write(file: Path, spec: SourceSpec, drawn: Mapping[str, str]) -> None:
+    ids = {side: [name for name, its in drawn.items() if its == side] for side in SIDES}
+    table = {"schema": SCHEMA, "source": spec.kind, "seed": spec.split_seed, "train_share": TRAIN_SHARE,
+             "unit": "picture", "counts": {side: len(ids[side]) for side in SIDES}, "ids": ids}  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
+    log.info("%s: split drawn with seed %d: %s (%s)", spec.name, spec.split_seed, table["counts"], file.name)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        if table["schema"] != SCHEMA or not all(isinstance(table["ids"][side], list) for side in SIDES):
+            raise ValueError(f"schema {table['schema']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{file}: not a split file of ours: {type(error).__name__}: {error}") from error
+    return table

@@ -1,0 +1,68 @@
+"""VLGuard: `train.json` with `train.zip` (or the folder `train/`), the same for test. Gated: log in and agree first.
+
+A safe row has two pairs, a safe and an unsafe question about one harmless picture, and no `harmful_*` key at all. Each
+pair is a row here: words are (harmful_category, harmful_subcategory), or (`safe`, `safe_instruction` or
+`unsafe_instruction`). The test split sits inside SafeVLM's published pool; a mix refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safevlm.data.json_rows import json_rows
+from safevlm.data.sources.pictures import PictureIndex, find_all
+from safevlm.data.sources.row import Published, Rows, SourceError, SourceRow, SourceSpec, Tally, asked, one_of, text_of
+
+LICENCE = "gated, research only"
+PUBLISHED = {"train": Published(2_000), "test": Published(1_000)}
+SAFE_QUESTIONS = ("safe_instruction", "unsafe_instruction")
+
+
+def files(spec: SourceSpec) -> list[Path]:
+    return [_table(spec)]
+
+
+def read(spec: SourceSpec) -> Rows:
+    if spec.split not in PUBLISHED:
+        raise SourceError(f"{spec.name}: VLGuard has no split {spec.split!r}; one of {list(PUBLISHED)}")
+    index = PictureIndex([_pictures(spec)])
+    tally = Tally(spec, PUBLISHED)
+    for place, raw in json_rows(_table(spec)):
+        tally.add(spec.split)
+        pictures, missing = find_all(index, [text_of(raw, "image", place)], place)
+        for words, part, question, answer in _pairs(raw, place):
+            yield SourceRow(
+                id=f"{raw.get('id')}{part}",
+                place=place,
+                turns=asked(question, answer),
+                pictures=pictures,
+                missing=missing,
+                words=words,
+                split=spec.split,
+            )
+    return tally.close()
+
+
+def _table(spec: SourceSpec) -> Path:
+    return one_of([spec.path / f"{spec.split}.json", spec.path / "data" / f"{spec.split}.json"], spec.name)
+
+
+def _pictures(spec: SourceSpec) -> Path:
+    if spec.images:
+        return spec.path / spec.images
+    return one_of([spec.path / spec.split, spec.path / f"{spec.split}.zip"], f"{spec.name}: pictures")
+
+
+def _pairs(raw: Any, place: str) -> Iterator[tuple[tuple[str, str], str, str, str]]:
+    """(words, suffix of the id, question, answer) of each question of a row."""
+    if not isinstance(raw.get("safe"), bool) or not isinstance(raw.get("instr-resp"), list) or not raw["instr-resp"]:
+        raise SourceError(f"{place}: not VLGuard's layout; a row needs `safe` (true or false) and a list `instr-resp`")
+    for pair in raw["instr-resp"]:
+        if not raw["safe"]:
+            words = (text_of(raw, "harmful_category", place), text_of(raw, "harmful_subcategory", place))
+            yield words, "", text_of(pair, "instruction", place), text_of(pair, "response", place)
+            continue
+        kind = next((name for name in SAFE_QUESTIONS if name in pair), SAFE_QUESTIONS[0])
+        yield ("safe", kind), f"-{kind}", text_of(pair, kind, place), text_of(pair, "response", place)

@@ -1,0 +1,104 @@
+"""A folder of pictures with a few risky ones planted, and the truth about each: what an audit is measured on.
+
+    OUT/pictures/00/00000.png …   a thousand to a folder
+    OUT/truth.jsonl               image, safe_type, safe_level, group
+    OUT/calibration/              the same, more of it risky, for `--calibration`
+
+Some pictures are there twice: as the same bytes, or as a JPEG of another size. The scenes are drawn with a seed of
+their own, so that none of them was trained on but by chance.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from safevlm.miniature import drawing
+from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
+from safevlm.miniature.world import sample_scene
+from safevlm.taxonomy import DEFAULT
+
+PER_FOLDER = 1_000
+CALIBRATION_RISKY = 0.15
+COPY_SIZE, COPY_QUALITY = 96, 75
+"""Pixels and JPEG quality of a copy that is not the same file."""
+
+
+@dataclass(frozen=True)
+class PlantedConfig:
+    """How many pictures, and what is hidden among them."""
+
+    n: int = 20_000
+    risky: float = 0.02
+    """Share of risky pictures."""
+    copies: float = 0.01
+    """Share of pictures that are copies of an earlier one; half are the same bytes."""
+    calibration: int = 4_000
+    """Labelled pictures apart from the others. Most are clean: where few pictures are risky, what matters most is how
+    often a clean one is called risky."""
+    seed: int = 3_000_017
+
+
+def write(out: Path, config: PlantedConfig) -> None:
+    """Draws the pictures and the calibration set, and writes the truth beside each."""
+    rng = random.Random(config.seed)
+    _write(out, "pictures", list(_rows(rng, config.n, config.risky, config.copies)))
+    _write(out / "calibration", "pictures", list(_rows(rng, config.calibration, CALIBRATION_RISKY, 0.0)))
+    print(f"{config.n} pictures and {config.calibration} for calibration in {out}")
+
+
+def _rows(rng: random.Random, count: int, risky: float, copies: float) -> Iterator[dict[str, Any]]:
+    """What each picture is; exactly the wanted shares, at random places."""
+    kinds = ["risky"] * round(count * risky) + ["copy"] * round(count * copies)
+    kinds += ["clean"] * (count - len(kinds))
+    rng.shuffle(kinds)
+    first = next((at for at, kind in enumerate(kinds) if kind != "copy"), 0)
+    kinds[0], kinds[first] = kinds[first], kinds[0]  # a copy needs something before it
+    for index, kind in enumerate(kinds):
+        if kind == "copy":
+            yield {"copy_of": rng.randrange(index), "is_same_file": rng.random() < 0.5}
+        else:
+            scene = sample_scene(rng, rng.choice(RISKY_TRAINING if kind == "risky" else CLEAN_TRAINING))
+            yield {"scene": scene}
+
+
+def _write(out: Path, folder: str, rows: list[dict[str, Any]]) -> None:
+    truths: list[dict[str, Any]] = []
+    for index, row in enumerate(tqdm(rows, f"drawing {out.name}")):
+        stem = f"{folder}/{index // PER_FOLDER:02d}/{index:05d}"
+        (out / stem).parent.mkdir(parents=True, exist_ok=True)
+        truths.append(_copy(out, stem, row, truths) if "copy_of" in row else _draw(out, stem, row))
+    text = "".join(json.dumps(truth) + "\n" for truth in truths)
+    (out / "truth.jsonl").write_text(text, encoding="utf-8")
+
+
+def _draw(out: Path, stem: str, row: dict[str, Any]) -> dict[str, Any]:
+    scene, image = row["scene"], f"{stem}.png"
+    drawing.draw(scene).save(out / image)
+    return {
+        "image": image,
+        "safe_type": DEFAULT.category_id(scene.category),
+        "safe_level": DEFAULT.level_id(scene.level),
+        "group": image,
+    }
+
+
+def _copy(out: Path, stem: str, row: dict[str, Any], truths: list[dict[str, Any]]) -> dict[str, Any]:
+    truth = truths[row["copy_of"]]
+    source = out / truth["image"]
+    image = f"{stem}{source.suffix if row['is_same_file'] else '.jpg'}"
+    if row["is_same_file"]:
+        shutil.copyfile(source, out / image)
+    else:
+        with Image.open(source) as picture:
+            small = picture.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
+        small.save(out / image, quality=COPY_QUALITY)
+    return {**truth, "image": image}

@@ -1,0 +1,120 @@
+"""The estimate: known sizes of LLaVA-v1.5-7B, and what must never need more."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from safevlm.check import disk, memory
+from safevlm.check.memory import GIB, Load, Shape
+
+LAYERS, REST, LORA = 6_476_267_520, 587_034_624, 639_631_360
+"""Weights of 7B: the LLM's layers, all the rest, and a LoRA of rank 256."""
+
+SEVEN_B = Shape(
+    llm=LAYERS, other=REST, trained=LORA, layers=32, hidden=4096, intermediate=11008, heads=32, vocabulary=32064,
+    tower_layers=24, tower_width=1024, tower_intermediate=4096, patches=577, projector_width=1088, projector_blocks=6,
+    features=640, lora=True,
+)  # fmt: skip
+STAGE1 = dataclasses.replace(SEVEN_B, lora=False, trained=107_814_619)
+HEAD_ONLY = dataclasses.replace(STAGE1, llm=0, runs_llm=False)
+LOAD = Load(tokens=750, answer_tokens=60, images=1, batch=2, stage=2, processes=8)
+
+
+def total(shape: Shape = SEVEN_B, **fields: Any) -> int:
+    return memory.estimate(shape, dataclasses.replace(LOAD, **fields)).total
+
+
+def test_frozen_weights_of_7b_in_bf16_are_14_gb() -> None:
+    assert memory.estimate(SEVEN_B, LOAD).frozen == pytest.approx(14.13e9, rel=0.001)
+
+
+def test_zero3_leaves_an_eighth_of_the_frozen_weights_and_two_layers_on_each_of_8_gpus() -> None:
+    cut = memory.estimate(SEVEN_B, dataclasses.replace(LOAD, stage=3)).frozen
+    assert cut == pytest.approx(14.13e9 / 8 + 2 * LAYERS / 32 * 2, rel=0.001)
+    away = memory.estimate(SEVEN_B, dataclasses.replace(LOAD, stage=3, offloads_weights=True)).frozen
+    assert away == pytest.approx(2 * LAYERS / 32 * 2, rel=0.001)
+
+
+def test_what_is_offloaded_lies_in_the_hosts_memory() -> None:
+    assert memory.host(SEVEN_B, LOAD) == 0
+    assert memory.host(SEVEN_B, dataclasses.replace(LOAD, offloads_optimizer=True)) == 12 * LORA
+    both = dataclasses.replace(LOAD, stage=3, offloads_optimizer=True, offloads_weights=True)
+    assert memory.host(SEVEN_B, both) == pytest.approx(14.13e9 + (12 + 2) * LORA, rel=0.001)
+
+
+def test_a_lora_of_rank_256_trains_with_16_bytes_a_weight() -> None:
+    one = memory.estimate(SEVEN_B, dataclasses.replace(LOAD, processes=1)).trained
+    assert one == LORA * 16
+    eight = memory.estimate(SEVEN_B, LOAD).trained
+    assert eight == pytest.approx(LORA * (2 + 14 / 8)), "ZeRO-2 keeps the weight and an eighth of the rest"
+
+
+def test_activations_are_those_of_the_published_rule_within_a_third() -> None:
+    """34 bytes per token, layer and width for a GPT layer in 16 bits (arXiv 2205.05198)."""
+    rule = 34 * 4096 * 32 * LOAD.tokens * LOAD.batch
+    assert memory.estimate(STAGE1, LOAD).activations == pytest.approx(rule, rel=1 / 3)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8, 64])
+@pytest.mark.parametrize("shape", [SEVEN_B, STAGE1, HEAD_ONLY], ids=["stage2", "stage1", "head-only"])
+def test_zero3_never_needs_more_than_zero2(shape: Shape, processes: int) -> None:
+    assert total(shape, stage=3, processes=processes) <= total(shape, stage=2, processes=processes)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_more_gpus_never_need_more_each(stage: int) -> None:
+    sizes = [total(stage=stage, processes=count) for count in (1, 2, 4, 8, 16)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [SEVEN_B, STAGE1], ids=["stage2", "stage1"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_checkpointing_never_needs_more(shape: Shape, attention: str) -> None:
+    plain = total(shape, attention=attention)
+    assert total(shape, attention=attention, checkpointing=True) < plain
+
+
+def test_a_packed_base_needs_less_in_the_order_of_its_bits() -> None:
+    assert total(quantize="nf4") < total(quantize="int8") < total()
+    assert total() - total(quantize="nf4") == pytest.approx(LAYERS * (2 - 0.516), rel=0.001)
+
+
+def test_offloading_never_needs_more() -> None:
+    assert total(stage=2, offloads_optimizer=True) < total(stage=2)
+    assert total(stage=3, offloads_optimizer=True, offloads_weights=True) < total(stage=3)
+
+
+def test_batch_length_and_eager_attention_cost() -> None:
+    assert total(batch=1) < total(batch=2) < total(batch=4)
+    assert total(tokens=700) < total(tokens=1400)
+    assert total(attention="sdpa") < total(attention="eager")
+
+
+def test_head_only_training_needs_no_llm() -> None:
+    found = memory.estimate(HEAD_ONLY, LOAD)
+    assert found.activations == found.logits == 0
+    assert found.total < 6 * GIB
+
+
+def test_nothing_is_kept_of_an_llm_that_no_gradient_passes() -> None:
+    assert memory.estimate(dataclasses.replace(STAGE1, learns_through_llm=False), LOAD).activations == 0
+
+
+def test_the_table_marks_the_recipe_and_what_does_not_fit() -> None:
+    lines = memory.table(SEVEN_B, LOAD, 24)
+    assert [line.split()[0] for line in lines[1:]] == ["no", "ZeRO-2", "ZeRO-3"]
+    assert sum(line.count("*") for line in lines) == 1 and "*" in lines[2]
+    assert any("!" in line for line in lines)
+    assert not any("!" in line for line in memory.table(SEVEN_B, LOAD, 1000))
+    assert not any("ZeRO-3" in line for line in memory.table(SEVEN_B, dataclasses.replace(LOAD, quantize="nf4"), 24))
+
+
+def test_disk_counts_every_checkpoint_that_lies_there_at_once() -> None:
+    need = disk.need(ours=10, trained=10, lora=False, files=5, keep=2, deepspeed=False, bytes_live=4)
+    assert (need.final, need.checkpoint) == (45, 45 + 80)
+    assert need.total == 3 * need.checkpoint + need.final
+    heavier = disk.need(ours=10, trained=10, lora=True, files=5, keep=2, deepspeed=True, bytes_live=2)
+    assert (heavier.final, heavier.checkpoint) == (85, 85 + 140)
