@@ -11,7 +11,7 @@ EXTRAS = {
     "convert": ["sentencepiece"],
     "data": ["pyarrow"],
     "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
-    "eval": ["jinja2"],
+    "eval": ["jinja2", "openai>=3"],
     "dev": ["pytest", "ruff"],
 }
 
@@ -24,7 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch", "eval", "eval.*"]),
-    package_data={"eval": ["*.j2"]},
+    package_data={"eval": ["*.j2"], "eval.judges": ["*.jsonl"]},
     install_requires=[
         "torch>=2.4",
         "transformers>=5.16",

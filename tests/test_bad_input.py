@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from safevlm.__main__ import main
-from safevlm.model import loading
+from safevlm.model import loading, saving
 from safevlm.training import provenance
 from tests import tiny
 from tests.training import workshop
@@ -297,7 +297,7 @@ def guarded(home: Path) -> Path:
     """A checkpoint with a head, so that the guard is on."""
     loaded = loading.load(home / "base", safety=tiny.safety_config())
     (home / "guarded").mkdir()
-    loading.save(loaded, loaded.model, home / "guarded")
+    saving.save(loaded, loaded.model, home / "guarded")
     return home / "guarded"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from safevlm.check import checkpoint, disk
 from safevlm.check.findings import Finding, size
 from safevlm.check.plan import Plan
-from safevlm.model import loading
+from safevlm.model import loading, saving
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import provenance
 from safevlm.training.stages import STAGES, prepare
@@ -51,7 +51,7 @@ def _write(plan: Plan, folder: Path) -> int:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(f"{needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} free at {folder.parent}")
-    loading.save(loaded, model, folder, {provenance.RECIPE: provenance.recipe_yaml(plan.recipe)})
+    saving.save(loaded, model, folder, {provenance.RECIPE: provenance.recipe_yaml(plan.recipe)})
     return sum(file.stat().st_size for file in folder.iterdir())
 
 

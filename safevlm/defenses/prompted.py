@@ -19,7 +19,7 @@ class Prompted(Defense):
         self.policy = policy
 
     def detect(self, request: Request, sight: Sight) -> Verdict:
-        return self.detector.detect(request, sight)
+        return self.policy.calibrated(self.detector.detect(request, sight))
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         return self.policy.act(request, verdict, self.name)

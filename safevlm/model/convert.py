@@ -36,7 +36,7 @@ from transformers import (
 
 from llava_patch import lora, original, processor, vocabulary, weights
 from safevlm.data import chat
-from safevlm.model import loading
+from safevlm.model import loading, staging
 from safevlm.types import Request
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -108,13 +108,13 @@ def convert(
     wanted = DTYPES[dtype] if dtype else _dtype(places)
     config.dtype = wanted
     made = _processor(sources, config, words, padded)
-    with loading.written_atomically(target) as staging:
-        _write_weights(staging, sources, places, config, wanted, shard_bytes)
+    with staging.written_atomically(target) as made_in:
+        _write_weights(made_in, sources, places, config, wanted, shard_bytes)
         config.architectures = ["LlavaForConditionalGeneration"]
-        config.save_pretrained(staging)
-        made.save_pretrained(staging)
-        _generation(sources, config).save_pretrained(staging)
-        _check(staging, wanted)
+        config.save_pretrained(made_in)
+        made.save_pretrained(made_in)
+        _generation(sources, config).save_pretrained(made_in)
+        _check(made_in, wanted)
     folded = len(sources.adapter.pairs) if sources.adapter else 0
     name = str(wanted).removeprefix("torch.")
     return Report(sources.kind, len(places), folded, config.text_config.vocab_size, padded, name)

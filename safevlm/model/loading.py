@@ -1,4 +1,4 @@
-"""Checkpoint folders: what one is, how it is loaded, how ours are written.
+"""Checkpoint folders: what one is, and how it is loaded.
 
 | kind      | told by                                    | weights                                                   |
 |-----------|--------------------------------------------|-----------------------------------------------------------|
@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import pickle
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -186,7 +184,7 @@ def _load(
         _load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / SAFETY_FILE)
     elif kind == "full" and dtype != torch.float32:
         _fill_safety(model, _safety_tensors(folder), folder)
-    model.config.base_checkpoint = None  # in memory the model is whole; `save` notes its base again
+    model.config.base_checkpoint = None  # in memory the model is whole; `saving` notes its base again
     processor = load_processor(folder, config)
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
     wrapped = _load_adapter(model, folder) if kind == "adapter" and lm else model
@@ -203,57 +201,6 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> LlavaProcessor:
     return make_room(processor, config, config.safety_config.lm_tokens)
 
 
-def save(
-    loaded: Loaded, model: Any, folder: Path, files: dict[str, str] | None = None, *, writes: bool = True
-) -> None:
-    """Writes a complete checkpoint of ours into an existing folder: all that trains, config, processor, `files`.
-
-    `model` is a SafeLlava (kind `safety`) or a PeftModel around one (kind `adapter`). Under DeepSpeed every process
-    must call, and only one `writes`. What was written is read again and compared.
-    """
-    inner = inner_of(model)
-    lost = {name for name, weight in inner.named_parameters() if is_safety_name(name) and _is_only_a_shadow(weight)}
-    live = partitioned.whole(inner, lambda name: is_safety_name(name) and name not in lost)
-    adapter = partitioned.whole(model, lambda name: ".lora_" in name)
-    if not writes:
-        return
-    ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
-    empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
-    if empty:
-        raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
-    save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
-    config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
-    config.architectures = [SafeLlava.__name__]
-    config.save_pretrained(folder)
-    if model is not inner:
-        model.save_pretrained(folder, state_dict=adapter)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, all blanks
-    loaded.processor.save_pretrained(folder)
-    for name, text in (files or {}).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    _check_written(folder / SAFETY_FILE, ours)
-    if model is not inner:
-        stored_names = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
-        _check_written(folder / ADAPTER_FILE, stored_names)
-
-
-def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
-    """Frozen, and cut or rounded by DeepSpeed: what was loaded is the better copy."""
-    return not weight.requires_grad and (partitioned.is_cut(weight) or weight.dtype != torch.float32)
-
-
-def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Empty or half-written weights are the usual end of a partitioned run (base facts §1, row 14)."""
-    stored = _tensors(file)
-    differing = sorted(name for name in {*stored, *tensors} if not _same(stored.get(name), tensors.get(name)))
-    if differing:
-        raise CheckpointError(f"{file}: {len(differing)} weights were not stored as they are: {differing[:3]}")
-
-
-def _same(stored: torch.Tensor | None, tensor: torch.Tensor | None) -> bool:
-    return stored is not None and tensor is not None and torch.equal(stored, tensor)
-
-
 def restore(model: Any, folder: Path) -> None:
     """Reads a checkpoint of ours back into the live model it was saved from."""
     inner = inner_of(model)
@@ -263,31 +210,6 @@ def restore(model: Any, folder: Path) -> None:
 
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILE))
         _check_adapter(model, folder)
-
-
-@contextlib.contextmanager
-def written_atomically(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its final name only when the block ends well; an older one is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    publish(staging, folder)
-
-
-def publish(staging: Path, folder: Path) -> None:
-    """Renames a finished folder into place; the previous one stays until the rename."""
-    old = folder.parent / f".{folder.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(staging, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
@@ -344,7 +266,7 @@ def _load_base(
         finally:
             config.text_config.num_hidden_layers = layers
     quantization.settle(model, packing)
-    model.config.text_config.num_hidden_layers = layers  # what `save` writes; `SafeLlava.forward` counts layers
+    model.config.text_config.num_hidden_layers = layers  # what `saving` writes; `SafeLlava.forward` counts layers
 
     def may_be_missing(name: str) -> bool:
         return ours_may_be_missing and is_safety_name(name)
@@ -367,7 +289,7 @@ def _load_base(
 def _load_safety(model: SafeLlava, file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file}: missing; the checkpoint is incomplete")
-    _fill_safety(model, _tensors(file), file)
+    _fill_safety(model, read_tensors(file), file)
 
 
 def _safety_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -418,7 +340,7 @@ def _check_adapter(wrapped: Any, folder: Path) -> None:
         raise CheckpointError(f"{folder}: the LoRA did not arrive in the model; adapter and base do not fit")
 
 
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

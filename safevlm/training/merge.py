@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from safevlm.data import chat
-from safevlm.model import export, loading
+from safevlm.model import export, loading, staging
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
 
@@ -77,7 +77,7 @@ def fold(
     if not rounding < float("inf"):
         raise ValueError(f"{path}: as {dtype} some logits are no numbers; use --dtype bfloat16; nothing was written")
     tokens = merged.config.safety_config.lm_tokens
-    with loading.written_atomically(out) as folder:
+    with staging.written_atomically(out) as folder:
         _cast(merged, getattr(torch, dtype))
         (_save_stock if stock else _save)(merged, loaded, folder)
         source = loaded.path

@@ -23,9 +23,12 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsand
 RECIPE, RUN = "recipe.yaml", "run.json"
 
 
-def files(recipe: Recipe, records: Sequence[Record], model: Any, processes: int) -> dict[str, str]:
-    """Contents by file name."""
-    return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(_run_record(recipe, records, model, processes), indent=1)}
+def files(
+    recipe: Recipe, records: Sequence[Record], excluded: int, model: Any, processes: int
+) -> dict[str, str]:
+    """Contents by file name. `excluded`: records that `data.exclude` left out."""
+    record = _run_record(recipe, records, excluded, model, processes)
+    return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(record, indent=1)}
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -33,7 +36,9 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
 
 
-def _run_record(recipe: Recipe, records: Sequence[Record], model: Any, processes: int) -> dict[str, Any]:
+def _run_record(
+    recipe: Recipe, records: Sequence[Record], excluded: int, model: Any, processes: int
+) -> dict[str, Any]:
     """What made this checkpoint: versions, commit, seed, data counts, what trained."""
     sizes = trainable(model)
     return {
@@ -45,6 +50,7 @@ def _run_record(recipe: Recipe, records: Sequence[Record], model: Any, processes
         "commit": _commit(),
         "records": {
             "all": len(records),
+            "excluded": excluded,
             "safe_type": _counts(record.safe_type for record in records),
             "safe_level": _counts(record.safe_level for record in records),
         },

@@ -13,7 +13,7 @@ from safevlm.data import mix
 from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
-from safevlm.model import loading
+from safevlm.model import loading, staging
 from safevlm.training import processes, provenance, resume, start
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
@@ -31,13 +31,13 @@ def train(recipe: Recipe) -> Path:
     last = resume.newest(recipe, arguments.world_size)
     set_seed(recipe.run.seed)
     loaded = start.load(recipe)
-    records = _records(recipe, loaded, arguments.process_index, arguments.world_size)
+    records, excluded = _records(recipe, loaded, arguments.process_index, arguments.world_size)
     model = prepare(loaded.safe_llava, STAGES[recipe.stage], recipe.lora)
     trainer = SafeTrainer(
         loaded=loaded,
         weights=recipe.loss,
         group_by=recipe.data.group_by,
-        files=provenance.files(recipe, records, model, arguments.world_size),
+        files=provenance.files(recipe, records, excluded, model, arguments.world_size),
         model=model,
         args=arguments,
         train_dataset=RecordDataset(records),
@@ -49,7 +49,7 @@ def train(recipe: Recipe) -> Path:
     else:
         trainer.train(resume_from_checkpoint=last)
     if trainer.args.should_save:
-        with loading.written_atomically(out / loading.FINAL) as folder:
+        with staging.written_atomically(out / loading.FINAL) as folder:
             trainer.save_model(str(folder))
             trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
     else:
@@ -58,13 +58,14 @@ def train(recipe: Recipe) -> Path:
     return out / loading.FINAL
 
 
-def _records(recipe: Recipe, loaded: loading.Loaded, process: int, processes: int) -> list[Record]:
+def _records(recipe: Recipe, loaded: loading.Loaded, process: int, processes: int) -> tuple[list[Record], int]:
+    """What the run trains on, and how many records `data.exclude` left out."""
     taxonomy = loaded.safe_llava.config.taxonomy
     records = read_records(recipe.data.train, taxonomy, recipe.data.images)
-    records, _ = exclude_images(records, recipe.data)
+    records, excluded = exclude_images(records, recipe.data)
     if recipe.loss.lm:
         refuse_placeholders(records)
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     if recipe.data.verify_images:
         verify_images(records[process::processes])
-    return add_hints(records, taxonomy) if recipe.data.hints else records
+    return (add_hints(records, taxonomy) if recipe.data.hints else records), excluded

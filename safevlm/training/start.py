@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from safevlm.config import Recipe, SafetyConfig
@@ -11,6 +12,10 @@ from safevlm.model import loading
 from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.taxonomy import read_taxonomy
 from safevlm.training.arguments import frozen_dtype
+
+log = logging.getLogger(__name__)
+CALIBRATION = "calibration"
+"""The part of a policy that belongs to one set of weights."""
 
 
 def load(recipe: Recipe) -> loading.Loaded:
@@ -29,8 +34,12 @@ def load(recipe: Recipe) -> loading.Loaded:
     )
     if loaded.kind == "adapter":
         raise ValueError(f"{loaded.path}: has a LoRA already; merge it first: safevlm merge {loaded.path} --out DIR")
+    config = loaded.safe_llava.config
     if model.taxonomy:
-        adopt(loaded.safe_llava.config, safety.taxonomy, policy, model.taxonomy)
+        adopt(config, safety.taxonomy, policy, model.taxonomy)
+    if recipe.stage == "stage1" and CALIBRATION in (config.policy or {}):
+        log.warning("%s: its calibration is of the head before this training; left out", loaded.path)
+        config.policy = {key: value for key, value in config.policy.items() if key != CALIBRATION}
     return loaded
 
 

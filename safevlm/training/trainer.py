@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from safevlm.config import Grouping, LossWeights
 from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED
-from safevlm.model import loading, losses, partitioned
+from safevlm.model import loading, losses, partitioned, saving, staging
 
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 """Which labels of a batch each loss term reads."""
@@ -120,24 +120,24 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
-        loading.save(self.loaded, model, folder, self.files, writes=self.args.should_save)
+        saving.save(self.loaded, model, folder, self.files, writes=self.args.should_save)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = run / ".partial"
+        hidden = run / ".partial"
         if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)  # remains of a save that died
+            shutil.rmtree(hidden, ignore_errors=True)  # remains of a save that died
         self.accelerator.wait_for_everyone()
-        self.args.output_dir = str(staging)
+        self.args.output_dir = str(hidden)
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir = str(run)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            loading.publish(staging / name, run / name)
-            shutil.rmtree(staging)
+            staging.publish(hidden / name, run / name)
+            shutil.rmtree(hidden)
             rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 

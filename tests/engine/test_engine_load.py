@@ -13,7 +13,7 @@ from transformers import LlavaForConditionalGeneration
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.defenses import DEFENSES, Defense, Policy, Setting, build
 from safevlm.engine import Engine
-from safevlm.model import loading
+from safevlm.model import loading, saving
 from safevlm.model.loading import CheckpointError, Loaded
 from safevlm.training import stages
 from safevlm.types import Reply, Request, Verdict
@@ -57,7 +57,7 @@ def _write(kind: str, base: Path, folder: Path) -> Reply:
         if kind == "adapter":
             loaded = dataclasses.replace(loaded, model=_with_lora(loaded), kind="adapter")
         loaded.model.eval()
-    loading.save(loaded, loaded.model, folder)
+    saving.save(loaded, loaded.model, folder)
     return _reply(loaded)
 
 

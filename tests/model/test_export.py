@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data.images import open_image
 from safevlm.engine import Engine
-from safevlm.model import export, loading
+from safevlm.model import export, loading, saving
 from safevlm.model.loading import CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if ".lora_B." in name:
             torch.nn.init.normal_(weight, std=0.05)
     (home / "adapter").mkdir()
-    loading.save(loaded, wrapped, home / "adapter", {"run.json": "{}"})
+    saving.save(loaded, wrapped, home / "adapter", {"run.json": "{}"})
     merge.fold(str(home / "adapter"), home / "full")
     merge.fold(str(home / "adapter"), home / "guarded", stock=True)
     return home

@@ -26,7 +26,7 @@ from transformers import (
 from llava_patch import vocabulary
 from safevlm.config import SafetyConfig
 from safevlm.data import chat
-from safevlm.model import loading
+from safevlm.model import loading, saving
 from safevlm.model.loading import CheckpointError
 from safevlm.types import Request
 from tests import originals, tiny
@@ -186,7 +186,7 @@ def test_prompt_keeps_its_ids_in_checkpoints_of_ours(tmp_path: Path) -> None:
     """A checkpoint of ours has another model_type, for which transformers knows nothing of tokenizers."""
     loaded = loading.load(_folder(tmp_path / "llava"), safety=SafetyConfig(**tiny.SAFETY))
     (tmp_path / "ours").mkdir()
-    loading.save(loaded, loaded.model, tmp_path / "ours")
+    saving.save(loaded, loaded.model, tmp_path / "ours")
     again = loading.load(tmp_path / "ours")
     text = chat.prompt_text(again.processor, QUESTION)
     assert again.processor.tokenizer(text)["input_ids"] == originals.ids_of(text, picture=IMAGE)

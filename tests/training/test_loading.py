@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safevlm.config import LoraSettings, SafetyConfig
-from safevlm.model import loading
+from safevlm.model import loading, saving, staging
 from safevlm.model.loading import CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
@@ -38,13 +38,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     loaded = loading.load(made["stock"], safety=SAFETY)
     tiny.shake(loaded.model.safety_head)
     made["safety"].mkdir()
-    loading.save(loaded, loaded.model, made["safety"], {"run.json": "{}"})
+    saving.save(loaded, loaded.model, made["safety"], {"run.json": "{}"})
     wrapped = prepare(loaded.model, STAGES["stage2"], LoraSettings(r=4, alpha=8, dropout=0.0))
     for name, weight in wrapped.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(weight, std=0.05)
     made["adapter"].mkdir()
-    loading.save(loaded, wrapped, made["adapter"], {"run.json": "{}"})
+    saving.save(loaded, wrapped, made["adapter"], {"run.json": "{}"})
     merge.merge(str(made["adapter"]), made["full"])
     return made
 
@@ -111,7 +111,7 @@ def test_folder_loads_from_any_working_directory(
     monkeypatch.chdir(folders["stock"].parent)
     loaded = loading.load("stock", safety=SAFETY)
     (tmp_path / "out").mkdir()
-    loading.save(loaded, loaded.model, tmp_path / "out")
+    saving.save(loaded, loaded.model, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     assert loading.load("out").kind == "safety", "a relative base path was written into the checkpoint"
 
@@ -143,7 +143,7 @@ def test_base_of_another_size_is_an_error(folders: dict[str, Path], tmp_path: Pa
 def test_saved_and_loaded_gives_equal_logits(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     loaded = loading.load(folders[kind])
     (tmp_path / "again").mkdir()
-    loading.save(loaded, loaded.model, tmp_path / "again", {"run.json": "{}"})
+    saving.save(loaded, loaded.model, tmp_path / "again", {"run.json": "{}"})
     again = loading.load(tmp_path / "again")
     pairs = list(zip(_outputs(loaded), _outputs(again), strict=True))
     assert len(pairs) == 3 and all(torch.equal(*pair) for pair in pairs)
@@ -383,13 +383,13 @@ def test_code_beside_a_checkpoint_is_never_run(folders: dict[str, Path], tmp_pat
 
 
 def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
-    with loading.written_atomically(tmp_path / "x") as folder:
+    with staging.written_atomically(tmp_path / "x") as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(KeyError), loading.written_atomically(tmp_path / "x") as folder:
+    with pytest.raises(KeyError), staging.written_atomically(tmp_path / "x") as folder:
         (folder / "a").write_text("second")
         raise KeyError
     assert workshop.file_bytes(tmp_path) == {"x/a": b"first"}
-    with loading.written_atomically(tmp_path / "x") as folder:
+    with staging.written_atomically(tmp_path / "x") as folder:
         (folder / "b").write_text("third")
     assert workshop.file_bytes(tmp_path) == {"x/b": b"third"}, "the old folder's files leaked into the new one"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -398,7 +398,7 @@ def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_unfinished_folder_of_a_killed_process_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".x.partial").mkdir()
     (tmp_path / ".x.partial" / "stale").write_text("stale")
-    with loading.written_atomically(tmp_path / "x") as folder:
+    with staging.written_atomically(tmp_path / "x") as folder:
         assert not (tmp_path / "x").exists(), "the folder is visible before it is complete"
         (folder / "a").write_text("a")
     assert workshop.file_bytes(tmp_path) == {"x/a": b"a"}
@@ -409,7 +409,7 @@ def test_empty_weights_are_never_saved(folders: dict[str, Path], tmp_path: Path)
     loaded = loading.load(folders["safety"])
     loaded.model.safety_lm_tokens.latent.data = torch.empty(0)
     with pytest.raises(CheckpointError, match="safety_lm_tokens.latent"):
-        loading.save(loaded, loaded.model, tmp_path)
+        saving.save(loaded, loaded.model, tmp_path)
     assert not workshop.file_bytes(tmp_path)
 
 

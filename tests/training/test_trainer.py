@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safevlm.config import SafetyConfig
-from safevlm.model import loading, losses
+from safevlm.model import loading, losses, saving
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training.run import train
 from tests import tiny
@@ -320,7 +320,7 @@ def test_run_record_says_what_made_the_checkpoint(wholes: dict[str, Whole]) -> N
 def _dying_save(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The `at`-th save writes a first file and dies."""
     calls: list[Path] = []
-    real = loading.save
+    real = saving.save
 
     def save(loaded: Any, model: Any, folder: Path, files: Any = None, **options: Any) -> None:
         calls.append(folder)
@@ -329,7 +329,7 @@ def _dying_save(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             raise OSError("No space left on device")
         real(loaded, model, folder, files, **options)
 
-    monkeypatch.setattr(loading, "save", save)
+    monkeypatch.setattr(saving, "save", save)
 
 
 def test_save_that_dies_half_way_leaves_no_checkpoint_and_the_run_goes_on(

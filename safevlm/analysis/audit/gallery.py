@@ -1,0 +1,72 @@
+"""`gallery.html`: the surest finds of every category in one file, blurred until clicked, nothing loaded from outside.
+
+The pictures are read once more from the data, the shown ones only, so the scan keeps no thumbnails.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safevlm.analysis.audit.merge import Shown
+from safevlm.analysis.audit.pictures import content
+from safevlm.analysis.audit.plan import Plan
+from safevlm.data.images import decode_image
+
+GALLERY = "gallery.html"
+WIDEST, QUALITY = 200, 80
+"""Pixels of a thumbnail's longer side, and JPEG's quality: about 8 kB each."""
+TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture of the gallery."""
+
+    path: str
+    level: str
+    probability: float
+    picture: str
+    """A data URI; empty when the picture cannot be read any more."""
+
+
+def cards(plan: Plan, shown: Mapping[str, Sequence[Shown]], names: Sequence[str]) -> dict[str, list[Card]]:
+    """Category → its cards, the surest first, in the taxonomy's order."""
+    wanted = {one.index for found in shown.values() for one in found}
+    uris = {placed.index: picture_uri(placed) for placed in plan.items_at(wanted)}
+    return {
+        name: [_card(one, uris.get(one.index, "")) for one in sorted(shown[name], reverse=True)]
+        for name in names
+        if shown.get(name)
+    }
+
+
+def page(found: Mapping[str, Sequence[Card]], summary: Mapping[str, Any]) -> str:
+    """The whole page. ImportError names the extra."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise ImportError("the gallery needs jinja2: pip install 'safevlm[analysis]'") from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(categories=found, summary=summary)
+
+
+def picture_uri(placed: Any) -> str:
+    """A small JPEG as a data URI."""
+    try:
+        image = decode_image(content(placed.item), placed.item.path)
+    except (ValueError, OSError):  # gone or changed since the scan
+        return ""
+    image.thumbnail((WIDEST, WIDEST))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _card(one: Shown, uri: str) -> Card:
+    return Card(one.path, one.level, one.probability, uri)

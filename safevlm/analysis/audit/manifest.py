@@ -1,0 +1,52 @@
+"""`run.json`: what an audit's parts were made with. Parts of two settings must never meet in one result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "run.json"
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Notes the settings of a fresh audit, or compares them with those of the parts that are there.
+
+    ValueError names every setting that differs. Several processes may claim a folder at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    staging = folder / f".{NAME}.{os.getpid()}"
+    staging.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    try:
+        os.link(staging, path)  # fails where there is one already: only one process can be first
+    except FileExistsError:
+        _compare(path, settings)
+    except OSError:  # a file system without hard links
+        _compare(path, settings) if path.exists() else os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _compare(path: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not the record of an audit ({error}); choose another --out") from error
+    keys = sorted({*found, *settings} if isinstance(found, dict) else settings)
+    differing = [key for key in keys if not isinstance(found, dict) or found.get(key) != settings.get(key)]
+    if differing:
+        told = "; ".join(_change(key, found, settings) for key in differing)
+        raise ValueError(f"{path}: an audit with other settings is here ({told}); set them back, or take another --out")
+
+
+def _change(key: str, found: Any, settings: Mapping[str, Any]) -> str:
+    before = found.get(key) if isinstance(found, dict) else None
+    return f"{key}: {_short(before)}, now {_short(settings.get(key))}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:16]}…"

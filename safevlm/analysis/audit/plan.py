@@ -1,0 +1,119 @@
+"""Which process looks at which pictures: the data in shards of fixed size, in a fixed order.
+
+A shard never crosses a container, so that finished containers are not opened again; its number and its pictures depend
+on the data and the shard size alone, never on how many processes there are. One shard makes one part on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from safevlm.analysis.audit.sources import Container, Item, Listing, Wanted
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An item and where it stands in the whole."""
+
+    index: int
+    """Within the data."""
+    shard: int
+    item: Item
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The data's shards."""
+
+    containers: tuple[Container, ...]
+    listings: tuple[Listing, ...]
+    size: int
+    """Pictures in a full shard."""
+
+    @property
+    def pictures(self) -> int:
+        return sum(listing.count for listing in self.listings)
+
+    @property
+    def shards(self) -> int:
+        return sum(self._shards_of(listing.count) for listing in self.listings)
+
+    @property
+    def digest(self) -> str:
+        """Changes when pictures come, go, or are named or sized otherwise."""
+        lines = "".join(f"{listing.count} {listing.digest}\n" for listing in self.listings)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def pictures_of(self, shards: Collection[int]) -> int:
+        """How many pictures these shards hold."""
+        return sum(self._length(shard) for shard in shards)
+
+    def items(self, shards: Collection[int]) -> Iterator[Placed]:
+        """The items of these shards, in order; containers without any are not opened."""
+        for container, first, first_shard, count in self._rows():
+            if any(shard in shards for shard in range(first_shard, first_shard + self._shards_of(count))):
+                yield from self._sweep(
+                    container, first, first_shard, lambda at, start=first_shard: start + at // self.size in shards
+                )
+
+    def items_at(self, indices: Collection[int]) -> Iterator[Placed]:
+        """The items at these indices, in order; containers without any are not opened."""
+        for container, first, first_shard, count in self._rows():
+            if any(first <= index < first + count for index in indices):
+                yield from self._sweep(container, first, first_shard, lambda at, start=first: start + at in indices)
+
+    def _sweep(self, container: Container, first: int, first_shard: int, wanted: Wanted) -> Iterator[Placed]:
+        for item in container.items(wanted):
+            yield Placed(first + item.position, first_shard + item.position // self.size, item)
+
+    def _rows(self) -> Iterator[tuple[Container, int, int, int]]:
+        """Every container with the index of its first picture, its first shard, and its count."""
+        first = first_shard = 0
+        for container, listing in zip(self.containers, self.listings, strict=True):
+            yield container, first, first_shard, listing.count
+            first, first_shard = first + listing.count, first_shard + self._shards_of(listing.count)
+
+    def _shards_of(self, count: int) -> int:
+        return -(-count // self.size)
+
+    def _length(self, shard: int) -> int:
+        for _, _, first_shard, count in self._rows():
+            within = shard - first_shard
+            if 0 <= within < self._shards_of(count):
+                return min(self.size, count - within * self.size)
+        raise ValueError(f"no shard {shard} among {self.shards}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    def owns(self, shard: int) -> bool:
+        return shard % self.world == self.rank
+
+
+def make_plan(containers: Sequence[Container], size: int) -> Plan:
+    """Walks through all containers once, reading no picture. ValueError: there are no pictures at all."""
+    listings = tuple(container.listing() for container in tqdm(containers, "listing", leave=False))
+    plan = Plan(tuple(containers), listings, size)
+    if not plan.pictures:
+        raise ValueError(f"{', '.join(container.name or 'DATA' for container in containers)[:200]}: no pictures in it")
+    return plan
+
+
+def share_of(flag: str | None) -> Share:
+    """`--shard I/N` (I from 1), or what torchrun says in RANK and WORLD_SIZE, or the only process."""
+    if flag is None:
+        return Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    number, slash, of = flag.partition("/")
+    if not slash or not number.isdigit() or not of.isdigit() or not 1 <= int(number) <= int(of):
+        raise ValueError(f"--shard {flag}: write I/N with I from 1 to N, as in 1/4 … 4/4")
+    return Share(int(number) - 1, int(of))

@@ -1,0 +1,179 @@
+"""One audit from DATA to the result: list → claim the folder → scan → merge, by whoever finds all parts complete.
+
+    OUT/run.json          what the parts were made with; another audit is refused
+    OUT/parts/            one part per shard, probabilities only
+    OUT/audit.parquet     a row per picture: names, digests, verdict, groups of duplicates, probabilities
+    OUT/exclude.txt       flagged pictures, for `data.exclude` of a training recipe
+    OUT/unreadable.jsonl  pictures that could not be read, and why
+    OUT/summary.json      counts, corrected ones with a calibration
+    OUT/gallery.html      the surest finds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safevlm.analysis.audit import bench, calibration, estimate, fingerprint, gallery, manifest, summary
+from safevlm.analysis.audit.eye import QUESTION, Eye
+from safevlm.analysis.audit.merge import merge
+from safevlm.analysis.audit.parts import Parts
+from safevlm.analysis.audit.plan import Plan, make_plan, share_of
+from safevlm.analysis.audit.scan import scan
+from safevlm.analysis.audit.sources import open_source
+from safevlm.analysis.audit.verdicts import Rule
+from safevlm.defenses.policy import read_policy
+from safevlm.model import loading
+from safevlm.taxonomy import CLEAN
+
+BENCH = "bench.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `safevlm audit`."""
+
+    data: Path
+    model: str
+    out: Path
+    images: str = ""
+    column: str = ""
+    base: str | None = None
+    device: str = "auto"
+    batch_size: int = 64
+    workers: int = 0
+    """Threads that decode; 0: one per core, at most 16."""
+    threads: int = 0
+    """Threads of a CPU model; 0: torch's choice."""
+    shard_size: int = 2_048
+    shard: str | None = None
+    question: str = QUESTION
+    calibration: Path | None = None
+    threshold: float | None = None
+    policy: str | None = None
+    top: int = 24
+    bench: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        for name in ("workers", "threads", "top"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: not below 0")
+
+    @property
+    def decoders(self) -> int:
+        return self.workers or min(16, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process did."""
+
+    looked_at: int
+    shards: int
+    missing: int
+    """Shards that other processes have not made yet; 0: the result is there."""
+    summary: Mapping[str, Any] | None = None
+    bench: Mapping[str, Any] | None = None
+
+
+def audit(settings: Settings) -> Outcome:
+    """Runs this process's share; the one that finds all parts complete writes the result."""
+    share = share_of(settings.shard)
+    plan = make_plan(open_source(settings.data, settings.images, settings.column), settings.shard_size)
+    with _threads(settings.threads):
+        eye = Eye.load(settings.model, device=_device(settings), base=settings.base, question=settings.question)
+        rule = Rule(read_policy(settings.policy, eye.taxonomy, eye.model.config.policy), settings.threshold)
+        manifest.claim(settings.out, _fixed(settings, plan, eye))
+        parts = Parts(settings.out / "parts", eye.taxonomy)
+        parts.folder.mkdir(exist_ok=True)
+        looked_at = scan(plan, parts, eye, share, batch_size=settings.batch_size, workers=settings.decoders)
+        timed = _bench(settings, plan, eye) if settings.bench else None
+        missing = len(parts.missing(plan.shards))
+        told = None if missing else _finish(settings, plan, parts, eye, rule)
+    return Outcome(looked_at, plan.shards, missing, told, timed)
+
+
+def lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
+    """An outcome for people."""
+    done = outcome.shards - outcome.missing
+    yield f"{outcome.looked_at:,} pictures looked at; {done} of {outcome.shards} parts are there"
+    if outcome.bench:
+        yield from bench.lines(outcome.bench)
+    if outcome.summary is None:
+        yield f"not finished: {outcome.missing} parts are for other processes; the last one to end writes the result"
+        return
+    yield from summary.lines(outcome.summary)
+    yield f"done: {settings.out}"
+
+
+def _fixed(settings: Settings, plan: Plan, eye: Eye) -> dict[str, Any]:
+    """What parts depend on. Threshold, policy and the like do not count: they are applied to the parts."""
+    return {
+        "schema": 1,
+        "pictures": plan.pictures,
+        "data_digest": plan.digest,
+        "model_digest": eye.digest(),
+        "taxonomy": eye.taxonomy.to_dict(),
+        "shard_size": settings.shard_size,
+        "batch_size": settings.batch_size,
+        "device": eye.device.type,
+        "threads": torch.get_num_threads() if eye.device.type == "cpu" else None,
+        "question": eye.question if eye.reads_text else None,
+        "fingerprint": [fingerprint.GRID, fingerprint.SIDE, fingerprint.GREY, fingerprint.COLOUR],
+    }
+
+
+def _finish(settings: Settings, plan: Plan, parts: Parts, eye: Eye, rule: Rule) -> dict[str, Any]:
+    names = eye.taxonomy.category_names
+    errors = None
+    if settings.calibration is not None:
+        errors = calibration.confusion(
+            settings.calibration, eye, rule, batch_size=settings.batch_size, workers=settings.decoders
+        )
+    merged = merge(plan, parts, rule, settings.out, settings.top)
+    reported = [merged.tally.category[name] for name in names]
+    found = None if errors is None else estimate.estimate(reported, errors, names, names.index(CLEAN))
+    told = summary.summarize(str(settings.data), str(settings.model), plan, merged, rule, found)
+    _write(settings.out / summary.SUMMARY, json.dumps(told, indent=1) + "\n")
+    _write(settings.out / gallery.GALLERY, gallery.page(gallery.cards(plan, merged.tally.shown, names), told))
+    return told
+
+
+def _bench(settings: Settings, plan: Plan, eye: Eye) -> dict[str, Any]:
+    timed = bench.bench(plan, eye, batch_size=settings.batch_size, workers=settings.decoders)
+    _write(settings.out / BENCH, json.dumps(timed, indent=1) + "\n")
+    return timed
+
+
+def _write(path: Path, text: str) -> None:
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_text(text, encoding="utf-8")
+    os.replace(staging, path)
+
+
+def _device(settings: Settings) -> torch.device:
+    """Under torchrun each process takes the GPU of its local rank."""
+    device = loading.default_device(settings.device)
+    local = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(local)) if device.type == "cuda" and device.index is None and local else device
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """The last bits of a CPU's sums depend on how many threads share them, so their number is part of a run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,88 @@
+"""What a picture looks like inside the model: one vector per picture in each of four spaces, from one vision pass.
+
+    patches   mean of the tower's patch features that LLaVA's projector reads: the original features
+    cls       CLS token of the same layer, which LLaVA throws away
+    safety    mean of the safety projector's output: the safety features
+    head      what both read-outs of the safety head read: its attention's output
+
+The trap: several pictures of one request are averaged; a head that reads text gives the vector of picture and words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safevlm.analysis import looking
+from safevlm.analysis.pictures import Labelled
+from safevlm.defenses import Defense
+from safevlm.model.loading import Loaded
+from safevlm.model.safe_llava import SafeLlava
+from safevlm.model.sight import Sight
+from safevlm.types import Request, Verdict
+
+SPACES = {
+    "patches": "original: mean of patch features",
+    "cls": "original: CLS of the same layer",
+    "safety": "safety projector: mean of its output",
+    "head": "safety head: input of its read-outs",
+}
+ORIGINAL = ("patches", "cls")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors and verdicts of the same pictures, in the same order."""
+
+    spaces: dict[str, NDArray[np.float32]]
+    """(n, width) by name of the space."""
+    verdicts: list[Verdict]
+
+
+def extract(loaded: Loaded, guard: Defense, pictures: Sequence[Labelled], batch_size: int = 32) -> Features:
+    """All spaces of every picture, and what the head says of it."""
+    looking.needs_head(loaded)
+    with _listening(loaded.safe_llava) as heard:
+
+        def keep(request: Request, sight: Sight) -> tuple[dict[str, NDArray[np.float32]], Verdict]:
+            verdict = guard.detect(request, sight)
+            _ = sight.risk  # the head has spoken by now, whatever the detector asked for
+            own = {"patches": sight.vision.patches, "cls": sight.vision.cls, **heard}
+            return {name: _mean(own[name]) for name in SPACES}, verdict
+
+        kept = looking.look_at(loaded, pictures, keep, batch_size, "features")
+    spaces = {name: np.stack([vectors[name] for vectors, _ in kept]) for name in SPACES}
+    return Features(spaces, [verdict for _, verdict in kept])
+
+
+@contextmanager
+def _listening(model: SafeLlava) -> Iterator[dict[str, Tensor]]:
+    """What the safety projector and the head's pooling gave last."""
+    heard: dict[str, Tensor] = {}
+
+    def projected(_: Any, inputs: Any, output: Tensor) -> None:
+        heard["safety"] = output
+
+    def pooled(_: Any, inputs: tuple[Tensor]) -> None:
+        heard["head"] = inputs[0]
+
+    handles = [
+        model.safety_projector.register_forward_hook(projected),
+        model.safety_head.level.register_forward_pre_hook(pooled),
+    ]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mean(vectors: Tensor) -> NDArray[np.float32]:
+    """(…, width) → (width,)."""
+    return vectors.float().reshape(-1, vectors.shape[-1]).mean(0).cpu().numpy()

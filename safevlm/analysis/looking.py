@@ -1,0 +1,89 @@
+"""Every picture once through the tower, in batches with a progress bar; the LLM is not even loaded.
+
+Pictures are opened and scaled in threads while the tower works. What is to be kept of a picture is read at once, so
+memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from safevlm import defenses
+from safevlm.analysis.pictures import Labelled, PictureSet, truths_of
+from safevlm.data import chat
+from safevlm.data.images import open_image
+from safevlm.data.threads import in_threads
+from safevlm.defenses import Defense, Setting
+from safevlm.defenses.policy import Policy
+from safevlm.model import loading
+from safevlm.model.sight import Sight, look
+from safevlm.types import Request
+
+Kept = TypeVar("Kept")
+
+
+def load(path: str | Path, device: str = "auto", base: str | None = None) -> loading.Loaded:
+    """A checkpoint without its LLM, on its device."""
+    place = loading.default_device(device)
+    loaded = loading.load(path, base=base, dtype=loading.default_dtype(place), lm=False)
+    loaded.safe_llava.to(place)
+    return loaded
+
+
+def needs_head(loaded: loading.Loaded) -> None:
+    """ValueError when there is no safety head to measure."""
+    if loaded.safe_llava.safety_head is None:
+        raise ValueError(f"{loaded.path}: this checkpoint has no safety head; train one with a stage-1 recipe")
+
+
+def detector(loaded: loading.Loaded, name: str, policy: Policy, sets: Sequence[PictureSet]) -> Defense:
+    """A defence by name, for its eyes. ValueError when it has none."""
+    setting = Setting(policy, has_head=loaded.safe_llava.safety_head is not None, truths=truths_of(sets))
+    found = defenses.build(name, setting)
+    if type(found).detect is Defense.detect:
+        raise ValueError(f"--defense {name}: it has no detector, there is nothing to measure")
+    return found
+
+
+def look_at(
+    loaded: loading.Loaded,
+    pictures: Sequence[Labelled],
+    keep: Callable[[Request, Sight], Kept],
+    batch_size: int = 32,
+    title: str = "looking",
+) -> list[Kept]:
+    """What `keep` makes of every picture's sight, in order."""
+    model = loaded.safe_llava
+    device = next(model.parameters()).device
+
+    def pixels(row: Labelled) -> tuple[Labelled, Tensor]:
+        images = [open_image(image) for image in row.request.images]
+        return row, loaded.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+
+    kept: list[Kept] = []
+    for batch in _batches(in_threads(pixels, pictures, title, len(pictures)), batch_size):
+        requests = [row.request for row, _ in batch]
+        words = [_words(loaded, request, device) for request in requests]
+        with torch.inference_mode():
+            stack = torch.cat([own for _, own in batch]).to(device)
+            sights = look(model, stack, [len(own) for _, own in batch], words)
+            kept += [keep(request, sight) for request, sight in zip(requests, sights, strict=True)]
+    return kept
+
+
+def _words(loaded: loading.Loaded, request: Request, device: torch.device) -> Tensor:
+    """The prompt without its image slots, as the engine hands it to a head that reads text."""
+    model = loaded.safe_llava
+    ids = torch.tensor(chat.prompt_ids(loaded.processor, request, model.slots), device=device)
+    return ids[ids != model.config.image_token_id]
+
+
+def _batches(items: Iterator[Kept], size: int) -> Iterator[list[Kept]]:
+    while batch := list(islice(items, size)):
+        yield batch

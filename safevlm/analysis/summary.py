@@ -1,0 +1,64 @@
+"""`summary.json` of an analysis: its numbers, and what they were made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safevlm.analysis.pictures import PictureSet
+from safevlm.model.loading import Loaded
+
+SCHEMA = 1
+FILE = "summary.json"
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "matplotlib")
+
+
+def write(out: Path, loaded: Loaded, sets: Sequence[PictureSet], seed: int, numbers: Mapping[str, Any]) -> Path:
+    """The old file or the new one, never half of one. Not a number is not a number: an error."""
+    table = {
+        "schema": SCHEMA,
+        "model": os.path.relpath(loaded.path),
+        "data": [_described(one) for one in sets],
+        "seed": seed,
+        "interval": "95 %: Wilson for shares, percentile bootstrap otherwise",
+        **numbers,
+        "versions": _versions(),
+    }
+    path = out / FILE
+    temporary = out / f".{FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns, the first to the left."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        cells = [text.ljust(widths[0]) if at == 0 else text.rjust(widths[at]) for at, text in enumerate(row)]
+        print("  ".join(cells).rstrip())
+
+
+def _described(one: PictureSet) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "file": os.path.relpath(one.file),
+        "pictures": len(one.pictures),
+        "left_out": {"without_picture": one.without_picture, "unlabelled": one.unlabelled},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,64 @@
+"""Writing checkpoints of ours: complete, whole weights only, and read again before anybody relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from safevlm.model import loading, partitioned
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+
+
+def save(
+    loaded: loading.Loaded, model: Any, folder: Path, files: dict[str, str] | None = None, *, writes: bool = True
+) -> None:
+    """Writes a complete checkpoint of ours into an existing folder: all that trains, config, processor, `files`.
+
+    `model` is a SafeLlava (kind `safety`) or a PeftModel around one (kind `adapter`). Under DeepSpeed every process
+    must call, and only one `writes`. What was written is read again and compared.
+    """
+    inner = loading.inner_of(model)
+    lost = {name for name, weight in inner.named_parameters() if is_safety_name(name) and _is_only_a_shadow(weight)}
+    live = partitioned.whole(inner, lambda name: is_safety_name(name) and name not in lost)
+    adapter = partitioned.whole(model, lambda name: ".lora_" in name)
+    if not writes:
+        return
+    ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
+    empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
+    if empty:
+        raise loading.CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
+    save_file(ours, folder / loading.SAFETY_FILE, metadata={"format": "pt"})
+    config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
+    config.architectures = [SafeLlava.__name__]
+    config.save_pretrained(folder)
+    if model is not inner:
+        model.save_pretrained(folder, state_dict=adapter)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, all blanks
+    loaded.processor.save_pretrained(folder)
+    for name, text in (files or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    _check_written(folder / loading.SAFETY_FILE, ours)
+    if model is not inner:
+        stored_names = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
+        _check_written(folder / loading.ADAPTER_FILE, stored_names)
+
+
+def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
+    """Frozen, and cut or rounded by DeepSpeed: what was loaded is the better copy."""
+    return not weight.requires_grad and (partitioned.is_cut(weight) or weight.dtype != torch.float32)
+
+
+def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Empty or half-written weights are the usual end of a partitioned run (base facts §1, row 14)."""
+    stored = loading.read_tensors(file)
+    differing = sorted(name for name in {*stored, *tensors} if not _same(stored.get(name), tensors.get(name)))
+    if differing:
+        raise loading.CheckpointError(f"{file}: {len(differing)} weights were not stored as they are: {differing[:3]}")
+
+
+def _same(stored: torch.Tensor | None, tensor: torch.Tensor | None) -> bool:
+    return stored is not None and tensor is not None and torch.equal(stored, tensor)

@@ -1,0 +1,197 @@
+"""The three commands from the command line to their files, on a random tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from safevlm.__main__ import FAILED, OK, main
+from safevlm.analysis import calibration, features, looking, tsne
+from safevlm.analysis.pictures import read_sets
+from safevlm.defenses import Policy
+from safevlm.engine import Engine
+from safevlm.taxonomy import DEFAULT
+from safevlm.types import Request
+from tests.analysis import scenes
+
+WORDS = ("--iterations", "250", "--perplexity", "5")
+EASY = ("--target-fpr", "0.3", "--confidence", "0.8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("analysis")
+    scenes.rows(folder / "data")
+    scenes.checkpoint(folder / "model")
+    return folder
+
+
+def _analyze(place: Path, kind: str, out: str, *flags: str, model: str = "model") -> Path:
+    where = ["--model", str(place / model), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / out)]
+    assert main(["analyze", kind, *where, *flags]) == OK
+    return place / out
+
+
+def _summary(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def _drawn(out: Path, names: list[str]) -> None:
+    for name in names:
+        assert (out / name).stat().st_size > 1000 or not name.endswith(("png", "svg")), name
+
+
+# --- tsne -------------------------------------------------------------------------------------------------------------
+
+
+def test_tsne_gives_points_numbers_and_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _analyze(place, "tsne", "tsne", *WORDS)
+    numbers = _summary(out)
+    _drawn(out, numbers["files"])
+    assert numbers["n"] == 40 and set(numbers["separation"]) >= {"category, all", "level, risky"}
+    with (out / "points.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 and {"category", "predicted_level", "patches_x", "head_y"} <= set(rows[0])
+    assert "silhouette" in capsys.readouterr().out
+
+
+def test_same_seed_gives_the_same_bytes(place: Path) -> None:
+    first, second = (_analyze(place, "tsne", name, *WORDS, "--spaces", "cls,head") for name in ("again", "more"))
+    for name in ("tsne.svg", "tsne.png", "points.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between two runs"
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 pictures"),
+    (("--spaces", "pixels"), "--spaces"),
+])  # fmt: skip
+def test_wrong_flag_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
+    assert main(["analyze", "tsne", *where, *flags]) == FAILED
+    assert told in capsys.readouterr().err
+
+
+def test_features_are_those_of_the_model_and_of_the_engine(place: Path) -> None:
+    """Batched looking gives each picture's own tensors, and the verdict that chat would give."""
+    loaded = looking.load(place / "model", "cpu")
+    sets = read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)
+    pictures = sets[0].pictures[:5]
+    guard = looking.detector(loaded, "safety-head", Policy(DEFAULT), sets)
+    found = features.extract(loaded, guard, pictures, batch_size=3)
+    engine = Engine.load(place / "model", device="cpu")
+    model = engine.loaded.safe_llava
+    for at, picture in enumerate(pictures):
+        alone = Request(picture.request.text, picture.request.images)
+        verdict = engine.look(alone)
+        assert found.verdicts[at].category == verdict.category
+        assert found.verdicts[at].category_probabilities == pytest.approx(verdict.category_probabilities, abs=1e-5)
+        with torch.no_grad():
+            seen = engine._sights([alone])[0].vision
+            ours = model.safety_features(seen.patches).mean((0, 1))
+            read_out = model.safety_head.category(torch.tensor(found.spaces["head"][at])).softmax(-1)
+        assert found.spaces["patches"][at] == pytest.approx(seen.patches.mean((0, 1)).numpy(), abs=1e-5)
+        assert found.spaces["cls"][at] == pytest.approx(seen.cls[0].numpy(), abs=1e-5)
+        assert found.spaces["safety"][at] == pytest.approx(ours.numpy(), abs=1e-5)
+        assert read_out.tolist() == pytest.approx(list(verdict.category_probabilities.values()), abs=1e-5)
+
+
+def test_at_most_so_many_pictures_are_drawn_and_in_order(place: Path) -> None:
+    sets = read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)
+    drawn = [picture.place for _, picture in tsne.drawn(sets, 10, seed=0)]
+    everything = [picture.place for picture in sets[0].pictures]
+    assert len(drawn) == 10 and drawn == [place for place in everything if place in drawn]
+
+
+# --- head -------------------------------------------------------------------------------------------------------------
+
+
+def test_head_measures_every_group(place: Path) -> None:
+    out = _analyze(place, "head", "head", "--by-group")
+    numbers = _summary(out)
+    _drawn(out, numbers["files"])
+    assert set(numbers["sets"]) == {"harmful_seen", "harmful_unseen", "typographic", "benign", "lookalike", "all"}
+    assert numbers["sets"]["all"]["n"] == 40
+    assert numbers["sets"]["harmful_unseen"]["risk"]["negatives"] == 16, "clean pictures of the other sets"
+
+
+def test_oracle_is_always_right(place: Path) -> None:
+    numbers = _summary(_analyze(place, "head", "oracle", "--defense", "oracle"))["sets"]["eval"]
+    assert numbers["category"]["accuracy"]["value"] == numbers["level"]["accuracy"]["value"] == 1
+    assert numbers["risk"]["false_positive_rate"]["value"] == 0
+
+
+def test_defense_without_eyes_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
+    assert main(["analyze", "head", *where, "--defense", "static-prompt"]) == FAILED
+    assert "no detector" in capsys.readouterr().err
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_written_calibration_is_what_chat_uses(place: Path) -> None:
+    shutil.copytree(place / "model", place / "own")
+    out = _analyze(place, "calibration", "calibration", *EASY, "--write", model="own")
+    numbers = _summary(out)
+    _drawn(out, numbers["files"])
+    own, file = Engine.load(place / "own", device="cpu"), Engine.load(
+        place / "model", device="cpu", policy=out / "policy.yaml"
+    )
+    assert own.defense.policy == file.defense.policy, "config.json and policy.yaml disagree"
+    assert own.defense.policy.calibration["safety-head"].risk == numbers["chosen"]
+    for picture in read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)[0].pictures[:8]:
+        verdict = own.look(picture.request)
+        reached = sum(p for name, p in verdict.category_probabilities.items() if name != "clean") >= numbers["chosen"]
+        assert verdict.is_clean != reached
+        assert verdict == file.look(picture.request)
+
+
+def test_only_the_policy_in_config_json_changes(place: Path) -> None:
+    before = json.loads((place / "model" / "config.json").read_text(encoding="utf-8"))
+    after = json.loads((place / "own" / "config.json").read_text(encoding="utf-8"))
+    assert after.pop("policy")["calibration"] and not before.get("policy")
+    assert {name: value for name, value in before.items() if name != "policy"} == after
+
+
+def test_calibrating_anew_starts_from_raw_probabilities(place: Path) -> None:
+    """A second run on its own result must not temper what is tempered, and must keep the rest of the policy."""
+    path = place / "own" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["policy"]["levels"] = {"careful": "allow"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    again = _summary(_analyze(place, "calibration", "again", *EASY, "--write", model="own"))
+    assert again["temperatures"] == _summary(place / "calibration")["temperatures"]
+    policy = json.loads(path.read_text(encoding="utf-8"))["policy"]
+    assert policy["levels"] == {"careful": "allow"}
+
+
+def test_trials_report_every_rule(place: Path) -> None:
+    fresh = f"fresh={place / 'data/train.jsonl'}"
+    flags = ("--target-fpr", "0.5", "--confidence", "0.7", "--trials", "5", "--test", fresh)
+    numbers = _summary(_analyze(place, "calibration", "trials", *flags))
+    assert set(numbers["trials"]["rules"]) == set(calibration.rules(calibration.Promise(0.5, 0.7)))
+    assert set(numbers["measured"]) == {"held-out half", "fresh"}
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (("--confidence", "0.99"), "too few"),
+    ((*EASY, "--trials", "3", "--per-category"), "--trials|too few"),
+    ((*EASY, "--defense", "oracle"), "no probabilities"),
+])  # fmt: skip
+def test_what_cannot_be_calibrated_is_an_error(place: Path, flags: tuple[str, ...], told: str) -> None:
+    data = (str(place / "data" / "eval.jsonl"),)
+    given = dict(zip((flag.lstrip("-").replace("-", "_") for flag in flags[::2]), flags[1::2], strict=False))
+    options = calibration.CalibrationOptions(
+        str(place / "model"), data, place / "x", defense=given.get("defense", "safety-head"),
+        target_fpr=float(given.get("target_fpr", 0.05)), confidence=float(given.get("confidence", 0.95)),
+        trials=int(given.get("trials", 0)), per_category="--per-category" in flags, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=told):
+        calibration.run(options)
