@@ -35,7 +35,8 @@ RANKS = {
     "safevlm.miniature": 8,
     "safevlm.check": 8,
     "eval": 9,
-    "safevlm.__main__": 10,
+    "safevlm.commands": 10,
+    "safevlm.__main__": 11,
 }
 FORBIDDEN = {
     "llava_patch": {name for name in RANKS if name != "llava_patch"},  # it knows LLaVA, and nothing of ours

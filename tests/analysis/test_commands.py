@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from safevlm.__main__ import FAILED, OK, main
+from safevlm.__main__ import main
+from safevlm.commands import FAILED, OK
 from safevlm.analysis import calibration, features, looking, tsne
 from safevlm.analysis.pictures import read_sets
 from safevlm.defenses import Policy

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safevlm.__main__ import FAILED, OK, main
+from safevlm.__main__ import main
+from safevlm.commands import FAILED, OK
 from safevlm.data.images import ImageError
 from safevlm.defenses import Policy
 from safevlm.engine import Engine

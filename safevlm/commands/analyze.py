@@ -1,0 +1,101 @@
+"""`safevlm analyze tsne | head | calibration`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from safevlm.commands import OK, add_base
+
+TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration; the LLM is never loaded."
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="analysis", metavar="ANALYSIS", required=True)
+    for name, (describe, text) in ANALYSES.items():
+        own = kinds.add_parser(name, help=text, description=text)
+        own.add_argument("--model", required=True, metavar="DIR", help="a checkpoint of any kind, or a training run")
+        own.add_argument(
+            "--data", required=True, action="append", metavar="[NAME=]FILE",
+            help="labelled pictures: training records, or rows with question, image, category, level; may be repeated",
+        )  # fmt: skip
+        own.add_argument("--out", required=True, metavar="DIR", help="summary.json and the figures, PNG and SVG")
+        own.add_argument("--images", default="", metavar="DIR", help="where image paths start; default: their file")
+        own.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+        own.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default 32)")
+        own.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        add_base(own)
+        describe(own)
+
+
+def run(options: argparse.Namespace) -> int:
+    from safevlm.analysis import calibration, head_accuracy, tsne
+
+    runs = {
+        "tsne": (tsne.run, tsne.TsneOptions),
+        "head": (head_accuracy.run, head_accuracy.HeadOptions),
+        "calibration": (calibration.run, calibration.CalibrationOptions),
+    }
+    run, kind = runs[options.analysis]
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    given |= {"out": Path(options.out)}
+    if "spaces" in given:
+        given["spaces"] = tuple(filter(None, options.spaces.split(",")))
+    run(kind(**given))
+    print(f"figures and {given['out'] / 'summary.json'} are written")
+    return OK
+
+
+def _tsne(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spaces", default="patches,safety,head", metavar="NAMES",
+        help="joined by commas: patches, cls (original), safety, head (ours); default patches,safety,head",
+    )  # fmt: skip
+    parser.add_argument("--perplexity", type=float, default=30.0, help="at most a third of the pictures (default 30)")
+    parser.add_argument("--iterations", type=int, default=1000, metavar="N", help="of the t-SNE (default 1000)")
+    parser.add_argument(
+        "--max-pictures", type=int, default=2000, metavar="N", help="of more, so many are drawn (default 2000)"
+    )
+
+
+def _detector(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--defense", default="safety-head", metavar="NAME", help="whose detector to measure (default safety-head)"
+    )
+    parser.add_argument("--policy", metavar="FILE", help="a policy instead of the checkpoint's own")
+
+
+def _head(parser: argparse.ArgumentParser) -> None:
+    _detector(parser)
+    parser.add_argument("--by-group", action="store_true", help="every `group` (or `source`) of a file is a set")
+
+
+def _calibration(parser: argparse.ArgumentParser) -> None:
+    _detector(parser)
+    parser.add_argument(
+        "--test", action="append", default=[], metavar="[NAME=]FILE", help="fresh pictures to measure the result on"
+    )
+    parser.add_argument(
+        "--target-fpr", type=float, default=0.05, metavar="P", help="clean pictures flagged, at most (default 0.05)"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="share of calibrations that keep to it (0.95)"
+    )
+    parser.add_argument("--per-category", action="store_true", help="a threshold for each, out of one target")
+    parser.add_argument(
+        "--spend-all", action="store_true", help="lowest threshold that keeps the promise, for more recall elsewhere"
+    )
+    parser.add_argument(
+        "--trials", type=int, default=0, metavar="N", help="calibrate N times on a random quarter, measure on the rest"
+    )
+    parser.add_argument("--write", action="store_true", help="write it into the checkpoint's config.json too")
+
+
+ANALYSES: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "tsne": (_tsne, "Original against safety features in the plane, with silhouette and neighbour purity."),
+    "head": (_head, "How often the detector is right: per data set, category and level; curves."),
+    "calibration": (_calibration, "Temperatures, and a threshold that keeps to a false-positive rate."),
+}

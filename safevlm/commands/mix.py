@@ -1,0 +1,28 @@
+"""`safevlm mix`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safevlm.commands import OK
+
+TEXT = "Make the training data of both stages out of their sources: safevlm mix MIX --out DIR."
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mix", metavar="MIX", help="YAML: sources, labels, counts; scripts/recipes/mix_safevlm.yaml")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where stage1.jsonl, stage2.jsonl, mix.json go")
+    parser.add_argument("--seed", type=int, help="instead of the file's")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where source paths start, instead of the file's")
+    parser.add_argument("--check", action="store_true", help="say what would be taken, and write nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    from safevlm.data import mix_build, mix_report
+
+    make = mix_build.check if options.check else mix_build.build
+    report = make(Path(options.mix), Path(options.out), seed=options.seed, root=options.root)
+    print("\n".join(mix_report.lines(report)))
+    print(f"nothing written ({options.out})" if options.check else f"done: {options.out}")
+    return OK
