@@ -1,8 +1,9 @@
-"""`python -m safevlm.miniature build | data | planted`."""
+"""`python -m safevlm.miniature build | data | planted | audit-truth`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +23,18 @@ def main() -> int:
         flag = f"--{field.name.replace('_', '-')}"
         data.add_argument(flag, type=int, default=field.default, help=f"default {field.default}")
     _planted_flags(commands.add_parser("planted", help="write a folder with a few risky pictures planted in it"))
+    truth = commands.add_parser("audit-truth", help="compare an audit of planted pictures with the truth")
+    truth.add_argument("--truth", type=Path, required=True, help="truth.jsonl of `planted`")
+    truth.add_argument("--audit", type=Path, required=True, help="the audit's folder")
+    truth.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     options = parser.parse_args()
+    if options.command == "audit-truth":
+        from safevlm.miniature import audit_truth
+
+        text = json.dumps(audit_truth.compare(options.truth, options.audit), indent=1)
+        options.out.write_text(text + "\n", encoding="utf-8")
+        print(text)
+        return 0
     if options.command == "planted":
         from safevlm.miniature import planted
 

@@ -2,6 +2,7 @@
 
     OUT/pictures/00/00000.png …   a thousand to a folder
     OUT/truth.jsonl               image, safe_type, safe_level, group
+    OUT/public.jsonl              training records as a careless public set has them: unlabelled, and helpful throughout
     OUT/calibration/              the same, more of it risky, for `--calibration`
 
 Some pictures are there twice: as the same bytes, or as a JPEG of another size. The scenes are drawn with a seed of
@@ -21,9 +22,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from safevlm.miniature import drawing
+from safevlm.miniature import drawing, words
 from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
-from safevlm.miniature.world import sample_scene
+from safevlm.miniature.world import Scene, sample_scene
 from safevlm.taxonomy import DEFAULT
 
 PER_FOLDER = 1_000
@@ -50,8 +51,11 @@ class PlantedConfig:
 def write(out: Path, config: PlantedConfig) -> None:
     """Draws the pictures and the calibration set, and writes the truth beside each."""
     rng = random.Random(config.seed)
-    _write(out, "pictures", list(_rows(rng, config.n, config.risky, config.copies)))
+    rows = list(_rows(rng, config.n, config.risky, config.copies))
+    _write(out, "pictures", rows)
     _write(out / "calibration", "pictures", list(_rows(rng, config.calibration, CALIBRATION_RISKY, 0.0)))
+    records = [_public(rng, row["scene"], index) for index, row in enumerate(rows) if "scene" in row]
+    _save(out / "public.jsonl", records)
     print(f"{config.n} pictures and {config.calibration} for calibration in {out}")
 
 
@@ -73,11 +77,33 @@ def _rows(rng: random.Random, count: int, risky: float, copies: float) -> Iterat
 def _write(out: Path, folder: str, rows: list[dict[str, Any]]) -> None:
     truths: list[dict[str, Any]] = []
     for index, row in enumerate(tqdm(rows, f"drawing {out.name}")):
-        stem = f"{folder}/{index // PER_FOLDER:02d}/{index:05d}"
+        stem = _stem(folder, index)
         (out / stem).parent.mkdir(parents=True, exist_ok=True)
         truths.append(_copy(out, stem, row, truths) if "copy_of" in row else _draw(out, stem, row))
-    text = "".join(json.dumps(truth) + "\n" for truth in truths)
-    (out / "truth.jsonl").write_text(text, encoding="utf-8")
+    _save(out / "truth.jsonl", truths)
+
+
+def _public(rng: random.Random, scene: Scene, index: int) -> dict[str, Any]:
+    """A record that helps, whatever its picture shows."""
+    describes = rng.random() < 0.4
+    question = rng.choice(words.DESCRIBE if describes else words.USE_PICTURE)
+    answer = words.describe(scene.things) if describes else words.steps(scene.things)
+    return {
+        "id": f"{index:05d}",
+        "image": f"{_stem('pictures', index)}.png",
+        "conversations": [
+            {"from": "human", "value": f"<image>\n{question}"},
+            {"from": "gpt", "value": answer},
+        ],
+    }
+
+
+def _stem(folder: str, index: int) -> str:
+    return f"{folder}/{index // PER_FOLDER:02d}/{index:05d}"
+
+
+def _save(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _draw(out: Path, stem: str, row: dict[str, Any]) -> dict[str, Any]:

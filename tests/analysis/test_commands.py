@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from safevlm.__main__ import main
-from safevlm.commands import FAILED, OK
 from safevlm.analysis import calibration, features, looking, tsne
 from safevlm.analysis.pictures import read_sets
+from safevlm.commands import FAILED, OK
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
