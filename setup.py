@@ -12,7 +12,8 @@ EXTRAS = {
     "data": ["pyarrow"],
     "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
     "eval": ["jinja2", "openai>=3"],
-    "dev": ["pytest", "ruff"],
+    "utility": ["lmms-eval>=0.7.3"],
+    "dev": ["pytest", "pytest-xdist", "ruff"],
 }
 
 setup(
@@ -24,7 +25,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch", "eval", "eval.*"]),
-    package_data={"eval": ["*.j2"], "eval.judges": ["*.jsonl"]},
+    package_data={
+        "eval": ["*.j2"],
+        "eval.judges": ["*.jsonl"],
+        "eval.suites": ["*.yaml"],
+        "safevlm": ["analysis/audit/*.j2"],
+    },
     install_requires=[
         "torch>=2.4",
         "transformers>=5.16",
@@ -35,5 +41,8 @@ setup(
         "jsonargparse[signatures]>=4.40",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["safevlm=safevlm.__main__:main"]},
+    entry_points={
+        "console_scripts": ["safevlm=safevlm.__main__:main"],
+        "lmms_eval.models": ["safevlm = eval.adapter:manifests"],
+    },
 )

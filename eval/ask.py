@@ -1,7 +1,9 @@
 """Put a suite's questions to a model behind a defence: `replies.jsonl` and `run.json`.
 
 A run that was stopped goes on where it was: replies are on disk after every batch, and ids that are there are not
-asked again. The engine (and torch) is imported late, so that judging and reporting never load it.
+asked again. Several processes (torchrun, or `--shard I/N` each) ask a part each (`eval.parts`). A request that a
+served model could not answer goes to `failed.jsonl` and is asked again the next time; it never becomes a reply. The
+engine (and torch) is imported late, so that judging and reporting never load it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval import run_file
-from eval.files import REPLIES, Row, append_rows, drop_half_written_line, read_replies
-from eval.suites import load_suite
+from eval import parts, run_file, served
+from eval.endpoint import GIVE_UP_AFTER
+from eval.files import REPLIES, Row, append_rows, drop_half_written_line, write_rows
+from eval.served import Failure, Served
+from eval.suites import load_suite, suite_of
+from safevlm.analysis.audit.plan import Share, share_of
 from safevlm.types import Reply, Sample, Verdict
+
+FAILED = "failed.jsonl"
+FAILED_FIELDS: dict[str, Any] = {"id": str, "suite": str, "group": str, "kind": str, "error": str}
 
 
 def ask(
@@ -29,17 +37,27 @@ def ask(
     *,
     policy: str | Path | None = None,
     batch_size: int = 64,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     limit: int | None = None,
+    partial: bool = False,
     device: str = "auto",
     base: str | None = None,
     seed: int = 0,
+    shard: str | None = None,
     command: str = "",
     engine: Any = None,
 ) -> int:
-    """Ask what is not answered yet and return how many that were. `engine` stands in for the loaded one."""
-    samples = load_suite(suite, Path(data))
-    folder = Path(out)
+    """Ask what is not answered yet and return how many replies came. `engine` stands in for the loaded one.
+
+    `max_new_tokens` is the suite's unless given. `shard` I/N: ask only the I-th of N parts; without it, what torchrun
+    says in the environment, or everything. `partial`: go on with a suite that is not complete.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
+    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
+    everything = load_suite(suite, Path(data), partial)
+    folder, share = Path(out), share_of(shard)
+    served.check_alone(str(model), share.world)
     record: dict[str, Any] = {
         "suite": suite,
         "data": str(data),
@@ -49,25 +67,40 @@ def ask(
         "base": base,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "processes": share.world,
         "seed": seed,
         "device": device,
-        "digests": run_file.digests(samples, str(model), str(policy) if policy else None),
+        "digests": run_file.digests(everything, str(model), str(policy) if policy else None),
         "versions": run_file.versions(),
         "started": run_file.now(),
         "command": command,
     }
-    samples = spread(samples, limit)
+    samples = spread(everything, limit)
     record["n"] = len(samples)
     if (folder / run_file.FILE).exists():
         run_file.check_same_run(folder / run_file.FILE, record)
-    waiting = _unanswered(samples, folder)
-    if not waiting:
-        return 0
-    engine = engine or load_engine(model, defense, samples, policy=policy, device=device, base=base, seed=seed)
-    record["dtype"] = str(engine.model.dtype)
-    run_file.begin(folder, record)
-    _ask_all(engine, waiting, folder, batch_size, max_new_tokens)
-    return len(waiting)
+    mine, count = parts.portion(samples, share), 0
+    if _unanswered(mine, folder):
+        engine = engine or load_engine(model, defense, mine, policy=policy, device=device, base=base, seed=seed)
+        with parts.owned(folder, share):
+            waiting = _unanswered(mine, folder)
+            run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
+            count = _ask_all(engine, waiting, folder, share, batch_size, max_new_tokens)
+    parts.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])
+    return count
+
+
+def missing(out: str | Path) -> tuple[int, list[Row]]:
+    """How many requests of a run have no reply yet, and the failures among them."""
+    folder = Path(out)
+    answered = parts.read_all(folder)
+    return run_file.read(folder).get("n", 0) - len(answered), read_failed(folder)
+
+
+def read_failed(folder: Path) -> list[Row]:
+    """Rows of `failed.jsonl`; none when nothing failed."""
+    path = folder / FAILED
+    return list(parts.complete_rows(path, FAILED_FIELDS)) if path.exists() else []
 
 
 def load_engine(
@@ -80,7 +113,9 @@ def load_engine(
     base: str | None = None,
     seed: int = 0,
 ) -> Any:
-    """The engine with the true labels at hand, which only the `oracle` defence looks at."""
+    """The engine with the true labels at hand, which only the `oracle` defence looks at; or a served model."""
+    if served.is_address(str(model)):
+        return served.connect(str(model), defense, policy=policy)
     import torch
 
     from safevlm.engine import Engine
@@ -89,7 +124,7 @@ def load_engine(
     truths = {
         sample.request.id: Verdict(level=sample.level, category=sample.category, source="oracle") for sample in samples
     }
-    return Engine.load(model, defense=defense, policy=policy, device=device, base=base, truths=truths)
+    return Engine.load(model, defense=defense, policy=policy, device=_own(device), base=base, truths=truths)
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
@@ -106,26 +141,72 @@ def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     return [samples[position] for position in sorted(position for _, position in sorted(ranks)[:limit])]
 
 
+def _own(device: str) -> str:
+    """Under torchrun each process takes the GPU of its local rank."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local and device in ("auto", "cuda") and torch.cuda.is_available() else device
+
+
+def _facts(engine: Any) -> dict[str, Any]:
+    """What only the loaded model knows of the run."""
+    return engine.facts() if isinstance(engine, Served) else {"dtype": str(engine.model.dtype)}
+
+
 def _unanswered(samples: Sequence[Sample], out: Path) -> list[Sample]:
-    if not (out / REPLIES).exists():
-        return list(samples)
-    if not (out / run_file.FILE).exists():
+    answered = parts.read_all(out)
+    # In this order: of several processes, the first to add a reply has written run.json before it.
+    if (answered or (out / REPLIES).exists()) and not (out / run_file.FILE).exists():
         raise ValueError(f"{out / REPLIES} has no {run_file.FILE} beside it; choose another --out, or remove it")
-    drop_half_written_line(out / REPLIES)
-    answered = {row["id"] for row in read_replies(out)}
     return [sample for sample in samples if sample.request.id not in answered]
 
 
-def _ask_all(engine: Any, samples: Sequence[Sample], out: Path, batch_size: int, max_new_tokens: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
-    with tqdm(total=len(samples), desc="ask", unit="request") as bar:
+def _ask_all(
+    engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, max_new_tokens: int
+) -> int:
+    """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only."""
+    part, failed, in_a_row = parts.part_of(out, share), [], 0
+    drop_half_written_line(part)
+    name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
+    with tqdm(total=len(samples), desc=name, unit="request", position=share.rank) as bar:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             requests = [sample.request for sample in batch]
-            replies = engine.reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
-            append_rows(out / REPLIES, [_row(*pair, out) for pair in zip(batch, replies, strict=True)])
+            answers = engine.reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
+            pairs = list(zip(batch, answers, strict=True))
+            append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
+            failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]
+            _note(out / FAILED, failed)
+            in_a_row = in_a_row + len(batch) if all(_is_silence(answer) for answer in answers) else 0
+            if in_a_row >= GIVE_UP_AFTER:
+                raise ValueError(
+                    f"the server answered none of the last {in_a_row} requests: {failed[-1]['error']}; "
+                    "once it does, the same command goes on"
+                )
             bar.update(len(batch))
+    return len(samples) - len(failed)
+
+
+def _is_silence(answer: Reply | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.kind == "failed"
+
+
+def _note(path: Path, failed: Sequence[Row]) -> None:
+    if failed:
+        write_rows(path, failed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _failed_row(sample: Sample, failure: Failure) -> Row:
+    return {
+        "id": sample.request.id,
+        "suite": sample.suite,
+        "group": sample.group,
+        "kind": failure.kind,
+        "error": failure.error,
+    }
 
 
 def _row(sample: Sample, reply: Reply, out: Path) -> Row:

@@ -18,10 +18,12 @@ from tqdm import tqdm
 from eval import run_file
 from eval.ask import load_engine
 from eval.files import OVERHEAD, write_json
-from eval.suites import load_suite
+from eval.groups import groups_on
+from eval.suites import load_suite, suite_of
 from safevlm.types import Request
 
 GROUP = "benign"
+"""The group that is timed where the suite has it; elsewhere, all groups of that side."""
 WARM_UP = 3  # requests to each side before the clock counts
 DRAWS = 2000  # bootstrap samples
 
@@ -36,7 +38,7 @@ def overhead(
     n: int = 60,
     *,
     policy: str | Path | None = None,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     device: str = "auto",
     base: str | None = None,
     seed: int = 0,
@@ -49,7 +51,9 @@ def overhead(
     The ratio is the median of the paired ratios, its interval a seeded 95 % bootstrap. `engines` stands in for the
     loaded (defended, bare) pair.
     """
-    samples = [sample for sample in load_suite(suite, Path(data)) if sample.group == GROUP]
+    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
+    groups = timed_groups(suite)
+    samples = [sample for sample in load_suite(suite, Path(data)) if sample.group in groups]
     if n < 1 or len(samples) <= WARM_UP:
         raise ValueError(f"{data}: {len(samples)} benign requests, --n {n}; give more than {WARM_UP} and at least 1")
     engines = engines or (
@@ -83,6 +87,14 @@ def overhead(
     }
     write_json(Path(out) / OVERHEAD, table)
     return table
+
+
+def timed_groups(suite: str) -> tuple[str, ...]:
+    """ValueError when the suite asks nothing benign."""
+    benign = groups_on(suite, "benign")
+    if not benign:
+        raise ValueError(f"--suite {suite}: has no benign requests to time; use one that has, such as miniature")
+    return (GROUP,) if GROUP in benign else benign
 
 
 def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:

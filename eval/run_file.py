@@ -60,14 +60,27 @@ def check_same_run(path: Path, record: dict[str, Any]) -> None:
             raise ValueError(_refusal(path, f"{name} (its content)", old.get("digests", {}).get(name), digest))
 
 
-def begin(out: Path, record: dict[str, Any]) -> None:
-    """Write `run.json`, or note in the one that is there that the run went on."""
+def read(out: Path) -> dict[str, Any]:
+    """A run's `run.json`; empty when there is none yet."""
+    return read_json(out / FILE) if (out / FILE).exists() else {}
+
+
+def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool = True) -> None:
+    """Write `run.json`, or note in the one that is there that the run went on.
+
+    Of several processes the first one writes it; only rank 0 notes, so that one start is noted once.
+    """
     path = out / FILE
-    if path.exists():
-        check_same_run(path, record)
-        old = read_json(path)
-        record = record | {"started": old["started"], "resumed": [*old.get("resumed", []), record["started"]]}
-    write_json(path, record)
+    if not path.exists():
+        write_json(path, record)
+        return
+    check_same_run(path, record)
+    old = read_json(path)
+    if "dtype" in old and old["dtype"] != record.get("dtype"):
+        raise ValueError(_refusal(path, "dtype", old["dtype"], record.get("dtype")))
+    if rank == 0 or old.get("n") != record["n"]:
+        resumed = [*old.get("resumed", []), *([record["started"]] if rank == 0 and is_going_on else [])]
+        write_json(path, record | {"started": old["started"]} | ({"resumed": resumed} if resumed else {}))
 
 
 def _refusal(path: Path, name: str, old: object, asked: object) -> str:

@@ -45,11 +45,12 @@ def read_run(name: str, folder: Path) -> Run:
     scores = {score.id: score for score in read_scores(folder)}
     if set(scores) != {row["id"] for row in replies}:
         raise ValueError(f"{folder / SCORES}: not the scores of the replies beside it; judge again")
+    record = read_json(folder / run_file.FILE)
     for row in replies:
-        check_group(row["group"], f"{folder}: {row['id']}")
+        check_group(row["group"], f"{folder}: {row['id']}", record["suite"])
         if scores[row["id"]].group != row["group"]:
             raise ValueError(f"{folder / SCORES}: {row['id']}: group differs from the reply's; judge again")
-    return Run(name, folder, read_json(folder / run_file.FILE), replies, scores, _latency(folder))
+    return Run(name, folder, record, replies, scores, _latency(folder))
 
 
 def read_runs(folders: Mapping[str, Path]) -> list[Run]:

@@ -23,7 +23,7 @@ cp "$out/audit20k/bench.json" "$out/results/audit_speed.json"
 # shows: the whole set, and what the audit leaves of it.
 planted public 4000 0.05
 look public --out "$out/audit_public"
-runs=(--run "before=$out/eval/before")
+runs=()
 for name in before unfiltered filtered; do
   model="$demo/merged"
   if [ "$name" != before ]; then
@@ -32,10 +32,14 @@ for name in before unfiltered filtered; do
     [ "$name" = unfiltered ] || exclude="[$out/audit_public/exclude.txt]"
     safevlm train scripts/recipes/miniature_stage2.yaml --model.path "$demo/merged" --optim.epochs 1 \
       --data.train "[$out/public/public.jsonl]" --data.exclude "$exclude" --run.out "$out/$name"
-    runs+=(--run "$name=$out/eval/$name")
   fi
-  python -m eval ask --data "$demo/data" --model "$model" --defense none --out "$out/eval/$name" --batch-size 100
-  python -m eval judge --out "$out/eval/$name"
+  for defense in none safety-head; do
+    row="$name"
+    [ "$defense" = none ] || row="$name+$defense"
+    python -m eval ask --data "$demo/data" --model "$model" --defense "$defense" --out "$out/eval/$row" --batch-size 100
+    python -m eval judge --out "$out/eval/$row"
+    runs+=(--run "$row=$out/eval/$row")
+  done
 done
 python -m eval report "${runs[@]}" --title "Training on an audited set" --out "$out/eval"
 cp "$out/eval/summary.json" "$out/results/filtered.json"

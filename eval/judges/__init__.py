@@ -1,11 +1,48 @@
-"""Judges: what a reply is worth. A judge takes a row of `replies.jsonl` and gives a score; none touches the model."""
+"""Judges: what a reply is worth. One table, one small file per kind; judges without a model never import torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
-from eval.files import Score
-from eval.judges import miniature
+from eval.judges import (
+    choice,
+    guards,
+    holisafe,
+    miniature,
+    mssbench,
+    over_refusal,
+    pairs,
+    phrases,
+    refusal,
+    rubric,
+    safety,
+    siuo,
+    strongreject,
+    vlsbench,
+)
+from eval.judges.base import Judge
 
-JUDGES: dict[str, Callable[[dict[str, Any]], Score]] = {"miniature": miniature.score}
+JUDGES: Mapping[str, Judge] = {
+    "miniature": miniature.JUDGE,
+    "refusal": refusal.JUDGE,
+    "phrases": phrases.JUDGE,
+    "choice": choice.JUDGE,
+    "rtvlm": rubric.JUDGE,
+    "safety": safety.SAFETY,
+    "safety_with_picture": safety.SAFETY_WITH_PICTURE,
+    "strongreject": strongreject.JUDGE,
+    "llama_guard": guards.LLAMA_GUARD,
+    "llama_guard_4": guards.LLAMA_GUARD_4,
+    "llama_guard_3_vision": guards.LLAMA_GUARD_3_VISION,
+    "llavaguard": guards.LLAVAGUARD,
+    "harmbench": guards.HARMBENCH,
+    "pairs": pairs.JUDGE,
+    "mm_safetybench": safety.MM_SAFETYBENCH,
+    "vlsbench": vlsbench.JUDGE,
+    "siuo": siuo.JUDGE,
+    "mossbench": over_refusal.MOSSBENCH,
+    "xstest": over_refusal.XSTEST,
+    "holisafe": holisafe.JUDGE,
+    "mssbench": mssbench.JUDGE,
+}
+"""Name, as a suite gives it, and judge."""

@@ -11,9 +11,12 @@ from typing import Any
 
 from eval.files import check_fields, numbered_rows
 from eval.groups import GROUPS, check_group
+from eval.suites.question import Question
+from eval.suites.suite import Suite
+from eval.suites.tables import AbsentError
 from safevlm.miniature.world import BY_NAME
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Request, Sample
+from safevlm.types import Sample
 
 FILE = "eval.jsonl"
 TASKS = ("describe", "use")
@@ -31,25 +34,29 @@ FIELDS: dict[str, Any] = {
 
 def load(data: Path) -> list[Sample]:
     """All samples in the order of the file."""
+    return SUITE.load(data)
+
+
+def questions(data: Path) -> list[Question]:
     path = data / FILE
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; make it with `python -m safevlm.miniature data`")
-    samples: dict[str, Sample] = {}
+        raise AbsentError(f"{path} is missing; make it with `python -m safevlm.miniature data`")
+    found: dict[str, Question] = {}
     for where, row in numbered_rows(path):
-        sample = _sample(row, data, where)
-        if sample.request.id in samples:
-            raise ValueError(f"{where}: id {sample.request.id!r} stands here twice")
-        samples[sample.request.id] = sample
-    return list(samples.values())
+        if (one := _question(row, data, where)).id in found:
+            raise ValueError(f"{where}: id {one.id!r} stands here twice")
+        found[one.id] = one
+    return list(found.values())
 
 
-def _sample(row: dict[str, Any], data: Path, where: str) -> Sample:
+def _question(row: dict[str, Any], data: Path, where: str) -> Question:
     check_fields(row, FIELDS, where)
     _check_truth(row, where)
-    return Sample(
-        request=Request(text=row["question"], images=_images(row, data, where), id=row["id"]),
-        suite="miniature",
+    return Question(
+        id=row["id"],
         group=row["group"],
+        text=row["question"],
+        pictures=_images(row, data, where),
         category=row["category"],
         level=row["level"],
         expected={"task": row["task"], "things": list(row["things"])},
@@ -91,3 +98,19 @@ def _images(row: dict[str, Any], data: Path, where: str) -> tuple[Path, ...]:
     if not image.is_file():
         raise FileNotFoundError(f"{where}: picture {image} is missing")
     return (image,)
+
+
+SUITE = Suite(
+    name="miniature",
+    questions=questions,
+    groups=GROUPS,
+    source="made by `python -m safevlm.miniature data`",
+    licence="Apache-2.0",
+    published={},
+    judge="miniature",
+    max_new_tokens=64,
+    note="A drawn world with exact truth; says nothing about real pictures.",
+    folder="miniature",
+    layout=FILE,
+    download="python -m safevlm.miniature data --out DIR",
+)

@@ -50,6 +50,7 @@ def _drawn(out: Path, names: list[str]) -> None:
 # --- tsne -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tsne_gives_points_numbers_and_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = _analyze(place, "tsne", "tsne", *WORDS)
     numbers = _summary(out)
@@ -61,6 +62,7 @@ def test_tsne_gives_points_numbers_and_pictures(place: Path, capsys: pytest.Capt
     assert "silhouette" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes(place: Path) -> None:
     first, second = (_analyze(place, "tsne", name, *WORDS, "--spaces", "cls,head") for name in ("again", "more"))
     for name in ("tsne.svg", "tsne.png", "points.csv"):

@@ -212,6 +212,7 @@ def test_one_defect_is_one_finding(place: Place, name: str) -> None:
     assert sorted(place.folder.rglob("*")) == before, "a check left something behind, or took it away"
 
 
+@pytest.mark.slow
 def test_too_small_a_gpu_is_a_finding_with_advice(place: Place) -> None:
     place.cluster = Cluster(gpus=1, gpu_memory=1.0)
     bad = _bad(place.findings())
@@ -281,6 +282,7 @@ def test_the_sample_shows_slots_and_answer(place: Place) -> None:
     assert "category" in found.detail and "pixels (1, 3, 64, 64)" in found.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_what_trains_is_what_the_run_trains(place: Place, stage: str) -> None:
     place.stage = stage
@@ -290,6 +292,7 @@ def test_what_trains_is_what_the_run_trains(place: Place, stage: str) -> None:
     assert found.title.startswith(f"trains {trained['parameters']:,} parameters in {trained['tensors']} tensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_the_disk_is_reckoned_as_a_run_fills_it(place: Place, stage: str) -> None:
     """The tokenizer weighs as much as a tiny model, so the modules are made wide enough to be seen."""
@@ -311,6 +314,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_its_result_starts_stage_2(place: Place) -> None:
     place.set("run", save_steps=1)
     train(place.recipe())

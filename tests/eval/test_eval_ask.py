@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from eval import ask as asking
 from eval.ask import ask, spread
 from eval.files import read_replies
-from eval.overhead import overhead
+from eval.overhead import overhead, timed_groups
 from eval.suites.miniature import load
 from tests.eval.world_of_runs import Parrot, helpful, refusing, write_rows, write_suite
 
@@ -144,6 +146,37 @@ def test_overhead_needs_enough_benign_requests(tmp_path: Path) -> None:
     data = write_suite(tmp_path / "data", per_group=3)
     with pytest.raises(ValueError, match="3 benign requests"):
         overhead(SUITE, data, "m", "none", "m", tmp_path / "out", engines=(Parrot(helpful), Parrot(helpful)))
+
+
+def test_overhead_is_timed_on_the_benign_side_of_any_suite() -> None:
+    assert timed_groups("miniature") == ("benign",)
+    assert timed_groups("xstest") == ("safe",)
+    with pytest.raises(ValueError, match="no benign requests"):
+        timed_groups("advbench")
+
+
+def test_a_reply_is_as_long_as_the_suite_says_unless_told_otherwise(tmp_path: Path, data: Path) -> None:
+    for out, given, written in (("own", None, 64), ("told", 5, 5)):
+        ask(SUITE, data, "m", "none", tmp_path / out, max_new_tokens=given, engine=Parrot(helpful))
+        assert json.loads((tmp_path / out / "run.json").read_text())["max_new_tokens"] == written
+
+
+def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path, data: Path) -> None:
+    ask(SUITE, data, "m", "none", tmp_path / "out", limit=6, engine=Parrot(helpful))
+    half = Parrot(helpful)
+    half.model = SimpleNamespace(dtype="torch.bfloat16")
+    with pytest.raises(ValueError, match=r"dtype 'torch\.float32', not 'torch\.bfloat16'"):
+        ask(SUITE, data, "m", "none", tmp_path / "out", engine=half)
+
+
+def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert asking._own("auto") == "auto"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    expected = {"auto": "cuda:3", "cuda": "cuda:3", "cuda:1": "cuda:1", "cpu": "cpu"}
+    assert {device: asking._own(device) for device in expected} == expected
 
 
 def test_a_reply_to_another_request_is_an_error(tmp_path: Path, data: Path) -> None:
