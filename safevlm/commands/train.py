@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from safevlm.commands import OK
@@ -20,5 +21,7 @@ def run(words: Sequence[str]) -> int:
     recipe = parse(words)
     from safevlm.training.run import train
 
-    print(f"done: {train(recipe)}")
+    final = train(recipe)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
+        print(f"done: {final}")
     return OK
