@@ -27,6 +27,7 @@ from safevlm.analysis.pictures import read_sets
 from safevlm.analysis.thresholds import Promise, Risks, Thresholds
 from safevlm.analysis.verdicts import READ_OUTS, Judged, judge, union
 from safevlm.defenses.policy import Policy, policy_from
+from safevlm.model.export import SIDECAR
 from safevlm.model.loading import Loaded
 from safevlm.taxonomy import CLEAN, Taxonomy
 
@@ -148,7 +149,7 @@ def run(options: CalibrationOptions) -> dict[str, Any]:
     }
     summary.write(options.out, loaded, [*sets, *tests], options.seed, result)
     if options.write:
-        write_into_checkpoint(loaded.path, table)
+        write_into_checkpoint(_home_of_policy(loaded), table)
     _print(result, loaded, options)
     return result
 
@@ -281,6 +282,11 @@ def write_into_checkpoint(folder: Path, table: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def _home_of_policy(loaded: Loaded) -> Path:
+    """Where a checkpoint keeps its policy: a guarded one beside its stock LLaVA."""
+    return loaded.path / SIDECAR if loaded.kind == "guarded" else loaded.path
+
+
 def _check_writable(loaded: Loaded, options: CalibrationOptions) -> None:
     if options.write and loaded.kind == "stock":
         raise ValueError(
@@ -363,7 +369,7 @@ def _print(result: Mapping[str, Any], loaded: Loaded, options: CalibrationOption
             f"(mean {rate['mean']:.4f}, highest {rate['highest']:.4f}; mean recall {recall['mean']:.4f})"
         )
     if options.write:
-        print(f"written into {loaded.path / 'config.json'}; {options.out / POLICY_FILE} says the same")
+        print(f"written into {_home_of_policy(loaded) / 'config.json'}; {options.out / POLICY_FILE} says the same")
 
 
 def _rounded(value: Thresholds) -> str:

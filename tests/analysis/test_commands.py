@@ -17,6 +17,7 @@ from safevlm.commands import FAILED, OK
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
+from safevlm.training.merge import fold
 from safevlm.types import Request
 from tests.analysis import scenes
 
@@ -154,6 +155,16 @@ def test_written_calibration_is_what_chat_uses(place: Path) -> None:
         reached = sum(p for name, p in verdict.category_probabilities.items() if name != "clean") >= numbers["chosen"]
         assert verdict.is_clean != reached
         assert verdict == file.look(picture.request)
+
+
+def test_a_guarded_folder_keeps_its_calibration_beside_the_stock_model(place: Path) -> None:
+    """Stock servers read the other config.json, and must find nothing of ours in it."""
+    fold(str(place / "model"), place / "guarded", stock=True)
+    before = (place / "guarded" / "config.json").read_bytes()
+    out = _analyze(place, "calibration", "calibration_guarded", *EASY, "--write", model="guarded")
+    assert (place / "guarded" / "config.json").read_bytes() == before
+    policy = Engine.load(place / "guarded", device="cpu").defense.policy
+    assert policy.calibration["safety-head"].risk == _summary(out)["chosen"]
 
 
 def test_only_the_policy_in_config_json_changes(place: Path) -> None:
