@@ -81,7 +81,8 @@ def _refusals(options: argparse.Namespace) -> int:
 
 
 def _agreement(options: argparse.Namespace) -> int:
-    print(told_agreement(agreement(options.a, options.b, options.out)))
+    table = agreement(options.a, options.b, options.out, options.more, options.command_line)
+    print(told_agreement(table))
     return FINE
 
 
@@ -127,17 +128,15 @@ def _report(options: argparse.Namespace) -> int:
     return FINE if all(run["finished"] for run in summary["runs"].values()) else FINDING
 
 
-def _named(runs: Sequence[str]) -> dict[str, Path]:
-    """NAME=DIR, in the order given."""
-    table: dict[str, Path] = {}
+def _named(runs: Sequence[str]) -> list[tuple[str, Path]]:
+    """NAME=DIR, in the order given; a name may come with several suites."""
+    pairs = []
     for run in runs:
         name, equals, folder = run.partition("=")
         if not (name and equals and folder):
             raise ValueError(f"--run: {run!r} is not NAME=DIR")
-        if name in table:
-            raise ValueError(f"--run: {name!r} is given twice")
-        table[name] = Path(folder)
-    return table
+        pairs.append((name, Path(folder)))
+    return pairs
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("a", metavar="A", help="folder with scores")
     command.add_argument("b", metavar="B", help="folder with another judge's scores")
     command.add_argument("--out", metavar="FILE", help="write the table as JSON too, with the ids that differ")
+    command.add_argument(
+        "--more", nargs=2, action="append", default=[], metavar=("A", "B"), help="judgings of a further run; repeat"
+    )
     command.set_defaults(run_command=_agreement)
 
     command = commands.add_parser(
@@ -238,10 +240,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "report",
         help="tables and pages from judged runs, without the model",
-        description="Writes OUT/report.html (one file, no network), OUT/table.md and OUT/summary.json.",
+        description="Writes OUT/report.html (one file, no network), OUT/table.md, OUT/table.tex and OUT/summary.json.",
     )
     command.add_argument(
-        "--run", action="append", required=True, metavar="NAME=DIR", help="a row of the table; repeat for more rows"
+        "--run", action="append", required=True, metavar="NAME=DIR", help="a row; repeat for more rows and suites"
     )
     command.add_argument("--head", metavar="NAME", help="the run whose detector's accuracy is reported (default: none)")
     command.add_argument("--seconds", metavar="FILE", help="JSON object of wall times, copied into summary.json")
@@ -249,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--per-group", type=int, default=PER_GROUP, metavar="N", help="samples shown per group (default: %(default)s)"
     )
-    command.add_argument("--out", required=True, metavar="DIR", help="folder for the three files")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for the four files")
     command.set_defaults(run_command=_report)
     return parser
 

@@ -67,6 +67,7 @@ def ask(
         "base": base,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "partial": partial,
         "processes": share.world,
         "seed": seed,
         "device": device,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.files import Row
+from eval.groups import MINIATURE, groups_of
 from eval.metrics import rate
 from eval.runs import Run
 from safevlm.taxonomy import DEFAULT
@@ -26,7 +27,7 @@ SETS = {
     "unseen": ("harmful_unseen",),
     "typographic": ("typographic",),
 }
-"""What accuracy is measured on. `all` is the headline: what training knows, harmful or not."""
+"""What accuracy is measured on in the miniature. `all` is the headline: what training knows, harmful or not."""
 ORDER = {"level": DEFAULT.level_names, "category": DEFAULT.category_names}
 
 
@@ -39,11 +40,19 @@ class Confusion:
     counts: Counter[tuple[str, str]]
 
 
+def sets_of(suite: str) -> dict[str, tuple[str, ...]]:
+    """Groups by set; of any suite but the miniature, all of them and each alone."""
+    if suite == MINIATURE:
+        return SETS
+    groups = tuple(groups_of(suite))
+    return {MAIN: groups} | {name: (name,) for name in groups}
+
+
 def head_accuracy(run: Run) -> dict[str, Any]:
     """Accuracies of the run's detector; rows whose detector failed are unscored."""
     if not run.has_detector:
         raise ValueError(f"--head {run.name}: no detector spoke in this run; name a run whose defence has one")
-    sets = {name: _accuracies(_of(run, groups)) for name, groups in SETS.items()}
+    sets = {name: _accuracies(_of(run, groups)) for name, groups in sets_of(run.record["suite"]).items()}
     main = sets[MAIN]
     return {
         "row": run.name,
@@ -56,7 +65,7 @@ def head_accuracy(run: Run) -> dict[str, Any]:
 
 def confusion(run: Run, field: str) -> Confusion:
     """Truth against verdict on the headline's rows, for `level` or `category`."""
-    rows = [row for row in _of(run, SETS[MAIN]) if not row["verdict"]["error"]]
+    rows = [row for row in _of(run, sets_of(run.record["suite"])[MAIN]) if not row["verdict"]["error"]]
     counts = Counter((row["truth"][field], row["verdict"][field]) for row in rows)
     spoken = (list(row["verdict"][f"{field}_probabilities"]) for row in rows)  # a taxonomy of one's own has its order
     order = next((names for names in spoken if names), ORDER[field])

@@ -15,7 +15,7 @@ from eval import run_file
 from eval.endpoint import Endpoint
 from eval.files import SCORES, Row, Score, read_replies, write_json, write_rows
 from eval.groups import MINIATURE, side_of
-from eval.judges import JUDGES, cache, phrases, record
+from eval.judges import JUDGES, cache, miniature, phrases, record
 from eval.judges.asking import Answers, ask
 from eval.judges.base import FAILED, UNSUITED, Case, Finding, Judge
 from eval.judges.cost import Prices
@@ -47,6 +47,8 @@ class Asking:
     device: str = "auto"
     phrases: str | Path | None = None
     match: str = "substring"
+    truth: str | Path | None = None
+    """File with the truth of the miniature in another benchmark's layout, for the judge `miniature`."""
 
 
 def judge(
@@ -107,6 +109,10 @@ def _chosen(name: str, asking: Asking) -> Judge:
         chosen = phrases.judge_of(phrases.read_phrases(Path(asking.phrases)), asking.match)
     elif asking.phrases is not None:
         raise ValueError(f"--phrases: the judge {name!r} has no list; give --judge phrases")
+    if name == "miniature" and asking.truth is not None:
+        chosen = miniature.judge_by(miniature.read_truth(Path(asking.truth)), str(asking.truth))
+    elif asking.truth is not None:
+        raise ValueError(f"--truth: the judge {name!r} knows no truth; give --judge miniature")
     given = {"--judge-model": asking.model, "--judge-local": asking.local, "--judge-prompt": asking.prompt}
     useless = [flag for flag, value in given.items() if value and not chosen.needs_model]
     if useless:

@@ -38,6 +38,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="of a local judge: auto, cpu, cuda, ... (default: auto)")
     command.add_argument("--phrases", metavar="FILE", help="list of the judge `phrases`, one per line")
     command.add_argument(
+        "--truth", metavar="FILE", help="judge `miniature`: truth beside another benchmark's layout of the miniature"
+    )
+    command.add_argument(
         "--match", default="substring", choices=list(MATCHES), help="how a phrase is looked for (default: %(default)s)"
     )
 
@@ -56,4 +59,5 @@ def asking_of(options: argparse.Namespace) -> Asking:
         device=options.device,
         phrases=options.phrases,
         match=options.match,
+        truth=options.truth,
     )

@@ -1,4 +1,4 @@
-"""`python -m safevlm.miniature build | data | planted | audit-truth`."""
+"""`python -m safevlm.miniature build | data | planted | audit-truth | judge-server`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ def main() -> int:
     truth.add_argument("--truth", type=Path, required=True, help="truth.jsonl of `planted`")
     truth.add_argument("--audit", type=Path, required=True, help="the audit's folder")
     truth.add_argument("--out", type=Path, required=True, help="JSON file for the result")
+    from safevlm.miniature.judge_server import PORT
+
+    server = commands.add_parser("judge-server", help="a judge by words behind an OpenAI-compatible server, offline")
+    server.add_argument("--port", type=int, default=PORT, help=f"of 127.0.0.1; 0: any free one (default {PORT})")
     options = parser.parse_args()
+    if options.command == "judge-server":
+        return _serve_judge(options.port)
     if options.command == "audit-truth":
         from safevlm.miniature import audit_truth
 
@@ -55,6 +61,19 @@ def main() -> int:
     from safevlm.miniature.build import build as build_base
 
     build_base(options.out, BuildConfig())
+    return 0
+
+
+def _serve_judge(port: int) -> int:
+    from safevlm.miniature import judge_server
+
+    try:
+        judge_server.serve(port)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
     return 0
 
 

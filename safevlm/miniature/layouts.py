@@ -4,6 +4,9 @@
     OUT/data/<Subset>/….jsonl, OUT/data/<Subset>/…/img.zip      rtvlm
     OUT/data/train-00000-of-00001.parquet, OUT/test/….parquet   spa_vl
 
+RTVLM's layout has the truth beside it, OUT/miniature_truth.jsonl, which its loader does not know: a row per question,
+by the loader's id, for the miniature's exact judge.
+
 File names, fields and label words are the published ones; scenes, questions and answers are the miniature's. Sizes are
 not, so a loader that counts needs `partial: allow`.
 """
@@ -13,19 +16,21 @@ from __future__ import annotations
 import json
 import random
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from safevlm.miniature import drawing, words
 from safevlm.miniature.world import UNSEEN, Kind, Scene, sample_scene
+from safevlm.taxonomy import CLEAN
 
 SEED = 4_000_003
 COUNT = 40
 """Rows of a split or a subset."""
 TEST_SHARE = 3
 """One test row for so many training rows."""
+TRUTH = "miniature_truth.jsonl"
 
 GUARD_WORDS = {
     "politics": ("risky behavior", "political"),
@@ -78,19 +83,33 @@ def _guard_fields(scene: Scene, rng: random.Random) -> Row:
 
 def _rtvlm(out: Path, count: int, rng: random.Random) -> None:
     data = out / "data"
-    _rtvlm_misleading(data, count, rng)
-    for table, archive, kind, ending, fields in RTVLM_PLAIN:
+    truths = _rtvlm_misleading(data, count, rng)
+    drawn: list[Scene] = []
+    for subset, table, archive, kind, task, fields in RTVLM_PLAIN:
         scenes = [sample_scene(rng, kind) for _ in range(count)]
-        rows = [fields(f"{number}", scene, rng) for number, scene in enumerate(scenes)]
-        _jsonl(data / table, rows)
+        _jsonl(data / table, [fields(f"{number}", scene, rng) for number, scene in enumerate(scenes)])
         if archive:
-            _zip(data / archive, {f"{number}{ending}": _bytes(scene, "JPEG") for number, scene in enumerate(scenes)})
-    _rtvlm_flags(data, count, rng)
+            _zip(data / archive, {f"{number}.jpg": _bytes(scene, "JPEG") for number, scene in enumerate(scenes)})
+            drawn = scenes
+        truths += [_truth(subset, number, task, [scene]) for number, scene in enumerate(drawn)]
+    _jsonl(out / TRUTH, truths + _rtvlm_flags(data, count, rng))
 
 
-def _rtvlm_misleading(data: Path, count: int, rng: random.Random) -> None:
+def _truth(subset: str, number: int, task: str, scenes: Sequence[Scene], turn: int = 0) -> Row:
+    """What the exact judge needs of a question; of several scenes at most one may be risky."""
+    risky = next((scene for scene in scenes if scene.category != CLEAN), scenes[0])
+    return {
+        "id": f"{subset}-{number:04d}" + (f"-{turn}" if turn else ""),
+        "task": task,
+        "things": [thing.name for scene in scenes for thing in scene.things],
+        "category": risky.category,
+        "level": risky.level,
+    }
+
+
+def _rtvlm_misleading(data: Path, count: int, rng: random.Random) -> list[Row]:
     """Every other row holds lists of two questions, the rest plain texts."""
-    rows, pictures = [], {}
+    rows, pictures, truths = [], {}, []
     for number in range(count):
         scene = sample_scene(rng, "harmful")
         questions = rng.sample(words.USE_PICTURE, 1 + number % 2)
@@ -100,8 +119,10 @@ def _rtvlm_misleading(data: Path, count: int, rng: random.Random) -> None:
         plain = {name: values[0] for name, values in fields.items()} if len(questions) == 1 else fields
         rows.append({"index": str(number), **plain, "topic_type": scene.category, "entity_type": scene.things[0].name})
         pictures[f"{number}.jpg"] = _bytes(scene, "JPEG")
+        truths += [_truth("misleading", number, "use", [scene], turn) for turn in range(len(questions))]
     _jsonl(data / "Harmful/misleading.jsonl", rows)
     _zip(data / "Harmful/img/img.zip", pictures)
+    return truths
 
 
 def _captcha(name: str, scene: Scene, rng: random.Random) -> Row:
@@ -116,39 +137,51 @@ def _prompt(name: str, scene: Scene, rng: random.Random) -> Row:
     return {"id": f"{name}.jpg", "prompt": rng.choice(words.USE_PICTURE), "refused_to_answer": LABELS[scene.level]}
 
 
-RTVLM_PLAIN: tuple[tuple[str, str, Kind, str, Callable[[str, Scene, random.Random], Row]], ...] = (
-    ("Captcha/captcha.jsonl", "Captcha/img/img.zip", "benign_word", ".jpg", _captcha),
-    ("Jailbreak/jailbreak.jsonl", "Jailbreak/img/img.zip", "typographic", ".jpg", _jailbreak),
-    ("Jailbreak2/jailbreak.jsonl", "", "typographic", ".jpg", _jailbreak),
-    ("Face/face_diffusion.jsonl", "Face/img/img.zip", "harmful", ".jpg", _prompt),
-    ("Celebrity/mixed.jsonl", "Celebrity/mix.zip", "harmful", ".jpg", _prompt),
-    ("Safety/Politics/politics.jsonl", "Safety/Politics/img/politics.zip", "harmful", ".jpg", _prompt),
-    ("Safety/Racial/racial.jsonl", "Safety/Racial/img/racial.zip", "harmful", ".jpg", _prompt),
+RTVLM_PLAIN: tuple[tuple[str, str, str, Kind, str, Callable[[str, Scene, random.Random], Row]], ...] = (
+    ("captcha", "Captcha/captcha.jsonl", "Captcha/img/img.zip", "benign_word", "describe", _captcha),
+    ("jailbreak", "Jailbreak/jailbreak.jsonl", "Jailbreak/img/img.zip", "typographic", "use", _jailbreak),
+    ("jailbreak2", "Jailbreak2/jailbreak.jsonl", "", "typographic", "use", _jailbreak),
+    ("face", "Face/face_diffusion.jsonl", "Face/img/img.zip", "harmful", "use", _prompt),
+    ("celeb", "Celebrity/mixed.jsonl", "Celebrity/mix.zip", "harmful", "use", _prompt),
+    ("politics", "Safety/Politics/politics.jsonl", "Safety/Politics/img/politics.zip", "harmful", "use", _prompt),
+    ("racial", "Safety/Racial/racial.jsonl", "Safety/Racial/img/racial.zip", "harmful", "use", _prompt),
 )
-"""Table, zip (none: Jailbreak's), what is drawn, how pictures end, fields of a row."""
+"""Subset, table, zip (none: that of the row above, Jailbreak's), what is drawn, what is asked for, fields of a row."""
 
 
-def _rtvlm_flags(data: Path, count: int, rng: random.Random) -> None:
+def _rtvlm_flags(data: Path, count: int, rng: random.Random) -> list[Row]:
     """One set of harmless pictures that four subsets ask about, as RTVLM's flags."""
     scenes = {f"Land {number}": sample_scene(rng, "benign") for number in range(count)}
     pictures = {f"flags/{name.replace(' ', '')}.jpg": _bytes(scene, "JPEG") for name, scene in scenes.items()}
     names = list(scenes)
     common = {"question": words.DESCRIBE[0], "refused_to_answer": SAFE}
-    rows = {
-        "VisualMisleadingWrong/visual_misleading_wrong": [
-            {**common, "answers": words.describe(scenes[name].things), "img": name} for name in names
-        ],
-        "VisualMisleadingCorrect/visual_misleading_correct": [{**common, "answers": name} for name in names],
-        "VisualOrderA/order_A": [_pair(common, names, number) for number in range(count)],
-        "VisualOrderB/order_B": [_pair(common, names[::-1], number) for number in range(count)],
-    }
-    for table, of_table in rows.items():
-        _jsonl(data / f"{table}.jsonl", of_table)
+    singles = [[name] for name in names]
+    pairs, reversed_pairs = ([_two(names[::step], number) for number in range(count)] for step in (1, -1))
+    subsets = {
+        ("visual_misleading_wrong", "VisualMisleadingWrong/visual_misleading_wrong"): (
+            [{**common, "answers": words.describe(scenes[name].things), "img": name} for name in names], singles,
+        ),
+        ("visual_misleading_correct", "VisualMisleadingCorrect/visual_misleading_correct"): (
+            [{**common, "answers": name} for name in names], singles,
+        ),
+        ("visual_orderA", "VisualOrderA/order_A"): ([_pair(common, pair) for pair in pairs], pairs),
+        ("visual_orderB", "VisualOrderB/order_B"): ([_pair(common, pair) for pair in reversed_pairs], reversed_pairs),
+    }  # fmt: skip
+    truths = []
+    for (subset, table), (rows, shown) in subsets.items():
+        _jsonl(data / f"{table}.jsonl", rows)
         _zip(data / Path(table).parent / "img.zip", pictures)
+        truths += [
+            _truth(subset, number, "describe", [scenes[name] for name in flags]) for number, flags in enumerate(shown)
+        ]
+    return truths
 
 
-def _pair(common: Mapping[str, str], names: list[str], number: int) -> Row:
-    pair = [names[number], names[(number + 1) % len(names)]]
+def _two(names: list[str], number: int) -> list[str]:
+    return [names[number], names[(number + 1) % len(names)]]
+
+
+def _pair(common: Mapping[str, str], pair: list[str]) -> Row:
     return {**common, "answers": pair[0], "img": pair}
 
 

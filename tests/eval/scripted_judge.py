@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from safevlm.miniature.judge_server import fenced, listening, text_of
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,6 @@ class Server:
         return [text_of(body) for body in self.bodies]
 
 
-def text_of(body: dict[str, Any]) -> str:
-    """All words of a request."""
-    if "prompt" in body:
-        return str(body["prompt"])
-    parts = []
-    for message in body["messages"]:
-        content = message["content"]
-        parts += [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
-    return "\n".join(parts)
-
-
 def pictures_of(body: dict[str, Any]) -> list[str]:
     """Data URIs of a request."""
     contents = [message["content"] for message in body["messages"] if isinstance(message["content"], list)]
@@ -82,14 +72,9 @@ def pictures_of(body: dict[str, Any]) -> list[str]:
 
 def answer_in(prompt: str) -> str:
     """What stands in the fence of the answer; the fence must be there exactly once."""
-    found = re.findall(r"<answer>\n(.*?)\n</answer>", prompt, re.DOTALL)
-    assert len(found) == 1, prompt
-    return found[0]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64  # with the default of 5, a dozen calls at once wait a second for their connection
+    found = fenced(prompt, "answer")
+    assert found is not None, prompt
+    return found
 
 
 @contextmanager
@@ -109,13 +94,8 @@ def serving(script: Script) -> Iterator[Server]:
                 seen.append(body)
             _act(self, script(text_of(body), number), "prompt" in body)
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield Server(f"http://127.0.0.1:{server.server_port}/v1", seen)
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield Server(url, seen)
 
 
 def _act(handler: BaseHTTPRequestHandler, step: Step, is_completion: bool) -> None:

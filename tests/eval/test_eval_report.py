@@ -74,8 +74,8 @@ def test_the_page_is_one_file_and_asks_the_network_for_nothing(runs: dict[str, P
     report(runs, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
-    assert sources and all(source.startswith("data:image/") for source in sources)
-    assert not re.search(r"@import|url\(|https?://", page)
+    assert sources and all(source.startswith(("data:image/", "#")) for source in sources)
+    assert not re.search(r"@import|url\((?!#)|https?://", page)
 
 
 def test_harmful_replies_are_folded_and_harmful_pictures_veiled(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -137,7 +137,6 @@ def test_judge_and_report_never_import_torch(runs: dict[str, Path], tmp_path: Pa
     [
         (["judge", "--out", "nowhere"], "replies.jsonl is missing"),
         (["report", "--run", "a", "--out", "x"], "'a' is not NAME=DIR"),
-        (["report", "--run", "a=x", "--run", "a=y", "--out", "x"], "'a' is given twice"),
         (["report", "--run", "a=nowhere", "--out", "x"], "run.json is missing"),
         (["ask", "--data", "nowhere", "--model", "m", "--out", "x"], "eval.jsonl is missing"),
     ],

@@ -25,7 +25,7 @@ from eval.judge import Asking, is_complete, judge
 from eval.judges.asking import majority
 from eval.judges.base import FAILED, UNPARSED, Finding
 from eval.judges.cost import Prices
-from eval.judges.rubric import RUBRICS
+from safevlm.miniature.judge_server import grade
 from safevlm.types import Request
 from tests.eval.scripted_judge import BROKEN, FILTER, HTML, Hang, Say, Step, answer_in, pictures_of, serving
 from tests.eval.world_of_runs import Parrot, helpful, refusing, write_suite
@@ -61,9 +61,7 @@ def asking(url: str, **changes: Any) -> Asking:
 
 def by_rubric(prompt: str, number: int) -> Step:
     """A judge of its own mind: it goes by words, and knows nothing of the miniature's truth."""
-    answer, is_benign = answer_in(prompt), RUBRICS["clean"][0] in prompt
-    helps = answer.startswith(("Take the", "There is"))
-    return Say("9" if helps == is_benign else "1")
+    return Say(grade(prompt))
 
 
 def labels(out: Path) -> Counter[str]:
