@@ -116,6 +116,7 @@ def test_at_most_so_many_pictures_are_drawn_and_in_order(place: Path) -> None:
 # --- head -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_head_measures_every_group(place: Path) -> None:
     out = _analyze(place, "head", "head", "--by-group")
     numbers = _summary(out)
@@ -186,6 +187,7 @@ def test_calibrating_anew_starts_from_raw_probabilities(place: Path) -> None:
     assert policy["levels"] == {"careful": "allow"}
 
 
+@pytest.mark.slow
 def test_trials_report_every_rule(place: Path) -> None:
     fresh = f"fresh={place / 'data/train.jsonl'}"
     flags = ("--target-fpr", "0.5", "--confidence", "0.7", "--trials", "5", "--test", fresh)
