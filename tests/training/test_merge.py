@@ -20,6 +20,8 @@ from safevlm.training.run import train
 from tests import tiny
 from tests.training import workshop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
