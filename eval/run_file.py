@@ -10,12 +10,12 @@ import hashlib
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from eval.files import read_json, write_json
 from safevlm.types import Sample
+from safevlm.versions import installed
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
@@ -31,13 +31,7 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, without importing them."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found
+    return {"python": platform.python_version()} | {name: installed(name) or "missing" for name in PACKAGES}
 
 
 def digests(samples: Sequence[Sample], model: str, policy: str | None) -> dict[str, str]:

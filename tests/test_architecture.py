@@ -24,6 +24,7 @@ RANKS = {
     "safevlm.taxonomy": 0,
     "safevlm.types": 1,
     "safevlm.config": 1,
+    "safevlm.versions": 1,
     "llava_patch": 2,
     "safevlm.data": 3,
     "safevlm.model": 4,

@@ -6,12 +6,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from safevlm.analysis.pictures import PictureSet
 from safevlm.model.loading import Loaded
+from safevlm.versions import installed
 
 SCHEMA = 1
 FILE = "summary.json"
@@ -54,11 +54,6 @@ def _described(one: PictureSet) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -14,13 +14,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.version import Version
 
 from safevlm.check.findings import Finding
 from safevlm.config import Recipe
+from safevlm.versions import installed
 
 PYTHON = (3, 11)
 
@@ -65,7 +65,7 @@ def packages(recipe: Recipe | None) -> Iterator[Finding]:
     bad = [name for name in needed if problems[name]]
     yield from (Finding(False, problems[name]) for name in bad)
     if not bad:
-        found = [f"{package.name} {_version(package.name)}" for package in PACKAGES if _version(package.name)]
+        found = [f"{package.name} {installed(package.name)}" for package in PACKAGES if installed(package.name)]
         others = [problem for name, problem in problems.items() if problem and name not in needed]
         yield Finding(True, "packages: " + ", ".join(found[:2]), "\n".join([", ".join(found[2:]), *others]))
 
@@ -103,11 +103,11 @@ def torchvision(recipe: Recipe | None) -> Iterator[Finding]:
         yield Finding(
             False,
             "torchvision does not fit this torch, so transformers cannot import LLaVA: pip uninstall torchvision",
-            f"importing it says: {first}\nor install the build that belongs to torch {_version('torch')}, "
+            f"importing it says: {first}\nor install the build that belongs to torch {installed('torch')}, "
             "from the same index as torch",
         )
         return
-    yield Finding(True, f"torchvision {_version('torchvision')}: fits torch, and is not needed")
+    yield Finding(True, f"torchvision {installed('torchvision')}: fits torch, and is not needed")
 
 
 def gpus(recipe: Recipe | None) -> Iterator[Finding]:
@@ -167,7 +167,7 @@ CHECKS = (
 def _problem(package: Package) -> str:
     """Empty, or what is wrong with it and the fix."""
     install = f"pip install 'safevlm[{package.extra}]'" if package.extra else f"pip install '{package.name}'"
-    found = _version(package.name)
+    found = installed(package.name)
     if found is None:
         return f"{package.name} is not installed; {install}"
     if Version(found) < Version(package.floor):
@@ -175,13 +175,6 @@ def _problem(package: Package) -> str:
         fix = f"pip install '{package.name}>={package.floor}'"
         return f"{package.name} {found} is older than {package.floor}{why}; {fix}"
     return ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _compiles(recipe: Recipe) -> bool:

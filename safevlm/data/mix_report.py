@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from safevlm.data import mix
@@ -15,6 +14,7 @@ from safevlm.data.labels import UNLABELLED, Label
 from safevlm.data.mix import Candidate, Plan
 from safevlm.data.sources import source_of
 from safevlm.data.sources.fingerprints import file_digest
+from safevlm.versions import installed
 
 SCHEMA = 1
 
@@ -26,7 +26,7 @@ def report_of(made: Plan) -> Raw:
     own = made.mix
     return {
         "schema": SCHEMA,
-        "version": _version(),
+        "version": installed("safevlm") or "unknown",
         "mix": own.file.name,
         "mix_sha256": file_digest(own.file),
         "seed": own.seed,
@@ -80,13 +80,6 @@ def _stage_report(drawn: Sequence[Candidate]) -> Raw:
 
 def _level(label: Label) -> str:
     return label.level or UNLABELLED
-
-
-def _version() -> str:
-    try:
-        return version("safevlm")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def lines(report: Raw) -> list[str]:

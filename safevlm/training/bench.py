@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from safevlm.data.collate import IGNORED
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 from safevlm.training.stages import STAGES, prepare, trainable
+from safevlm.versions import installed
 
 WARM_UP = 3
 """Steps that are not counted: the first ones allocate, and choose kernels."""
@@ -269,16 +269,6 @@ def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def _in_own_process(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Runs one mode in a new process; what goes wrong there, out of memory above all, is its result."""
     with tempfile.TemporaryDirectory() as folder:
@@ -340,7 +330,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "shape": options.shape,
         "device": _name_of(device),
-        "versions": _versions(),
+        "versions": {package: installed(package) for package in PACKAGES},
         "warm_up_steps": WARM_UP,
         "modes": results,
     }

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import yaml
 from safevlm.config import Recipe
 from safevlm.data.records import Record
 from safevlm.training.stages import trainable
+from safevlm.versions import installed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
 RECIPE, RUN = "recipe.yaml", "run.json"
@@ -46,7 +46,7 @@ def _run_record(
         "seed": recipe.run.seed,
         "processes": processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "commit": _commit(),
         "records": {
             "all": len(records),
@@ -60,13 +60,6 @@ def _run_record(
 
 def _counts(labels: Any) -> dict[str, int]:
     return {str(label): count for label, count in sorted(Counter(map(str, labels)).items())}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -47,16 +47,16 @@ def test_floors_are_those_of_setup() -> None:
 def test_a_package_that_the_recipe_needs_is_an_error_when_missing(
     monkeypatch: pytest.MonkeyPatch, name: str, recipe: Recipe | None
 ) -> None:
-    found = packages._version
-    monkeypatch.setattr(packages, "_version", lambda package: None if package == name else found(package))
+    found = packages.installed
+    monkeypatch.setattr(packages, "installed", lambda package: None if package == name else found(package))
     bad = [one.title for one in packages.packages(recipe) if not one.ok]
     assert len(bad) == 1 and bad[0].startswith(f"{name} is not installed; pip install"), bad
     assert name in packages.CORE or all(one.ok for one in packages.packages(None)), "not needed without that recipe"
 
 
 def test_a_package_below_its_floor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = packages._version
-    monkeypatch.setattr(packages, "_version", lambda package: "5.6.0" if package == "transformers" else found(package))
+    found = packages.installed
+    monkeypatch.setattr(packages, "installed", lambda package: "5.6.0" if package == "transformers" else found(package))
     assert any("transformers 5.6.0 is older than 5.16" in title for title in _titles())
 
 
