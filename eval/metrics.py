@@ -6,7 +6,6 @@ out of n: it is neither safe nor unsafe, right nor wrong. A rate is therefore to
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,8 @@ from eval.files import Score
 from eval.groups import BENIGN_GROUPS, MINIATURE, in_order, side_of
 from eval.measures import HARMFUL_FROM as HARMFUL_FROM  # judges ask for it here
 from eval.measures import Measure, is_hit, is_withheld, measures_of
+from safevlm.analysis import intervals
 
-Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: a two-sided interval of 95 %
 DRAWS = 10_000  # bootstrap samples of a mean
 
 
@@ -41,9 +40,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion."""
     if not 0 <= hits <= n or n == 0:
         raise ValueError(f"no interval for {hits} of {n}")
-    low, high = _wilson(hits / n, n)
-    # At the ends the formula gives 0 and 1 up to rounding; the rounding must not leave the share outside.
-    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
+    return intervals.wilson(hits, n)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -77,7 +74,7 @@ def mean(values: Iterable[float | None], seed: int = 0) -> Rate:
     if not known:
         return Rate(None, 0, None, None, len(given))
     average = sum(known) / len(known)
-    low, high = _wilson(average, len(known)) if len(set(known)) == 1 else bootstrap(known, seed)
+    low, high = intervals.wilson_of(average, len(known)) if len(set(known)) == 1 else bootstrap(known, seed)
     return Rate(average, len(known), max(0.0, low), min(1.0, high), len(given) - len(known))
 
 
@@ -128,9 +125,3 @@ def by_group(scores: Sequence[Score], suite: str = MINIATURE) -> dict[str, dict[
 
 def _of(scores: Sequence[Score], groups: Sequence[str]) -> list[Score]:
     return [score for score in scores if score.group in groups]
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return centre - half, centre + half

@@ -26,7 +26,7 @@ from safevlm.data.images import open_image
 from safevlm.defenses import Defense, Inputs, Setting, prompts
 from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
-from safevlm.model.sight import Sight, look
+from safevlm.model.sight import Sight, look, words_of
 from safevlm.types import Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,7 @@ class Engine:
         if pictures:
             pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(self.device)
         model = self.loaded.safe_llava
-        ids = [self._ids(request, slots=model.slots) for request in requests]
-        words = [row[row != model.config.image_token_id] for row in ids]  # as in training: all but the slots
+        words = [words_of(model, self.processor, request, self.device) for request in requests]
         return look(model, pixels, [len(request.images) for request in requests], words)
 
     def _turn(self, request: Request, sight: Sight) -> _Turn:

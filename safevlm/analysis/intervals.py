@@ -51,10 +51,16 @@ def share(claims: NDArray[np.bool_]) -> Estimate:
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion."""
-    part = hits / n
+    low, high = wilson_of(hits / n, n)
+    # at the ends the formula gives 0 and 1 up to rounding, which must not leave the share outside
+    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
+
+
+def wilson_of(part: float, n: int) -> tuple[float, float]:
+    """The same of any share of n, also of one that no number of hits gives."""
     centre = (part + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(part * (1 - part) / n + Z * Z / (4 * n * n))
-    return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)  # exact at the ends
+    return centre - half, centre + half
 
 
 def mean(values: Floats, seed: int) -> Estimate:

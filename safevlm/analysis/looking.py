@@ -16,13 +16,12 @@ from torch import Tensor
 
 from safevlm import defenses
 from safevlm.analysis.pictures import Labelled, PictureSet, truths_of
-from safevlm.data import chat
 from safevlm.data.images import open_image
 from safevlm.data.threads import in_threads
 from safevlm.defenses import Defense, Setting
 from safevlm.defenses.policy import Policy
 from safevlm.model import loading
-from safevlm.model.sight import Sight, look
+from safevlm.model.sight import Sight, look, words_of
 from safevlm.types import Request
 
 Kept = TypeVar("Kept")
@@ -69,19 +68,12 @@ def look_at(
     kept: list[Kept] = []
     for batch in _batches(in_threads(pixels, pictures, title, len(pictures)), batch_size):
         requests = [row.request for row, _ in batch]
-        words = [_words(loaded, request, device) for request in requests]
+        words = [words_of(model, loaded.processor, request, device) for request in requests]
         with torch.inference_mode():
             stack = torch.cat([own for _, own in batch]).to(device)
             sights = look(model, stack, [len(own) for _, own in batch], words)
             kept += [keep(request, sight) for request, sight in zip(requests, sights, strict=True)]
     return kept
-
-
-def _words(loaded: loading.Loaded, request: Request, device: torch.device) -> Tensor:
-    """The prompt without its image slots, as the engine hands it to a head that reads text."""
-    model = loaded.safe_llava
-    ids = torch.tensor(chat.prompt_ids(loaded.processor, request, model.slots), device=device)
-    return ids[ids != model.config.image_token_id]
 
 
 def _batches(items: Iterator[Kept], size: int) -> Iterator[list[Kept]]:

@@ -8,9 +8,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from transformers import LlavaProcessor
 
 from llava_patch.vision import VisionPass
+from safevlm.data import chat
 from safevlm.model.safe_llava import SafeLlava
+from safevlm.types import Request
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class Sight:
             level=_probabilities(logits.level[0], taxonomy.level_names),
             category=_probabilities(logits.category[0], taxonomy.category_names),
         )
+
+
+def words_of(model: SafeLlava, processor: LlavaProcessor, request: Request, device: torch.device) -> Tensor:
+    """(t,) ids of a request's prompt without its image slots: what a head that reads text is handed, as in training."""
+    ids = torch.tensor(chat.prompt_ids(processor, request, model.slots), device=device)
+    return ids[ids != model.config.image_token_id]
 
 
 def look(model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Tensor]) -> list[Sight]:

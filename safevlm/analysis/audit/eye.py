@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safevlm.data import chat
 from safevlm.model import loading
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
+from safevlm.model.sight import words_of
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
 
@@ -90,5 +90,4 @@ class Eye:
     def _words(self) -> Tensor:
         """(1, t): the question's prompt without image slots, as the engine hands it to the head."""
         request = Request(self.question, images=("",))
-        ids = torch.tensor(chat.prompt_ids(self.processor, request, self.model.slots), device=self.device)
-        return ids[ids != self.model.config.image_token_id].unsqueeze(0)
+        return words_of(self.model, self.processor, request, self.device).unsqueeze(0)

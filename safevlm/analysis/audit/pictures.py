@@ -22,6 +22,7 @@ from safevlm.analysis.audit.fingerprint import Fingerprint, fingerprint
 from safevlm.analysis.audit.plan import Placed
 from safevlm.analysis.audit.sources import MAX_BYTES, Item
 from safevlm.data.images import MAX_PIXELS, ImageError, decode_image
+from safevlm.data.sources.fingerprints import image_digest
 
 CHUNK = 16
 """Pictures that a thread takes at once; handing over one by one costs as much as a small picture itself."""
@@ -68,7 +69,7 @@ def read(placed: Placed, processor: Any) -> Picture:
             width=image.width,
             height=image.height,
             bytes_digest=hashlib.sha256(data).digest(),
-            pixels_digest=_digest(image),
+            pixels_digest=image_digest(image),
             fingerprint=fingerprint(image),
         )
     except Exception as error:  # noqa: BLE001 - decoders fail on hostile bytes in ways that no list is complete of
@@ -93,11 +94,6 @@ def _pixels(image: Image.Image, processor: Any, name: str) -> np.ndarray:
     if shortest and shortest**2 * max(image.size) / min(image.size) > MAX_PIXELS:
         raise ImageError(f"{name}: {image.width} x {image.height} is too long and narrow to be resized")
     return processor([image], return_tensors="np")["pixel_values"][0]
-
-
-def _digest(image: Image.Image) -> bytes:
-    """Of the decoded pixels: the same for the same picture in another lossless file."""
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).digest()
 
 
 def _reason(error: Exception, item: Item) -> str:

@@ -44,8 +44,12 @@ def bytes_digest(data: bytes) -> str:
 
 def pixel_digest(data: bytes, name: str) -> str:
     """sha256 of size and RGB pixels. ImageError: not a picture that can be read."""
-    image = decode_image(data, name)
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    return image_digest(decode_image(data, name)).hex()
+
+
+def image_digest(image: Image.Image) -> bytes:
+    """sha256 of size and pixels: the same for the same picture in another lossless file."""
+    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).digest()
 
 
 def pixel_fingerprints(pictures: Collection[Picture], title: str) -> dict[Picture, str]:
