@@ -18,14 +18,15 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from llava_patch import vision
+from llava_patch import virtual_tokens
 from safevlm import defenses
 from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.data.images import open_image
-from safevlm.defenses import Defense, Inputs, Setting, prompts
-from safevlm.defenses.policy import read_policy
+from safevlm.defenses import FOLDER, Defense, Inputs, ModelFacts, Setting, prompts
+from safevlm.defenses.policy import Policy, read_policy
 from safevlm.model import loading
+from safevlm.model.encoded import Encoded, Row, encode
 from safevlm.model.sight import Sight, look, words_of
 from safevlm.types import Reply, Request, Verdict
 
@@ -54,6 +55,7 @@ class _Turn:
     request: Request
     verdict: Verdict
     rewritten: Request
+    sight: Sight
     inputs: Inputs | None = None
     reply: Reply | None = None
 
@@ -66,6 +68,7 @@ class Engine:
     ) -> None:
         self.loaded = loaded
         self.defense = defense
+        self.defense.attach(self._ask)
         self.device = device
         self.on_error = on_error
         self.model = loaded.model.to(device)
@@ -95,12 +98,8 @@ class Engine:
             device=place,
             guard=defense != "none",
         )
-        inner = loaded.safe_llava
-        setting = Setting(
-            policy=read_policy(policy, inner.config.taxonomy, inner.config.policy),
-            has_head=inner.safety_head is not None,
-            truths=truths or {},
-        )
+        config = loaded.safe_llava.config
+        setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, place)
         return cls(loaded, defenses.build(defense, setting), place, on_error)
 
     def reply(self, request: Request, generation: Generation | None = None) -> Reply:
@@ -138,6 +137,35 @@ class Engine:
         return self._detect(request, self._sights([request])[0])
 
     @torch.inference_mode()
+    def encoded(self, requests: Sequence[Request]) -> Encoded:
+        """What the model would read after detect, rewrite and transform. ValueError: the defence answers them all."""
+        turns = self._prepare(requests)
+        asked = [index for index, turn in enumerate(turns) if turn.reply is None]
+        if not asked:
+            raise ValueError(f"the defense {self.defense.name} answers all of these requests itself")
+        return dataclasses.replace(self._encoded([turns[index] for index in asked]), requests=tuple(asked))
+
+    @torch.inference_mode()
+    def _ask(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        answer_prefix: str = "",
+    ) -> list[str]:
+        """The bare model's answers, for defences that ask it again (`safevlm.defenses.Ask`)."""
+        pairs = zip(requests, self._sights(requests), strict=True)
+        turns = [
+            _Turn(request, Verdict(), request, sight, self._inputs(request, sight, answer_prefix))
+            for request, sight in pairs
+        ]
+        generation = Generation(max_new_tokens, temperature, top_p, seed)
+        return self._texts(self._generate(turns, generation))
+
+    @torch.inference_mode()
     def _reply_batch(self, requests: Sequence[Request], generation: Generation) -> list[Reply]:
         started = time.perf_counter()
         turns = self._prepare(requests)
@@ -163,21 +191,21 @@ class Engine:
         """Runs the hooks before generation. Whatever breaks in them refuses this request."""
         verdict = self._detect(request, sight)
         if verdict.error and self.on_error == "refuse":
-            return _Turn(request, verdict, request, reply=self._refusal(request, verdict))
+            return _Turn(request, verdict, request, sight, reply=self._refusal(request, verdict))
         if verdict.error:
-            return _Turn(request, verdict, request, inputs=self._encode(request, sight))
+            return _Turn(request, verdict, request, sight, self._inputs(request, sight))
         hook = "rewrite"
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
-                return _Turn(request, verdict, request, reply=dataclasses.replace(rewritten, request=request))
-            inputs = self._encode(_given(Request, rewritten), sight)
+                return _Turn(request, verdict, request, sight, reply=dataclasses.replace(rewritten, request=request))
+            inputs = self._inputs(_given(Request, rewritten), sight)
             hook = "transform"
             inputs = _given(Inputs, self.defense.transform(inputs, verdict))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
             broken = self._broken(hook, verdict, error)
-            return _Turn(request, broken, request, reply=self._refusal(request, broken))
-        return _Turn(request, verdict, rewritten, inputs=inputs)
+            return _Turn(request, broken, request, sight, reply=self._refusal(request, broken))
+        return _Turn(request, verdict, rewritten, sight, inputs)
 
     def _detect(self, request: Request, sight: Sight) -> Verdict:
         try:
@@ -198,19 +226,32 @@ class Engine:
             trace=(f"refused: the defense failed ({verdict.error})",),
         )
 
-    def _encode(self, request: Request, sight: Sight) -> Inputs:
-        return Inputs(self._ids(request, slots=self.loaded.safe_llava.slots), sight.image_tokens)
+    def _inputs(self, request: Request, sight: Sight, answer_prefix: str = "") -> Inputs:
+        model = self.loaded.safe_llava
+        ids = torch.tensor(chat.prompt_ids(self.processor, request, model.slots, answer_prefix), device=self.device)
+        return Inputs(ids, sight.pixel_values, image_token_id=model.config.image_token_id)
 
-    def _ids(self, request: Request, slots: int) -> Tensor:
-        return torch.tensor(chat.prompt_ids(self.processor, request, slots), device=self.device)
+    def _encoded(self, turns: Sequence[_Turn]) -> Encoded:
+        """Left-padded, with the pictures' tokens of the one vision pass, or of a second where pixels were changed."""
+        changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.sight.pixel_values]
+        sights = {id(turn): turn.sight for turn in turns}
+        if changed:
+            pixels = torch.cat([turn.inputs.pixel_values for turn in changed])
+            counts, ids = [turn.sight.images for turn in changed], [turn.inputs.input_ids for turn in changed]
+            again = look(self.loaded.safe_llava, pixels, counts, ids)
+            sights |= {id(turn): sight for turn, sight in zip(changed, again, strict=True)}
+        rows = [_with_virtual_tokens(turn.inputs, sights[id(turn)].image_tokens) for turn in turns]
+        return encode(rows, self._pad_id, range(len(rows)))
 
     def _finish(self, turns: Sequence[_Turn], generation: Generation) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""
         if not turns:
             return []
-        new_ids = self._generate([turn.inputs for turn in turns if turn.inputs is not None], generation)
-        texts = self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
-        return [self._reviewed(turn, text.strip()) for turn, text in zip(turns, texts, strict=True)]
+        texts = self._texts(self._generate(turns, generation))
+        return [self._reviewed(turn, text) for turn, text in zip(turns, texts, strict=True)]
+
+    def _texts(self, new_ids: Tensor) -> list[str]:
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
 
     def _reviewed(self, turn: _Turn, text: str) -> Reply:
         reply = Reply(
@@ -235,18 +276,15 @@ class Engine:
         return (f"added to the question: {added}",) if added else ()
 
     @torch.inference_mode()
-    def _generate(self, rows: Sequence[Inputs], generation: Generation, **options: Any) -> Tensor:
-        """Left-padded batch → the new ids only, (b, new)."""
-        ids, mask = _left_pad([row.input_ids for row in rows], self._pad_id)
-        tokens = [picture for row in rows for picture in row.image_tokens]
+    def _generate(self, turns: Sequence[_Turn], generation: Generation, **options: Any) -> Tensor:
+        """→ the new ids only, (b, new)."""
+        batch = self._encoded(turns)
         sampling = generation.temperature > 0
         with torch.random.fork_rng(enabled=sampling):
             if sampling:
                 torch.manual_seed(generation.seed)
             output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                mm_encoder_outputs=vision.as_encoder_outputs(tokens) if tokens else None,
+                **batch.model_inputs,
                 max_new_tokens=generation.max_new_tokens,
                 do_sample=sampling,
                 temperature=generation.temperature if sampling else None,
@@ -255,7 +293,7 @@ class Engine:
                 pad_token_id=self._pad_id,
                 **options,
             )
-        return output[:, ids.shape[1] :]
+        return output[:, batch.input_ids.shape[1] :]
 
     def _stream(self, turn: _Turn, generation: Generation) -> Iterator[str]:
         from transformers import TextIteratorStreamer
@@ -267,7 +305,7 @@ class Engine:
         def work() -> None:
             try:
                 self._generate(
-                    [turn.inputs], generation, streamer=streamer, stopping_criteria=[lambda *_, **__: gone.is_set()]
+                    [turn], generation, streamer=streamer, stopping_criteria=[lambda *_, **__: gone.is_set()]
                 )
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
                 failure.append(error)
@@ -289,6 +327,38 @@ class Engine:
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
+def setting_of(
+    loaded: loading.Loaded, policy: Policy, truths: Mapping[str, Verdict], device: torch.device
+) -> Setting:
+    """What a defence in front of this checkpoint may be built from."""
+    model, pictures = loaded.safe_llava, loaded.safe_llava.config.vision_config
+    facts = ModelFacts(
+        hidden_size=model.config.text_config.hidden_size,
+        pixel_shape=(pictures.num_channels, pictures.image_size, pictures.image_size),
+        image_token_id=model.config.image_token_id,
+        image_std=tuple(loaded.processor.image_processor.image_std),
+        device=device,
+        tower=model.model.vision_tower.state_dict,
+    )
+    return Setting(
+        policy=policy,
+        has_head=model.safety_head is not None,
+        truths=truths,
+        facts=facts,
+        folders=tuple(dict.fromkeys((loaded.path / FOLDER, loaded.base / FOLDER))),
+    )
+
+
+def _with_virtual_tokens(inputs: Inputs, image_tokens: tuple[Tensor, ...]) -> Row:
+    """Ids and image tokens of a request, the defence's virtual tokens among them."""
+    if not inputs.virtual:
+        return inputs.input_ids, image_tokens
+    virtual = [(tokens.vectors, tokens.at) for tokens in inputs.virtual]
+    features = torch.cat(image_tokens) if image_tokens else None
+    ids, features = virtual_tokens.insert(inputs.input_ids, features, virtual, inputs.image_token_id)
+    return ids, (features,)
+
+
 def _given(kind: type[Result], value: Any) -> Result:
     """What a hook returned, if it is what the hook must return."""
     if not isinstance(value, kind):
@@ -305,11 +375,3 @@ def _stripped(pieces: Iterable[str]) -> Iterator[str]:
         held, started = held[len(ready) :], started or bool(ready)
         if ready:
             yield ready
-
-
-def _left_pad(rows: Sequence[Tensor], pad_id: int) -> tuple[Tensor, Tensor]:
-    """[(t,)] → ids and mask, (b, longest)."""
-    longest = max(len(row) for row in rows)
-    ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=pad_id) for row in rows])
-    mask = torch.stack([torch.nn.functional.pad(torch.ones_like(row), (longest - len(row), 0)) for row in rows])
-    return ids, mask

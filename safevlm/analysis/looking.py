@@ -18,8 +18,9 @@ from safevlm import defenses
 from safevlm.analysis.pictures import Labelled, PictureSet, truths_of
 from safevlm.data.images import open_image
 from safevlm.data.threads import in_threads
-from safevlm.defenses import Defense, Setting
+from safevlm.defenses import Defense
 from safevlm.defenses.policy import Policy
+from safevlm.engine import setting_of
 from safevlm.model import loading
 from safevlm.model.sight import Sight, look, words_of
 from safevlm.types import Request
@@ -43,8 +44,8 @@ def needs_head(loaded: loading.Loaded) -> None:
 
 def detector(loaded: loading.Loaded, name: str, policy: Policy, sets: Sequence[PictureSet]) -> Defense:
     """A defence by name, for its eyes. ValueError when it has none."""
-    setting = Setting(policy, has_head=loaded.safe_llava.safety_head is not None, truths=truths_of(sets))
-    found = defenses.build(name, setting)
+    device = next(loaded.safe_llava.parameters()).device
+    found = defenses.build(name, setting_of(loaded, policy, truths_of(sets), device))
     if type(found).detect is Defense.detect:
         raise ValueError(f"--defense {name}: it has no detector, there is nothing to measure")
     return found

@@ -69,12 +69,14 @@ def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
     return processor.apply_chat_template(list(messages), tokenize=False, chat_template=CHAT_TEMPLATE)
 
 
-def prompt_ids(processor: Any, request: Request, slots: int) -> list[int]:
+def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str = "") -> list[int]:
     """Ids of a request's prompt, `slots` `<image>` tokens per picture; 0 leaves the pictures out.
 
-    The same ids as the processor makes of prompt and pictures, without touching the pictures.
+    The same ids as the processor makes of prompt and pictures, without touching the pictures. `answer_prefix` is how
+    the answer begins.
     """
     text = prompt_text(processor, request).replace(processor.image_token, processor.image_token * slots)
+    text += f" {answer_prefix}" if answer_prefix else ""
     return processor.tokenizer(text)["input_ids"]
 
 

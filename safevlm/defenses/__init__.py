@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 
-from safevlm.defenses.base import Defense, Detector, Inputs, Sight, Stack
+from safevlm.defenses import names
+from safevlm.defenses.base import Ask, Defense, Detector, Inputs, Sight, Stack, VirtualTokens
 from safevlm.defenses.oracle import OracleDetector
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.prompted import Prompted, StaticPrompt
 from safevlm.defenses.safety_head import SafetyHeadDetector
-from safevlm.types import Verdict
+from safevlm.defenses.setting import FOLDER, ModelFacts, Setting
 
-__all__ = ["DEFENSES", "Defense", "Detector", "Inputs", "Policy", "Setting", "Sight", "Stack", "build"]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a defence may be built from."""
-
-    policy: Policy
-    has_head: bool = False
-    truths: Mapping[str, Verdict] = field(default_factory=dict)
-    """Verdicts by request id, for the oracle."""
+__all__ = [
+    "DEFENSES", "FOLDER", "Ask", "Defense", "Detector", "Inputs", "ModelFacts", "Policy", "Setting", "Sight", "Stack",
+    "VirtualTokens", "build",
+]  # fmt: skip
 
 
 def _safety_head(setting: Setting) -> Defense:
@@ -39,13 +33,19 @@ DEFENSES: dict[str, Callable[[Setting], Defense]] = {
 }
 
 
+TAKE_FILES = ("safe-clip", "security-tensor", "self-check", "eta", "fusion")
+"""Beginnings of the names that may be followed by `=FILE`."""
+
+
 def build(name: str, setting: Setting) -> Defense:
-    """A defence by name; `a+b` is a stack; `auto` is safety-head where there is a head, else none."""
+    """A defence by name: `NAME`, `NAME=FILE`, a stack `a+b`; `auto` is safety-head where there is a head, else none."""
     if name == "auto":
         name = "safety-head" if setting.has_head else "none"
-    parts = name.split("+")
-    unknown = [part for part in parts if part not in DEFENSES]
-    if unknown:
-        raise ValueError(f"unknown defense {unknown[0]!r}; one of {[*DEFENSES, 'auto']}, or several joined by +")
-    members = [DEFENSES[part](setting) for part in parts]
+    members = [_member(part, setting) for part in names.parse(name, DEFENSES)]
     return members[0] if len(members) == 1 else Stack(members, setting.policy.taxonomy.level_names)
+
+
+def _member(part: names.Named, setting: Setting) -> Defense:
+    if part.file is not None and not part.name.startswith(TAKE_FILES):
+        raise ValueError(f"defense {part.name}={part.file}: {part.name} reads no file")
+    return DEFENSES[part.name](replace(setting, file=part.file))

@@ -31,7 +31,7 @@ class Sight(Protocol):
 
     @property
     def vision(self) -> Any:
-        """`llava_patch.vision.VisionPass` of the request's pictures; None without pictures."""
+        """`llava_patch.vision.VisionPass` of the request's pictures, computed on first use; None without pictures."""
 
     @property
     def risk(self) -> Risk | None:
@@ -39,13 +39,41 @@ class Sight(Protocol):
 
 
 @dataclass(frozen=True)
+class VirtualTokens:
+    """Learned vectors that the LLM reads as if they were tokens."""
+
+    vectors: Tensor
+    """(k, d)."""
+    at: int
+    """Index into the request's `input_ids` in front of which they stand; 0: before everything."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """One request as tensors, before padding and batching."""
 
     input_ids: Tensor
-    """(t,), image slots included."""
-    image_tokens: tuple[Tensor, ...] = ()
-    """One (n, d) tensor per picture: what stands in its slots."""
+    """(t,), image slots included, virtual tokens not."""
+    pixel_values: Tensor | None = None
+    """(i, 3, h, w), preprocessed; None without pictures. Other pixels cost a second pass of the tower."""
+    virtual: tuple[VirtualTokens, ...] = ()
+    image_token_id: int = -1
+
+
+class Ask(Protocol):
+    """Puts requests to the bare model, with no defence in between, as one batch."""
+
+    def __call__(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        answer_prefix: str = "",
+    ) -> list[str]:
+        """Answers in order. `answer_prefix` is put into the model's mouth and is not part of what is returned."""
 
 
 class Defense:
@@ -60,6 +88,10 @@ class Defense:
     def reviews(self) -> bool:
         """Whether it wants to see whole answers; streaming then waits for the end."""
         return type(self).review is not Defense.review
+
+    def attach(self, ask: Ask) -> None:
+        """The engine's word, once, before any hook: how to ask the model behind it."""
+        self.ask = ask
 
     def detect(self, request: Request, sight: Sight) -> Verdict:
         """Look."""
@@ -97,6 +129,10 @@ class Stack(Defense):
     @property
     def reviews(self) -> bool:
         return any(member.reviews for member in self.members)
+
+    def attach(self, ask: Ask) -> None:
+        for member in self.members:
+            member.attach(ask)
 
     def detect(self, request: Request, sight: Sight) -> Verdict:
         return max((member.detect(request, sight) for member in self.members), key=self._gravity)

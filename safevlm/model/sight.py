@@ -1,10 +1,11 @@
-"""What one vision pass gives for one request. The head and the projector run on first use, and once."""
+"""What one vision pass gives for one request. Tower, head and projector run on first use, and once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,16 +25,36 @@ class Risk:
     category: Mapping[str, float]
 
 
-class Sight:
-    def __init__(self, model: SafeLlava, vision: VisionPass | None, words: Tensor) -> None:
-        """`words` (t,): ids of the request's prompt without image slots, for a head that reads text."""
-        self._model = model
-        self._words = words
-        self.vision = vision
+class Glance:
+    """One pass of the tower over the pictures of a batch, when somebody first asks for it."""
 
-    @property
-    def images(self) -> int:
-        return 0 if self.vision is None else len(self.vision.patches)
+    def __init__(self, model: SafeLlava, pixel_values: Tensor) -> None:
+        self._model = model
+        self.pixel_values = pixel_values
+
+    @cached_property
+    def vision(self) -> VisionPass:
+        return self._model.look(self.pixel_values)
+
+
+class Sight:
+    def __init__(self, model: SafeLlava, glance: Glance | None, rows: slice, words: Tensor) -> None:
+        """`rows`: this request's pictures among those of the glance. `words` (t,): ids of the request's prompt without
+        image slots, for a head that reads text."""
+        self._model = model
+        self._glance = glance
+        self._rows = rows
+        self._words = words
+        self.images = rows.stop - rows.start
+
+    @cached_property
+    def pixel_values(self) -> Tensor | None:
+        """(i, 3, h, w) of the request's pictures."""
+        return self._glance.pixel_values[self._rows] if self._glance is not None and self.images else None
+
+    @cached_property
+    def vision(self) -> VisionPass | None:
+        return self._glance.vision[self._rows] if self._glance is not None and self.images else None
 
     @cached_property
     def image_tokens(self) -> tuple[Tensor, ...]:
@@ -60,14 +81,11 @@ def words_of(model: SafeLlava, processor: LlavaProcessor, request: Request, devi
 
 
 def look(model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Tensor]) -> list[Sight]:
-    """One vision pass over a batch of requests → a Sight each. `images` says how many pictures each request has."""
-    vision = model.look(pixel_values) if pixel_values is not None else None
-    sights, start = [], 0
-    for count, ids in zip(images, words, strict=True):
-        own = vision[start : start + count] if vision is not None and count else None
-        sights.append(Sight(model, own, ids))
-        start += count
-    return sights
+    """A Sight for each request of a batch; they share one vision pass. `images`: pictures of each request."""
+    glance = Glance(model, pixel_values) if pixel_values is not None else None
+    ends = list(accumulate(images))
+    rows = [slice(end - count, end) for count, end in zip(images, ends, strict=True)]
+    return [Sight(model, glance, own, ids) for own, ids in zip(rows, words, strict=True)]
 
 
 def _probabilities(logits: Tensor, names: Sequence[str]) -> dict[str, float]:

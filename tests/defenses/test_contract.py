@@ -57,13 +57,13 @@ def _snapshot(request: Request) -> tuple[object, ...]:
 
 
 def _copy(inputs: Inputs) -> Inputs:
-    return Inputs(inputs.input_ids.clone(), tuple(tokens.clone() for tokens in inputs.image_tokens))
+    pixels = None if inputs.pixel_values is None else inputs.pixel_values.clone()
+    return dataclasses.replace(inputs, input_ids=inputs.input_ids.clone(), pixel_values=pixels)
 
 
 def _equal(one: Inputs, other: Inputs) -> bool:
-    return torch.equal(one.input_ids, other.input_ids) and all(
-        torch.equal(mine, theirs) for mine, theirs in zip(one.image_tokens, other.image_tokens, strict=True)
-    )
+    same_pixels = one.pixel_values is other.pixel_values or torch.equal(one.pixel_values, other.pixel_values)
+    return torch.equal(one.input_ids, other.input_ids) and same_pixels and one.virtual == other.virtual
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------------

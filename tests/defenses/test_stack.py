@@ -34,7 +34,7 @@ class Marker(Defense):
 
     def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
         self.verdicts.append(verdict)
-        return Inputs(torch.cat([inputs.input_ids, torch.tensor([ord(self.name)])]), inputs.image_tokens)
+        return Inputs(torch.cat([inputs.input_ids, torch.tensor([ord(self.name)])]), inputs.pixel_values)
 
     def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
         self.verdicts.append(verdict)

@@ -23,8 +23,8 @@ from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 
 from llava_patch.processor import make_room
 from safevlm import defenses
-from safevlm.defenses import Policy, Setting
-from safevlm.engine import Engine, Generation, OnError
+from safevlm.defenses import Policy
+from safevlm.engine import Engine, Generation, OnError, setting_of
 from safevlm.miniature import drawing, words
 from safevlm.miniature.build import PATCH, make_processor
 from safevlm.miniature.world import sample_scene
@@ -107,10 +107,9 @@ def engine(
     Engines share a model for speed: a test that changes weights or leaves a hook gives its `own`.
     """
     guarded = own or _shared(says, json.dumps(safety, sort_keys=True))
-    setting = Setting(
-        policy=policy or Policy(guarded.config.taxonomy), has_head=guarded.safety_head is not None, truths=truths or {}
-    )
-    return Engine(loaded(guarded), defenses.build(defense, setting), CPU, on_error)
+    made = loaded(guarded)
+    setting = setting_of(made, policy or Policy(guarded.config.taxonomy), truths or {}, CPU)
+    return Engine(made, defenses.build(defense, setting), CPU, on_error)
 
 
 def picture(seed: int = 0) -> Image:

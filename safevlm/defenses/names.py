@@ -1,0 +1,28 @@
+"""`a+b=FILE` → members. A `+` in a file's name is no border unless the name of a defence follows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Named:
+    name: str
+    file: Path | None = None
+
+
+def parse(text: str, known: Collection[str]) -> list[Named]:
+    """Members in order. ValueError names the first that is unknown, and the choices."""
+    names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+    members = []
+    for part in re.split(rf"\+(?=(?:{names})(?:[=+]|$))", text) if "=" in text else text.split("+"):
+        name, equals, file = part.partition("=")
+        if name not in known:
+            raise ValueError(f"unknown defense {name!r}; one of {[*known, 'auto']}, or several joined by +")
+        if equals and not file:
+            raise ValueError(f"defense {part!r}: no file behind the =")
+        members.append(Named(name, Path(file) if file else None))
+    return members

@@ -1,0 +1,45 @@
+"""A batch of requests as the model reads it: ids padded on the left, and what stands in the image slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava_patch import vision
+
+Row = tuple[Tensor, tuple[Tensor, ...]]
+"""One request: ids (t,), and the vectors of its image slots, (n, d) each, in order."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    input_ids: Tensor
+    """(b, t)."""
+    attention_mask: Tensor
+    """(b, t)."""
+    image_tokens: tuple[Tensor, ...]
+    """(n, d) each, in the order of the slots of the whole batch; virtual tokens among them."""
+    requests: tuple[int, ...]
+    """Which requests the rows are."""
+
+    @property
+    def model_inputs(self) -> dict[str, Any]:
+        """Arguments of `forward` and `generate`."""
+        outputs = vision.as_encoder_outputs(self.image_tokens) if self.image_tokens else None
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "mm_encoder_outputs": outputs}
+
+
+def encode(rows: Sequence[Row], pad_id: int, requests: Sequence[int]) -> Encoded:
+    ids = [ids for ids, _ in rows]
+    longest = max(map(len, ids))
+    pad = torch.nn.functional.pad
+    return Encoded(
+        input_ids=torch.stack([pad(row, (longest - len(row), 0), value=pad_id) for row in ids]),
+        attention_mask=torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in ids]),
+        image_tokens=tuple(tokens for _, own in rows for tokens in own),
+        requests=tuple(requests),
+    )
