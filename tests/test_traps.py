@@ -1,0 +1,88 @@
+"""What the released code of the three methods gets wrong, and the test of ours that would notice.
+
+The rows are those of the published code's errata that this project keeps: SafeVLM / PSA-VLM, SafeCLIP, security tensors.
+A row without a test that exists is a failure.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "SafeVLM / PSA-VLM": {
+        "1 the head's query is a constant pad token, so it is blind to text": (
+            "engine/test_engine_sight.py::test_verdict_of_a_text_aware_head_hangs_on_the_text",
+            "model/test_head.py::test_image_only_head_provably_ignores_text",
+        ),
+        "2 padding decides the verdict": (
+            "model/test_head.py::test_verdict_does_not_depend_on_padding_or_company",
+            "engine/test_engine_sight.py::test_verdict_is_the_same_alone_and_in_a_batch",
+        ),
+        "3 the wrong ignore index masks nothing": (
+            "data/test_chat.py::test_unmasked_tokens_are_the_answers_exactly",
+            "model/test_losses.py::test_logits_of_prompt_positions_do_not_reach_the_loss",
+        ),
+        "4 inputs are rotated and labels are not": (
+            "model/test_losses.py::test_label_t_is_scored_against_the_logits_of_position_t_minus_1",
+            "data/test_collate.py::test_max_length_that_leaves_no_answer_is_an_error",
+        ),
+        "5 the LoRA leaks into lm_head": (
+            "training/test_stages.py::test_stage2_trains_a_lora_on_the_llms_linear_layers_and_no_other",
+        ),
+        "6 the vision tower runs twice": (
+            "engine/test_engine_sight.py::test_the_tower_runs_once_per_image",
+            "model/test_safe_llava.py::test_tower_runs_once_per_forward_and_once_per_generate",
+        ),
+        "7 an unreadable picture trains as a blank with its harmful label": (
+            "data/test_collate.py::test_broken_image_names_the_record",
+            "data/test_records.py::test_verifying_names_the_record_of_a_broken_image",
+        ),
+        "8 records without a picture break": ("training/test_trainer.py::test_text_only_data_trains",),
+        "9 the width 4096 is written into the code": (
+            "model/test_safe_llava.py::test_any_width_works",
+            "model/test_real_sizes.py::test_banks_head_and_slots_follow_the_llms_width",
+        ),
+        "10 the projector writes into the model's config": (
+            "model/test_safe_llava.py::test_building_does_not_touch_the_stock_config",
+            "model/test_safe_llava.py::test_save_and_load_is_bitwise",
+        ),
+        "11 the loss factor is multiplied in place; missing labels give nan": (
+            "training/test_trainer.py::test_weights_scale_the_gradient_and_not_the_logged_terms",
+            "training/test_trainer.py::test_head_only_training_of_a_batch_without_verdicts",
+        ),
+        "12 the first row of a batch chooses everybody's hint": (
+            "defenses/test_contract.py::test_batched_equals_one_by_one",
+        ),
+        "13 training and inference build different prompts": (
+            "data/test_chat.py::test_training_text_begins_with_the_prompt_of_inference",
+        ),
+        "14 the image folder is ignored; few clean records fail": (
+            "data/test_records.py::test_image_folder_is_used_and_absolute_paths_stay",
+            "data/test_mix.py::test_no_limit_or_too_few_clean_records_keeps_all",
+        ),
+    },
+}
+
+
+@cache
+def _names(file: Path) -> set[str]:
+    return set(re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize(("method", "trap"), [(method, trap) for method, traps in TRAPS.items() for trap in traps])
+def test_trap_has_a_test(method: str, trap: str) -> None:
+    assert TRAPS[method][trap], f"{method}, trap {trap}: no test"
+    for place in TRAPS[method][trap]:
+        file, name = place.split("::")
+        assert name in _names(TESTS / file), f"{method}, trap {trap}: {place} does not exist"
+
+
+@pytest.mark.parametrize(("method", "count"), [("SafeVLM / PSA-VLM", 14)])
+def test_no_trap_is_left_out(method: str, count: int) -> None:
+    assert [trap.split()[0] for trap in TRAPS[method]] == [str(number + 1) for number in range(count)]
