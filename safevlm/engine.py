@@ -137,13 +137,19 @@ class Engine:
         return self._detect(request, self._sights([request])[0])
 
     @torch.inference_mode()
-    def encoded(self, requests: Sequence[Request]) -> Encoded:
-        """What the model would read after detect, rewrite and transform. ValueError: the defence answers them all."""
+    def encoded(self, requests: Sequence[Request]) -> Encoded | None:
+        """What the model would read after detect, rewrite and transform; None: the defence answers all of them itself.
+
+        ValueError: the defence broke, which is no answer.
+        """
         turns = self._prepare(requests)
-        asked = [index for index, turn in enumerate(turns) if turn.reply is None]
+        broken = next((turn.verdict.error for turn in turns if turn.verdict.error), "")
+        if broken:
+            raise ValueError(f"the defense {self.defense.name} failed: {broken}")
+        asked = [row for row, turn in enumerate(turns) if turn.reply is None]
         if not asked:
-            raise ValueError(f"the defense {self.defense.name} answers all of these requests itself")
-        return dataclasses.replace(self._encoded([turns[index] for index in asked]), requests=tuple(asked))
+            return None
+        return dataclasses.replace(self._encoded([turns[row] for row in asked]), requests=tuple(asked))
 
     @torch.inference_mode()
     def _ask(

@@ -28,4 +28,14 @@ done
 for name in tsne tsne_all head calibration_stage1 calibration_hard; do
   cp "$out/$name/summary.json" "$out/results/$name.json"
 done
+
+# where harmful and harmless requests part in the LLM: in words, in pictures, behind defences; before and after stage 2
+[ -f "$out/twins/pictures.jsonl" ] ||
+  python -m safevlm.miniature twins --out "$out/twins"
+for name in stage1 merged; do
+  safevlm analyze layers --model "$demo/$name" --data "pictures=$out/twins/pictures.jsonl" \
+    --text "$out/twins/words.jsonl" --defense static-prompt --defense safety-head --defense oracle \
+    --out "$out/layers_$name"
+  cp "$out/layers_$name/summary.json" "$out/results/layers_$name.json"
+done
 echo "summaries: $out/results"

@@ -67,7 +67,7 @@ def read_sets(files: Sequence[str], taxonomy: Taxonomy, images: str = "", by_gro
 
 def read_set(name: str, file: Path, taxonomy: Taxonomy, images: str = "") -> PictureSet:
     folder = Path(images) if images else file.parent
-    rows = [_labelled(row, place, taxonomy, folder) for place, row in json_rows(file)]
+    rows = [labelled(row, place, taxonomy, folder) for place, row in json_rows(file)]
     seen = [row for row in rows if row.request.images]
     kept = tuple(row for row in seen if row.category is not None or row.level is not None)
     if not kept:
@@ -98,7 +98,7 @@ def _groups(one: PictureSet, prefix: bool) -> Iterator[PictureSet]:
         yield dataclasses.replace(one, name=name, pictures=rows)
 
 
-def _labelled(row: Any, place: str, taxonomy: Taxonomy, folder: Path) -> Labelled:
+def labelled(row: Any, place: str, taxonomy: Taxonomy, folder: Path) -> Labelled:
     if isinstance(row, dict) and "conversations" in row:
         return _from_record(parse_record(row, place, taxonomy, folder), taxonomy, str(row.get("group", "")))
     if isinstance(row, dict) and "question" in row:

@@ -1,4 +1,4 @@
-"""`safevlm analyze tsne | head | calibration`."""
+"""`safevlm analyze tsne | head | calibration | layers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safevlm.commands import OK, add_base
 
-TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration; the LLM is never loaded."
+TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration (the LLM is never loaded), layers (of the LLM)."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +31,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from safevlm.analysis import calibration, head_accuracy, tsne
+    from safevlm.analysis import calibration, head_accuracy, layers, tsne
 
     runs = {
         "tsne": (tsne.run, tsne.TsneOptions),
         "head": (head_accuracy.run, head_accuracy.HeadOptions),
         "calibration": (calibration.run, calibration.CalibrationOptions),
+        "layers": (layers.run, layers.LayersOptions),
     }
     run, kind = runs[options.analysis]
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
@@ -94,8 +95,23 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="write it into the checkpoint's config.json too")
 
 
+def _layers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="FILE",
+        help="the same kind of requests in words; rows as in --data, without a picture; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--defense", action="append", default=[], metavar="NAME", help="the pictures behind it; may be repeated"
+    )
+    parser.add_argument("--policy", metavar="FILE", help="a policy instead of the checkpoint's own")
+    parser.add_argument(
+        "--per-side", type=int, default=200, metavar="N", help="normal and malicious requests, at most (default 200)"
+    )
+
+
 ANALYSES: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "tsne": (_tsne, "Original against safety features in the plane, with silhouette and neighbour purity."),
     "head": (_head, "How often the detector is right: per data set, category and level; curves."),
     "calibration": (_calibration, "Temperatures, and a threshold that keeps to a false-positive rate."),
+    "layers": (_layers, "Where in the LLM harmful and harmless requests part: in words, pictures, behind defenses."),
 }
