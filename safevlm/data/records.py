@@ -21,6 +21,8 @@ from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 IMAGE = "<image>"
 ROLES = {"human": "user", "user": "user", "USER": "user", "gpt": "assistant", "assistant": "assistant",
          "ASSISTANT": "assistant", "system": "system"}  # fmt: skip
+PARTS = ("malicious", "contrastive", "benign")
+"""What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Record:
     """Level id, likewise."""
     source: str = ""
     """Where a mix took it from."""
+    part: str = ""
+    """One of PARTS in the data of security tensors (`safevlm.data.pairs`); empty elsewhere."""
 
 
 class RecordError(RowError):
@@ -98,6 +102,7 @@ def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path) -> Reco
         safe_type=_label(raw, "safe_type", taxonomy, place),
         safe_level=_label(raw, "safe_level", taxonomy, place),
         source=str(raw.get("source", "")),
+        part=_part(raw, place),
     )
 
 
@@ -157,6 +162,13 @@ def _message(turn: Any, place: str) -> chat.Message:
     if IMAGE in text:
         raise RecordError(f"{place}: {IMAGE} in a turn of {turn['from']!r}; images belong to the user's turns")
     return chat.assistant(text) if role == "assistant" else chat.system(text)
+
+
+def _part(raw: dict[str, Any], place: str) -> str:
+    part = raw.get("part")
+    if part is not None and part not in PARTS:
+        raise LabelError(f"{place}: unknown part {part!r}; one of {list(PARTS)}")
+    return part or ""
 
 
 def _label(raw: dict[str, Any], field: str, taxonomy: Taxonomy, place: str) -> int | None:
