@@ -29,7 +29,7 @@ setup(
         "eval": ["*.j2"],
         "eval.judges": ["*.jsonl"],
         "eval.suites": ["*.yaml"],
-        "safevlm": ["analysis/audit/*.j2"],
+        "safevlm": ["analysis/audit/*.j2", "defenses/*.yaml", "miniature/*.yaml"],
     },
     install_requires=[
         "torch>=2.4",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,13 @@ class VisionPass:
     """(b, v): token 0 of the same layer, which LLaVA throws away."""
     clip_cls: Tensor
     """(b, v): CLS of the last layer after post-layernorm, the vector that CLIP's visual projection expects."""
+    normed_cls: Tensor
+    """(b, v): `cls` after post-layernorm, layer by layer."""
+    last_cls: Tensor
+    """(b, v): CLS of the last layer before post-layernorm."""
 
     def __getitem__(self, rows: slice) -> VisionPass:
-        return VisionPass(self.patches[rows], self.cls[rows], self.clip_cls[rows])
+        return VisionPass(**{part.name: getattr(self, part.name)[rows] for part in dataclasses.fields(self)})
 
 
 def look(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
@@ -40,10 +45,17 @@ def look(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
     wants_gradient = pixel_values.requires_grad or any(weight.requires_grad for weight in tower.parameters())
     with contextlib.nullcontext() if wants_gradient else torch.no_grad():
         output = tower(pixel_values.to(tower.dtype), output_hidden_states=True)
-        selected = _selected(output.hidden_states, llava.config.vision_feature_layer)
-        clip_cls = tower.post_layernorm(output.last_hidden_state[:, 0])
-    first_patch = 1 if llava.config.vision_feature_select_strategy == "default" else 0
-    return VisionPass(patches=selected[:, first_patch:], cls=selected[:, 0], clip_cls=clip_cls)
+        layers = llava.config.vision_feature_layer
+        selected = _selected(output.hidden_states, layers)
+        first_patch = 1 if llava.config.vision_feature_select_strategy == "default" else 0
+        last_cls = output.last_hidden_state[:, 0]
+        return VisionPass(
+            patches=selected[:, first_patch:],
+            cls=selected[:, 0],
+            clip_cls=tower.post_layernorm(last_cls),
+            normed_cls=_selected([tower.post_layernorm(state[:, 0]) for state in output.hidden_states], layers),
+            last_cls=last_cls,
+        )
 
 
 def as_encoder_outputs(image_tokens: Sequence[Tensor]) -> dict[str, BaseModelOutputWithPooling]:

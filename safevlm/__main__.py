@@ -8,14 +8,16 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from safevlm.commands import FAILED, analyze, audit, chat, check, convert, merge, mix, train
+from safevlm.commands import FAILED, analyze, audit, chat, check, convert, embed, merge, mix, pair, train
 
 COMMANDS = {
     "check": check,
     "convert": convert,
     "mix": mix,
+    "pair": pair,
     "train": train,
     "merge": merge,
+    "embed": embed,
     "chat": chat,
     "analyze": analyze,
     "audit": audit,

@@ -8,10 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-StageName = Literal["stage1", "stage2"]
+StageName = Literal["stage1", "stage2", "security_tensor"]
 Grouping = Literal["none", "kind", "length"]
 Quantization = Literal["none", "nf4", "int8"]
 ProjectorKind = Literal["c_abstractor", "resampler", "mlp", "none"]
+TensorKind = Literal["textual", "visual"]
+Position = Literal["start", "after_image"]
+BenignTerm = Literal["kl", "ce"]
+Basis = Literal["pixels", "patches"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class DataConfig:
     """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
     exclude: list[str] = field(default_factory=list)
     """Lists of pictures to leave out, one path per line, as `safevlm audit` writes them (exclude.txt)."""
+    relabel: str = ""
+    """A concept bank of `safevlm embed`: SafeCLIP looks at all pictures first, and the answers about risky ones become
+    refusals. For data that nobody has filtered."""
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: int = 2048
@@ -109,6 +116,55 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if self.r < 1:
             raise ValueError(f"lora.r: {self.r} is too small; at least 1")
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """Weights of the loss terms of a security tensor; each term is a mean over its part's answer tokens."""
+
+    malicious: float = 1.0
+    """Refusals."""
+    contrastive: float = 1.0
+    """The malicious questions about clean pictures."""
+    benign: float = 1.0
+    """Other questions about clean pictures."""
+
+
+@dataclass(frozen=True)
+class TensorSettings:
+    """A security tensor, stage security_tensor only (methods §3)."""
+
+    kind: TensorKind = "textual"
+    """textual: virtual tokens in the prompt; visual: one change of the preprocessed pixels, for all pictures."""
+    tokens: int = 10
+    """Virtual tokens of a textual tensor."""
+    position: Position = "start"
+    """Where they stand: before the whole prompt, or behind its last picture."""
+    init_std: float = 0.02
+    """Spread of the random start; the paper's visual tensor starts at 0.2."""
+    epsilon: float = 0.0
+    """Largest change of a pixel by a visual tensor, on the scale of 0 to 255; 0: no bound."""
+    basis: Basis = "pixels"
+    """What the optimiser of a visual tensor moves: its pixels, as the paper does, or what the tower makes of each patch
+    of them. What is saved are pixels."""
+    benign: BenignTerm = "kl"
+    """What holds the clean answers: kl to the untouched model's next-token probabilities, or ce on its own answers."""
+    weights: PartWeights = PartWeights()
+    held_out: int = 0
+    """Pairs of each part that are kept from training, for the loss that chooses `best`."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "textual" and self.tokens < 1:
+            raise ValueError(f"tensor.tokens: {self.tokens} is too small; at least 1")
+        for name, given in (("epsilon", self.epsilon), ("basis", self.basis != "pixels")):
+            if given and self.kind == "textual":
+                raise ValueError(f"tensor.{name} is about pixels; a textual tensor has none, leave it out")
+        if self.epsilon and self.basis == "patches":
+            raise ValueError("tensor.epsilon bounds pixels, and with tensor.basis: patches none is moved by itself")
+        if not 0 <= self.epsilon <= 255:
+            raise ValueError(f"tensor.epsilon: {self.epsilon} is no change of a pixel; between 0 (no bound) and 255")
+        if self.held_out < 0:
+            raise ValueError(f"tensor.held_out: {self.held_out} is negative; use 0 for none")
 
 
 @dataclass(frozen=True)
@@ -159,14 +215,31 @@ class Recipe:
     """One training run."""
 
     stage: StageName
-    """stage1 trains the safety modules, stage2 a LoRA on the LLM."""
+    """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights."""
     model: ModelConfig
     data: DataConfig
     run: RunConfig
     loss: LossWeights = LossWeights()
     lora: LoraSettings = LoraSettings()
+    tensor: TensorSettings = TensorSettings()
     optim: OptimConfig = OptimConfig()
 
     def __post_init__(self) -> None:
         if self.stage == "stage2" and not self.loss.lm:
             raise ValueError("loss.lm: 0 leaves stage2 nothing to learn from; its LoRA moves the LLM alone")
+        if self.data.relabel and not self.loss.lm:
+            raise ValueError("data.relabel changes answers, and with loss.lm: 0 none is learned; leave one of them out")
+        if self.stage == "security_tensor":
+            self._check_tensor()
+
+    def _check_tensor(self) -> None:
+        safety = self.model.safety
+        if safety.projector != "none" or safety.lm_tokens or safety.head_tokens:
+            raise ValueError(
+                "model.safety: a security tensor is learned for a model as it is; "
+                "set {projector: none, lm_tokens: 0, head_tokens: 0} (a checkpoint that has modules keeps them)"
+            )
+        if not self.loss.lm:
+            raise ValueError("loss.lm: 0 leaves out the LLM, which a security tensor learns through")
+        if self.run.deepspeed:
+            raise ValueError("run.deepspeed: there is nothing to cut in one tensor; leave it out, torchrun works")

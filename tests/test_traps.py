@@ -67,6 +67,51 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
             "data/test_mix.py::test_no_limit_or_too_few_clean_records_keeps_all",
         ),
     },
+    "SafeCLIP": {
+        "1 the projection is of another checkpoint": (
+            "defenses/test_safe_clip.py::test_trap_1_bank_of_another_tower_is_an_error",
+            "defenses/test_safe_clip.py::test_trap_1_projection_is_of_the_towers_own_clip",
+        ),
+        "2 the penultimate layer without layernorm is projected": (
+            "defenses/test_safe_clip.py::test_trap_2_pooled_feature_is_clips_own_image_embedding",
+            "defenses/test_safe_clip.py::test_trap_2_four_readings_are_two_layers_with_and_without_layernorm",
+            "defenses/test_safe_clip.py::test_trap_2_name_and_bank_choose_the_feature",
+        ),
+        "3 the text is inserted before the last token where three ids are absent": (
+            "defenses/test_safe_clip.py::test_trap_3_hint_stands_at_its_place_whatever_the_tokens_are",
+        ),
+        "4 the corrected prompt loses the question": (
+            "defenses/test_safe_clip.py::test_trap_4_question_survives_in_every_corrected_prompt",
+        ),
+        "5 the first picture's verdict is everybody's": (
+            "defenses/test_safe_clip.py::test_trap_5_every_picture_of_a_batch_has_its_own_verdict",
+        ),
+        "6 padding is lost when text is inserted": (
+            "defenses/test_safe_clip.py::test_trap_6_corrected_answer_is_the_same_alone_and_in_a_batch",
+        ),
+        "7 labels are not extended with the inserted ids": (
+            "training/test_relabel.py::test_trap_7_labels_cover_the_new_answer_and_nothing_else",
+        ),
+        "8 with expanded image slots the verdict is ignored": (
+            "defenses/test_safe_clip.py::test_trap_8_correction_fires_with_expanded_image_slots",
+        ),
+        "9 unequal lists of templates break or mis-assign mass": (
+            "defenses/test_safe_clip.py::test_trap_9_unequal_numbers_of_templates_have_equal_priors",
+            "defenses/test_safe_clip.py::test_trap_9_stated_prior_is_what_a_concept_weighs",
+        ),
+        "10 the last class has no text": (
+            "defenses/test_safe_clip.py::test_trap_10_every_concept_has_its_texts",
+            "defenses/test_safe_clip.py::test_trap_10_shipped_concepts_are_the_papers_eight",
+        ),
+        "11 CLIP is loaded twice, and on CUDA": (
+            "defenses/test_safe_clip.py::test_trap_11_no_clip_is_loaded_to_detect",
+            "defenses/test_safe_clip.py::test_trap_11_clip_is_loaded_once_for_a_bank",
+        ),
+        "12 the verdict never sees the question, and the threshold is fixed": (
+            "defenses/test_safe_clip.py::test_trap_12_verdict_does_not_hang_on_the_question",
+            "defenses/test_safe_clip.py::test_trap_12_threshold_can_be_calibrated",
+        ),
+    },
 }
 
 
@@ -83,6 +128,6 @@ def test_trap_has_a_test(method: str, trap: str) -> None:
         assert name in _names(TESTS / file), f"{method}, trap {trap}: {place} does not exist"
 
 
-@pytest.mark.parametrize(("method", "count"), [("SafeVLM / PSA-VLM", 14)])
+@pytest.mark.parametrize(("method", "count"), [("SafeVLM / PSA-VLM", 14), ("SafeCLIP", 12)])
 def test_no_trap_is_left_out(method: str, count: int) -> None:
     assert [trap.split()[0] for trap in TRAPS[method]] == [str(number + 1) for number in range(count)]

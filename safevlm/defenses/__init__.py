@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
-from safevlm.defenses import names
+from safevlm.defenses import fusion, names
 from safevlm.defenses.base import Ask, Defense, Detector, Inputs, Sight, Stack, VirtualTokens
+from safevlm.defenses.best_of_n import build_eta
+from safevlm.defenses.options import read_options
 from safevlm.defenses.oracle import OracleDetector
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.prompted import Prompted, StaticPrompt
 from safevlm.defenses.safety_head import SafetyHeadDetector
+from safevlm.defenses.self_check import SelfCheck, Wording
 from safevlm.defenses.setting import FOLDER, ModelFacts, Setting
 
 __all__ = [
@@ -25,11 +29,52 @@ def _safety_head(setting: Setting) -> Defense:
     return Prompted(SafetyHeadDetector(), setting.policy)
 
 
+def _safe_clip(feature: Literal["paper", "pooled"] | None = None) -> Callable[[Setting], Defense]:
+    def build(setting: Setting) -> Defense:
+        from safevlm.defenses.safe_clip import build_safe_clip  # late: it brings torch, and judges do without
+
+        return build_safe_clip(setting, feature)
+
+    return build
+
+
+def _security_tensor(kind: Literal["textual", "visual"]) -> Callable[[Setting], Defense]:
+    def build(setting: Setting) -> Defense:
+        from safevlm.defenses import security_tensor  # late, too
+
+        return getattr(security_tensor, kind)(setting)
+
+    return build
+
+
+def _detector(name: str, setting: Setting) -> Detector:
+    """The looking half of a defence by name."""
+    member = DEFENSES[name](setting) if name in DEFENSES else None
+    if not isinstance(member, Prompted):
+        raise ValueError(f"{name!r} is no detector; name one that looks at pictures, such as safety-head or safe-clip")
+    return member.detector
+
+
+def _fusion(rule: str, setting: Setting) -> Defense:
+    """A file behind its name is SafeCLIP's bank."""
+    members = [_detector(name, setting) for name in fusion.MEMBERS]
+    return Prompted(fusion.Fusion(rule, members, setting.policy), setting.policy)
+
+
 DEFENSES: dict[str, Callable[[Setting], Defense]] = {
     "none": lambda setting: Defense(),
     "safety-head": _safety_head,
+    "safe-clip": _safe_clip(),
+    "safe-clip:paper": _safe_clip("paper"),
+    "safe-clip:pooled": _safe_clip("pooled"),
+    "security-tensor:textual": _security_tensor("textual"),
+    "security-tensor:visual": _security_tensor("visual"),
     "static-prompt": lambda setting: StaticPrompt(),
     "oracle": lambda setting: Prompted(OracleDetector(setting.truths), setting.policy),
+    "self-check": lambda setting: SelfCheck(read_options(Wording, setting.file)),
+    "eta": lambda setting: build_eta(setting, _detector),
+    "fusion:max": lambda setting: _fusion("max", setting),
+    "fusion:mean": lambda setting: _fusion("mean", setting),
 }
 
 

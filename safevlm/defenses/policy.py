@@ -8,6 +8,7 @@
       privacy: {careful: allow}
     thresholds:                   # act on a category only from this probability on
       misleading: 0.8
+    place: before                 # the hint stands before the question, as SafeCLIP has it; after, where none is given
     calibration: …                # how to read a detector (`safevlm.defenses.calibration`); made by a command
 
 A verdict of level `safe` or category `clean` is always let through untouched (SafeVLM's rule, methods §1.6).
@@ -29,8 +30,9 @@ from safevlm.taxonomy import SAFE, Taxonomy
 from safevlm.types import Reply, Request, Verdict
 
 Action = Literal["allow", "hint", "refuse"]
-ACTIONS = get_args(Action)
-KEYS = ("levels", "categories", "thresholds", "calibration")
+Place = Literal["after", "before"]
+ACTIONS, PLACES = get_args(Action), get_args(Place)
+KEYS = ("levels", "categories", "thresholds", "calibration", "place")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Policy:
     """Levels that are not named get a hint, as SafeVLM's mixer does."""
     categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    place: Place = "after"
+    """Of the hint beside the question. With earlier turns it is the last question that counts."""
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     """By name of the detector; one that is not named is taken at its word."""
 
@@ -59,7 +63,7 @@ class Policy:
         return by_level.get(verdict.level) or self.levels.get(verdict.level, "hint")
 
     def act(self, request: Request, verdict: Verdict, name: str) -> Request | Reply:
-        """The request as it is, the request with a hint below the question, or a refusal in the model's place."""
+        """The request as it is, the request with a hint beside the question, or a refusal in the model's place."""
         action = self.action(verdict)
         if action == "allow":
             return request
@@ -67,9 +71,10 @@ class Policy:
             text = prompts.refusal(self.taxonomy, verdict.category)
             return Reply(text=text, request=request, verdict=verdict, refused_by=name)
         hint = prompts.hint(self.taxonomy, verdict.level, verdict.category)
-        if request.text.endswith(hint):  # another member of a stack has said it
+        if request.text.startswith(hint) or request.text.endswith(hint):  # another member of a stack has said it
             return request
-        return dataclasses.replace(request, text=f"{request.text}\n{hint}")
+        lines = [hint, request.text] if self.place == "before" else [request.text, hint]
+        return dataclasses.replace(request, text="\n".join(lines))
 
 
 def read_policy(
@@ -93,6 +98,7 @@ def policy_from(table: Any, taxonomy: Taxonomy, where: str | Path) -> Policy:
         levels=table.get("levels", {}),
         categories=table.get("categories", {}),
         thresholds=table.get("thresholds", {}),
+        place=table.get("place", "after"),
         calibration=calibrations_from(table.get("calibration", {}), taxonomy, where),
     )
 
@@ -101,6 +107,8 @@ def _check(path: str | Path, table: Any, taxonomy: Taxonomy) -> None:
     if not isinstance(table, dict):
         raise ValueError(f"{path}: a policy is a table of {', '.join(KEYS)}")
     _known(path, "key", table, KEYS)
+    _known(path, "place", [table.get("place", "after")], PLACES)
+    table = {key: value for key, value in table.items() if key != "place"}
     by_category = table.get("categories", {})
     rows = by_category.items() if isinstance(by_category, dict) else ()
     for what, value in (*table.items(), *((f"categories.{name}", row) for name, row in rows)):

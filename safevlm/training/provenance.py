@@ -7,7 +7,7 @@ import platform
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ RECIPE, RUN = "recipe.yaml", "run.json"
 
 
 def files(
-    recipe: Recipe, records: Sequence[Record], excluded: int, model: Any, processes: int
+    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], model: Any, processes: int
 ) -> dict[str, str]:
-    """Contents by file name. `excluded`: records that `data.exclude` left out."""
-    record = _run_record(recipe, records, excluded, model, processes)
+    """Contents by file name. `changes`: counts of what `data.exclude` left out, and of what `data.relabel` changed."""
+    record = _run_record(recipe, records, changes, model, processes)
     return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(record, indent=1)}
 
 
@@ -37,7 +37,7 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def _run_record(
-    recipe: Recipe, records: Sequence[Record], excluded: int, model: Any, processes: int
+    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], model: Any, processes: int
 ) -> dict[str, Any]:
     """What made this checkpoint: versions, commit, seed, data counts, what trained."""
     sizes = trainable(model)
@@ -50,7 +50,7 @@ def _run_record(
         "commit": _commit(),
         "records": {
             "all": len(records),
-            "excluded": excluded,
+            **changes,
             "safe_type": _counts(record.safe_type for record in records),
             "safe_level": _counts(record.safe_level for record in records),
         },

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerState, set_seed
+from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from safevlm.config import Recipe
@@ -14,9 +16,10 @@ from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
 from safevlm.model import loading, staging
-from safevlm.training import processes, provenance, resume, start
+from safevlm.training import processes, provenance, resume, start, tensor_stage
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
+from safevlm.training.relabel import relabel
 from safevlm.training.stages import STAGES, prepare
 from safevlm.training.trainer import SafeTrainer
 
@@ -31,17 +34,18 @@ def train(recipe: Recipe) -> Path:
     last = resume.newest(recipe, arguments.world_size)
     set_seed(recipe.run.seed)
     loaded = start.load(recipe)
-    records, excluded = _records(recipe, loaded, arguments.process_index, arguments.world_size)
-    model = prepare(loaded.safe_llava, STAGES[recipe.stage], recipe.lora)
-    trainer = SafeTrainer(
-        loaded=loaded,
+    records, changes = _records(recipe, loaded, arguments)
+    model = prepare(loaded.safe_llava, STAGES[recipe.stage], recipe.lora, recipe.tensor)
+    make = tensor_stage.trainer if recipe.stage == "security_tensor" else _trainer
+    trainer = make(
+        recipe,
+        loaded,
+        records,
         weights=recipe.loss,
         group_by=recipe.data.group_by,
-        files=provenance.files(recipe, records, excluded, model, arguments.world_size),
+        files=provenance.files(recipe, records, changes, model, arguments.world_size),
         model=model,
         args=arguments,
-        train_dataset=RecordDataset(records),
-        data_collator=Collator(loaded.processor, recipe.data.max_length),
     )
     if last and resume.is_done(last, recipe):
         trainer._load_from_checkpoint(last)
@@ -58,14 +62,30 @@ def train(recipe: Recipe) -> Path:
     return out / loading.FINAL
 
 
-def _records(recipe: Recipe, loaded: loading.Loaded, process: int, processes: int) -> tuple[list[Record], int]:
-    """What the run trains on, and how many records `data.exclude` left out."""
+def _trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> SafeTrainer:
+    return SafeTrainer(
+        loaded=loaded,
+        train_dataset=RecordDataset(records),
+        data_collator=Collator(loaded.processor, recipe.data.max_length),
+        **kwargs,
+    )
+
+
+def _records(
+    recipe: Recipe, loaded: loading.Loaded, arguments: TrainingArguments
+) -> tuple[list[Record], dict[str, Any]]:
+    """What the run trains on; and how many records were left out, or answered anew."""
     taxonomy = loaded.safe_llava.config.taxonomy
     records = read_records(recipe.data.train, taxonomy, recipe.data.images)
     records, excluded = exclude_images(records, recipe.data)
+    changes: dict[str, Any] = {"excluded": excluded}
+    if recipe.stage == "security_tensor":
+        changes["part"] = tensor_stage.count_parts(records)
     if recipe.loss.lm:
         refuse_placeholders(records)
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     if recipe.data.verify_images:
-        verify_images(records[process::processes])
-    return (add_hints(records, taxonomy) if recipe.data.hints else records), excluded
+        verify_images(records[arguments.process_index :: arguments.world_size])
+    if recipe.data.relabel:
+        records, changes["relabelled"] = relabel(records, recipe, loaded, arguments)
+    return (add_hints(records, taxonomy) if recipe.data.hints else records), changes

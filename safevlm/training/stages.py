@@ -1,9 +1,10 @@
-"""What each stage trains. Two rows, one code path.
+"""What each stage trains. Three rows, one code path.
 
-|        | trained                                | frozen                        |
-|--------|----------------------------------------|-------------------------------|
-| stage1 | safety tokens, projector and head      | vision tower, projector, LLM  |
-| stage2 | a LoRA on the LLM's linear layers      | all the rest                  |
+|                 | trained                                | frozen                        |
+|-----------------|----------------------------------------|-------------------------------|
+| stage1          | safety tokens, projector and head      | vision tower, projector, LLM  |
+| stage2          | a LoRA on the LLM's linear layers      | all the rest                  |
+| security_tensor | one tensor in front of the model       | the model                     |
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from safevlm.config import LoraSettings
+from safevlm.config import LoraSettings, TensorSettings
 from safevlm.model import partitioned
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
+from safevlm.training.tensors import NAME, TensorLearner
 
 LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """The LLM's linear layers and nothing else: `all-linear` would take tower, projector and safety modules (base facts
@@ -28,18 +30,25 @@ LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|g
 class Stage:
     trains: Callable[[str], bool]
     """Whether a parameter of this name trains."""
-    lora: bool
+    adds: Literal["", "lora", "tensor"] = ""
+    """What `prepare` puts on the model."""
 
 
 STAGES = {
-    "stage1": Stage(trains=is_safety_name, lora=False),
-    "stage2": Stage(trains=lambda name: ".lora_" in name, lora=True),
+    "stage1": Stage(trains=is_safety_name),
+    "stage2": Stage(trains=lambda name: ".lora_" in name, adds="lora"),
+    "security_tensor": Stage(trains=NAME.__eq__, adds="tensor"),
 }
 
 
-def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings) -> Any:
-    """Freezes and unfreezes; adds the LoRA. What trains is float32: at lr 1e-5 bf16 weights hardly move."""
-    prepared = _with_lora(model, lora) if stage.lora else model
+def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings, tensor: TensorSettings | None = None) -> Any:
+    """Freezes and unfreezes; adds LoRA or tensor. What trains is float32: at lr 1e-5 bf16 weights hardly move."""
+    add: dict[str, Callable[[], Any]] = {
+        "": lambda: model,
+        "lora": lambda: _with_lora(model, lora),
+        "tensor": lambda: TensorLearner(model, tensor or TensorSettings()),
+    }
+    prepared = add[stage.adds]()
     for name, parameter in prepared.named_parameters():
         parameter.requires_grad = stage.trains(name)
         if parameter.requires_grad and not partitioned.is_planned():

@@ -31,6 +31,8 @@ LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 class SafeTrainer(Trainer):
     """`loaded` is the checkpoint that the run started from; `files` go into every checkpoint by name."""
 
+    labels = LABELS
+
     def __init__(
         self,
         *,
@@ -57,7 +59,7 @@ class SafeTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""
-        targets = [[_targets(batch, key) for batch in batch_samples] for key in LABELS.values()]
+        targets = [[_targets(batch, key) for batch in batch_samples] for key in self.labels.values()]
         counts = torch.tensor([sum(int((t != IGNORED).sum()) for t in term) for term in targets], device=device)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
@@ -70,15 +72,7 @@ class SafeTrainer(Trainer):
     ) -> Any:
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
-        labels = {term: inputs[key] for term, key in LABELS.items()}
-        fed = {name: value for name, value in inputs.items() if name not in (*LABELS.values(), "ids")}
-        outputs = model(**fed, skip_lm=not self.weights["lm"])
-        terms = {}
-        if outputs.logits is not None:
-            terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"])
-        if outputs.level_logits is not None:
-            terms["level"] = losses.classification(outputs.level_logits, labels["level"])
-            terms["category"] = losses.classification(outputs.category_logits, labels["category"])
+        terms, outputs = self._terms(model, inputs)
         loss = self._weigh(terms, num_items_in_batch)
         if outputs.idle is not None:
             loss = loss + outputs.idle
@@ -89,9 +83,22 @@ class SafeTrainer(Trainer):
         self._note(terms)
         return (loss, outputs) if return_outputs else loss
 
+    def _terms(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], Any]:
+        """The loss terms of a micro-batch by name, and what the model returned."""
+        labels = {term: inputs[key] for term, key in LABELS.items()}
+        fed = {name: value for name, value in inputs.items() if name not in (*LABELS.values(), "ids")}
+        outputs = model(**fed, skip_lm=not self.weights["lm"])
+        terms = {}
+        if outputs.logits is not None:
+            terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"])
+        if outputs.level_logits is not None:
+            terms["level"] = losses.classification(outputs.level_logits, labels["level"])
+            terms["category"] = losses.classification(outputs.category_logits, labels["category"])
+        return terms, outputs
+
     def _weigh(self, terms: dict[str, losses.Term], counts: Tensor) -> Tensor:
         """Weighted sum of the terms. Gradients are averaged over processes, hence the factor."""
-        step = dict(zip(LABELS, counts, strict=True))
+        step = dict(zip(self.labels, counts, strict=True))
         parts = [self.weights[name] * term.total / step[name].clamp(min=1) for name, term in terms.items()]
         return sum(parts, torch.zeros((), device=self.args.device)) * self.args.world_size
 
@@ -101,9 +108,9 @@ class SafeTrainer(Trainer):
             self._counts[name] += term.count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds `loss_lm`, `loss_level` and `loss_category`: means since the last line, unweighted, over all ranks."""
+        """Adds `loss_lm`, `loss_level` and so on: means since the last line, unweighted, over all ranks."""
         if "loss" in logs:
-            for name in LABELS:
+            for name in self.labels:
                 total = self.accelerator.reduce(torch.stack([self._sums[name], self._counts[name]]), "sum")
                 if total[1] > 0:
                     logs[f"loss_{name}"] = round((total[0] / total[1]).item(), 6)
@@ -161,5 +168,5 @@ class SafeTrainer(Trainer):
 
 
 def _targets(batch: dict[str, Any], key: str) -> Tensor:
-    """Labels that a loss term will read: next tokens, or verdicts."""
-    return batch[key][:, 1:] if key == "labels" else batch[key]
+    """Labels that a loss term will read: next tokens (b, t), or verdicts (b,)."""
+    return batch[key][:, 1:] if batch[key].dim() == 2 else batch[key]

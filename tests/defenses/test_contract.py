@@ -15,7 +15,10 @@ from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
 
-STACKS = ["safety-head+static-prompt", "static-prompt+safety-head"]
+STACKS = [
+    "safety-head+static-prompt", "static-prompt+safety-head", "safety-head+safe-clip", "safe-clip+self-check",
+    "safety-head+eta", "safety-head+security-tensor:visual",
+]  # fmt: skip
 EVERY = pytest.mark.parametrize("name", [*DEFENSES, *STACKS])
 HOOKS = pytest.mark.parametrize("hook", ["detect", "rewrite", "transform", "review"])
 
@@ -23,12 +26,26 @@ CHANGES_EVERY_PROMPT = {
     "static-prompt": "a fixed prompt on every request is all that it is",
     "safety-head+static-prompt": "static-prompt is in it",
     "static-prompt+safety-head": "static-prompt is in it",
+    "security-tensor:textual": "its virtual tokens stand in the prompt of every picture; no verdict comes before them",
 }
 """Defences that may touch the prompt of a clean request, and why."""
+
+ASKS_AGAIN = {
+    "self-check": "the model is asked about every answer to a picture",
+    "safe-clip+self-check": "self-check is in it",
+}
+"""Defences that ask the model again though nothing was seen, and why; the request itself goes first, unchanged."""
 
 RISK = ("may_refuse", "illegal")
 NOTHING = (SAFE, CLEAN)
 WHY = "the guard's lamp went out"
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models do not stop by themselves; what a defence asks them is cut short."""
+    ask = Engine._ask
+    monkeypatch.setattr(Engine, "_ask", lambda *given, **options: ask(*given, **options | {"max_new_tokens": 4}))
 
 
 def _guarded(name: str, says: tuple[str, str] = RISK, **options: Any) -> Engine:
@@ -136,7 +153,8 @@ def test_same_seed_same_reply(name: str) -> None:
     first = sample(0)
     torch.manual_seed(2)
     assert sample(0) == first, "the reply hangs on torch's own state, not on the seed"
-    assert {sample(seed) for seed in (1, 2)} != {first}, "no seed changes anything: this is not sampling"
+    if name not in ASKS_AGAIN:  # an answer from the caption is greedy
+        assert {sample(seed) for seed in (1, 2)} != {first}, "no seed changes anything: this is not sampling"
 
 
 @EVERY
@@ -148,12 +166,14 @@ def test_clean_verdict_leaves_the_prompt_byte_for_byte(name: str) -> None:
     with engines.watched(bare) as plain, engines.watched(guarded) as asked:
         expected = bare.reply_all(requests, max_new_tokens=1)
         replies = guarded.reply_all(requests, max_new_tokens=1)
-    unchanged = plain.rows == asked.rows and [reply.prompt for reply in expected] == [reply.prompt for reply in replies]
+    rows = asked.rows[: len(plain.rows)] if name in ASKS_AGAIN else asked.rows
+    unchanged = plain.rows == rows and [reply.prompt for reply in expected] == [reply.prompt for reply in replies]
     if name in CHANGES_EVERY_PROMPT:
         assert not unchanged, f"{name} leaves clean prompts alone; take it out of CHANGES_EVERY_PROMPT"
     else:
         assert unchanged, f"{name} changes the prompt of a request in which nothing was seen"
-        assert not any(reply.trace or reply.refused_by for reply in replies)
+        assert not any(reply.refused_by for reply in replies)
+        assert bool(asked.rows[len(plain.rows) :]) == any(reply.trace for reply in replies) == (name in ASKS_AGAIN)
 
 
 @pytest.mark.parametrize("seen", [(SAFE, CLEAN), ("must_refuse", CLEAN), (SAFE, "illegal")])
@@ -240,7 +260,7 @@ SETTING = Setting(policy=Policy(DEFAULT), has_head=True)
 
 @EVERY
 def test_defense_is_known_by_the_name_it_was_asked_for(name: str) -> None:
-    assert build(name, SETTING).name == name
+    assert engines.engine(name).defense.name == name
 
 
 @pytest.mark.parametrize("name", ["magic", "safety-head+magic", "", "safety-head+"])
@@ -256,7 +276,7 @@ def test_auto_is_the_safety_head_where_there_is_one(has_head: bool, name: str) -
     assert build("auto", Setting(policy=Policy(DEFAULT), has_head=has_head)).name == name
 
 
-@pytest.mark.parametrize("name", ["safety-head", *STACKS])
+@pytest.mark.parametrize("name", ["safety-head", "eta", *(name for name in STACKS if "safety-head" in name)])
 def test_safety_head_on_a_checkpoint_without_one_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="this checkpoint has no safety head; train one"):
         build(name, Setting(policy=Policy(DEFAULT), has_head=False))

@@ -200,3 +200,22 @@ def test_question_reaches_the_model_whole_above_the_hint(question: str) -> None:
     reply = engine.reply(Request(question, (engines.picture(),)), engines.SHORT)
     hint = prompts.hint(DEFAULT, "careful", "privacy")
     assert reply.prompt == f"USER: <image>\n{question}\n{hint} ASSISTANT:"
+
+
+# --- place of the hint ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("place", "first"), [("after", "the question"), ("before", "the hint")])
+def test_hint_stands_where_the_policy_says(tmp_path: Path, place: str, first: str) -> None:
+    policy = _policy(tmp_path, f"place: {place}")
+    acted = policy.act(Request(QUESTION), Verdict("careful", "privacy"), "guard")
+    hint = prompts.hint(DEFAULT, "careful", "privacy")
+    said = [hint, QUESTION] if first == "the hint" else [QUESTION, hint]
+    assert acted == Request("\n".join(said))
+    assert policy.act(acted, Verdict("careful", "privacy"), "another") is acted, "a second member says it again"
+
+
+@pytest.mark.parametrize("value", ["above", "[before]", "{before: 1}", "1"])
+def test_unknown_place_names_the_choices(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ValueError, match=r"policy.yaml: unknown place .*one of \['after', 'before'\]"):
+        _policy(tmp_path, f"place: {value}")

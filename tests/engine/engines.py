@@ -32,6 +32,7 @@ from safevlm.model.loading import Loaded
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request, Verdict
 from tests import tiny
+from tests.engine import defense_files
 
 SHORT = Generation(max_new_tokens=6)
 CPU = torch.device("cpu")
@@ -87,9 +88,9 @@ def processor_of(guarded: SafeLlava) -> LlavaProcessor:
     return make_room(make_processor(tokenizer()), guarded.config, guarded.config.safety_config.lm_tokens)
 
 
-def loaded(guarded: SafeLlava) -> Loaded:
+def loaded(guarded: SafeLlava, folder: Path = Path("tiny")) -> Loaded:
     """The model as if it came from a folder."""
-    return Loaded(guarded, processor_of(guarded), "full", Path("tiny"), Path("tiny"))
+    return Loaded(guarded, processor_of(guarded), "full", folder, folder)
 
 
 def engine(
@@ -102,12 +103,12 @@ def engine(
     on_error: OnError = "refuse",
     **safety: Any,
 ) -> Engine:
-    """A model behind a defence; `says` is the head's level and category for every picture.
+    """A model behind a defence; `says` is every detector's level and category for every picture.
 
     Engines share a model for speed: a test that changes weights or leaves a hook gives its `own`.
     """
     guarded = own or _shared(says, json.dumps(safety, sort_keys=True))
-    made = loaded(guarded)
+    made = loaded(guarded, defense_files.folder(guarded, says))
     setting = setting_of(made, policy or Policy(guarded.config.taxonomy), truths or {}, CPU)
     return Engine(made, defenses.build(defense, setting), CPU, on_error)
 

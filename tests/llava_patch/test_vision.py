@@ -109,8 +109,19 @@ def test_gradient_reaches_pixels_that_want_one_through_a_frozen_tower(part: str)
 def test_slicing_a_pass_slices_every_part() -> None:
     seen = vision.look(tiny.stock_llava().model, tiny.pixels(3))
     part = seen[1:2]
-    for name in ("patches", "cls", "clip_cls"):
+    for name in ("patches", "cls", "clip_cls", "normed_cls", "last_cls"):
         assert torch.equal(getattr(part, name), getattr(seen, name)[1:2]), name
+
+
+def test_cls_before_and_after_post_layernorm_is_that_of_each_layer() -> None:
+    llava = tiny.shake(tiny.stock_llava(vision_feature_layer=[-2, -1]))
+    norm, width = llava.model.vision_tower.post_layernorm, llava.config.vision_config.hidden_size
+    seen = vision.look(llava.model, tiny.pixels(2))
+    with torch.no_grad():
+        assert torch.equal(seen.normed_cls[:, :width], norm(seen.cls[:, :width]))
+        assert torch.equal(seen.normed_cls[:, width:], seen.clip_cls)
+        assert torch.equal(seen.last_cls, seen.cls[:, width:])
+        assert torch.equal(seen.clip_cls, norm(seen.last_cls))
 
 
 def test_encoder_outputs_stand_in_for_pixels() -> None:

@@ -1,0 +1,124 @@
+"""SafeCLIP's eyes, taken apart: which CLS, post-layernorm or not, which τ, which bank (`scripts/ablate_safe_clip.sh`).
+
+    python -m safevlm.analysis.safe_clip --model DIR --bank [NAME=]FILE … --data FILE --out FILE [--summary FILE]
+
+Every picture goes through the tower once; all four readings of its CLS are kept, and every bank reads all of them. What
+is counted is what is flagged: whether the model then declines is measured by `python -m eval`, whose `summary.json`
+is put beside these numbers. The trap: τ and templates that were chosen on these pictures flatter themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safevlm.analysis import looking
+from safevlm.analysis.intervals import share
+from safevlm.analysis.pictures import Labelled, PictureSet, read_sets
+from safevlm.defenses.bank import Bank, read_bank
+from safevlm.defenses.safe_clip import READINGS
+
+TAUS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""0: the arg-max alone."""
+
+Claims = NDArray[np.bool_]
+
+
+def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: str = "auto") -> dict[str, Any]:
+    """By bank and reading: what is flagged of each group of pictures, at the bank's τ and at others."""
+    loaded = looking.load(model, device)
+    taxonomy = loaded.safe_llava.config.taxonomy
+    sets = read_sets(data, taxonomy, by_group=True)
+    seen = {
+        one.name: torch.stack(looking.look_at(loaded, one.pictures, lambda _, sight: _readings(sight), title=one.name))
+        for one in sets
+    }
+    tower = loaded.safe_llava.model.vision_tower.state_dict()
+    found = {}
+    for name, file in banks.items():
+        bank = read_bank(file, taxonomy)
+        bank.check_tower(tower, file)
+        found[name] = _of_bank(bank, sets, seen)
+    return {"model": model, "data": list(data), "banks": found}
+
+
+def _readings(sight: Any) -> Tensor:
+    """(readings, v) of a request's only picture."""
+    return torch.stack([reading(sight.vision)[0].float().cpu() for reading in READINGS.values()])
+
+
+Rows = Mapping[str, tuple[Sequence[Labelled], NDArray[np.float32]]]
+"""By group: its pictures, and (n, c) probabilities of the concepts."""
+
+
+def _of_bank(bank: Bank, sets: Sequence[PictureSet], seen: Mapping[str, Tensor]) -> dict[str, Any]:
+    readings = {}
+    for at, reading in enumerate(READINGS):
+        rows = {one.name: (one.pictures, bank.probabilities(seen[one.name][:, at]).numpy()) for one in sets}
+        flagged = {tau: _flagged(bank, rows, tau) for tau in (bank.facts.tau, *TAUS)}
+        readings[reading] = {
+            "at_tau": {name: _described(bank, *rows[name], claims) for name, claims in flagged[bank.facts.tau].items()}
+            | {"false_positive_rate": share(_false_alarms(rows, flagged[bank.facts.tau])).to_dict()},
+            "by_tau": {
+                str(tau): {name: float(claims.mean()) for name, claims in flagged[tau].items()}
+                | {"false_positive_rate": share(_false_alarms(rows, flagged[tau])).value}
+                for tau in TAUS
+            },
+        }
+    facts = asdict(bank.facts) | {"templates": len(bank.texts), "concepts": [one.name for one in bank.concepts]}
+    return facts | {"readings": readings}
+
+
+def _flagged(bank: Bank, rows: Rows, tau: float) -> dict[str, Claims]:
+    neutral = np.array([concept.is_neutral for concept in bank.concepts])
+    return {
+        name: ~neutral[probabilities.argmax(1)] & (probabilities.max(1) > tau)
+        for name, (_, probabilities) in rows.items()
+    }
+
+
+def _described(
+    bank: Bank, pictures: Sequence[Labelled], probabilities: NDArray[np.float32], flagged: Claims
+) -> dict[str, Any]:
+    said = np.array([concept.category for concept in bank.concepts])[probabilities.argmax(1)]
+    right = flagged & (said == np.array([picture.category for picture in pictures]))
+    return {"flagged": share(flagged).to_dict(), "flagged_as_its_category": share(right).to_dict()}
+
+
+def _false_alarms(rows: Rows, flagged: Mapping[str, Claims]) -> Claims:
+    """Of all clean pictures."""
+    clean = {name: np.array([picture.is_clean for picture in pictures]) for name, (pictures, _) in rows.items()}
+    return np.concatenate([claims[clean[name]] for name, claims in flagged.items()])
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m safevlm.analysis.safe_clip", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, metavar="DIR")
+    parser.add_argument("--bank", required=True, action="append", metavar="[NAME=]FILE", help="may be repeated")
+    parser.add_argument("--data", required=True, action="append", metavar="FILE", help="labelled pictures")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="an evaluation's, to stand beside it")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(words)
+    pairs = [text.rpartition("=") for text in options.bank]
+    banks = {name or Path(file).stem: Path(file) for name, _, file in pairs}
+    table = {"schema": 1, **ablate(options.model, banks, options.data, options.device)}
+    if options.summary:
+        table["defenses"] = json.loads(options.summary.read_text(encoding="utf-8"))["suites"]
+    options.out.write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
+    print(f"done: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

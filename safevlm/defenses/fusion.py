@@ -1,0 +1,76 @@
+"""Several detectors as one: `fusion:max` and `fusion:mean` of the safety head and SafeCLIP.
+
+Each member is read through the policy's calibration of that member first, so that what is compared or averaged are
+tempered probabilities. The fused verdict has a name of its own, and with it may have a calibration of its own.
+
+    max    the verdict of the member that sees a risk; of two that do, or of two that do not, the one with more of it
+    mean   the mean of the probabilities by category and by level, then the arg-max of both; members' own thresholds
+           do not act here, only their temperatures do
+
+The trap of `max`: members decide by different rules, so the one with the higher risk may still call the picture clean
+(SafeCLIP below its τ). Going by the number alone would then drop the other's alarm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from safevlm.defenses.base import Detector, Sight
+from safevlm.defenses.calibration import risk_of
+from safevlm.defenses.policy import Policy
+from safevlm.types import Request, Verdict
+
+MEMBERS = ("safety-head", "safe-clip")
+
+
+def gravest(verdicts: Sequence[Verdict]) -> Verdict:
+    """An alarm before none, then by risk."""
+    return max(verdicts, key=lambda verdict: (not verdict.is_clean, risk_of(verdict.category_probabilities)))
+
+
+def mean(verdicts: Sequence[Verdict]) -> Verdict:
+    """Arg-max of the mean probabilities, as the safety head decides."""
+    level = _means([verdict.level_probabilities for verdict in verdicts])
+    category = _means([verdict.category_probabilities for verdict in verdicts])
+    return Verdict(
+        level=max(level, key=level.__getitem__),
+        category=max(category, key=category.__getitem__),
+        level_probabilities=level,
+        category_probabilities=category,
+    )
+
+
+RULES: dict[str, Callable[[Sequence[Verdict]], Verdict]] = {"max": gravest, "mean": mean}
+
+
+class Fusion:
+    """One detector of several; they share the one vision pass. A member that fails fails the fusion."""
+
+    def __init__(self, rule: str, members: Sequence[Detector], policy: Policy) -> None:
+        self.name = f"fusion:{rule}"
+        self.fuse = RULES[rule]
+        self.members = tuple(members)
+        self.policy = policy
+
+    def detect(self, request: Request, sight: Sight) -> Verdict:
+        if not sight.images:  # members see pictures only
+            return Verdict(source=self.name)
+        verdicts = [self.policy.calibrated(member.detect(request, sight)) for member in self.members]
+        for member, verdict in zip(self.members, verdicts, strict=True):
+            _check(member.name, verdict)
+        return dataclasses.replace(self.fuse(verdicts), source=self.name)
+
+
+def _check(name: str, verdict: Verdict) -> None:
+    """ValueError when a member gave nothing that can be fused: nan loses every comparison, and silence is no safety."""
+    tables = (verdict.level_probabilities, verdict.category_probabilities)
+    if verdict.error or not all(tables) or not all(math.isfinite(each) for table in tables for each in table.values()):
+        raise ValueError(f"fusion: {name} gave no finite probabilities: {verdict.error or tables}")
+
+
+def _means(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: statistics.fmean(table.get(name, 0.0) for table in tables) for name in names}

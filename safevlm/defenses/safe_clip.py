@@ -1,0 +1,110 @@
+"""Detector: zero-shot, by CLIP's own text space (SafeCLIP, arXiv 2503.00037; methods §2).
+
+The CLS that LLaVA throws away, of its own tower and out of the one shared pass, is projected into CLIP's text space and
+held against a bank of concepts. A picture is risky when the likeliest concept is not neutral and likelier than τ. It
+never sees the question, so words alone are let through. The trap: a CLS of the layer that LLaVA reads (`paper`) is not
+what the projection was trained on (`pooled`); both give probabilities that look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safevlm.defenses.bank import BANK_FILE, MAKE_IT, Bank, Feature, read_bank
+from safevlm.defenses.base import Defense, Sight
+from safevlm.defenses.concepts import Concept
+from safevlm.defenses.prompted import Prompted
+from safevlm.defenses.setting import Setting
+from safevlm.taxonomy import Taxonomy
+from safevlm.types import Request, Verdict
+
+NAME = "safe-clip"
+
+READINGS: dict[str, Callable[[Any], Tensor]] = {
+    "paper": lambda vision: vision.cls,
+    "paper, normed": lambda vision: vision.normed_cls,
+    "last": lambda vision: vision.last_cls,
+    "pooled": lambda vision: vision.clip_cls,
+}
+"""Feature → (b, v) out of a `VisionPass`. A bank is of the first or of the last; the other two are for comparison."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a picture was taken for."""
+
+    concept: Concept
+    """The likeliest one."""
+    is_risky: bool
+    """It is not neutral, and likelier than τ."""
+    probabilities: tuple[float, ...]
+    """In the bank's order."""
+
+
+class SafeClipDetector:
+    def __init__(self, bank: Bank, taxonomy: Taxonomy, feature: str | None = None, name: str = NAME) -> None:
+        """`feature`: a key of `READINGS`; none: the bank's own."""
+        self.name = name
+        self.bank = bank
+        self.taxonomy = taxonomy
+        self.reading = READINGS[feature or bank.facts.feature]
+
+    def detect(self, request: Request, sight: Sight) -> Verdict:
+        """The verdict on the gravest picture."""
+        if not sight.images:
+            return Verdict(source=self.name)
+        return self.verdict(self.gravest(self.look(sight.vision)))
+
+    def look(self, vision: Any) -> list[Finding]:
+        """One finding per picture of a `VisionPass`."""
+        probabilities = self.bank.probabilities(self.reading(vision))
+        if not bool(torch.isfinite(probabilities).all()):
+            # the arg-max of nan is the first concept, and that one may be neutral
+            raise ValueError("SafeCLIP's probabilities are not finite; the tower's weights or its input are broken")
+        return [self._finding(row) for row in probabilities.tolist()]
+
+    def gravest(self, findings: Sequence[Finding]) -> Finding:
+        """By level, then by risk."""
+        levels = self.taxonomy.level_names
+        return max(findings, key=lambda one: (one.is_risky and levels.index(one.concept.level), self._risk(one)))
+
+    def verdict(self, finding: Finding) -> Verdict:
+        said = {"level": finding.concept.level, "category": finding.concept.category} if finding.is_risky else {}
+        return Verdict(
+            **said,
+            level_probabilities=self._sums(finding, "level", self.taxonomy.level_names),
+            category_probabilities=self._sums(finding, "category", self.taxonomy.category_names),
+            source=self.name,
+        )
+
+    def _finding(self, probabilities: Sequence[float]) -> Finding:
+        likeliest = max(range(len(probabilities)), key=probabilities.__getitem__)
+        concept = self.bank.concepts[likeliest]
+        is_risky = not concept.is_neutral and probabilities[likeliest] > self.bank.facts.tau
+        return Finding(concept, is_risky, tuple(probabilities))
+
+    def _risk(self, finding: Finding) -> float:
+        pairs = zip(self.bank.concepts, finding.probabilities, strict=True)
+        return sum(likely for concept, likely in pairs if not concept.is_neutral)
+
+    def _sums(self, finding: Finding, label: str, names: Sequence[str]) -> Mapping[str, float]:
+        """Mass of the concepts by one of their labels; 0 for a name that no concept has."""
+        sums = dict.fromkeys(names, 0.0)
+        for concept, likely in zip(self.bank.concepts, finding.probabilities, strict=True):
+            sums[getattr(concept, label)] += likely
+        return sums
+
+
+def build_safe_clip(setting: Setting, feature: Feature | None = None) -> Defense:
+    """The defence `safe-clip`, or `safe-clip:FEATURE`."""
+    model, taxonomy = setting.fitting(), setting.policy.taxonomy
+    file = setting.find(BANK_FILE, how=MAKE_IT)
+    bank = read_bank(file, taxonomy)
+    bank.check_tower(model.tower(), file)
+    name = f"{NAME}:{feature}" if feature else NAME
+    return Prompted(SafeClipDetector(bank.to(model.device), taxonomy, feature, name), setting.policy)

@@ -1,0 +1,164 @@
+"""A learned input of a frozen model that wakes its own caution (Security Tensors, arXiv 2507.20994), and its file.
+
+    textual   (k, d)      vectors that the LLM reads as tokens, before the prompt or behind the last picture
+    visual    (3, h, w)   added to every preprocessed picture
+
+`safevlm train` with a recipe of stage security_tensor writes the file. The trap: the tensor knows nothing of the
+request, so it is given to all requests with a picture, and to no request in words alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safevlm.config import Position, TensorKind
+from safevlm.defenses.base import Defense, Inputs, VirtualTokens
+from safevlm.defenses.setting import ModelFacts, Setting
+from safevlm.types import Verdict
+
+KEY, LEARNED = "security_tensor", "learned"
+"""Names in the file: the tensor, and what the optimiser moved where that is something else."""
+FORMAT = "safevlm security tensor 1"
+
+
+@dataclass(frozen=True)
+class SecurityTensor:
+    kind: TensorKind
+    values: Tensor
+    """(k, d) or (3, h, w), float32."""
+    position: Position = "start"
+    """Where the virtual tokens of a textual one stand."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """How it came about: base model, loss, bound, size of the change."""
+
+
+def file_name(kind: TensorKind) -> str:
+    return f"security_tensor_{kind}.safetensors"
+
+
+def write(file: Path, tensor: SecurityTensor, learned: Tensor | None = None) -> None:
+    """What the tensor is stands in the file's metadata; `learned` is for a run that goes on."""
+    words = {**tensor.about, "kind": tensor.kind, "position": tensor.position, "shape": list(tensor.values.shape)}
+    metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in words.items()}}
+    tensors = {KEY: tensor.values} | ({} if learned is None else {LEARNED: learned})
+    whole = {name: values.detach().float().cpu().contiguous() for name, values in tensors.items()}
+    save_file(whole, file, metadata=metadata)
+
+
+def read(file: Path) -> SecurityTensor:
+    """ValueError: not such a file, or one whose values are not finite."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata, values = stored.metadata() or {}, stored.get_tensor(KEY)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: no security tensor: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file}: no security tensor; its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    words = {name: json.loads(value) for name, value in metadata.items() if name != "format"}
+    kind, position = words.pop("kind"), words.pop("position")
+    if kind not in get_args(TensorKind) or position not in get_args(Position):
+        raise ValueError(f"{file}: unknown kind {kind!r} or position {position!r}")
+    if not values.isfinite().all():
+        raise ValueError(f"{file}: holds values that are not finite")
+    return SecurityTensor(kind, values, position, words)
+
+
+def random_like(tensor: SecurityTensor, seed: int = 0) -> SecurityTensor:
+    """A control: the same values shuffled within each token or colour channel, so that every norm stays."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = tensor.values.reshape(len(tensor.values), -1)
+    shuffled = torch.stack([row[torch.randperm(len(row), generator=generator)] for row in rows])
+    about = {**tensor.about, "shuffled": seed}
+    return dataclasses.replace(tensor, values=shuffled.reshape(tensor.values.shape), about=about)
+
+
+def shuffle_file(file: Path | str, folder: Path | str, seed: int = 0) -> Path:
+    """Writes the control of a file under its own name into a folder (scripts/random_tensor.sh)."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    out = Path(folder) / Path(file).name
+    write(out, random_like(read(Path(file)), int(seed)))
+    return out
+
+
+def pixel_change(values: Tensor, image_std: Sequence[float]) -> float:
+    """Largest change of a pixel by a visual tensor, on the scale of 0 to 255."""
+    return (values.detach().cpu().abs() * pixel_units(image_std)).max().item()
+
+
+def pixel_units(image_std: Sequence[float]) -> Tensor:
+    """(3, 1, 1): a preprocessed value times this is a pixel on the scale of 0 to 255."""
+    return 255 * torch.tensor(image_std).view(-1, 1, 1)
+
+
+def place(input_ids: Tensor, image_token_id: int, position: Position) -> int:
+    """Index into the prompt (t,) in front of which virtual tokens stand."""
+    return _PLACES[position](input_ids == image_token_id)
+
+
+_PLACES: dict[Position, Callable[[Tensor], int]] = {
+    "start": lambda slots: 0,
+    "after_image": lambda slots: int(slots.nonzero().max()) + 1,
+}
+
+
+class Textual(Defense):
+    name = "security-tensor:textual"
+
+    def __init__(self, vectors: Tensor, position: Position) -> None:
+        self.vectors, self.position = vectors, position
+
+    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
+        if inputs.pixel_values is None:
+            return inputs
+        at = place(inputs.input_ids, inputs.image_token_id, self.position)
+        return dataclasses.replace(inputs, virtual=(*inputs.virtual, VirtualTokens(self.vectors, at)))
+
+
+class Visual(Defense):
+    name = "security-tensor:visual"
+
+    def __init__(self, delta: Tensor) -> None:
+        self.delta = delta
+
+    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
+        if inputs.pixel_values is None:
+            return inputs
+        return dataclasses.replace(inputs, pixel_values=inputs.pixel_values + self.delta.to(inputs.pixel_values))
+
+
+def textual(setting: Setting) -> Defense:
+    file, tensor, facts = _find("textual", setting)
+    if tensor.values.dim() != 2 or tensor.values.shape[1] != facts.hidden_size:
+        _misfit(file, tensor, f"virtual tokens of width {facts.hidden_size}")
+    return Textual(tensor.values.to(facts.device), tensor.position)
+
+
+def visual(setting: Setting) -> Defense:
+    file, tensor, facts = _find("visual", setting)
+    if tuple(tensor.values.shape) != facts.pixel_shape:
+        _misfit(file, tensor, f"pixels of shape {facts.pixel_shape}")
+    return Visual(tensor.values.to(facts.device))
+
+
+def _find(kind: TensorKind, setting: Setting) -> tuple[Path, SecurityTensor, ModelFacts]:
+    facts = setting.fitting()
+    file = setting.find(file_name(kind), f"safevlm train scripts/recipes/…_security_tensor_{kind}.yaml")
+    tensor = read(file)
+    if tensor.kind != kind:
+        raise ValueError(f"{file}: a {tensor.kind} security tensor; use it as security-tensor:{tensor.kind}={file}")
+    return file, tensor, facts
+
+
+def _misfit(file: Path, tensor: SecurityTensor, wanted: str) -> None:
+    base = tensor.about.get("base", "another model")
+    raise ValueError(f"{file}: learned for {base}, shape {tuple(tensor.values.shape)}; this model needs {wanted}")

@@ -1,0 +1,121 @@
+"""`self-check`: the model is asked whether its own answer is harmful; if so, it answers from a caption instead.
+
+An ECSO-like baseline (arXiv 2403.09572, methods §4) without training: tell (with the picture), caption (with picture
+and question in view), answer (words alone, where the model's own refusals still work). It acts on requests with
+pictures only and costs one more pass per request, or three. The wording is ours and can be replaced:
+`self-check=FILE`, a YAML file with the fields of `Wording`.
+
+The trap is the reading of the verdict. "No doubt it is harmful" begins with no, and "not harmful" holds harmful. So a
+`no` must stand alone or before a punctuation mark, a `yes` must begin the text, and what is neither counts as harmful
+(fail closed): the price of a wrong alarm is an answer that has not seen the picture, the price of a missed one is harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Literal, get_args
+
+from safevlm.defenses import prompts
+from safevlm.defenses.base import Ask, Defense
+from safevlm.defenses.options import check_number
+from safevlm.types import Reply, Request, Verdict
+
+Judgement = Literal["harmful", "harmless"]
+VERDICT_TOKENS = 16
+"""For the verdict itself; it is its first words."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    tell: str = prompts.TELL
+    """Asks for the verdict; `{question}` and `{reply}`."""
+    caption: str = prompts.CAPTION
+    """Asks for the caption; `{question}`."""
+    answer: str = prompts.ANSWER_FROM_CAPTION
+    """Asks again, without the picture; `{caption}` and `{question}`."""
+    harmful: tuple[str, ...] = ("yes", "harmful", "unsafe")
+    """Verdicts that the answer is harmful, by how they begin."""
+    harmless: tuple[str, ...] = ("no", "harmless", "not harmful", "safe")
+    """The opposite; must stand alone or before a punctuation mark."""
+    otherwise: Judgement = "harmful"
+    """What a verdict is that says neither."""
+    max_new_tokens: int = 256
+    """For the caption, and for the answer."""
+
+    def __post_init__(self) -> None:
+        for key, needed, allowed in _PLACES:
+            _check_template(key, getattr(self, key), needed, allowed)
+        for key in get_args(Judgement):
+            words = getattr(self, key)
+            if isinstance(words, str) or not all(isinstance(word, str) and word.strip() for word in words):
+                raise ValueError(f"{key}: {words!r} is not a list of words; quote them, YAML reads a bare yes as true")
+        if not self.harmful:
+            raise ValueError("harmful: no words; nothing could ever be told")
+        if self.otherwise not in get_args(Judgement):
+            raise ValueError(f"otherwise: {self.otherwise!r}; one of {list(get_args(Judgement))}")
+        check_number("max_new_tokens", self.max_new_tokens, 1, 1 << 16, whole=True)
+
+    def read(self, verdict: str) -> Judgement:
+        """What the model's verdict says."""
+        if _begins(verdict, self.harmful, r"\b"):
+            return "harmful"
+        return "harmless" if _begins(verdict, self.harmless, r"\s*(?:[.,;:!)*_\"\n]|$)") else self.otherwise
+
+
+_PLACES = (
+    ("tell", {"reply"}, {"question", "reply"}),
+    ("caption", set(), {"question"}),
+    ("answer", {"caption"}, {"caption", "question"}),
+)
+"""What must and may stand in a template."""
+
+
+def tell(ask: Ask, wording: Wording, request: Request, replies: Sequence[str]) -> list[str]:
+    """The model's own words about each of these replies to a request, as one batch."""
+    asked = [wording.tell.format(question=request.text, reply=reply) for reply in replies]
+    return ask([dataclasses.replace(request, text=text) for text in asked], max_new_tokens=VERDICT_TOKENS)
+
+
+class SelfCheck(Defense):
+    name = "self-check"
+
+    def __init__(self, wording: Wording) -> None:
+        self.wording = wording
+
+    def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
+        if verdict.error or not request.images:  # unguarded by the caller's choice; words, which are aligned
+            return reply
+        said = tell(self.ask, self.wording, request, [reply.text])[0]
+        judgement = self.wording.read(said)
+        told = f"self-check: its own answer is {judgement} ({said!r})"
+        if judgement == "harmless":
+            return dataclasses.replace(reply, trace=(*reply.trace, f"{told}; 1 extra pass"))
+        caption = self._ask(request, self.wording.caption.format(question=request.text))
+        text = self.wording.answer.format(caption=caption, question=request.text)
+        answer = self._ask(dataclasses.replace(request, images=()), text)
+        note = f"{told}; answered again from the caption {caption!r}; 3 extra passes"
+        return dataclasses.replace(reply, text=answer, trace=(*reply.trace, note))
+
+    def _ask(self, request: Request, text: str) -> str:
+        asked = dataclasses.replace(request, text=text)
+        return self.ask([asked], max_new_tokens=self.wording.max_new_tokens)[0]
+
+
+def _begins(verdict: str, words: Sequence[str], border: str) -> bool:
+    """Whether it begins with one of these, quotes and stars aside, and the border behind it."""
+    phrases = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return bool(words) and re.match(rf"\W*(?:{phrases}){border}", verdict, re.IGNORECASE) is not None
+
+
+def _check_template(key: str, template: str, needed: Collection[str], allowed: Collection[str]) -> None:
+    if not isinstance(template, str):
+        raise ValueError(f"{key}: {template!r} is not a text")
+    places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    for name in sorted(places - set(allowed)):
+        raise ValueError(f"{key}: unknown {{{name}}}; only {', '.join(f'{{{each}}}' for each in sorted(allowed))}")
+    for name in sorted(set(needed) - places):
+        raise ValueError(f"{key}: {{{name}}} is missing")

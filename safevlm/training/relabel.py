@@ -1,0 +1,102 @@
+"""SafeCLIP's correction in fine-tuning: what is asked about a risky picture is answered with a refusal that fits it.
+
+Before training, the model's own tower looks once at every picture of the records, and a concept bank says what it is
+(`safevlm.defenses.safe_clip`). Records need no labels, and keep those they have. It works on messages, before they are
+cut into tokens, so no label can slip. The trap: a batch's composition moves the last bits of a probability, so batches
+do not depend on the number of processes; each process takes whole ones, and all of them get all findings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed
+from tqdm import tqdm
+from transformers import TrainingArguments
+
+from safevlm.config import Recipe
+from safevlm.data import chat
+from safevlm.data.images import open_image
+from safevlm.data.records import Record
+from safevlm.defenses import prompts
+from safevlm.defenses.bank import read_bank
+from safevlm.defenses.safe_clip import Finding, SafeClipDetector
+from safevlm.model import loading, partitioned
+
+BATCH = 64
+"""Pictures per forward."""
+
+Findings = dict[Path, Finding]
+
+
+def relabel(
+    records: Sequence[Record], recipe: Recipe, loaded: loading.Loaded, arguments: TrainingArguments
+) -> tuple[list[Record], dict[str, int]]:
+    """The records, corrected by the bank `data.relabel`, and how many were, by concept. All processes must call.
+
+    Every answer of a record with a risky picture becomes the refusal of the picture's category.
+    """
+    eyes = _eyes(recipe, loaded)
+    model, taxonomy = eyes.safe_llava, eyes.safe_llava.config.taxonomy
+    bank = read_bank(recipe.data.relabel, taxonomy)
+    bank.check_tower(model.model.vision_tower.state_dict(), recipe.data.relabel)
+    detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
+    model.model.vision_tower.to(arguments.device)
+    pictures = sorted({path for record in records for path in record.images})
+    found = _shared(_look(detector, eyes, pictures, arguments), arguments.world_size)
+    corrected: list[Record] = []
+    counts: Counter[str] = Counter()
+    for record in records:
+        finding = detector.gravest([found[path] for path in record.images]) if record.images else None
+        if finding and finding.is_risky:
+            counts[finding.concept.name] += 1
+            record = _answered(record, prompts.refusal(taxonomy, finding.concept.category))
+        corrected.append(record)
+    return corrected, dict(sorted(counts.items()))
+
+
+def _eyes(recipe: Recipe, loaded: loading.Loaded) -> loading.Loaded:
+    """The model whose tower looks. ZeRO-3 has cut the live one up, and it cannot run before training begins."""
+    if not partitioned.is_planned():
+        return loaded
+    with partitioned.off():
+        return loading.load(recipe.model.path, base=recipe.model.base, dtype=loaded.safe_llava.dtype, lm=False)
+
+
+def _look(
+    detector: SafeClipDetector, eyes: loading.Loaded, pictures: Sequence[Path], arguments: TrainingArguments
+) -> Findings:
+    """What this process's share of the pictures was taken for."""
+    found: Findings = {}
+    for batch in tqdm(_share(pictures, arguments), "looking for what to relabel", leave=False):
+        images = [open_image(path) for path in batch]
+        pixels = eyes.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            findings = detector.look(eyes.safe_llava.look(pixels.to(arguments.device)))
+        found |= zip(batch, findings, strict=True)
+    return found
+
+
+def _share(pictures: Sequence[Path], arguments: TrainingArguments) -> list[Sequence[Path]]:
+    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    return batches[arguments.process_index :: arguments.world_size]
+
+
+def _shared(own: Findings, processes: int) -> Findings:
+    """The findings of all processes."""
+    if processes == 1:
+        return own
+    parts: list[Findings] = [{} for _ in range(processes)]
+    torch.distributed.all_gather_object(parts, own)
+    return {path: finding for part in parts for path, finding in part.items()}
+
+
+def _answered(record: Record, refusal: str) -> Record:
+    messages = tuple(
+        chat.assistant(refusal) if message["role"] == "assistant" else message for message in record.messages
+    )
+    return dataclasses.replace(record, messages=messages)

@@ -1,0 +1,184 @@
+"""The stage that learns a security tensor: three named loss terms, the bound of a visual one, and what is saved.
+
+    malicious                cross-entropy of the refusal
+    contrastive, benign      KL(untouched model ‖ model behind the tensor), or cross-entropy of the model's own answer
+
+Each term is a mean over the answer tokens of its part in one update, so that the sum does not depend on how the update
+is cut (`SafeTrainer`). A checkpoint holds the tensor alone; `final` is the last one, `best` the one with the lowest
+loss on held-out pairs among those that were saved.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from safevlm.config import Recipe, TensorSettings
+from safevlm.data.collate import IGNORED, Collator, RecordDataset
+from safevlm.data.records import PARTS, Record, RecordError
+from safevlm.defenses import security_tensor
+from safevlm.defenses.security_tensor import SecurityTensor
+from safevlm.model import loading, losses, staging
+from safevlm.training.tensors import Answers, TensorLearner
+from safevlm.training.trainer import SafeTrainer
+
+MALICIOUS, *CLEAN = PARTS
+BEST = "best"
+HELD_OUT = "held_out_loss"
+
+
+@dataclass(frozen=True)
+class PartCollator(Collator):
+    """Adds labels of its own for each part, (b, t), -100 in the rows of the others."""
+
+    def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
+        batch = super().__call__(records)
+        others = {part: torch.tensor([record.part != part for record in records]) for part in PARTS}
+        return batch | {part: batch["labels"].masked_fill(rows[:, None], IGNORED) for part, rows in others.items()}
+
+
+class TensorTrainer(SafeTrainer):
+    labels = {part: part for part in PARTS}
+
+    def __init__(self, *, settings: TensorSettings, held_out: Sequence[Record], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings, self.held_out = settings, held_out
+        self.weights = asdict(settings.weights)
+        self.image_std = self.loaded.processor.image_processor.image_std
+        if settings.epsilon:
+            self.add_callback(Bound(settings.epsilon / security_tensor.pixel_units(self.image_std)))
+
+    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], Answers]:
+        names = ("input_ids", "attention_mask", "pixel_values", "labels")
+        clean = torch.stack([(inputs[part] != IGNORED).any(1) for part in CLEAN]).any(0)
+        untouched = clean if self.settings.benign == "kl" else torch.zeros_like(clean)
+        answers = model(**{name: inputs[name] for name in names}, untouched=untouched)
+        learned = inputs["labels"][:, 1:] != IGNORED
+        targets = inputs["labels"][:, 1:][learned]
+        asked = untouched[:, None].expand_as(learned)[learned]
+        terms = {}
+        for part in PARTS:
+            mine = inputs[part][:, 1:][learned] != IGNORED
+            if mine.any() and part in CLEAN and self.settings.benign == "kl":
+                terms[part] = divergence(answers.logits[mine], answers.untouched[mine[asked]])
+            elif mine.any():
+                terms[part] = losses.classification(answers.logits[mine], targets[mine])
+        return terms, answers
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """The weighted sum of the terms on the held-out pairs; every process computes all of it."""
+        totals: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
+        learner, size = self.accelerator.unwrap_model(self.model), self.args.per_device_train_batch_size
+        for start in range(0, len(self.held_out), size):
+            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+            for part, term in self._terms(learner, batch)[0].items():
+                totals[part] += term.total.item()
+                counts[part] += int(term.count)
+        return sum(self.weights[part] * totals[part] / counts[part] for part in counts)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The tensor, recipe and run record."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        learner = self.accelerator.unwrap_model(self.model)
+        learned = learner.security_tensor if self.settings.basis == "patches" else None
+        file = folder / security_tensor.file_name(self.settings.kind)
+        security_tensor.write(file, self._tensor(learner.values().detach().float().cpu()), learned)
+        for name, text in self.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    def _tensor(self, values: Tensor) -> SecurityTensor:
+        logged = {name: value for line in self.state.log_history for name, value in line.items()}
+        about = {
+            "base": str(self.loaded.path),
+            "steps": self.state.global_step,
+            "norm": values.norm().item(),
+            **{name: logged[name] for name in ("loss", HELD_OUT) if name in logged},
+        }
+        if self.settings.kind == "visual":
+            change = security_tensor.pixel_change(values, self.image_std)
+            about |= {"epsilon": self.settings.epsilon or None, "largest_pixel_change": change}
+        return SecurityTensor(self.settings.kind, values, self.settings.position, about)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.held_out:
+            before = [line[HELD_OUT] for line in self.state.log_history if HELD_OUT in line]
+            self.log({HELD_OUT: round(self.held_out_loss(), 6)})
+            if self.args.should_save and self.state.log_history[-1][HELD_OUT] < min(before, default=float("inf")):
+                with staging.written_atomically(Path(self.args.output_dir) / BEST) as folder:
+                    self.save_model(str(folder))
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        stored = load_file(Path(resume_from_checkpoint) / security_tensor.file_name(self.settings.kind))
+        with torch.no_grad():
+            learned = stored.get(security_tensor.LEARNED, stored[security_tensor.KEY])
+            self.accelerator.unwrap_model(self.model).security_tensor.copy_(learned)
+
+
+class Bound(TrainerCallback):
+    """After every update, a visual tensor goes back to where no pixel is changed by more than epsilon."""
+
+    def __init__(self, bound: Tensor) -> None:
+        """`bound` (3, 1, 1), in preprocessed values."""
+        self.bound = bound
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: TensorLearner, **kwargs: Any) -> None:
+        with torch.no_grad():
+            bound = self.bound.to(model.security_tensor)
+            model.security_tensor.clamp_(-bound, bound)
+
+
+def divergence(logits: Tensor, untouched: Tensor) -> losses.Term:
+    """(n, vocabulary) twice → forward KL(untouched ‖ model) of each answer token, in float32."""
+    ours, theirs = logits.float().log_softmax(-1), untouched.float().log_softmax(-1)
+    return losses.Term(F.kl_div(ours, theirs, reduction="sum", log_target=True), torch.tensor(len(logits)))
+
+
+def count_parts(records: Sequence[Record]) -> dict[str, int]:
+    """Pairs by part. RecordError: one without a part or a picture, or a part without pairs."""
+    for record in records:
+        if not record.part or not record.images:
+            what = "picture" if record.part else f"`part` ({', '.join(PARTS)})"
+            raise RecordError(f"{record.place}: no {what}; a security tensor learns from the pairs of `safevlm pair`")
+    counts = Counter(record.part for record in records)
+    if missing := [part for part in PARTS if not counts[part]]:
+        raise RecordError(f"data.train: no pairs of the part {missing[0]!r}; a security tensor needs {list(PARTS)}")
+    return {part: counts[part] for part in PARTS}
+
+
+def split(records: Sequence[Record], held_out: int, seed: int) -> tuple[list[Record], list[Record]]:
+    """Pairs to train on, and so many of each part that are not."""
+    rng, kept = random.Random(seed), set()
+    for part in PARTS:
+        mine = [record.place for record in records if record.part == part]
+        if held_out >= len(mine):
+            raise RecordError(f"tensor.held_out: {held_out} of {len(mine)} {part} pairs leave none to train on")
+        kept.update(rng.sample(mine, held_out))
+    return [r for r in records if r.place not in kept], [r for r in records if r.place in kept]
+
+
+def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> TensorTrainer:
+    trained, held_out = split(records, recipe.tensor.held_out, recipe.run.seed)
+    return TensorTrainer(
+        settings=recipe.tensor,
+        held_out=held_out,
+        loaded=loaded,
+        train_dataset=RecordDataset(trained),
+        data_collator=PartCollator(loaded.processor, recipe.data.max_length),
+        **kwargs,
+    )

@@ -1,0 +1,494 @@
+"""Learning a security tensor: what moves and what does not, the loss by hand, and one test per trap of methods §3.6."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import get_scheduler
+
+from safevlm.config import PartWeights, SafetyConfig, TensorSettings
+from safevlm.data.collate import IGNORED
+from safevlm.data.records import PARTS, Record, RecordError, read_records
+from safevlm.defenses import security_tensor
+from safevlm.engine import Engine
+from safevlm.model import loading
+from safevlm.taxonomy import DEFAULT
+from safevlm.training import tensor_stage
+from safevlm.training.run import train
+from safevlm.training.stages import STAGES, prepare, trainable
+from safevlm.training.tensor_stage import PartCollator, TensorTrainer, count_parts, divergence, split
+from safevlm.training.tensors import NAME, TensorLearner
+from safevlm.types import Request
+from tests import tiny
+from tests.training import workshop
+
+KINDS = pytest.mark.parametrize("kind", ["textual", "visual"])
+WEIGHTS = PartWeights(malicious=2.0, contrastive=3.0, benign=5.0)
+"""All different, so that no two terms can be mistaken for each other."""
+WHOLE: dict[str, Any] = {"tensor": {"held_out": 2}, "optim": {"epochs": 2}, "run": {"save_steps": 2}}
+"""18 of 24 pairs, 8 to an update: six updates; checkpoint-2 lies inside the first epoch, checkpoint-4 in the second."""
+
+
+class Watched(TensorTrainer):
+    """Remembers the weights that it started from and what it was fed."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.before = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self.fed: list[list[str]] = []
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        self.fed.append(list(inputs["ids"]))
+        return super().compute_loss(model, inputs, *rest, **named)
+
+    def changed(self) -> set[str]:
+        after = self.model.state_dict()
+        return {name for name in self.before if not torch.equal(after[name], self.before[name])}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nothing interrupted."""
+
+    out: Path
+    trainer: Watched
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`: a stock LLaVA; `data/pairs.jsonl`: 12 malicious, 6 contrastive and 6 benign pairs."""
+    home = tmp_path_factory.mktemp("home")
+    workshop.stock_folder(home / "base")
+    made = workshop.rows(home / "data", count=24)
+    risky = [row for row in made if row["safe_type"] != DEFAULT.category_id("clean")][:12]
+    clean = [row for row in made if row["safe_type"] == DEFAULT.category_id("clean")]
+    clean += [{**row, "id": f"again-{row['id']}"} for row in clean]
+    for part, rows in zip(PARTS, (risky, clean[:6], clean[6:12]), strict=True):
+        for row in rows:
+            row["part"] = part
+    workshop.save_rows(home / "data" / "pairs.jsonl", [*risky, *clean[:12]])
+    return home
+
+
+@pytest.fixture(scope="module")
+def wholes(home: Path) -> dict[str, Whole]:
+    """One run of each kind. Read only."""
+    runs = {}
+    for kind in ("textual", "visual"):
+        with pytest.MonkeyPatch.context() as patched:
+            trainers = _watch(patched)
+            train(_recipe(home, home / kind, kind, **WHOLE))
+            runs[kind] = Whole(home / kind, trainers[0])
+    return runs
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
+    made: list[Watched] = []
+    monkeypatch.setattr(tensor_stage, "TensorTrainer", lambda **given: made.append(Watched(**given)) or made[-1])
+    return made
+
+
+def _recipe(home: Path, out: Path, kind: str = "textual", data: Path | None = None, **sections: Any) -> Any:
+    """12 + 6 + 6 pairs, 8 to an update; `sections` as in `workshop.recipe`, and `tensor`."""
+    tensor = {"tokens": 3, "weights": WEIGHTS, **sections.pop("tensor", {})}
+    sections["model"] = {"safety": SafetyConfig(**tiny.BARE), **sections.get("model", {})}
+    start = sections.pop("start", home / "base")
+    made = workshop.recipe(start, data or home / "data" / "pairs.jsonl", out, **sections)
+    return dataclasses.replace(made, stage="security_tensor", tensor=TensorSettings(kind=kind, **tensor))
+
+
+def _tensor(folder: Path, kind: str) -> security_tensor.SecurityTensor:
+    return security_tensor.read(folder / security_tensor.file_name(kind))
+
+
+def _records(home: Path) -> list[Record]:
+    return read_records([home / "data" / "pairs.jsonl"], DEFAULT)
+
+
+def _collated(home: Path, records: Sequence[Record]) -> dict[str, Any]:
+    return PartCollator(loading.load(home / "base").processor)(records)
+
+
+def _learner(home: Path, **settings: Any) -> TensorLearner:
+    torch.manual_seed(0)
+    fields = {"tokens": 3, "init_std": 0.5, **settings}
+    llava = loading.load(home / "base").safe_llava
+    recipe = _recipe(home, home, tensor={})
+    return prepare(llava, STAGES["security_tensor"], recipe.lora, TensorSettings(**fields)).eval()
+
+
+def _asked(learner: TensorLearner, batch: dict[str, Any], untouched: bool = True) -> Any:
+    names = ("input_ids", "attention_mask", "pixel_values", "labels")
+    rows = torch.full((len(batch["input_ids"]),), untouched)
+    with torch.no_grad():
+        return learner(**{name: batch[name] for name in names}, untouched=rows)
+
+
+def _by_hand(learner: TensorLearner, record: Record, home: Path, position: str | None) -> Tensor:
+    """(n, vocabulary) for one pair, by LLaVA's own embedding and forward; position None: without the tensor."""
+    batch, llava = _collated(home, [record]), learner.llava
+    pixels = batch["pixel_values"]
+    if learner.settings.kind == "visual" and position:
+        pixels = pixels + learner.security_tensor
+    with torch.no_grad():
+        ids, embeds = batch["input_ids"], llava.get_input_embeddings()(batch["input_ids"])
+        image = ids == tiny.IMAGE
+        embeds = embeds.masked_scatter(image[..., None], llava.project(llava.look(pixels).patches).flatten(0, 1))
+        at, extra = 0, 0
+        if learner.settings.kind == "textual" and position:
+            at, extra = (0 if position == "start" else int(image[0].nonzero().max()) + 1), 3
+            embeds = torch.cat([embeds[:, :at], learner.security_tensor[None], embeds[:, at:]], 1)
+        logits = llava.lm_head(llava.model.language_model(inputs_embeds=embeds).last_hidden_state)[0]
+    answer = (batch["labels"][0] != IGNORED).nonzero().squeeze(1)
+    return logits[answer + extra - 1]
+
+
+# What trains
+
+
+@KINDS
+def test_every_weight_of_the_model_stays_bit_for_bit_and_the_tensor_moves(wholes: dict[str, Whole], kind: str) -> None:
+    trainer = wholes[kind].trainer
+    assert trainer.changed() == {NAME}, "a frozen weight moved, or the tensor did not"
+    assert set(trainable(trainer.model)) == {NAME}
+    gradients = [name for name, weight in trainer.model.named_parameters() if weight.grad is not None and name != NAME]
+    assert not gradients, f"frozen weights got gradients: {gradients}"
+
+
+@KINDS
+def test_a_run_that_learns_lowers_the_refusals_loss(home: Path, tmp_path: Path, kind: str) -> None:
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", kind, optim={"epochs": 6, "lr": 3e-2})))
+    first, last = (sum(line["loss_malicious"] for line in part) for part in (logged[:3], logged[-3:]))
+    assert last < first
+
+
+def test_checkpoint_with_safety_modules_keeps_them_and_trains(home: Path, tmp_path: Path) -> None:
+    """Its LM tokens stand in the image slots, as they do at inference."""
+    guarded = workshop.recipe(home / "base", home / "data" / "pairs.jsonl", tmp_path / "one", optim={"max_steps": 1})
+    final = train(_recipe(home, tmp_path / "two", start=train(guarded), optim={"max_steps": 1}))
+    assert _tensor(final, "textual").values.shape == (3, workshop.WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"model": {"safety": SafetyConfig()}}, "model.safety"),
+        ({"run": {"deepspeed": "zero2.json"}}, "run.deepspeed"),
+        ({"loss": {"lm": 0.0}}, "loss.lm"),
+        ({"tensor": {"tokens": 0}}, "tensor.tokens"),
+        ({"tensor": {"epsilon": 8.0}}, "tensor.epsilon"),
+        ({"tensor": {"held_out": -1}}, "tensor.held_out"),
+    ],
+)
+def test_recipe_that_makes_no_sense_names_its_key(home: Path, sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        _recipe(home, home / "never", **sections)
+
+
+# The loss
+
+
+@pytest.mark.parametrize(("kind", "position"), [("textual", "start"), ("textual", "after_image"), ("visual", "start")])
+def test_batched_answers_are_those_of_each_pair_alone_by_llavas_own_forward(
+    home: Path, kind: str, position: str
+) -> None:
+    records = _records(home)[10:14]
+    learner = _learner(home, kind=kind, position=position)
+    answers = _asked(learner, _collated(home, records))
+    for place, got in ((position, answers.logits), (None, answers.untouched)):
+        expected = torch.cat([_by_hand(learner, record, home, place) for record in records])
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(answers.logits, answers.untouched, atol=1e-2), "the tensor changes nothing"
+
+
+@KINDS
+def test_eight_by_one_equals_two_by_four_equals_one_by_eight(home: Path, tmp_path: Path, kind: str) -> None:
+    logs = []
+    for batch_size, accumulation in ((8, 1), (2, 4), (1, 8)):
+        optim = {"batch_size": batch_size, "accumulation": accumulation, "max_steps": 2}
+        logs.append(workshop.history(train(_recipe(home, tmp_path / str(batch_size), kind, optim=optim))))
+    for lines in zip(*logs, strict=True):
+        for key in ("loss", "loss_malicious", "loss_contrastive", "loss_benign", "grad_norm"):
+            values = [line.get(key, 0.0) for line in lines]
+            assert values == pytest.approx([values[0]] * 3, rel=1e-3, abs=1e-6), f"{key} depends on the cut: {values}"
+
+
+@KINDS
+def test_logged_terms_add_up_to_the_loss(wholes: dict[str, Whole], kind: str) -> None:
+    for line in workshop.history(wholes[kind].out / loading.FINAL):
+        total = sum(weight * line.get(f"loss_{part}", 0.0) for part, weight in dataclasses.asdict(WEIGHTS).items())
+        assert line["loss"] == pytest.approx(total, rel=1e-4, abs=1e-5)
+
+
+def test_loss_that_is_not_finite_names_the_pairs(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = lambda logits, untouched: dataclasses.replace(divergence(logits, untouched), total=logits.sum() * math.nan)  # noqa: E731
+    monkeypatch.setattr(tensor_stage, "divergence", broken)
+    with pytest.raises(FloatingPointError, match="records"):
+        train(_recipe(home, tmp_path / "out"))
+    assert not workshop.file_bytes(tmp_path / "out"), "a broken run left something behind"
+
+
+# Saving and resuming
+
+
+@KINDS
+def test_resumed_equals_uninterrupted(
+    home: Path, wholes: dict[str, Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    whole = wholes[kind].out
+    shutil.copytree(whole / "checkpoint-4", tmp_path / "again" / "checkpoint-4")
+    trainers = _watch(monkeypatch)
+    again = train(_recipe(home, tmp_path / "again", kind, **WHOLE))
+    assert len(trainers[0].fed) == 3, "the run began anew instead of going on"
+    one, other = _tensor(whole / loading.FINAL, kind), _tensor(again, kind)
+    assert torch.equal(one.values, other.values), "resuming changed the tensor"
+    assert one.about == other.about
+    assert workshop.history(whole / loading.FINAL) == workshop.history(again)
+
+
+@KINDS
+def test_result_holds_the_tensor_what_made_it_and_no_model(wholes: dict[str, Whole], kind: str) -> None:
+    final, other = wholes[kind].out / loading.FINAL, wholes[kind].trainer
+    assert set(workshop.file_bytes(final)) == {
+        security_tensor.file_name(kind), "recipe.yaml", "run.json", "trainer_state.json",
+    }  # fmt: skip
+    tensor = _tensor(final, kind)
+    assert torch.equal(tensor.values, other.model.security_tensor), "what was saved is not what was learned"
+    assert (tensor.kind, tensor.about["base"], tensor.about["steps"]) == (kind, str(other.loaded.path), 6)
+    assert tensor.about["loss"] > 0 and tensor.about["held_out_loss"] > 0
+    record = json.loads((final / "run.json").read_text(encoding="utf-8"))
+    assert record["records"]["part"] == {"malicious": 12, "contrastive": 6, "benign": 6}
+    assert record["trained"]["parameters"] == tensor.values.numel()
+
+
+@KINDS
+def test_the_engine_puts_the_tensor_where_training_did(home: Path, wholes: dict[str, Whole], kind: str) -> None:
+    record = _records(home)[0]
+    question = record.messages[0]["content"][-1]["text"]
+    learner = wholes[kind].trainer.model.eval()
+    engine = Engine.load(home / "base", defense=f"security-tensor:{kind}={wholes[kind].out / 'final'}", device="cpu")
+    encoded = engine.encoded([Request(question, record.images)])
+    with torch.no_grad():
+        said = engine.model(**encoded.model_inputs).logits[0, -1]
+    first = _asked(learner, _collated(home, [record])).logits[0]
+    torch.testing.assert_close(said, first, rtol=1e-4, atol=1e-4)
+
+
+# The traps of methods §3.6, by number
+
+
+def test_trap_1_malicious_pairs_learn_the_refusal_and_unknown_parts_are_errors(home: Path, tmp_path: Path) -> None:
+    """The release's string never matched, so that harmful answers were learned."""
+    records = [record for record in _records(home) if record.part == "malicious"][:2]
+    batch = _collated(home, records)
+    learned = [workshop.tokenizer().decode(row[row != IGNORED]) for row in batch["malicious"]]
+    assert learned == [f" {record.messages[-1]['content'][0]['text']}</s>" for record in records]
+    assert not any((batch[part] != IGNORED).any() for part in ("contrastive", "benign"))
+    rows = [json.loads(line) for line in (home / "data" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for part, words in (("Harmful", "unknown part 'Harmful'"), ("SA set", "unknown part"), (None, "no `part`")):
+        data = workshop.save_rows(home / "data" / "wrong.jsonl", [*rows, {**rows[0], "part": part}])
+        with pytest.raises(RecordError, match=f"wrong.jsonl:25: {words}"):
+            train(_recipe(home, tmp_path / "out", data=data))
+
+
+def test_trap_1_a_part_without_pairs_or_a_pair_without_a_picture_is_an_error(home: Path) -> None:
+    records = _records(home)
+    with pytest.raises(RecordError, match="'benign'"):
+        count_parts([record for record in records if record.part != "benign"])
+    with pytest.raises(RecordError, match="no picture"):
+        count_parts([*records, dataclasses.replace(records[0], images=())])
+
+
+def test_trap_2_learning_rate_trace_equals_the_recipe(home: Path, tmp_path: Path) -> None:
+    """The release's scheduler was built and never stepped."""
+    optim = {"epochs": 2, "lr": 0.01, "warmup_steps": 2, "schedule": "cosine"}
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", optim=optim)))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=6)
+    expected = []
+    for _ in range(6):
+        optimizer.step()
+        expected.append(schedule.get_last_lr()[0])
+        schedule.step()
+    trace = [line["learning_rate"] for line in logged]
+    assert trace == pytest.approx(expected), "the rate does not follow the recipe"
+    assert len(set(trace)) > 3
+
+
+def test_trap_3_the_bound_is_in_pixels_and_holds(home: Path, tmp_path: Path) -> None:
+    """The release clamped preprocessed values, which live near 2, at 1000."""
+    optim = {"epochs": 2, "lr": 0.1}
+    std = torch.tensor(loading.load(home / "base").processor.image_processor.image_std).view(3, 1, 1)
+    changes = {}
+    for epsilon in (8.0, 0.0):
+        final = train(_recipe(home, tmp_path / str(epsilon), "visual", tensor={"epsilon": epsilon}, optim=optim))
+        tensor = _tensor(final, "visual")
+        changes[epsilon] = (tensor.values.abs() * std * 255).amax((1, 2))
+        assert tensor.about["largest_pixel_change"] == pytest.approx(changes[epsilon].max().item())
+        assert tensor.about["epsilon"] == (epsilon or None)
+    assert changes[8.0] == pytest.approx(torch.full((3,), 8.0)), "every channel reaches the bound and none passes it"
+    assert (changes[0.0] > 16).all(), "without a bound the tensor must be free"
+
+
+def test_trap_4_labels_are_of_one_tokenisation(home: Path) -> None:
+    """The release tokenised the answer alone and cut logits by its length; a merge at the border shifts all of it."""
+    record = _records(home)[0]
+    batch = _collated(home, [record])
+    labels = batch["labels"][0]
+    assert torch.equal(labels[labels != IGNORED], batch["input_ids"][0][labels != IGNORED])
+    learner = _learner(home)
+    loss = F.cross_entropy(_asked(learner, batch).logits, labels[labels != IGNORED])
+    assert loss == pytest.approx(
+        F.cross_entropy(_by_hand(learner, record, home, "start"), labels[labels != IGNORED]).item(), rel=1e-4
+    )
+
+
+def test_trap_5_divergence_is_forward_kl_per_position_checked_by_hand() -> None:
+    """The release's averaged over the vocabulary too."""
+    theirs = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]
+    ours = [[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]
+    pairs = zip(sum(theirs, []), sum(ours, []), strict=True)
+    by_hand = sum(p * math.log(p / q) for p, q in pairs)
+    term = divergence(torch.tensor(ours).log() + 3.0, torch.tensor(theirs).log() - 1.0)
+    assert (term.total.item(), int(term.count)) == (pytest.approx(by_hand, rel=1e-5), 2)
+    other_way = divergence(torch.tensor(theirs).log(), torch.tensor(ours).log())
+    assert other_way.total.item() != pytest.approx(by_hand, rel=1e-2), "this example cannot tell the direction"
+
+
+def test_trap_5_the_clean_terms_are_means_over_answer_positions(home: Path, tmp_path: Path) -> None:
+    optim = {"batch_size": 24, "accumulation": 1, "max_steps": 1}
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", tensor={"init_std": 0.5}, optim=optim)))[0]
+    torch.manual_seed(256)
+    learner = _learner_of(home, _recipe(home, tmp_path, tensor={"init_std": 0.5}))
+    for part in ("contrastive", "benign"):
+        answers = _asked(learner, _collated(home, [record for record in _records(home) if record.part == part]))
+        ours, theirs = answers.logits.log_softmax(-1), answers.untouched.log_softmax(-1)
+        mean = (theirs.exp() * (theirs - ours)).sum(-1).mean().item()
+        assert logged[f"loss_{part}"] == pytest.approx(mean, rel=1e-3)
+
+
+def _learner_of(home: Path, recipe: Any) -> TensorLearner:
+    """As the run makes it: the seed is set before the model is loaded."""
+    from transformers import set_seed
+
+    set_seed(recipe.run.seed)
+    llava = loading.load(home / "base", safety=recipe.model.safety).safe_llava
+    return prepare(llava, STAGES["security_tensor"], recipe.lora, recipe.tensor).eval()
+
+
+def test_trap_6_seeded_and_shuffled_anew_in_every_epoch(
+    home: Path, wholes: dict[str, Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release shuffled once, without a seed."""
+    fed = [name for batch in wholes["textual"].trainer.fed for name in batch]
+    assert sorted(fed[:18]) == sorted(fed[18:]) and fed[:18] != fed[18:], "both epochs have the same order"
+    again = train(_recipe(home, tmp_path / "again", **WHOLE))
+    other = train(_recipe(home, tmp_path / "other", **{**WHOLE, "run": {"seed": 7}}))
+    one = _tensor(wholes["textual"].out / loading.FINAL, "textual").values
+    assert torch.equal(one, _tensor(again, "textual").values), "the seed does not fix the tensor"
+    assert not torch.equal(one, _tensor(other, "textual").values)
+
+
+@KINDS
+def test_trap_7_grey_palette_and_alpha_pictures_train(home: Path, tmp_path: Path, kind: str) -> None:
+    """The release left the conversion to whatever processor there was."""
+    rows = [json.loads(line) for line in (home / "data" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    chosen = [rows[0], rows[12], rows[18]]
+    for row, mode in zip(chosen, ("L", "P", "RGBA"), strict=True):
+        with Image.open(home / "data" / row["image"]) as picture:
+            picture.convert(mode).save(tmp_path / f"{mode}.png")
+        row["image"] = f"{mode}.png"
+    data = workshop.save_rows(tmp_path / "pairs.jsonl", chosen)
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", kind, data, optim={"batch_size": 1})))
+    assert all(math.isfinite(line["loss"]) for line in logged)
+
+
+@pytest.mark.parametrize("size", [(32, 8), (64, 16)])
+def test_trap_8_the_shape_is_of_the_config_and_needs_no_picture(size: tuple[int, int]) -> None:
+    """The release needed a picture of its own to start."""
+    config = tiny.safe_config(tiny.stock_config(image_size=size[0], patch=size[1]), **tiny.BARE)
+    llava = tiny.safe_llava(tiny.stock_config(image_size=size[0], patch=size[1]), **tiny.BARE)
+    assert TensorLearner(llava, TensorSettings(kind="visual")).security_tensor.shape == (3, size[0], size[0])
+    width = config.text_config.hidden_size
+    assert TensorLearner(llava, TensorSettings(tokens=5)).security_tensor.shape == (5, width)
+
+
+def test_trap_8_the_last_and_the_best_are_saved(home: Path, tmp_path: Path) -> None:
+    """The release saved every 20th epoch from the first, so the last ones were lost."""
+    sections = {**WHOLE, "optim": {"epochs": 2, "lr": 0.3}, "run": {"save_steps": 1}}  # far too fast on purpose
+    trained = train(_recipe(home, tmp_path / "out", "textual", **sections))
+    log = json.loads((trained / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    losses = {line["step"]: line["held_out_loss"] for line in log if "held_out_loss" in line}
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    best, last = _tensor(tmp_path / "out" / "best", "textual"), _tensor(trained, "textual")
+    assert best.about["held_out_loss"] == min(losses.values())
+    assert best.about["steps"] == min(losses, key=losses.__getitem__)
+    assert (last.about["steps"], last.about["held_out_loss"]) == (6, losses[6])
+
+
+def test_trap_8_held_out_pairs_are_never_trained_on(home: Path, wholes: dict[str, Whole]) -> None:
+    trained, held_out = split(_records(home), 2, 256)
+    assert {part: sum(record.part == part for record in held_out) for part in PARTS} == dict.fromkeys(PARTS, 2)
+    fed = {name for batch in wholes["visual"].trainer.fed for name in batch}
+    assert fed == {record.id for record in trained} and not fed & {record.id for record in held_out}
+    with pytest.raises(RecordError, match="tensor.held_out: 6 of 6 contrastive"):
+        split(_records(home), 6, 256)
+
+
+def test_trap_9_place_and_benign_term_are_chosen_by_the_recipe_and_matter(home: Path, tmp_path: Path) -> None:
+    """The release and its reviews say different things about both."""
+    tensors = {
+        (position, benign): _tensor(
+            train(
+                _recipe(
+                    home, tmp_path / f"{position}-{benign}", tensor={"position": position, "benign": benign},
+                    optim={"max_steps": 1},
+                )
+            ),
+            "textual",
+        )
+        for position in ("start", "after_image")
+        for benign in ("kl", "ce")
+    }  # fmt: skip
+    assert {tensor.position for tensor in tensors.values()} == {"start", "after_image"}
+    different = {tuple(tensor.values.flatten().tolist()) for tensor in tensors.values()}
+    assert len(different) == 4, "a choice changes nothing"
+
+
+def test_trap_9_the_ce_term_never_asks_the_bare_model(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_stage, "divergence", None)
+    logged = workshop.history(train(_recipe(home, tmp_path / "out", tensor={"benign": "ce"}, optim={"max_steps": 1})))
+    assert logged[0]["loss_benign"] > 1, "cross-entropy of a random model is large"
+
+
+@KINDS
+def test_trap_9_the_control_is_random_and_as_large(wholes: dict[str, Whole], kind: str) -> None:
+    tensor = _tensor(wholes[kind].out / loading.FINAL, kind)
+    control = security_tensor.random_like(tensor, seed=1)
+    rows, shuffled = tensor.values.flatten(1), control.values.flatten(1)
+    assert torch.equal(rows.sort().values, shuffled.sort().values), "every norm must stay"
+    assert not torch.equal(rows, shuffled)
+    assert not torch.equal(control.values, security_tensor.random_like(tensor, seed=2).values)
+    assert control.about["shuffled"] == 1
+
+
+def test_stored_file_holds_one_tensor(wholes: dict[str, Whole]) -> None:
+    file = wholes["visual"].out / loading.FINAL / security_tensor.file_name("visual")
+    assert set(load_file(file)) == {security_tensor.KEY}
