@@ -17,8 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from eval import parts, run_file, served
+from eval import perturb as perturbing
 from eval.endpoint import GIVE_UP_AFTER
 from eval.files import REPLIES, Row, append_rows, drop_half_written_line, write_rows
+from eval.groups import check_group
 from eval.served import Failure, Served
 from eval.suites import load_suite, suite_of
 from safevlm.analysis.audit.plan import Share, share_of
@@ -39,6 +41,9 @@ def ask(
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     limit: int | None = None,
+    groups: Sequence[str] = (),
+    perturb: str = "",
+    pictures: str | Path | None = None,
     partial: bool = False,
     device: str = "auto",
     base: str | None = None,
@@ -50,11 +55,13 @@ def ask(
     """Ask what is not answered yet and return how many replies came. `engine` stands in for the loaded one.
 
     `max_new_tokens` is the suite's unless given. `shard` I/N: ask only the I-th of N parts; without it, what torchrun
-    says in the environment, or everything. `partial`: go on with a suite that is not complete.
+    says in the environment, or everything. `partial`: go on with a suite that is not complete. `groups`: only these.
+    `perturb`: ask about changed pictures (`eval.perturb`), which are kept in `pictures`.
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
     max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
+    perturbation = perturbing.parse(perturb)
     everything = load_suite(suite, Path(data), partial)
     folder, share = Path(out), share_of(shard)
     served.check_alone(str(model), share.world)
@@ -67,16 +74,18 @@ def ask(
         "base": base,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "groups": list(groups) or None,
+        "perturb": str(perturbation) if perturbation else None,
         "partial": partial,
         "processes": share.world,
         "seed": seed,
         "device": device,
-        "digests": run_file.digests(everything, str(model), str(policy) if policy else None),
+        "digests": run_file.digests(everything, str(model), str(policy) if policy else None, defense, base),
         "versions": run_file.versions(),
         "started": run_file.now(),
         "command": command,
     }
-    samples = spread(everything, limit)
+    samples = spread(_chosen(everything, suite, groups, perturb), limit)
     record["n"] = len(samples)
     if (folder / run_file.FILE).exists():
         run_file.check_same_run(folder / run_file.FILE, record)
@@ -86,9 +95,20 @@ def ask(
         with parts.owned(folder, share):
             waiting = _unanswered(mine, folder)
             run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
+            if perturbation:
+                waiting = perturbing.changed(waiting, perturbation, Path(pictures or folder / perturbing.FOLDER))
             count = _ask_all(engine, waiting, folder, share, batch_size, max_new_tokens)
     parts.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])
     return count
+
+
+def _chosen(samples: Sequence[Sample], suite: str, groups: Sequence[str], perturb: str) -> list[Sample]:
+    """Samples of the groups; of changed pictures, those that have any. ValueError: none is left."""
+    wanted = {check_group(group, "--group", suite) for group in groups} or {sample.group for sample in samples}
+    chosen = [sample for sample in samples if sample.group in wanted and (sample.request.images or not perturb)]
+    if samples and not chosen:
+        raise ValueError(f"--group {', '.join(groups) or 'all'}: no request {'with a picture ' * bool(perturb)}there")
+    return chosen
 
 
 def missing(out: str | Path) -> tuple[int, list[Row]]:

@@ -182,6 +182,9 @@ def remarks(block: Block) -> list[str]:
     lengths = sorted({int(run.record["max_new_tokens"]) for run in block.runs if "max_new_tokens" in run.record})
     if len(lengths) > 1:
         found.append(f"answers could be of different length (max_new_tokens {', '.join(map(str, lengths))})")
+    changes = sorted({str(run.record.get("perturb")) for run in block.runs})
+    if len(changes) > 1:
+        found.append(f"pictures were changed in different ways ({', '.join(changes)}); their rows do not compare")
     missing = [group.title for name, group in block.suite.groups.items() if name not in block.groups]
     if missing:
         found.append(f"not asked: {', '.join(missing)}")

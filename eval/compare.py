@@ -21,7 +21,7 @@ from eval.measures import Measure, measures_of
 from eval.metrics import Rate, bootstrap, measured, wilson
 from eval.runs import Run, read_run
 
-SETTINGS = ("model", "defense", "policy", "base", "max_new_tokens", "dtype")
+SETTINGS = ("model", "defense", "policy", "base", "perturb", "max_new_tokens", "dtype")
 """Facts of a run that are shown where they differ."""
 ALL: dict[Side, str] = {"harmful": "all harmful", "benign": "all benign", "scored": "all scored"}
 
@@ -211,10 +211,12 @@ def _listed(names: Sequence[str], shown: int = 8) -> str:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    facts = {name: run.record.get(name) for name in ("model", "defense", "policy", "max_new_tokens", "n", "dtype")}
+    names = ("model", "defense", "policy", "perturb", "max_new_tokens", "n", "dtype")
+    facts = {name: run.record.get(name) for name in names}
     return {"folder": str(run.folder), **facts, "replies": len(run.replies), "finished": run.is_finished}
 
 
 def _told(facts: Mapping[str, Any]) -> str:
     unfinished = "" if facts["finished"] else f", unfinished ({facts['replies']} of {facts['n']})"
-    return f"{facts['folder']} ({facts['model']}, {facts['defense']}{unfinished})"
+    pictures = f", pictures {facts['perturb']}" if facts["perturb"] else ""
+    return f"{facts['folder']} ({facts['model']}, {facts['defense']}{pictures}{unfinished})"

@@ -19,9 +19,14 @@ from safevlm.versions import installed
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
-SAME_FIELDS = ("suite", "defense", "max_new_tokens", *PATH_FIELDS)
+SAME_FIELDS = ("suite", "defense", "max_new_tokens", "groups", "perturb", *PATH_FIELDS)
 PACKAGES = ("torch", "transformers")
 WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
+DEFENSE_FILES = ("*.safetensors", "*.yaml")
+DEFENSES = "defenses"
+"""Folder of a checkpoint for files of defences; one that comes there is no other model."""
+WITHOUT_FILES = ("none", "auto", "static-prompt", "self-check", "safety-head", "oracle")
+"""Defences that read no file unless one is named."""
 BLOCK = 1 << 20  # bytes read at once
 
 
@@ -34,13 +39,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: installed(name) or "missing" for name in PACKAGES}
 
 
-def digests(samples: Sequence[Sample], model: str, policy: str | None) -> dict[str, str]:
+def digests(
+    samples: Sequence[Sample], model: str, policy: str | None, defense: str = "none", base: str | None = None
+) -> dict[str, str]:
     """Digests of what a path cannot vouch for; empty for a model that is no folder here."""
+    weights = [file for file in _files(Path(model), WEIGHTS) if DEFENSES not in file.relative_to(model).parts]
+    files = _defense_files(defense, [Path(place) / DEFENSES for place in (model, base) if place])
     return {
         "samples": _digest(repr(_content(sample)).encode() for sample in samples),
-        "model": _files_digest([file for pattern in WEIGHTS for file in sorted(Path(model).rglob(pattern))]),
+        "model": _files_digest(weights),
         "policy": _files_digest([Path(policy)] if policy and Path(policy).is_file() else []),
-    }
+    } | ({"defense": _files_digest(files)} if files else {})
 
 
 def check_same_run(path: Path, record: dict[str, Any]) -> None:
@@ -94,6 +103,26 @@ def _content(sample: Sample) -> tuple[object, ...]:
     """What a sample asks and expects. Pictures by name, so that data may move."""
     pictures = [Path(str(image)).name for image in sample.request.images]
     return (sample.request.id, sample.request.text, pictures, sample.category, sample.level, dict(sample.expected))
+
+
+def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:
+    """Files that a defence's name gives behind `=`, and the checkpoint's own where it may read them."""
+    from safevlm.defenses import DEFENSES as KNOWN
+    from safevlm.defenses.names import parse
+
+    if defense in WITHOUT_FILES:
+        return []
+    try:
+        members = parse(defense, KNOWN)
+    except ValueError:  # whoever builds the defence says what is wrong with its name
+        return []
+    reads_folder = any(one.file is None and one.name not in WITHOUT_FILES for one in members)
+    places = [one.file for one in members if one.file] + (list(folders) if reads_folder else [])
+    return [file for place in places for file in ([place] if place.is_file() else _files(place, DEFENSE_FILES))]
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [file for pattern in patterns for file in sorted(folder.rglob(pattern))]
 
 
 def _files_digest(files: Sequence[Path]) -> str:

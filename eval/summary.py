@@ -15,7 +15,9 @@ from eval.metrics import by_group
 from eval.runs import Run
 
 SCHEMA = 1
-RUN_FIELDS = ("suite", "model", "defense", "policy", "base", "max_new_tokens", "started", "n", "dtype", "versions")
+RUN_FIELDS = (
+    "suite", "model", "defense", "policy", "base", "perturb", "max_new_tokens", "started", "n", "dtype", "versions",
+)  # fmt: skip
 JUDGE_FIELDS = (
     "about", "model", "served_as", "place", "prompt_is", "prompt_sha256", "decoding", "votes", "sees_picture",
     "fingerprint",

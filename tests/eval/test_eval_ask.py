@@ -11,7 +11,6 @@ import pytest
 from eval import ask as asking
 from eval.ask import ask, spread
 from eval.files import read_replies
-from eval.overhead import overhead, timed_groups
 from eval.suites.miniature import load
 from tests.eval.world_of_runs import Parrot, helpful, refusing, write_rows, write_suite
 
@@ -112,47 +111,6 @@ def test_a_raised_limit_goes_on(tmp_path: Path, data: Path) -> None:
     assert ask(SUITE, data, "m", "none", out, limit=6, engine=Parrot(helpful)) == 6
     assert ask(SUITE, data, "m", "none", out, engine=Parrot(helpful)) == 12
     assert len(set(ids(out))) == 18
-
-
-class Clockwork(Parrot):
-    """Takes `seconds` of a shared, hand-turned clock for every request."""
-
-    def __init__(self, time: list[float], seconds: float, log: list[str]) -> None:
-        super().__init__(helpful)
-        self.time, self.seconds, self.log = time, seconds, log
-
-    def reply_all(self, requests, *, max_new_tokens, batch_size):  # noqa: ANN001, ANN201
-        assert len(requests) == 1 == batch_size
-        self.time[0] += self.seconds
-        self.log.append(f"{self.seconds}:{requests[0].id}")
-        return super().reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
-
-
-def test_overhead_is_the_paired_ratio_on_benign_requests(tmp_path: Path) -> None:
-    data = write_suite(tmp_path / "data", per_group=9)
-    time, log = [0.0], []
-    engines = (Clockwork(time, 3.0, log), Clockwork(time, 2.0, log))
-    table = overhead(
-        SUITE, data, "m", "safety-head", "bare", tmp_path / "out", n=4, engines=engines, clock=lambda: time[0]
-    )
-    assert (table["value"], table["low"], table["high"], table["n"]) == (1.5, 1.5, 1.5, 4)
-    assert json.loads((tmp_path / "out" / "overhead.json").read_text())["value"] == 1.5
-    assert all("benign" in entry for entry in log)
-    firsts = [entry.split(":")[0] for entry in log[6::2]]
-    assert firsts == ["3.0", "2.0", "3.0", "2.0"], "who goes first alternates after the warm-up"
-
-
-def test_overhead_needs_enough_benign_requests(tmp_path: Path) -> None:
-    data = write_suite(tmp_path / "data", per_group=3)
-    with pytest.raises(ValueError, match="3 benign requests"):
-        overhead(SUITE, data, "m", "none", "m", tmp_path / "out", engines=(Parrot(helpful), Parrot(helpful)))
-
-
-def test_overhead_is_timed_on_the_benign_side_of_any_suite() -> None:
-    assert timed_groups("miniature") == ("benign",)
-    assert timed_groups("xstest") == ("safe",)
-    with pytest.raises(ValueError, match="no benign requests"):
-        timed_groups("advbench")
 
 
 def test_a_reply_is_as_long_as_the_suite_says_unless_told_otherwise(tmp_path: Path, data: Path) -> None:

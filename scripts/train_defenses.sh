@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# scripts/train_defenses.sh MODEL DATA OUT: everything that is learned, for one folder of SEEDS in scripts/compare_defenses.sh.
+# MODEL is a bare LLaVA, DATA its labelled records. OUT gets stage1, merged (both stages), refusal_lora_merged, pairs,
+# security_tensor_textual and security_tensor_visual. What is there is not made again.
+#
+#   SEED      default 256
+#   RECIPES   beginning of the recipes' names (default miniature; llava7b, llava13b)
+#   LAUNCHER, GPUS, NODES: see scripts/launch.sh; here LAUNCHER is none unless set
+#   MALICIOUS, CONTRASTIVE, BENIGN: records of each part for the tensors (default 1200, 1200, 800)
+#   DRY_RUN=1 print only
+set -euo pipefail
+here="$(dirname "${BASH_SOURCE[0]}")"
+source "$here/launch.sh"
+model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
+recipes="$here/recipes/${RECIPES:-miniature}" seed="${SEED:-256}"
+export LAUNCHER="${LAUNCHER:-none}"
+
+step() {
+  printf '%q ' "$@"
+  echo
+  [ -n "${DRY_RUN:-}" ] || "$@"
+}
+
+# learn NAME FROM RECORDS [flags …]: a run in OUT/NAME
+learn() {
+  local name="$1" from="$2" records="$3"
+  shift 3
+  [ -f "$out/$name/final/run.json" ] ||
+    (launch "${recipes}_$name.yaml" "$from" "$records" "$out/$name" --run.seed "$seed" "$@")
+}
+
+# merged NAME INTO
+merged() {
+  [ -f "$out/$2/config.json" ] || step safevlm merge "$out/$1" --out "$out/$2"
+}
+
+learn stage1 "$model" "$data"
+learn stage2 "$out/stage1" "$data"
+merged stage2 merged
+learn refusal_lora "$model" "$data"
+merged refusal_lora refusal_lora_merged
+[ -f "$out/pairs/pairs.json" ] ||
+  step safevlm pair "$data" --model "$model" --out "$out/pairs" --seed "$seed" \
+    --malicious "${MALICIOUS:-1200}" --contrastive "${CONTRASTIVE:-1200}" --benign "${BENIGN:-800}"
+learn security_tensor_textual "$model" "$out/pairs/pairs.jsonl"
+learn security_tensor_visual "$model" "$out/pairs/pairs.jsonl"
