@@ -1,7 +1,7 @@
 """What the released code of the three methods gets wrong, and the test of ours that would notice.
 
-The rows are those of the published code's errata that this project keeps: SafeVLM / PSA-VLM, SafeCLIP, security tensors.
-A row without a test that exists is a failure.
+The rows are those of the project's own list of errata: SafeVLM / PSA-VLM, SafeCLIP, security tensors. A row without a
+test that exists is a failure.
 """
 
 from __future__ import annotations

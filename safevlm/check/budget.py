@@ -101,6 +101,8 @@ def disk_need(plan: Plan) -> disk.Need:
 
 def rehearse(plan: Plan) -> Iterator[Finding]:
     """Saves a checkpoint of the real shapes beside run.out, reads it again and removes it."""
+    if plan.recipe.stage == "security_tensor":
+        return  # one small file, and nothing of the model
     _ = plan.trained_model  # whether anything trains at all is another check's
     yield rehearsal.rehearse(plan)
 
@@ -129,7 +131,7 @@ def shape_of(plan: Plan) -> memory.Shape:
         projector_blocks=2 * safety.projector_depth if has_head else 0,
         features=safety.projector_tokens + safety.head_tokens if has_head else 0,
         lora=recipe.stage == "stage2",
-        learns_through_llm=recipe.stage == "stage2" or safety.lm_tokens > 0,
+        learns_through_llm=recipe.stage != "stage1" or safety.lm_tokens > 0,
         runs_llm=bool(recipe.loss.lm),
     )
 

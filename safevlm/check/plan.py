@@ -79,7 +79,7 @@ class Plan:
     def trained_model(self) -> Any:
         """What `prepare` makes of the skeleton: frozen and unfrozen, with the LoRA."""
         with torch.device("meta"):
-            return prepare(self.skeleton, STAGES[self.recipe.stage], self.recipe.lora)
+            return prepare(self.skeleton, STAGES[self.recipe.stage], self.recipe.lora, self.recipe.tensor)
 
     @part
     def processor(self) -> LlavaProcessor:
