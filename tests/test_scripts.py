@@ -68,7 +68,8 @@ def test_merge_script_passes_its_flags_on() -> None:
 
 
 def test_there_is_a_recipe_for_every_way_and_size() -> None:
-    ways = ("stage1", "stage1_head_only", "stage2", "stage2_qlora", "refusal_lora")
+    ways = ("stage1", "stage1_head_only", "stage2", "stage2_qlora", "refusal_lora",
+            "security_tensor_textual", "security_tensor_visual")
     assert [file.stem for file in REAL] == sorted(f"llava{size}_{way}" for size in ("7b", "13b") for way in ways)
 
 
