@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/train_defenses.sh MODEL DATA OUT: everything that is learned, for one folder of SEEDS in scripts/compare_defenses.sh.
 # MODEL is a bare LLaVA, DATA its labelled records. OUT gets stage1, merged (both stages), refusal_lora_merged, pairs,
-# security_tensor_textual and security_tensor_visual. What is there is not made again.
+# security_tensor_textual, security_tensor_visual, and of both a control with shuffled values. What is there is not made again.
 #
 #   SEED      default 256
 #   RECIPES   beginning of the recipes' names (default miniature; llava7b, llava13b)
@@ -44,3 +44,7 @@ merged refusal_lora refusal_lora_merged
     --malicious "${MALICIOUS:-1200}" --contrastive "${CONTRASTIVE:-1200}" --benign "${BENIGN:-800}"
 learn security_tensor_textual "$model" "$out/pairs/pairs.jsonl"
 learn security_tensor_visual "$model" "$out/pairs/pairs.jsonl"
+for kind in textual visual; do
+  [ -d "$out/shuffled_$kind" ] ||
+    step "$here/random_tensor.sh" "$out/security_tensor_$kind/final/security_tensor_$kind.safetensors" "$out/shuffled_$kind" "$seed"
+done
