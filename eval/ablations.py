@@ -21,10 +21,7 @@ from eval.table import interval, number
 
 SCHEMA = 1
 READ_OUTS = ("category", "level")
-LEGEND = (
-    "95 % intervals (Wilson). ↓ lower is better. Several numbers in a cell: one per seed of training. "
-    "Seconds: wall time of training."
-)
+LEGEND = "95 % intervals (Wilson). ↓ lower is better. Several numbers in a cell: one per seed of training."
 Numbers = Mapping[str, Mapping[str, Any]]
 """What a row gave, by seed."""
 
@@ -52,7 +49,7 @@ def markdown(table: Table, block: Block, numbers: Mapping[str, Numbers]) -> str:
     columns = [column for column in block.columns if column.of and column.name != LATENCY]
     parts = []
     for section, names in table.sections.items():
-        titles = [section, *(column.title for column in columns), *(f"head: {name} ↑" for name in READ_OUTS), "trained"]
+        titles = [section, *(column.title for column in columns), *(f"head: {name} ↑" for name in READ_OUTS)]
         rows = [[name.replace("_", " "), *_cells(columns, numbers[name])] for name in names]
         parts += [_line(titles), "|" + "---|" * len(titles), *map(_line, rows), ""]
     return "\n".join([*parts, f"{LEGEND} Requests: {_asked(columns, numbers)}."]) + "\n"
@@ -73,10 +70,8 @@ def _measured(block: Block, step: Step, run: Run) -> dict[str, Any]:
 
 
 def _training(final: Path) -> dict[str, Any]:
-    """Seconds are those of the run's last start."""
     state, record = read_json(final / "trainer_state.json"), read_json(final / "run.json")
     return {
-        "seconds": state["log_history"][-1]["train_runtime"],
         "updates": state["global_step"],
         "records": record["records"]["all"],
         "parameters": record["trained"]["parameters"],
@@ -85,11 +80,10 @@ def _training(final: Path) -> dict[str, Any]:
 
 def _cells(columns: Sequence[Column], numbers: Numbers) -> list[str]:
     if not numbers:
-        return ["missing", *["–"] * (len(columns) + len(READ_OUTS))]
+        return ["missing", *["–"] * (len(columns) + len(READ_OUTS) - 1)]
     return [
         *(_cell(column.unit, [Rate(**one[column.name]) for one in numbers.values()]) for column in columns),
         *(_cell("share", [_head(one["head"], name) for one in numbers.values()]) for name in READ_OUTS),
-        " / ".join(f"{one['training']['seconds']:.0f} s" if one["training"] else "–" for one in numbers.values()),
     ]
 
 

@@ -155,9 +155,7 @@ def _measure(small: Path, out: Path, leave_out: str = "") -> tuple[list[str], di
         if step.recipe:
             final = Path(step.model) / "final"
             final.mkdir(parents=True)
-            (final / "trainer_state.json").write_text(
-                json.dumps({"global_step": 5, "log_history": [{"train_runtime": 10.0 + step.seed}]})
-            )
+            (final / "trainer_state.json").write_text(json.dumps({"global_step": 5}))
             (final / "run.json").write_text(json.dumps({"records": {"all": 24}, "trained": {"parameters": 3}}))
     missing = ablations(table, steps, "miniature", out)
     return missing, json.loads((out / "ablations.json").read_text()), (out / "ablations.md").read_text()
@@ -168,12 +166,12 @@ def test_report_has_every_row_under_its_heading_with_a_number_per_seed(small: Pa
     assert missing == [] and list(found["rows"]) == ["neither", "head", "head+lora", "mixer_off", "again"]
     head = found["rows"]["head"]["seeds"]
     assert set(head) == {"7", "8"} and head["7"]["asr"] != head["8"]["asr"]
-    assert head["7"]["training"] == {"seconds": 17.0, "updates": 5, "records": 24, "parameters": 3}
+    assert head["7"]["training"] == {"updates": 5, "records": 24, "parameters": 3}
     assert [line.split()[0] for line in head["7"]["commands"]] == ["safevlm", "python"]
     assert found["rows"]["again"]["seeds"] == head, "`same` must tell the numbers of the row that it names"
     assert found["rows"]["neither"]["seeds"].keys() == {"7"}
     row = next(line for line in page.splitlines() if line.startswith("| again"))
-    assert row.endswith("| 17 s / 18 s |") and row.count(" / ") >= 6
+    assert row.count(" / ") >= 6
     assert page.index("| modules |") < page.index("| once more |") < page.index("| again")
 
 
