@@ -24,6 +24,7 @@ from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
+from safevlm.training import tensor_stage
 from safevlm.training.hints import add_hints
 from safevlm.training.stages import STAGES, prepare
 
@@ -113,13 +114,16 @@ class Plan:
 
     @part
     def records(self) -> list[Record]:
-        """What the run would see: the clean draw made, hints added."""
+        """What the run would see: the clean draw made, hints added, the parts of a security tensor's pairs complete."""
         data = self.recipe.data
         records = draw_clean(self.rows[0], self.taxonomy, data.clean, self.recipe.run.seed)
         if not records and (self.rows[1] or not all(map(os.path.isfile, data.train))):
             raise Skipped("needs a record that can be used, see above")
         if not records:
             raise ValueError(f"{', '.join(data.train)}: no records")
+        if self.recipe.stage == "security_tensor" and not self.rows[1]:
+            tensor_stage.count_parts(self.rows[0])
+            tensor_stage.split(records, self.recipe.tensor.held_out, self.recipe.run.seed)
         return add_hints(records, self.taxonomy) if data.hints else records
 
     @part

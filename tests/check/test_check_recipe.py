@@ -20,10 +20,12 @@ from safevlm.check import recipe as table
 from safevlm.check.findings import Finding
 from safevlm.check.parts import run
 from safevlm.check.plan import Cluster, Plan
-from safevlm.config import Recipe
+from safevlm.config import Recipe, SafetyConfig, TensorSettings
 from safevlm.data import chat
+from safevlm.data.records import PARTS
 from safevlm.training import provenance
 from safevlm.training.run import train
+from tests import tiny
 from tests.training import workshop
 
 
@@ -81,6 +83,16 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(pristine: Path, tmp_path: Path) -> Place:
     shutil.copytree(pristine, tmp_path / "all")
     return Place(tmp_path / "all")
+
+
+@pytest.fixture
+def pairs(place: Place) -> Place:
+    """What a security tensor learns from: two pairs of each part."""
+    rows = [{**row, "part": PARTS[index % 3]} for index, row in enumerate(place.rows()) if row.get("image")]
+    workshop.save_rows(place.data, rows[:6])
+    place.stage = "security_tensor"
+    place.set("model", safety=SafetyConfig(**tiny.BARE))
+    return place
 
 
 def _bad(findings: list[Finding]) -> list[str]:
@@ -272,6 +284,34 @@ def test_a_good_recipe_has_no_finding(place: Place, stage: str, sections: dict[s
     assert all(one.ok for one in found), _bad(found) or [one.title for one in found if not one.ok]
     assert len(found) >= len(table.CHECKS) - 1, "a check said nothing"
     assert not list(place.folder.glob(".safevlm-check*")) and not place.out.exists(), "the rehearsal left something"
+
+
+def test_a_good_recipe_of_a_security_tensor_has_no_finding(pairs: Place) -> None:
+    found = pairs.findings()
+    assert all(one.ok for one in found), _bad(found) or [one.title for one in found if not one.ok]
+    assert any(one.title.startswith("trains 320 parameters in 1 tensors") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda row: row.pop("part"), "train.jsonl:1: no `part`"),
+        (lambda row: row.update(part="malicious"), "no pairs of the part 'contrastive'"),
+        (lambda row: row.update(part="Harmful"), "6 records of"),
+    ],
+)
+def test_pairs_that_teach_no_security_tensor_are_one_finding(
+    pairs: Place, change: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    _with_rows(lambda rows: [change(row) for row in rows])(pairs)
+    bad = _bad(pairs.findings())
+    assert len(bad) == 1 and told in bad[0], bad
+
+
+def test_too_many_held_out_pairs_are_one_finding(pairs: Place) -> None:
+    recipe = dataclasses.replace(pairs.recipe(), tensor=TensorSettings(held_out=2))
+    bad = _bad(list(run(table.CHECKS, Plan(recipe, pairs.cluster))))
+    assert len(bad) == 1 and "tensor.held_out: 2 of 2" in bad[0], bad
 
 
 def test_the_sample_shows_slots_and_answer(place: Place) -> None:
