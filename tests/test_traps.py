@@ -114,39 +114,39 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "security tensors": {
         "1 a label that never matches learns the harmful answers": (
-            "training/test_security_tensor.py::test_trap_1_malicious_pairs_learn_the_refusal_and_unknown_parts_are_errors",
-            "training/test_security_tensor.py::test_trap_1_a_part_without_pairs_or_a_pair_without_a_picture_is_an_error",
+            "training/test_tensor_stage.py::test_trap_1_malicious_pairs_learn_the_refusal_and_unknown_parts_are_errors",
+            "training/test_tensor_stage.py::test_trap_1_a_part_without_pairs_or_a_pair_without_a_picture_is_an_error",
         ),
         "2 the scheduler is never stepped": (
-            "training/test_security_tensor.py::test_trap_2_learning_rate_trace_equals_the_recipe",
+            "training/test_tensor_stage.py::test_trap_2_learning_rate_trace_equals_the_recipe",
         ),
         "3 the bound is of no pixel": (
-            "training/test_security_tensor.py::test_trap_3_the_bound_is_in_pixels_and_holds",
-            "training/test_security_tensor.py::test_trap_3_without_a_bound_the_tensor_is_free_and_its_size_is_told",
+            "training/test_tensor_stage.py::test_trap_3_the_bound_is_in_pixels_and_holds",
+            "training/test_tensor_stage.py::test_trap_3_without_a_bound_the_tensor_is_free_and_its_size_is_told",
         ),
         "4 labels are tokenised alone and shift": (
-            "training/test_security_tensor.py::test_trap_4_labels_are_of_one_tokenisation",
+            "training/test_tensor_stage.py::test_trap_4_labels_are_of_one_tokenisation",
         ),
         "5 the divergence is averaged over the vocabulary too": (
-            "training/test_security_tensor.py::test_trap_5_divergence_is_forward_kl_per_position_checked_by_hand",
-            "training/test_security_tensor.py::test_trap_5_the_terms_are_means_over_answer_positions",
+            "training/test_tensor_stage.py::test_trap_5_divergence_is_forward_kl_per_position_checked_by_hand",
+            "training/test_tensor_stage.py::test_trap_5_the_terms_are_means_over_answer_positions",
         ),
         "6 nothing is seeded and no epoch is shuffled anew": (
-            "training/test_security_tensor.py::test_trap_6_every_epoch_is_shuffled_anew",
-            "training/test_security_tensor.py::test_trap_6_the_seed_fixes_the_tensor",
+            "training/test_tensor_stage.py::test_trap_6_every_epoch_is_shuffled_anew",
+            "training/test_tensor_stage.py::test_trap_6_the_seed_fixes_the_tensor",
         ),
         "7 grey and transparent pictures are left to the processor": (
-            "training/test_security_tensor.py::test_trap_7_grey_palette_and_alpha_pictures_train",
+            "training/test_tensor_stage.py::test_trap_7_grey_palette_and_alpha_pictures_train",
         ),
         "8 a picture of its own gives the shape; the last epochs are not saved": (
-            "training/test_security_tensor.py::test_trap_8_the_shape_is_of_the_config_and_needs_no_picture",
-            "training/test_security_tensor.py::test_trap_8_the_last_and_the_best_are_saved",
-            "training/test_security_tensor.py::test_trap_8_held_out_pairs_are_never_trained_on",
+            "training/test_tensor_stage.py::test_trap_8_the_shape_is_of_the_config_and_needs_no_picture",
+            "training/test_tensor_stage.py::test_trap_8_the_last_and_the_best_are_saved",
+            "training/test_tensor_stage.py::test_trap_8_held_out_pairs_are_never_trained_on",
         ),
         "9 place and benign term differ between code and paper": (
-            "training/test_security_tensor.py::test_trap_9_place_and_benign_term_are_chosen_by_the_recipe_and_matter",
-            "training/test_security_tensor.py::test_trap_9_the_ce_term_never_asks_the_bare_model",
-            "training/test_security_tensor.py::test_trap_9_the_control_is_random_and_as_large",
+            "training/test_tensor_stage.py::test_trap_9_place_and_benign_term_are_chosen_by_the_recipe_and_matter",
+            "training/test_tensor_stage.py::test_trap_9_the_ce_term_never_asks_the_bare_model",
+            "training/test_tensor_stage.py::test_trap_9_the_control_is_random_and_as_large",
         ),
     },
 }

@@ -158,6 +158,7 @@ def test_written_calibration_is_what_chat_uses(place: Path) -> None:
         assert verdict == file.look(picture.request)
 
 
+@pytest.mark.slow
 def test_a_guarded_folder_keeps_its_calibration_beside_the_stock_model(place: Path) -> None:
     """Stock servers read the other config.json, and must find nothing of ours in it."""
     fold(str(place / "model"), place / "guarded", stock=True)

@@ -20,6 +20,8 @@ from safevlm.training.merge import merge
 from safevlm.training.run import train
 from tests.training import workshop
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -230,6 +230,7 @@ def test_a_real_suite_has_its_own_columns(tmp_path: Path) -> None:
     assert table["best"] == "guard" and figures.tradeoff(table, tmp_path) == ["tradeoff.png", "tradeoff.svg"]
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_every_time_and_name_every_row(out: Path) -> None:
     grid(out)
     names = ("grid.png", "grid.svg", "tradeoff.png", "tradeoff.svg")

@@ -185,6 +185,7 @@ def test_harmful_texts_are_folded_and_risky_pictures_veiled(tmp_path: Path) -> N
     assert all(card.is_veiled for card in cards([read_run("x", scored)]))
 
 
+@pytest.mark.slow
 def test_a_page_stays_small(tmp_path: Path) -> None:
     assert shown_of(6) == 12 and shown_of(60) == MOST_CARDS // 60 and shown_of(10_000) == LEAST_PER_GROUP
     run = write_run(tmp_path / "none", "rtvlm", good=0.5, per_group=300, model="m", reply="long " * 20_000)

@@ -223,7 +223,8 @@ def test_greeting_names_model_and_guard(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
     chat_cli.talk(engine, [])
-    assert capsys.readouterr().out == "tiny behind safety-head. /help lists the commands.\n"
+    greeting = capsys.readouterr().out
+    assert greeting == f"{engine.loaded.path} behind safety-head. /help lists the commands.\n"
 
 
 # --- why --------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from tests.eval.synthetic_runs import write_run
 from tests.eval.world_of_runs import write_suite
 from tests.training import workshop
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "scripts" / "recipes" / "ablations").glob("*.yaml"))
 SMALL = """

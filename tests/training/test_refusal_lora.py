@@ -21,6 +21,8 @@ from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
 BARE = SafetyConfig(**tiny.BARE)
 QUESTION = "What is in the picture?"

@@ -125,6 +125,7 @@ def test_a_picture_of_many_records_is_looked_at_once(home: Path, monkeypatch: py
     assert sum(looked) == len({path for record in records for path in record.images})
 
 
+@pytest.mark.slow
 def test_run_trains_on_the_corrected_answers_and_says_how_many(home: Path, corrected: Any, tmp_path: Path) -> None:
     recipe = _recipe(home)
     recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, out=str(tmp_path / "run")))
