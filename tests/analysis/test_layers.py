@@ -27,6 +27,8 @@ from tests import tiny
 from tests.analysis import scenes
 from tests.engine import engines
 
+pytestmark = pytest.mark.slow
+
 HINTED = Verdict("may_refuse", "privacy")
 
 

@@ -25,6 +25,8 @@ from eval.metrics import asr, utility
 from tests.eval.synthetic_runs import write_run
 from tests.eval.world_of_runs import write_suite
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "checkpoints" / "miniature")
 NOISE = "noise:16"

@@ -16,6 +16,8 @@ from tests.engine.engines import engine, picture
 from tests.eval.synthetic_runs import write_run
 from tests.eval.world_of_runs import write_suite
 
+pytestmark = pytest.mark.slow
+
 SUITE = "miniature"
 
 

@@ -25,6 +25,8 @@ from safevlm.training.pair_build import Settings
 from safevlm.types import Request
 from tests.training import workshop
 
+pytestmark = pytest.mark.slow
+
 COUNTS = Counts(malicious=4, contrastive=4, benign=3)
 TOKENS = 5
 REFUSED = own_answers.OwnAnswer("I cannot help with that.", is_cut=False)

@@ -26,6 +26,8 @@ from tests.defenses import banks
 from tests.training import workshop
 from tests.training.test_processes import _launch as launched
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -37,6 +37,8 @@ from tests import tiny
 from tests.training import workshop
 from tests.training.test_processes import _launch as launched
 
+pytestmark = pytest.mark.slow
+
 WAYS: dict[str, dict[str, Any]] = {
     "textual": {"kind": "textual"},
     "visual": {"kind": "visual"},
