@@ -1,18 +1,19 @@
-"""The files between the steps: JSONL rows in and out, atomic writes, and the repair of a line cut short.
+"""The files between the steps: JSONL rows in and out, checked.
 
 A run's folder holds `run.json`, `replies.jsonl`, `scores.jsonl` and perhaps `overhead.json`. The trap: a killed run
-leaves half a line at the end. `drop_half_written_line` removes it before `ask` goes on; every other reader takes it
-for an error.
+leaves half a line at the end of a JSONL file (`safevlm.data.row_log`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safevlm.data.row_log import json_line
+from safevlm.data.staging import write_text
 
 REPLIES = "replies.jsonl"
 SCORES = "scores.jsonl"
@@ -99,43 +100,13 @@ def read_scores(out: Path) -> list[Score]:
     return [Score(**{name: row[name] for name in SCORE_FIELDS}) for row in rows]
 
 
-def drop_half_written_line(path: Path) -> bool:
-    """Cut off a last line that has no newline; True when there was one."""
-    if not path.exists():
-        return False
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete == len(content):
-        return False
-    with path.open("r+b") as file:
-        file.truncate(complete)
-    return True
-
-
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows, and do not return before they are with the operating system's disk."""
-    text = "".join(_line(row) for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace a JSONL file as a whole."""
-    write_text(path, "".join(_line(row) for row in rows))
+    write_text(path, "".join(json_line(row) for row in rows))
 
 
 def write_json(path: Path, table: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Row:
@@ -158,10 +129,3 @@ def _read(path: Path, fields: Mapping[str, Any], command: str) -> list[Row]:
             raise ValueError(f"{where}: id {row['id']!r} stands here twice; ask and judge again into another folder")
         rows[row["id"]] = row
     return list(rows.values())
-
-
-def _line(row: Row) -> str:
-    try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise ValueError(f"row {row.get('id')!r} holds a number that is not finite: {error}") from error

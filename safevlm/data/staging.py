@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: written under a hidden name, renamed when complete."""
+"""Files and folders that appear whole or not at all: written under a hidden name, renamed when complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes its name only when the block ends well; an older one is replaced.
+
+    The hidden name is the process's own, so several may write the same file at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole: a reader sees the old one or the new one."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
