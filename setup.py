@@ -24,12 +24,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch", "eval", "eval.*"]),
+    packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch"]),
     package_data={
-        "eval": ["*.j2"],
-        "eval.judges": ["*.jsonl"],
-        "eval.suites": ["*.yaml"],
-        "safevlm": ["analysis/audit/*.j2", "defenses/*.yaml", "miniature/*.yaml"],
+        "safevlm": [
+            "py.typed",
+            "recipes/**/*",
+            "analysis/audit/*.j2",
+            "defenses/*.yaml",
+            "miniature/*.yaml",
+            "evaluation/report/*.j2",
+            "evaluation/judges/*.jsonl",
+            "evaluation/suites/*.yaml",
+        ]
     },
     install_requires=[
         "torch>=2.4",
@@ -43,6 +49,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["safevlm=safevlm.__main__:main"],
-        "lmms_eval.models": ["safevlm = eval.adapter:manifests"],
+        "lmms_eval.models": ["safevlm = safevlm.evaluation.lmms.adapter:manifests"],
     },
 )

@@ -57,10 +57,23 @@ DISK = (
 EMBEDDINGS, LM_HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 
 TEXT_FIELDS = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_theta", "rope_scaling",
-    "rope_parameters", "attention_bias", "attention_dropout", "mlp_bias",
-)  # fmt: skip
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "attention_bias",
+    "attention_dropout",
+    "mlp_bias",
+)
 STRATEGIES = {"patch": "default", "cls_patch": "full"}
 """mm_vision_select_feature → vision_feature_select_strategy."""
 PADDED, PLAIN = ("pad",), (None, "square")
@@ -140,7 +153,7 @@ def layers_of_projector(table: Mapping[str, Any], where: Path) -> Literal[1, 2]:
 
 
 def pads_to_square(table: Mapping[str, Any], where: Path) -> bool:
-    """Whether pictures are padded to a square before CLIP's own preprocessing."""
+    """Whether images are padded to a square before CLIP's own preprocessing."""
     aspect = table.get("image_aspect_ratio")
     if aspect not in PADDED + PLAIN:
         raise ValueError(f"{where}: image_aspect_ratio {aspect!r} is not LLaVA-v1.5's; only pad and square")
@@ -148,7 +161,7 @@ def pads_to_square(table: Mapping[str, Any], where: Path) -> bool:
 
 
 def refuse_markers(table: Mapping[str, Any], where: Path) -> None:
-    """ValueError for models that want `<im_start>` and `<im_end>` around a picture: their prompts are others."""
+    """ValueError for models that want `<im_start>` and `<im_end>` around an image: their prompts are others."""
     if table.get("mm_use_im_start_end"):
         raise ValueError(f"{where}: mm_use_im_start_end is set, which LLaVA-v1.5 never does; it cannot be converted")
 

@@ -1,6 +1,6 @@
 """One vision pass, and all that anybody wants of it: patches, CLS, and CLIP's text-space CLS.
 
-    b images · p patches (with CLS first when the strategy is `full`) · v tower width · n image tokens · d LLM width
+b images · p patches (with CLS first when the strategy is `full`) · v tower width · n image tokens · d LLM width
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class VisionPass:
         return VisionPass(**{part.name: getattr(self, part.name)[rows] for part in dataclasses.fields(self)})
 
 
-def look(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
+def encode_images(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
     """Runs the vision tower once. (b, 3, h, w) → `VisionPass`.
 
     A frozen tower runs under `no_grad` unless the pixels themselves want a gradient (a visual security tensor);

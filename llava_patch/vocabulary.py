@@ -1,7 +1,7 @@
 """A sentencepiece vocabulary → a tokenizers file that needs no sentencepiece, with `<image>` in it.
 
-The original code cuts a prompt at `<image>`, tokenizes the parts one by one and puts a picture between them. So the
-text behind a picture begins as a prompt does: with sentencepiece's dummy prefix `▁`. Text behind `</s>` begins so only
+The original code cuts a prompt at `<image>`, tokenizes the parts one by one and puts an image between them. So the
+text behind an image begins as a prompt does: with sentencepiece's dummy prefix `▁`. Text behind `</s>` begins so only
 in `legacy` tokenizers (tokenizer_config.json; Vicuna v1.5 says false). transformers' own Llama tokenizer knows no
 difference between the two places, and would drop the `▁` behind `<image>`; therefore the rules are written out here.
 
@@ -24,9 +24,17 @@ MODEL_FILE, CONFIG_FILE, ADDED_FILE = "tokenizer.model", "tokenizer_config.json"
 IMAGE, PAD = "<image>", "<pad>"
 SPACE = "\u2581"
 PROBES = (
-    "Hello world", " two  spaces ", "a\nb\n\nc", "USER: What is this? ASSISTANT:", "na\u00efve \u6f22\u5b57 \U0001f600",
-    "\ufb01ne \uff21 \u00bd", "\tindented = 10_000;", "aaaaaaaa" + " " * 9 + "!!!!!!", "" + "\u00a0x", "<im age> </ s>",
-)  # fmt: skip
+    "Hello world",
+    " two  spaces ",
+    "a\nb\n\nc",
+    "USER: What is this? ASSISTANT:",
+    "na\u00efve \u6f22\u5b57 \U0001f600",
+    "\ufb01ne \uff21 \u00bd",
+    "\tindented = 10_000;",
+    "aaaaaaaa" + " " * 9 + "!!!!!!",
+    "" + "\u00a0x",
+    "<im age> </ s>",
+)
 """Texts on which the new tokenizer must agree with sentencepiece itself: spaces, bytes, normalisation, runs."""
 
 
@@ -46,10 +54,16 @@ def from_folder(folder: Path) -> PreTrainedTokenizerFast:
         rule = f"{bos} $A"
         backend.post_processor = processors.TemplateProcessing(rule, special_tokens=[(bos, pieces.bos_id())])
     made = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token=unknown, bos_token=bos, eos_token=eos, pad_token=PAD, padding_side="left",
-        clean_up_tokenization_spaces=False, model_max_length=config.get("model_max_length") or int(1e30),
+        tokenizer_object=backend,
+        unk_token=unknown,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=config.get("model_max_length") or int(1e30),
         extra_special_tokens={"image_token": IMAGE},
-    )  # fmt: skip
+    )
     _compare(made, pieces, folder / MODEL_FILE)
     return made
 
@@ -73,7 +87,7 @@ def _spaces() -> list[Any]:
 
 
 def _prefixes(specials: list[str]) -> list[Any]:
-    """Over the whole text: no prefix in front of a special token, but one behind a picture where words follow."""
+    """Over the whole text: no prefix in front of a special token, but one behind an image where words follow."""
     any_special = "|".join(map(re.escape, specials))
     return [
         normalizers.Replace(Regex(rf"\A{SPACE}(?=(?:{any_special}))"), ""),

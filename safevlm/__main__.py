@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from safevlm.commands import FAILED, analyze, audit, chat, check, convert, embed, merge, mix, pair, train
+from safevlm.commands import (
+    FINDING,
+    USER_ERRORS,
+    analyze,
+    audit,
+    chat,
+    check,
+    convert,
+    embed,
+    evaluation,
+    merge,
+    mix,
+    pair,
+    print_error,
+    train,
+)
 
 COMMANDS = {
     "check": check,
@@ -21,9 +37,8 @@ COMMANDS = {
     "chat": chat,
     "analyze": analyze,
     "audit": audit,
+    "eval": evaluation,
 }
-RUN_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
-"""What a user can mend: shown as one line, without a traceback. Anything else is a bug and shows where it is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,16 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if not word.startswith("--local_rank")]  # deepspeed's launcher puts it first
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations among our dependencies
-    parser = argparse.ArgumentParser(prog="safevlm", description="Eyes for risk for LLaVA-v1.5.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        command.flags(commands.add_parser(name, help=command.TEXT, description=command.TEXT))
     if words[:1] == ["train"]:
         return _run(train.run, words[1:])
-    if words[:1] == ["check"]:
-        return _check(parser, words)
-    options = parser.parse_args(words)
+    command = words[0] if words else ""
+    if command == "check":
+        return _check(parser_for(command), words)
+    options = parser_for(command).parse_args(words)
+    options.command_line = shlex.join(["safevlm", *words])
     return _run(COMMANDS[options.command].run, options)
+
+
+def parser_for(command: str) -> argparse.ArgumentParser:
+    """Knows every command by name, and the flags of one: to describe all of them would import everything."""
+    parser = argparse.ArgumentParser(prog="safevlm", description="Eyes for risk for LLaVA-v1.5.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        own = commands.add_parser(name, help=module.TEXT, description=module.TEXT)
+        if name == command:
+            module.flags(own)
+    return parser
 
 
 def _check(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
@@ -61,20 +85,10 @@ def _run(command: Callable[..., int], options: object) -> int:
         return command(options)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return FAILED
-    except RUN_ERRORS as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        _end_progress_bars()
-        print(f"error: {message}", file=sys.stderr)
-        return FAILED
-
-
-def _end_progress_bars() -> None:
-    """A bar that an error left open would share its line with the message."""
-    from tqdm import tqdm
-
-    for bar in list(tqdm._instances):
-        bar.close()
+        return FINDING
+    except USER_ERRORS as error:
+        print_error(error)
+        return FINDING
 
 
 if __name__ == "__main__":

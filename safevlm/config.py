@@ -80,16 +80,16 @@ class DataConfig:
     clean: int | None = None
     """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
     exclude: list[str] = field(default_factory=list)
-    """Lists of pictures to leave out, one path per line, as `safevlm audit` writes them (exclude.txt)."""
+    """Lists of images to leave out, one path per line, as `safevlm audit` writes them (exclude.txt)."""
     relabel: str = ""
-    """A concept bank of `safevlm embed`: SafeCLIP looks at all pictures first, and the answers about risky ones become
+    """A concept bank of `safevlm embed`: SafeCLIP looks at all images first, and the answers about risky ones become
     refusals. For data that nobody has filtered."""
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: int = 2048
     """Longest sequence in tokens, image slots included."""
     group_by: Grouping = "none"
-    """What the records of one step share, over all processes: kind is with or without a picture, length includes it."""
+    """What the records of one step share, over all processes: kind is with or without an image, length includes it."""
     verify_images: bool = True
     """Decode every image once before training starts."""
     workers: int = 0
@@ -125,9 +125,9 @@ class PartWeights:
     malicious: float = 1.0
     """Refusals."""
     contrastive: float = 1.0
-    """The malicious questions about clean pictures."""
+    """The malicious questions about clean images."""
     benign: float = 1.0
-    """Other questions about clean pictures."""
+    """Other questions about clean images."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class TensorSettings:
     """A security tensor, stage security_tensor only (methods §3)."""
 
     kind: TensorKind = "textual"
-    """textual: virtual tokens in the prompt; visual: one change of the preprocessed pixels, for all pictures."""
+    """textual: virtual tokens in the prompt; visual: one change of the preprocessed pixels, for all images."""
     tokens: int = 10
     """Virtual tokens of a textual tensor."""
     position: Position = "start"
-    """Where they stand: before the whole prompt, or behind its last picture."""
+    """Where they stand: before the whole prompt, or behind its last image."""
     init_std: float = 0.02
     """Spread of the random start; the paper's visual tensor starts at 0.2."""
     epsilon: float = 0.0
@@ -199,7 +199,7 @@ class RunConfig:
     bf16: bool = False
     """Mixed precision."""
     deepspeed: str | None = None
-    """DeepSpeed's JSON; see scripts/deepspeed."""
+    """DeepSpeed's JSON; see safevlm/recipes/deepspeed."""
     log_steps: int = 10
     save_steps: int = 500
     keep: int = 2

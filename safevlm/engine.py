@@ -1,6 +1,6 @@
 """The only door to a model: look → detect → rewrite → encode → transform → generate → review.
 
-Command line, server, web page and evaluation all come through here. One vision pass per picture: detectors read it,
+Command line, server, web page and evaluation all come through here. One vision pass per image: detectors read it,
 and generation gets its projected tokens. A detector or hook that breaks makes the request refused, not unguarded.
 """
 
@@ -23,11 +23,11 @@ from safevlm import defenses
 from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.data.images import open_image
-from safevlm.defenses import FOLDER, Defense, Inputs, ModelFacts, Setting, prompts
+from safevlm.defenses import FOLDER, Defense, DefenseContext, Inputs, ModelFacts, prompts
 from safevlm.defenses.policy import Policy, read_policy
 from safevlm.model import loading
-from safevlm.model.encoded import Encoded, Row, encode
-from safevlm.model.sight import Sight, look, words_of
+from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
+from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
 from safevlm.types import Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ class _Turn:
     request: Request
     verdict: Verdict
     rewritten: Request
-    sight: Sight
+    features: LazyImageFeatures
     inputs: Inputs | None = None
     reply: Reply | None = None
 
 
 class Engine:
-    """A model behind a defence."""
+    """A model behind a defense."""
 
     def __init__(
         self, loaded: loading.Loaded, defense: Defense, device: torch.device, on_error: OnError = "refuse"
@@ -88,7 +88,7 @@ class Engine:
         truths: Mapping[str, Verdict] | None = None,
         on_error: OnError = "refuse",
     ) -> Engine:
-        """Loads any checkpoint folder and puts a defence, by name, in front of it."""
+        """Loads any checkpoint folder and puts a defense, by name, in front of it."""
         place = loading.default_device(device)
         loaded = loading.load(
             path,
@@ -121,7 +121,7 @@ class Engine:
         return [reply for batch in batches for reply in self._reply_batch(batch, generation)]
 
     def stream(self, request: Request, generation: Generation | None = None) -> Iterator[str]:
-        """The answer piece by piece; in one piece when the defence reviews whole answers, or refuses."""
+        """The answer piece by piece; in one piece when the defense reviews whole answers, or refuses."""
         generation = generation or Generation()
         turn = self._prepare([request])[0]
         if turn.reply is not None:
@@ -133,14 +133,14 @@ class Engine:
 
     @torch.inference_mode()
     def look(self, request: Request) -> Verdict:
-        """The defence's verdict alone; the LLM is not run."""
-        return self._detect(request, self._sights([request])[0])
+        """The defense's verdict alone; the LLM is not run."""
+        return self._detect(request, self._encode_images([request])[0])
 
     @torch.inference_mode()
-    def encoded(self, requests: Sequence[Request]) -> Encoded | None:
-        """What the model would read after detect, rewrite and transform; None: the defence answers all of them itself.
+    def encoded(self, requests: Sequence[Request]) -> EncodedBatch | None:
+        """What the model would read after detect, rewrite and transform; None: the defense answers all of them itself.
 
-        ValueError: the defence broke, which is no answer.
+        ValueError: the defense broke, which is no answer.
         """
         turns = self._prepare(requests)
         broken = next((turn.verdict.error for turn in turns if turn.verdict.error), "")
@@ -162,11 +162,11 @@ class Engine:
         seed: int = 0,
         answer_prefix: str = "",
     ) -> list[str]:
-        """The bare model's answers, for defences that ask it again (`safevlm.defenses.Ask`)."""
-        pairs = zip(requests, self._sights(requests), strict=True)
+        """The bare model's answers, for defenses that ask it again (`safevlm.defenses.Ask`)."""
+        pairs = zip(requests, self._encode_images(requests), strict=True)
         turns = [
-            _Turn(request, Verdict(), request, sight, self._inputs(request, sight, answer_prefix))
-            for request, sight in pairs
+            _Turn(request, Verdict(), request, features, self._inputs(request, features, answer_prefix))
+            for request, features in pairs
         ]
         generation = Generation(max_new_tokens, temperature, top_p, seed)
         return self._texts(self._generate(turns, generation))
@@ -182,40 +182,43 @@ class Engine:
 
     @torch.inference_mode()
     def _prepare(self, requests: Sequence[Request]) -> list[_Turn]:
-        return [self._turn(request, sight) for request, sight in zip(requests, self._sights(requests), strict=True)]
+        return [
+            self._turn(request, features)
+            for request, features in zip(requests, self._encode_images(requests), strict=True)
+        ]
 
-    def _sights(self, requests: Sequence[Request]) -> list[Sight]:
-        pictures = [open_image(image) for request in requests for image in request.images]
+    def _encode_images(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
+        images = [open_image(image) for request in requests for image in request.images]
         pixels = None
-        if pictures:
-            pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(self.device)
+        if images:
+            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
         model = self.loaded.safe_llava
         words = [words_of(model, self.processor, request, self.device) for request in requests]
-        return look(model, pixels, [len(request.images) for request in requests], words)
+        return encode_images(model, pixels, [len(request.images) for request in requests], words)
 
-    def _turn(self, request: Request, sight: Sight) -> _Turn:
+    def _turn(self, request: Request, features: LazyImageFeatures) -> _Turn:
         """Runs the hooks before generation. Whatever breaks in them refuses this request."""
-        verdict = self._detect(request, sight)
+        verdict = self._detect(request, features)
         if verdict.error and self.on_error == "refuse":
-            return _Turn(request, verdict, request, sight, reply=self._refusal(request, verdict))
+            return _Turn(request, verdict, request, features, reply=self._refusal(request, verdict))
         if verdict.error:
-            return _Turn(request, verdict, request, sight, self._inputs(request, sight))
+            return _Turn(request, verdict, request, features, self._inputs(request, features))
         hook = "rewrite"
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
-                return _Turn(request, verdict, request, sight, reply=dataclasses.replace(rewritten, request=request))
-            inputs = self._inputs(_given(Request, rewritten), sight)
+                return _Turn(request, verdict, request, features, reply=dataclasses.replace(rewritten, request=request))
+            inputs = self._inputs(_given(Request, rewritten), features)
             hook = "transform"
             inputs = _given(Inputs, self.defense.transform(inputs, verdict))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
             broken = self._broken(hook, verdict, error)
-            return _Turn(request, broken, request, sight, reply=self._refusal(request, broken))
-        return _Turn(request, verdict, rewritten, sight, inputs)
+            return _Turn(request, broken, request, features, reply=self._refusal(request, broken))
+        return _Turn(request, verdict, rewritten, features, inputs)
 
-    def _detect(self, request: Request, sight: Sight) -> Verdict:
+    def _detect(self, request: Request, features: LazyImageFeatures) -> Verdict:
         try:
-            return _given(Verdict, self.defense.detect(request, sight))
+            return _given(Verdict, self.defense.detect(request, features))
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._broken("detect", Verdict(source=self.defense.name), error)
 
@@ -232,21 +235,21 @@ class Engine:
             trace=(f"refused: the defense failed ({verdict.error})",),
         )
 
-    def _inputs(self, request: Request, sight: Sight, answer_prefix: str = "") -> Inputs:
+    def _inputs(self, request: Request, features: LazyImageFeatures, answer_prefix: str = "") -> Inputs:
         model = self.loaded.safe_llava
         ids = torch.tensor(chat.prompt_ids(self.processor, request, model.slots, answer_prefix), device=self.device)
-        return Inputs(ids, sight.pixel_values, image_token_id=model.config.image_token_id)
+        return Inputs(ids, features.pixel_values, image_token_id=model.config.image_token_id)
 
-    def _encoded(self, turns: Sequence[_Turn]) -> Encoded:
-        """Left-padded, with the pictures' tokens of the one vision pass, or of a second where pixels were changed."""
-        changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.sight.pixel_values]
-        sights = {id(turn): turn.sight for turn in turns}
+    def _encoded(self, turns: Sequence[_Turn]) -> EncodedBatch:
+        """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
+        changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.features.pixel_values]
+        all_features = {id(turn): turn.features for turn in turns}
         if changed:
             pixels = torch.cat([turn.inputs.pixel_values for turn in changed])
-            counts, ids = [turn.sight.images for turn in changed], [turn.inputs.input_ids for turn in changed]
-            again = look(self.loaded.safe_llava, pixels, counts, ids)
-            sights |= {id(turn): sight for turn, sight in zip(changed, again, strict=True)}
-        rows = [_with_virtual_tokens(turn.inputs, sights[id(turn)].image_tokens) for turn in turns]
+            counts, ids = [turn.features.images for turn in changed], [turn.inputs.input_ids for turn in changed]
+            again = encode_images(self.loaded.safe_llava, pixels, counts, ids)
+            all_features |= {id(turn): features for turn, features in zip(changed, again, strict=True)}
+        rows = [_with_virtual_tokens(turn.inputs, all_features[id(turn)].image_tokens) for turn in turns]
         return encode(rows, self._pad_id, range(len(rows)))
 
     def _finish(self, turns: Sequence[_Turn], generation: Generation) -> list[Reply]:
@@ -335,18 +338,18 @@ class Engine:
 
 def setting_of(
     loaded: loading.Loaded, policy: Policy, truths: Mapping[str, Verdict], device: torch.device
-) -> Setting:
-    """What a defence in front of this checkpoint may be built from."""
-    model, pictures = loaded.safe_llava, loaded.safe_llava.config.vision_config
+) -> DefenseContext:
+    """What a defense in front of this checkpoint may be built from."""
+    model, images = loaded.safe_llava, loaded.safe_llava.config.vision_config
     facts = ModelFacts(
         hidden_size=model.config.text_config.hidden_size,
-        pixel_shape=(pictures.num_channels, pictures.image_size, pictures.image_size),
+        pixel_shape=(images.num_channels, images.image_size, images.image_size),
         image_token_id=model.config.image_token_id,
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
         tower=model.model.vision_tower.state_dict,
     )
-    return Setting(
+    return DefenseContext(
         policy=policy,
         has_head=model.safety_head is not None,
         truths=truths,
@@ -355,8 +358,8 @@ def setting_of(
     )
 
 
-def _with_virtual_tokens(inputs: Inputs, image_tokens: tuple[Tensor, ...]) -> Row:
-    """Ids and image tokens of a request, the defence's virtual tokens among them."""
+def _with_virtual_tokens(inputs: Inputs, image_tokens: tuple[Tensor, ...]) -> EncodedRequest:
+    """Ids and image tokens of a request, the defense's virtual tokens among them."""
     if not inputs.virtual:
         return inputs.input_ids, image_tokens
     virtual = [(tokens.vectors, tokens.at) for tokens in inputs.virtual]

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageSource: TypeAlias = "str | Path | Image"
-"""A file, or a picture that is already open."""
+"""A file, or an image that is already open."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question to the model, with the pictures it is about."""
+    """One question to the model, with the images it is about."""
 
     text: str
     images: tuple[ImageSource, ...] = ()
     id: str = ""
-    """Stable name of the request; the oracle defence and the evaluation find the truth by it."""
+    """Stable name of the request; the oracle defense and the evaluation find the truth by it."""
     history: tuple[tuple[str, str], ...] = ()
-    """Earlier turns, (question, answer). The pictures belong to the first question."""
+    """Earlier turns, (question, answer). The images belong to the first question."""
     system: str = ""
 
 
@@ -56,7 +56,7 @@ class Reply:
     request: Request
     verdict: Verdict = Verdict()
     refused_by: str = ""
-    """Name of the defence that answered in the model's place; empty when the model spoke."""
+    """Name of the defense that answered in the model's place; empty when the model spoke."""
     prompt: str = ""
     """The prompt as the model read it, image slots collapsed to one `<image>`; empty when the model was not asked."""
     seconds: float = 0.0

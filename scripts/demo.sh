@@ -17,20 +17,20 @@ python -m safevlm.miniature data --out "$out/data"
 
 say "stage 1: safety tokens, projector and head; the LLM is frozen"
 mark=$(now)
-safevlm train scripts/recipes/miniature_stage1.yaml \
+safevlm train safevlm/recipes/miniature_stage1.yaml \
   --model.path "$base" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage1"
 stage1=$(($(now) - mark))
 
 say "stage 2: a LoRA on the LLM; the safety modules are frozen"
 mark=$(now)
-safevlm train scripts/recipes/miniature_stage2.yaml \
+safevlm train safevlm/recipes/miniature_stage2.yaml \
   --model.path "$out/stage1" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage2"
 [ -f "$out/merged/config.json" ] || safevlm merge "$out/stage2" --out "$out/merged"
 stage2=$(($(now) - mark))
 
 say "evaluation: six groups of requests, six rows"
 mark=$(now)
-# name | checkpoint | defence | timed against the bare base?
+# name | checkpoint | defense | timed against the bare base?
 rows=(
   "none|$base|none|timed"
   "static-prompt|$base|static-prompt|"
@@ -44,15 +44,15 @@ for row in "${rows[@]}"; do
   IFS='|' read -r name model defense timed <<<"$row"
   printf -- '-- %s\n' "$name"
   where=(--data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name")
-  python -m eval ask "${where[@]}" --batch-size 100
-  python -m eval judge --out "$out/eval/$name"
-  [ -z "$timed" ] || python -m eval overhead "${where[@]}" --against "$base" --n 40
+  safevlm eval ask "${where[@]}" --batch-size 100
+  safevlm eval judge --out "$out/eval/$name"
+  [ -z "$timed" ] || safevlm eval overhead "${where[@]}" --against "$base" --n 40
   runs+=(--run "$name=$out/eval/$name")
 done
 printf '{"total": %d, "stage1": %d, "stage2": %d, "eval": %d}\n' \
   $(($(now) - start)) "$stage1" "$stage2" $(($(now) - mark)) >"$out/seconds.json"
 
-python -m eval report "${runs[@]}" --head "stage1+safety-head" --seconds "$out/seconds.json" \
+safevlm eval report "${runs[@]}" --head "stage1+safety-head" --seconds "$out/seconds.json" \
   --title "SafeVLM on the miniature" --out "$out"
 printf '\nreport:  %s\nchat:    safevlm chat --model %s --image %s\n' \
   "$out/report.html" "$out/merged" "$out/data/eval/harmful_seen-0000.png"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/stage2.sh MODEL DATA OUT [--key.sub value …]
-# RECIPE (default scripts/recipes/llava7b_stage2.yaml); LAUNCHER, GPUS, NODES, HOSTFILE, DRY_RUN: see scripts/launch.sh.
+# RECIPE (default safevlm/recipes/llava7b_stage2.yaml); LAUNCHER, GPUS, NODES, HOSTFILE, DRY_RUN: see scripts/launch.sh.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/train_defenses.sh MODEL DATA OUT: everything that is learned, for one folder of SEEDS in scripts/compare_defenses.sh.
+# scripts/train_defenses.sh MODEL DATA OUT: everything that is learned, for one folder of SEEDS in eval/compare_defenses.sh.
 # MODEL is a bare LLaVA, DATA its labelled records. OUT gets stage1, merged (both stages), refusal_lora_merged, pairs,
 # security_tensor_textual, security_tensor_visual, and of both a control with shuffled values. What is there is not made again.
 #
@@ -12,7 +12,7 @@ set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"
 model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
-recipes="$here/recipes/${RECIPES:-miniature}" seed="${SEED:-256}"
+recipes="$here/../safevlm/recipes/${RECIPES:-miniature}" seed="${SEED:-256}"
 export LAUNCHER="${LAUNCHER:-none}"
 
 step() {

@@ -1,6 +1,6 @@
 """Tiny random LLaVAs in exactly the original code's layouts, and what that code computes, in our own words.
 
-    tower: width 32, 3 layers, 16 patches · LLM: width 64, 2 layers · words: a sentencepiece BPE of 420, trained here
+tower: width 32, 3 layers, 16 patches · LLM: width 64, 2 layers · words: a sentencepiece BPE of 420, trained here
 """
 
 from __future__ import annotations
@@ -27,13 +27,36 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from tests import tiny
 
 SIDE, PATCH, WIDTH, VISION, LAYERS = 32, 8, 64, 32, 2
-PICTURE = -200
-"""What the original code puts in the place of a picture."""
+IMAGE = -200
+"""What the original code puts in the place of an image."""
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 WORDS = (
-    "user", "assistant", "what", "is", "in", "the", "picture", "describe", "a", "red", "ball", "on", "the", "table",
-    "hello", "world", "image", "quick", "brown", "fox", "aaaa", "aaa", "bbbb", "banana", "mississippi",
-)  # fmt: skip
+    "user",
+    "assistant",
+    "what",
+    "is",
+    "in",
+    "the",
+    "picture",
+    "describe",
+    "a",
+    "red",
+    "ball",
+    "on",
+    "the",
+    "table",
+    "hello",
+    "world",
+    "image",
+    "quick",
+    "brown",
+    "fox",
+    "aaaa",
+    "aaa",
+    "bbbb",
+    "banana",
+    "mississippi",
+)
 DUMMY_PREFIX = b"identity\x12\x00\x18\x01"
 """In a serialised model: the rule's name, an empty table, add_dummy_prefix true."""
 
@@ -55,12 +78,12 @@ class Original:
         layer = self.table.get("mm_vision_select_layer", -2)
         rows, words = [], []
         for token in [*ids, None]:
-            if token is not None and token != PICTURE:
+            if token is not None and token != IMAGE:
                 words.append(token)
                 continue
             rows.append(self.llm.get_input_embeddings()(torch.tensor(words, dtype=torch.long)))
             words = []
-            if token == PICTURE:
+            if token == IMAGE:
                 seen = self.tower(pixels, output_hidden_states=True).hidden_states[layer]
                 patches = seen[:, 1:] if self.table.get("mm_vision_select_feature", "patch") == "patch" else seen
                 rows.append(self.projector(patches)[0])
@@ -74,11 +97,23 @@ def spm_bytes() -> bytes:
     ends = [".", " ?", "   x", " 12", "\u00e9"]
     lines = [" ".join(draw.choices(WORDS, k=12)).capitalize() + draw.choice(ends) for _ in range(2000)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=made, vocab_size=420, model_type="bpe", byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, unk_id=0,
-        bos_id=1, eos_id=2, pad_id=-1, split_digits=True, allow_whitespace_only_pieces=True, minloglevel=2,
+        sentence_iterator=iter(lines),
+        model_writer=made,
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
         num_threads=1,
-    )  # fmt: skip
+    )
     return made.getvalue()
 
 
@@ -91,39 +126,39 @@ def pieces(dummy_prefix: bool = True) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=model if dummy_prefix else bare)
 
 
-def ids_of(text: str, legacy: bool = False, picture: int = PICTURE, specials: Mapping[str, int] | None = None) -> list:
-    """The original's ids: parts between pictures, each tokenized alone behind one BOS; `</s>` cuts a part again.
+def ids_of(text: str, legacy: bool = False, image: int = IMAGE, specials: Mapping[str, int] | None = None) -> list:
+    """The original's ids: parts between images, each tokenized alone behind one BOS; `</s>` cuts a part again.
 
     Behind a special token a part goes on without the dummy prefix, unless the tokenizer is a legacy one.
     """
     known = specials or {"<unk>": 0, "<s>": 1, "</s>": 2}
     ids = [1]
     for number, part in enumerate(text.split("<image>")):
-        ids += [picture] * bool(number)
+        ids += [image] * bool(number)
         for place, words in enumerate(re.split(f"({'|'.join(map(re.escape, known))})", part)):
             encode = pieces(legacy or place == 0).encode
             ids += [known[words]] if words in known else encode(words) if words else []
     return ids
 
 
-def pixels_of(picture: Image.Image, pad: bool) -> Tensor:
-    """The original's preprocessing of an RGB picture: (1, 3, SIDE, SIDE)."""
-    width, height = picture.size
+def pixels_of(image: Image.Image, pad: bool) -> Tensor:
+    """The original's preprocessing of an RGB image: (1, 3, SIDE, SIDE)."""
+    width, height = image.size
     if pad and width != height:
         side = max(width, height)
         square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in MEAN))
-        square.paste(picture, ((side - width) // 2, (side - height) // 2))
-        picture, width, height = square, side, side
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        image, width, height = square, side, side
     short = min(width, height)
     size = (SIDE * width // short, SIDE * height // short)
-    small = picture.resize(size, Image.Resampling.BICUBIC)
+    small = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
     values = np.asarray(small.crop((left, top, left + SIDE, top + SIDE)), dtype=np.float32) / 255
     normal = (values - np.array(MEAN, dtype=np.float32)) / np.array(STD, dtype=np.float32)
     return torch.from_numpy(normal).permute(2, 0, 1).unsqueeze(0)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def image(width: int, height: int, seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -131,14 +166,26 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 @functools.cache
 def _parts(seed: int) -> tuple[LlamaForCausalLM, CLIPVisionModel]:
     text = LlamaConfig(
-        vocab_size=420, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=LAYERS, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=512, initializer_range=tiny.WEIGHT_STD,
+        vocab_size=420,
+        hidden_size=WIDTH,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=512,
+        initializer_range=tiny.WEIGHT_STD,
         rope_theta=5000.0,
-    )  # fmt: skip
+    )
     vision = CLIPVisionConfig(
-        hidden_size=VISION, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE,
-        patch_size=PATCH, projection_dim=24,
-    )  # fmt: skip
+        hidden_size=VISION,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=24,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         llm, tower = LlamaForCausalLM(text).eval(), CLIPVisionModel(vision).eval()
@@ -155,23 +202,50 @@ def make(projector: str = "mlp2x_gelu", seed: int = 0, **fields: Any) -> Origina
             layers += [nn.GELU(), nn.Linear(WIDTH, WIDTH)]
         bridge = layers[0] if projector == "linear" else nn.Sequential(*layers)
     table = {
-        "_name_or_path": "llava-v1.5-7b", "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava",
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "freeze_mm_mlp_adapter": False, "hidden_act": "silu",
-        "image_aspect_ratio": "pad", "initializer_range": 0.02, "max_length": 4096, "mm_hidden_size": VISION,
-        "mm_projector_type": projector, "mm_resampler_type": None, "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False, "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2,
-        "mm_vision_tower": "openai/clip-vit-tiny", "pretraining_tp": 1, "rope_scaling": None,
-        "tie_word_embeddings": False, "torch_dtype": "float32", "tune_mm_mlp_adapter": False,
-        "unfreeze_mm_vision_tower": False, "use_cache": True, **llm_table(llm), **fields,
-    }  # fmt: skip
+        "_name_or_path": "llava-v1.5-7b",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "freeze_mm_mlp_adapter": False,
+        "hidden_act": "silu",
+        "image_aspect_ratio": "pad",
+        "initializer_range": 0.02,
+        "max_length": 4096,
+        "mm_hidden_size": VISION,
+        "mm_projector_type": projector,
+        "mm_resampler_type": None,
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "openai/clip-vit-tiny",
+        "pretraining_tp": 1,
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "tune_mm_mlp_adapter": False,
+        "unfreeze_mm_vision_tower": False,
+        "use_cache": True,
+        **llm_table(llm),
+        **fields,
+    }
     return Original(llm, tower, bridge.eval(), table)
 
 
 def llm_table(llm: LlamaForCausalLM) -> dict[str, Any]:
     names = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "hidden_act",
-    )  # fmt: skip
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "hidden_act",
+    )
     return {**{name: getattr(llm.config, name) for name in names}, "rope_theta": 5000.0}
 
 
@@ -237,14 +311,23 @@ def write_tower(folder: Path, made: Original, full: bool = True, weights: bool =
     vision = {**made.tower.config.to_dict(), "model_type": "clip_vision_model"}
     write_json(folder / "config.json", {"model_type": "clip", "vision_config": vision} if full else vision)
     preprocessor = {
-        "crop_size": SIDE, "size": SIDE, "do_center_crop": True, "do_normalize": True, "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": MEAN, "image_std": STD, "resample": 3,
-    }  # fmt: skip
+        "crop_size": SIDE,
+        "size": SIDE,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": MEAN,
+        "image_std": STD,
+        "resample": 3,
+    }
     write_json(folder / "preprocessor_config.json", preprocessor)
     text_half = {
-        "text_model.final_layer_norm.weight": torch.ones(4), "logit_scale": torch.tensor(1.0),
-        "visual_projection.weight": torch.ones(4, 4), "text_projection.weight": torch.ones(4, 4),
-    }  # fmt: skip
+        "text_model.final_layer_norm.weight": torch.ones(4),
+        "logit_scale": torch.tensor(1.0),
+        "visual_projection.weight": torch.ones(4, 4),
+        "text_projection.weight": torch.ones(4, 4),
+    }
     if weights:
         torch.save({**tower_weights(made), **(text_half if full else {})}, folder / "pytorch_model.bin")
     return folder
@@ -268,10 +351,19 @@ def write_full(folder: Path, made: Original, form: str = "bin", tower: bool = Fa
     else:
         {"bin": write_bin_shards, "safetensors": write_safetensors_shards}[form](folder, tensors)
     write_json(folder / "config.json", made.table)
-    write_json(folder / "generation_config.json", {
-        "_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "max_length": 4096, "pad_token_id": 0,
-        "temperature": 0.9, "top_p": 0.6, "transformers_version": "4.31.0",
-    })  # fmt: skip
+    write_json(
+        folder / "generation_config.json",
+        {
+            "_from_model_config": True,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "max_length": 4096,
+            "pad_token_id": 0,
+            "temperature": 0.9,
+            "top_p": 0.6,
+            "transformers_version": "4.31.0",
+        },
+    )
     write_tokenizer(folder, legacy)
     return folder
 
@@ -288,9 +380,17 @@ def write_lora(
     """A LoRA for `made.llm`, which is changed to what base and LoRA make together; PEFT's formula, in float64."""
     noise = torch.Generator().manual_seed(5)
     settings = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": 8, "bias": "none", "fan_in_fan_out": False,
-        "modules_to_save": None, "inference_mode": True, "lora_dropout": 0.05, "task_type": "CAUSAL_LM", **fields,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 8,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+        "lora_dropout": 0.05,
+        "task_type": "CAUSAL_LM",
+        **fields,
+    }
     scale = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
     adapter: Tensors = {}
     for name, module in made.llm.model.named_modules():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TREES = ("llava_patch", "safevlm", "eval")
+TREES = ("llava_patch", "safevlm")
 
 RANKS = {
     "safevlm": -1,  # the package itself holds nothing
@@ -25,6 +25,7 @@ RANKS = {
     "safevlm.types": 1,
     "safevlm.config": 1,
     "safevlm.versions": 1,
+    "safevlm.intervals": 1,
     "llava_patch": 2,
     "safevlm.data": 3,
     "safevlm.model": 4,
@@ -35,13 +36,13 @@ RANKS = {
     "safevlm.serve": 8,
     "safevlm.miniature": 8,
     "safevlm.check": 8,
-    "eval": 9,
+    "safevlm.evaluation": 9,
     "safevlm.commands": 10,
     "safevlm.__main__": 11,
 }
 FORBIDDEN = {
     "llava_patch": {name for name in RANKS if name != "llava_patch"},  # it knows LLaVA, and nothing of ours
-    "safevlm.data": {"llava_patch"},  # words and pictures; no model
+    "safevlm.data": {"llava_patch"},  # words and images; no model
     "safevlm.defenses": {"safevlm.model"},  # a defense sees what the engine hands it
 }
 """Beyond the ranks."""
@@ -188,14 +189,14 @@ def test_words_are_free_of_torch(module: str) -> None:
         ("llava_patch/a.py", "from safevlm.taxonomy import SAFE", False),
         ("llava_patch/a.py", "import torch", True),
         ("safevlm/miniature/a.py", "from safevlm.defenses import prompts", True),
-        ("eval/a.py", "import safevlm.serve.chat_cli", True),
-        ("eval/a.py", "import safevlm.__main__", False),
-        ("safevlm/serve/a.py", "from eval import metrics", False),
-        ("safevlm/__main__.py", "from eval import metrics", True),
+        ("safevlm/evaluation/a.py", "import safevlm.serve.chat_cli", True),
+        ("safevlm/evaluation/a.py", "import safevlm.__main__", False),
+        ("safevlm/serve/a.py", "from safevlm.evaluation import metrics", False),
+        ("safevlm/__main__.py", "from safevlm.evaluation import metrics", True),
     ],
 )
 def test_the_table_finds_what_it_should(tmp_path: Path, path: str, line: str, allowed: bool) -> None:
-    for name in (*RANKS, "eval.metrics", "safevlm.training.run"):
+    for name in (*RANKS, "safevlm.evaluation.metrics.rates", "safevlm.training.run"):
         tmp_path.joinpath(*name.split(".")).mkdir(parents=True, exist_ok=True)
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)

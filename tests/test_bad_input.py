@@ -79,7 +79,7 @@ def test_the_recipe_would_train(recipe: Path, tmp_path: Path) -> None:
     assert loading.load(tmp_path / "out").kind == "safety"
 
 
-# Pictures
+# Images
 
 
 def _png(width: int, height: int) -> bytes:
@@ -93,7 +93,7 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-PICTURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+IMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "zero bytes": (lambda data: b"", "empty"),
     "truncated": (lambda data: data[: len(data) // 2], "broken or truncated"),
     "not an image": (lambda data: b"hello", "not an image"),
@@ -103,22 +103,22 @@ PICTURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("verify", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", PICTURES)
-def test_bad_picture_in_training_data(recipe: Path, tmp_path: Path, capsys: Capture, kind: str, verify: bool) -> None:
-    spoil, cause = PICTURES[kind]
-    picture = tmp_path / "train" / "00003.png"
-    picture.write_bytes(spoil(picture.read_bytes()))
+@pytest.mark.parametrize("kind", IMAGES)
+def test_bad_image_in_training_data(recipe: Path, tmp_path: Path, capsys: Capture, kind: str, verify: bool) -> None:
+    spoil, cause = IMAGES[kind]
+    image = tmp_path / "train" / "00003.png"
+    image.write_bytes(spoil(image.read_bytes()))
     words = ["train", recipe, f"--data.verify_images={str(verify).lower()}"]
-    _told(capsys, words, f"{tmp_path / 'train.jsonl'}:4: ", str(picture), cause)
+    _told(capsys, words, f"{tmp_path / 'train.jsonl'}:4: ", str(image), cause)
     _nothing_left(tmp_path / "out")
 
 
-def test_unreadable_picture_in_training_data(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
-    picture = tmp_path / "train" / "00003.png"
-    picture.unlink()
-    _told(capsys, ["train", recipe], f"{tmp_path / 'train.jsonl'}:4: ", str(picture), "data.images")
-    picture.mkdir()
-    _told(capsys, ["train", recipe], f"{tmp_path / 'train.jsonl'}:4: ", str(picture))
+def test_unreadable_image_in_training_data(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = tmp_path / "train" / "00003.png"
+    image.unlink()
+    _told(capsys, ["train", recipe], f"{tmp_path / 'train.jsonl'}:4: ", str(image), "data.images")
+    image.mkdir()
+    _told(capsys, ["train", recipe], f"{tmp_path / 'train.jsonl'}:4: ", str(image))
     _nothing_left(tmp_path / "out")
 
 
@@ -301,18 +301,18 @@ def guarded(home: Path) -> Path:
     return home / "guarded"
 
 
-def test_chat_about_a_missing_picture(guarded: Path, tmp_path: Path, capsys: Capture) -> None:
-    picture = tmp_path / "gone.png"
+def test_chat_about_a_missing_image(guarded: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = tmp_path / "gone.png"
     for ask in (["--ask", "What is it?"], []):
-        _told(capsys, ["chat", "--model", guarded, "--image", picture, *ask], str(picture), "no such image file")
+        _told(capsys, ["chat", "--model", guarded, "--image", image, *ask], str(image), "no such image file")
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_chat_about_a_bad_picture(guarded: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
-    spoil, cause = PICTURES[kind]
-    picture = tmp_path / "bad.png"
-    picture.write_bytes(spoil(bytes(range(256)) * 4) if kind != "truncated" else _png(50, 50))
-    _told(capsys, ["chat", "--model", guarded, "--image", picture, "--ask", "What is it?"], str(picture), cause)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_chat_about_a_bad_image(guarded: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
+    spoil, cause = IMAGES[kind]
+    image = tmp_path / "bad.png"
+    image.write_bytes(spoil(bytes(range(256)) * 4) if kind != "truncated" else _png(50, 50))
+    _told(capsys, ["chat", "--model", guarded, "--image", image, "--ask", "What is it?"], str(image), cause)
 
 
 def test_chat_behind_an_unknown_defense(guarded: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ import yaml
 from safevlm.training.recipe import parse
 
 ROOT = Path(__file__).parents[1]
-REAL = sorted((ROOT / "scripts" / "recipes").glob("llava*b_*.yaml"))
+REAL = sorted((ROOT / "safevlm" / "recipes").glob("llava*b_*.yaml"))
 BATCH = 128
 """Effective batch of both stages (methods §1.5)."""
 
@@ -23,8 +23,12 @@ def _command(script: str, *words: str, **environment: str) -> list[str]:
     clean = {key: value for key, value in os.environ.items() if key not in ("RECIPE", "LAUNCHER", "GPUS", "NODES")}
     done = subprocess.run(
         ["bash", str(ROOT / "scripts" / script), *words],
-        cwd=ROOT, env={**clean, "DRY_RUN": "1", **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**clean, "DRY_RUN": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return shlex.split(done.stdout)
 
@@ -58,8 +62,11 @@ def test_launchers(environment: dict[str, str], start: str) -> None:
 def test_several_nodes_without_a_hostfile_are_an_error_that_names_it() -> None:
     done = subprocess.run(
         ["bash", str(ROOT / "scripts/stage1.sh"), "m", "d", "o"],
-        env={**os.environ, "NODES": "2", "DRY_RUN": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "NODES": "2", "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0 and "HOSTFILE" in done.stderr
 
 
@@ -68,8 +75,15 @@ def test_merge_script_passes_its_flags_on() -> None:
 
 
 def test_there_is_a_recipe_for_every_way_and_size() -> None:
-    ways = ("stage1", "stage1_head_only", "stage2", "stage2_qlora", "refusal_lora",
-            "security_tensor_textual", "security_tensor_visual")
+    ways = (
+        "stage1",
+        "stage1_head_only",
+        "stage2",
+        "stage2_qlora",
+        "refusal_lora",
+        "security_tensor_textual",
+        "security_tensor_visual",
+    )
     assert [file.stem for file in REAL] == sorted(f"llava{size}_{way}" for size in ("7b", "13b") for way in ways)
 
 

@@ -112,9 +112,10 @@ MISTAKES = {
     "named twice": ("categories: [{name: clean}, {name: clean}]\nlevels: [{name: safe}]", "named twice"),
     "no clean": ("categories: [{name: spam}]\nlevels: [{name: safe}]", "'clean'"),
     "stance with an unknown field": (
-        "categories: [{name: clean}]\nlevels: [{name: safe}, {name: bad, stance: 'Mind the {subject}.'}]", "subject"
+        "categories: [{name: clean}]\nlevels: [{name: safe}, {name: bad, stance: 'Mind the {subject}.'}]",
+        "subject",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "told"), MISTAKES.values(), ids=MISTAKES.keys())

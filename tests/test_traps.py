@@ -17,12 +17,12 @@ TESTS = Path(__file__).parent
 TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
     "SafeVLM / PSA-VLM": {
         "1 the head's query is a constant pad token, so it is blind to text": (
-            "engine/test_engine_sight.py::test_verdict_of_a_text_aware_head_hangs_on_the_text",
+            "engine/test_engine_image_features.py::test_verdict_of_a_text_aware_head_hangs_on_the_text",
             "model/test_head.py::test_image_only_head_provably_ignores_text",
         ),
         "2 padding decides the verdict": (
             "model/test_head.py::test_verdict_does_not_depend_on_padding_or_company",
-            "engine/test_engine_sight.py::test_verdict_is_the_same_alone_and_in_a_batch",
+            "engine/test_engine_image_features.py::test_verdict_is_the_same_alone_and_in_a_batch",
         ),
         "3 the wrong ignore index masks nothing": (
             "data/test_chat.py::test_unmasked_tokens_are_the_answers_exactly",
@@ -36,14 +36,14 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
             "training/test_stages.py::test_stage2_trains_a_lora_on_the_llms_linear_layers_and_no_other",
         ),
         "6 the vision tower runs twice": (
-            "engine/test_engine_sight.py::test_the_tower_runs_once_per_image",
+            "engine/test_engine_image_features.py::test_the_tower_runs_once_per_image",
             "model/test_safe_llava.py::test_tower_runs_once_per_forward_and_once_per_generate",
         ),
-        "7 an unreadable picture trains as a blank with its harmful label": (
+        "7 an unreadable image trains as a blank with its harmful label": (
             "data/test_collate.py::test_broken_image_names_the_record",
             "data/test_records.py::test_verifying_names_the_record_of_a_broken_image",
         ),
-        "8 records without a picture break": ("training/test_trainer.py::test_text_only_data_trains",),
+        "8 records without an image break": ("training/test_trainer.py::test_text_only_data_trains",),
         "9 the width 4096 is written into the code": (
             "model/test_safe_llava.py::test_any_width_works",
             "model/test_real_sizes.py::test_banks_head_and_slots_follow_the_llms_width",
@@ -83,8 +83,8 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
         "4 the corrected prompt loses the question": (
             "defenses/test_safe_clip.py::test_trap_4_question_survives_in_every_corrected_prompt",
         ),
-        "5 the first picture's verdict is everybody's": (
-            "defenses/test_safe_clip.py::test_trap_5_every_picture_of_a_batch_has_its_own_verdict",
+        "5 the first image's verdict is everybody's": (
+            "defenses/test_safe_clip.py::test_trap_5_every_image_of_a_batch_has_its_own_verdict",
         ),
         "6 padding is lost when text is inserted": (
             "defenses/test_safe_clip.py::test_trap_6_corrected_answer_is_the_same_alone_and_in_a_batch",
@@ -115,7 +115,7 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
     "security tensors": {
         "1 a label that never matches learns the harmful answers": (
             "training/test_tensor_stage.py::test_trap_1_malicious_pairs_learn_the_refusal_and_unknown_parts_are_errors",
-            "training/test_tensor_stage.py::test_trap_1_a_part_without_pairs_or_a_pair_without_a_picture_is_an_error",
+            "training/test_tensor_stage.py::test_trap_1_a_part_without_pairs_or_a_pair_without_an_image_is_an_error",
         ),
         "2 the scheduler is never stepped": (
             "training/test_tensor_stage.py::test_trap_2_learning_rate_trace_equals_the_recipe",
@@ -135,11 +135,11 @@ TRAPS: dict[str, dict[str, tuple[str, ...]]] = {
             "training/test_tensor_stage.py::test_trap_6_every_epoch_is_shuffled_anew",
             "training/test_tensor_stage.py::test_trap_6_the_seed_fixes_the_tensor",
         ),
-        "7 grey and transparent pictures are left to the processor": (
-            "training/test_tensor_stage.py::test_trap_7_grey_palette_and_alpha_pictures_train",
+        "7 grey and transparent images are left to the processor": (
+            "training/test_tensor_stage.py::test_trap_7_grey_palette_and_alpha_images_train",
         ),
-        "8 a picture of its own gives the shape; the last epochs are not saved": (
-            "training/test_tensor_stage.py::test_trap_8_the_shape_is_of_the_config_and_needs_no_picture",
+        "8 an image of its own gives the shape; the last epochs are not saved": (
+            "training/test_tensor_stage.py::test_trap_8_the_shape_is_of_the_config_and_needs_no_image",
             "training/test_tensor_stage.py::test_trap_8_the_last_and_the_best_are_saved",
             "training/test_tensor_stage.py::test_trap_8_held_out_pairs_are_never_trained_on",
         ),

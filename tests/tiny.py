@@ -28,9 +28,13 @@ PATCHES = (IMAGE_SIZE // PATCH) ** 2
 WEIGHT_STD = 0.1
 
 SAFETY: dict[str, Any] = {
-    "projector_width": 16, "projector_depth": 1, "projector_tokens": 4, "lm_tokens": 3, "head_tokens": 2,
+    "projector_width": 16,
+    "projector_depth": 1,
+    "projector_tokens": 4,
+    "lm_tokens": 3,
+    "head_tokens": 2,
     "head_heads": 4,
-}  # fmt: skip
+}
 BARE: dict[str, Any] = {"projector": "none", "lm_tokens": 0, "head_tokens": 0}
 """Overrides that leave a stock LLaVA."""
 
@@ -38,14 +42,27 @@ BARE: dict[str, Any] = {"projector": "none", "lm_tokens": 0, "head_tokens": 0}
 def stock_config(width: int = 64, image_size: int = IMAGE_SIZE, patch: int = PATCH, **llava: Any) -> LlavaConfig:
     """A stock config; `llava` overrides LLaVA's own fields (vision_feature_layer, …)."""
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=image_size,
-        patch_size=patch, projection_dim=24,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=image_size,
+        patch_size=patch,
+        projection_dim=24,
+    )
     text = LlamaConfig(
-        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, vocab_size=VOCABULARY, max_position_embeddings=256, pad_token_id=PAD, bos_token_id=BOS,
-        eos_token_id=EOS, initializer_range=WEIGHT_STD,
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=256,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        initializer_range=WEIGHT_STD,
+    )
     fields = {"image_token_index": IMAGE, "image_seq_length": (image_size // patch) ** 2, "pad_token_id": PAD, **llava}
     return LlavaConfig(vision_config=vision, text_config=text, **fields)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from safevlm.analysis import figures
 from safevlm.analysis.curves import Curves
-from safevlm.analysis.verdicts import Judged, confusion
+from safevlm.analysis.verdicts import DetectorVerdicts, confusion
 from safevlm.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def performance(out: Path, numbers: Mapping[str, Any]) -> list[str]:
         return figures.save(figure, out, "performance")
 
 
-def confusions(out: Path, sets: Sequence[Judged], taxonomy: Taxonomy) -> list[str]:
+def confusions(out: Path, sets: Sequence[DetectorVerdicts], taxonomy: Taxonomy) -> list[str]:
     """A figure per set: categories and levels, counts shaded by row."""
     files = []
     for judged in sets:
@@ -58,7 +58,7 @@ def confusions(out: Path, sets: Sequence[Judged], taxonomy: Taxonomy) -> list[st
 
 
 def risk_curves(out: Path, found: Mapping[str, Curves | None]) -> list[str]:
-    """Risky against clean pictures, a line per set."""
+    """Risky against clean images, a line per set."""
     lines = {name: one for name, one in found.items() if one is not None}
     colours = [figures.COLOURS[at % len(figures.COLOURS)] for at in range(len(lines))]
     return _curves(out, "curves-risk", lines, colours) if lines else []
@@ -82,9 +82,17 @@ def _bars(axes: Axes, numbers: Mapping[str, Any]) -> None:
         heights = np.array([100 * (one["value"] or 0.0) for one in found])
         whiskers = np.array([_whisker(one) for one in found]).T
         axes.bar(
-            places + (at - 1) * width, heights, width, label=label, color=BAR_COLOURS[at], hatch=figures.HATCHES[at],
-            edgecolor="black", linewidth=0.6, yerr=whiskers, error_kw={"elinewidth": 0.8, "capsize": 2},
-        )  # fmt: skip
+            places + (at - 1) * width,
+            heights,
+            width,
+            label=label,
+            color=BAR_COLOURS[at],
+            hatch=figures.HATCHES[at],
+            edgecolor="black",
+            linewidth=0.6,
+            yerr=whiskers,
+            error_kw={"elinewidth": 0.8, "capsize": 2},
+        )
     axes.set_xticks(places, [f"{_wrapped(name)}\nn {one['n']}" for name, one in numbers.items()])
     axes.set_xlim(-0.6, max(len(numbers), 3) - 0.4)
     axes.set_ylim(0, 105)

@@ -1,8 +1,8 @@
 """`safevlm analyze calibration`: what a detector's probabilities are worth, and a threshold that keeps a promise.
 
-One random half of the pictures gives the temperatures; the other half judges them and gives the thresholds, so that
+One random half of the images gives the temperatures; the other half judges them and gives the thresholds, so that
 neither looks at its own homework. What comes of it is a policy's `calibration` (`safevlm.defenses.calibration`), in
-`policy.yaml` and, where asked for, in the checkpoint's config.json. The trap: the promise is about pictures like the
+`policy.yaml` and, where asked for, in the checkpoint's config.json. The trap: the promise is about images like the
 clean ones of the data; a calibration on cartoons says nothing about photographs.
 """
 
@@ -21,21 +21,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import calibration_figures, looking, reliability, summary, thresholds
-from safevlm.analysis.intervals import Estimate, Floats, share
-from safevlm.analysis.pictures import read_sets
+from safevlm.analysis import calibration_figures, detection, reliability, summary, thresholds
+from safevlm.analysis.labelled_images import read_sets
 from safevlm.analysis.thresholds import Promise, Risks, Thresholds
-from safevlm.analysis.verdicts import READ_OUTS, Judged, judge, union
+from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, judge, union
 from safevlm.defenses.policy import Policy, policy_from
+from safevlm.intervals import Floats, Interval, share
 from safevlm.model.export import SIDECAR
 from safevlm.model.loading import Loaded
 from safevlm.taxonomy import CLEAN, Taxonomy
 
 POLICY_FILE = "policy.yaml"
 TRIAL_SHARE = 0.25
-"""Share of the pictures that a trial calibrates on; the others are fresh."""
+"""Share of the images that a trial calibrates on; the others are fresh."""
 FEWEST = 10
-"""Clean pictures, and risky ones, below which nothing is calibrated."""
+"""Clean images, and risky ones, below which nothing is calibrated."""
 ON_AVERAGE, WITH_CONFIDENCE, RAISED = "on average", "with confidence", "with confidence, raised"
 
 
@@ -81,7 +81,7 @@ class Scores:
         )
 
     def labelled(self, read_out: str) -> tuple[Floats, NDArray[np.int64]]:
-        """Probabilities and truths of the pictures that have this label."""
+        """Probabilities and truths of the images that have this label."""
         rows = self.truth[read_out] >= 0
         return self.probabilities[read_out][rows], self.truth[read_out][rows]
 
@@ -95,7 +95,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration found, and the half of the pictures that it judged itself on."""
+    """What a calibration found, and the half of the images that it judged itself on."""
 
     temperatures: dict[str, float]
     thresholds: dict[str, Thresholds]
@@ -106,15 +106,15 @@ class Calibrated:
 
 
 def run(options: CalibrationOptions) -> dict[str, Any]:
-    """Verdicts → temperatures, thresholds, what they do on fresh pictures, policy, figures, `summary.json`."""
+    """Verdicts → temperatures, thresholds, what they do on fresh images, policy, figures, `summary.json`."""
     promise = Promise(options.target_fpr, options.confidence)
-    loaded = looking.load(options.model, options.device, options.base)
+    loaded = detection.load(options.model, options.device, options.base)
     _check_writable(loaded, options)
     taxonomy = loaded.safe_llava.config.taxonomy
     table = _policy_table(options, loaded)
     sets = read_sets(options.data, taxonomy, options.images)
     tests = read_sets(options.test, taxonomy, options.images) if options.test else []
-    guard = looking.detector(loaded, options.defense, Policy(taxonomy), [*sets, *tests])  # raw: no calibration on top
+    guard = detection.detector(loaded, options.defense, Policy(taxonomy), [*sets, *tests])  # raw: no calibration on top
     judged = judge(loaded, guard, [*sets, *tests], options.batch_size)
     data = union(judged[: len(sets)])
     scores = scores_of(data, taxonomy, guard.name)
@@ -155,7 +155,7 @@ def run(options: CalibrationOptions) -> dict[str, Any]:
 
 
 def calibrate(scores: Scores, promise: Promise, names: Sequence[str], options: CalibrationOptions) -> Calibrated:
-    """Temperatures from one half of the pictures, thresholds from the other."""
+    """Temperatures from one half of the images, thresholds from the other."""
     first, second = split(scores.risky, 0.5, np.random.default_rng(options.seed))
     temperatures = scores.at(first).temperatures()
     risks = scores.at(second).risks(temperatures["category"])
@@ -187,15 +187,15 @@ def _thresholds(
 def split(
     risky: NDArray[np.bool_], part: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows of a random part and of the rest; the same share of clean and of risky pictures in both."""
+    """Rows of a random part and of the rest; the same share of clean and of risky images in both."""
     kinds = [generator.permutation(np.flatnonzero(risky == kind)) for kind in (False, True)]
     first = [rows[: round(len(rows) * part)] for rows in kinds]
     second = [rows[round(len(rows) * part) :] for rows in kinds]
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
 
-def scores_of(judged: Judged, taxonomy: Taxonomy, detector: str) -> Scores:
-    """ValueError: no probabilities, several detectors at once, or no clean or no risky pictures to speak of."""
+def scores_of(judged: DetectorVerdicts, taxonomy: Taxonomy, detector: str) -> Scores:
+    """ValueError: no probabilities, several detectors at once, or no clean or no risky images to speak of."""
     names = {"category": taxonomy.category_names, "level": taxonomy.level_names}
     tables = {read_out: judged.probabilities(read_out, names[read_out]) for read_out in READ_OUTS}
     sources = {verdict.source for verdict in judged.verdicts}
@@ -207,8 +207,7 @@ def scores_of(judged: Judged, taxonomy: Taxonomy, detector: str) -> Scores:
     few = min(int(risky.sum()), int((~risky).sum()))
     if few < FEWEST:
         raise ValueError(
-            f"--data: {int(risky.sum())} risky and {int((~risky).sum())} clean pictures; "
-            f"{FEWEST} of each at least"
+            f"--data: {int(risky.sum())} risky and {int((~risky).sum())} clean images; {FEWEST} of each at least"
         )
     truth = {
         read_out: np.array([-1 if name is None else names[read_out].index(name) for name in judged.truth(read_out)])
@@ -241,10 +240,8 @@ def calibration_errors(
     return errors, curves
 
 
-def trials(
-    scores: Scores, promise: Promise, names: Sequence[str], options: CalibrationOptions
-) -> dict[str, Any]:
-    """The whole calibration again and again on other pictures, measured on those it has not seen."""
+def trials(scores: Scores, promise: Promise, names: Sequence[str], options: CalibrationOptions) -> dict[str, Any]:
+    """The whole calibration again and again on other images, measured on those it has not seen."""
     _check_trials(scores, promise, names, options)
     rates: dict[str, list[float]] = {rule: [] for rule in rules(promise)}
     recalls: dict[str, list[float]] = {rule: [] for rule in rules(promise)}
@@ -260,7 +257,7 @@ def trials(
             recalls[rule].append(float(hits[new.risky].mean()))
     return {
         "trials": options.trials,
-        "clean_pictures": {"thresholds": int((~data.risky).sum()), "fresh": int((~new.risky).sum())},
+        "clean_images": {"thresholds": int((~data.risky).sum()), "fresh": int((~new.risky).sum())},
         "rules": {rule: _trial_numbers(rates[rule], recalls[rule], promise.target) for rule in rates},
     }
 
@@ -301,7 +298,7 @@ def _check_trials(scores: Scores, promise: Promise, names: Sequence[str], option
     needed = math.ceil(2 * part.fewest() / TRIAL_SHARE)
     if clean < needed:
         raise ValueError(
-            f"--trials: {clean} clean pictures; a trial calibrates on {TRIAL_SHARE:.0%} of them, which takes {needed}"
+            f"--trials: {clean} clean images; a trial calibrates on {TRIAL_SHARE:.0%} of them, which takes {needed}"
         )
 
 
@@ -322,7 +319,7 @@ def _errors(pairs: Mapping[str, tuple[Floats, NDArray[np.bool_]]], seed: int) ->
     return {"expected_calibration_error": found}
 
 
-def _measured(judged: Judged, policy: Policy) -> dict[str, Any]:
+def _measured(judged: DetectorVerdicts, policy: Policy) -> dict[str, Any]:
     """What the written policy does, by way of the policy itself, beside the arg-max."""
     read = dataclasses.replace(judged, verdicts=tuple(policy.calibrated(verdict) for verdict in judged.verdicts))
     return {
@@ -346,26 +343,26 @@ def _trial_numbers(rates: Sequence[float], recalls: Sequence[float], target: flo
 
 def _note(promise: Promise, n: int) -> str:
     return (
-        f"at most {promise.target:.4g} of clean pictures flagged, in {promise.confidence:.4g} of calibrations "
-        f"on as many ({n}) clean pictures like them"
+        f"at most {promise.target:.4g} of clean images flagged, in {promise.confidence:.4g} of calibrations "
+        f"on as many ({n}) clean images like them"
     )
 
 
 def _print(result: Mapping[str, Any], loaded: Loaded, options: CalibrationOptions) -> None:
     rows = [
-        [f"{name}, {rule}", str(Estimate(**row["false_positive_rate"])), str(Estimate(**row["recall"]))]
+        [f"{name}, {rule}", str(Interval(**row["false_positive_rate"])), str(Interval(**row["recall"]))]
         for name, both in result["measured"].items()
         for rule, row in both.items()
     ]
-    summary.print_table(["pictures, rule", "false positives", "recall"], rows)
+    summary.print_table(["images, rule", "false positives", "recall"], rows)
     for read_out, row in result["calibration"].items():
-        both = {stage: Estimate(**one) for stage, one in row["expected_calibration_error"].items()}
+        both = {stage: Interval(**one) for stage, one in row["expected_calibration_error"].items()}
         print(f"calibration error of {read_out}: {both['before']} → {both['after']}")
     print(f"temperatures {_rounded(result['temperatures'])}, threshold of risk {_rounded(result['chosen'])}")
     for rule, row in (result["trials"] or {"rules": {}})["rules"].items():
         rate, recall = row["false_positive_rate"], row["recall"]
         print(
-            f"{row['kept']} of {options.trials} calibrations {rule} kept to {options.target_fpr:.4g} on fresh pictures "
+            f"{row['kept']} of {options.trials} calibrations {rule} kept to {options.target_fpr:.4g} on fresh images "
             f"(mean {rate['mean']:.4f}, highest {rate['highest']:.4f}; mean recall {recall['mean']:.4f})"
         )
     if options.write:

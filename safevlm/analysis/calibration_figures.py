@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safevlm.analysis import figures
-from safevlm.analysis.intervals import Floats
 from safevlm.analysis.thresholds import Promise, Risks, Thresholds
+from safevlm.intervals import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +38,11 @@ COARSE, FINE = ("0.01", "0.5", "0.99"), ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6
 NARROW = 3.0
 """Decimal exponents of a narrow range."""
 FEW = 5
-"""A bin of fewer pictures is counted, but its share says nothing and is not drawn."""
+"""A bin of fewer images is counted, but its share says nothing and is not drawn."""
 
 
 def reliability_curves(out: Path, curves: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Confidence against share right, with Wilson's intervals; below, how many pictures each point stands on."""
+    """Confidence against share right, with Wilson's intervals; below, how many images each point stands on."""
     with figures.drawing(3.3) as figure:
         panels = figure.subplots(2, len(curves), height_ratios=(3.2, 1), squeeze=False, sharex=True)
         for column, (name, stages) in enumerate(curves.items()):
@@ -54,7 +54,7 @@ def reliability_curves(out: Path, curves: Mapping[str, Mapping[str, Any]]) -> li
             above.set_title(title, loc="left")
             above.set(ylabel=up, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
             most = max(one.n for bins in stages.values() for one in bins)
-            below.set(xlabel=across, yscale="log", ylim=(0.5, 4 * most), ylabel="pictures" if column == 0 else "")
+            below.set(xlabel=across, yscale="log", ylim=(0.5, 4 * most), ylabel="images" if column == 0 else "")
             for axes in (above, below):
                 figures.grid(axes)
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -65,7 +65,7 @@ def reliability_curves(out: Path, curves: Mapping[str, Mapping[str, Any]]) -> li
 def operating_points(
     out: Path, data: Risks, found: Mapping[str, Thresholds], names: Sequence[str], promise: Promise
 ) -> list[str]:
-    """Share of clean and of risky pictures that reach a threshold, and where the thresholds stand."""
+    """Share of clean and of risky images that reach a threshold, and where the thresholds stand."""
     per_category = any(isinstance(one, dict) for one in found.values())
     panels = list(enumerate(names)) if per_category else [(None, "")]
     columns = min(3, len(panels))
@@ -91,17 +91,23 @@ def operating_points(
 
 
 def trials(out: Path, found: Mapping[str, Any], promise: Promise) -> list[str]:
-    """The false-positive rate of every trial on fresh pictures, sorted, against the target."""
+    """The false-positive rate of every trial on fresh images, sorted, against the target."""
     with figures.drawing(2.8) as figure:
         axes = figure.subplots()
         for at, (rule, row) in enumerate(found["rules"].items()):
             rates = np.sort(row["false_positive_rate"]["all"])
             axes.plot(
-                np.arange(1, len(rates) + 1), 100 * rates, label=f"{rule}: {row['kept']} of {len(rates)} kept",
-                marker=RULE_MARKERS[at], markersize=3.5, markevery=max(1, len(rates) // 25), linewidth=1, **RULES[rule],
-            )  # fmt: skip
+                np.arange(1, len(rates) + 1),
+                100 * rates,
+                label=f"{rule}: {row['kept']} of {len(rates)} kept",
+                marker=RULE_MARKERS[at],
+                markersize=3.5,
+                markevery=max(1, len(rates) // 25),
+                linewidth=1,
+                **RULES[rule],
+            )
         axes.axhline(100 * promise.target, color="#D55E00", linewidth=1.2, label=f"target {100 * promise.target:g} %")
-        axes.set(xlabel="calibration, sorted by its rate", ylabel="false positives on fresh pictures, %")
+        axes.set(xlabel="calibration, sorted by its rate", ylabel="false positives on fresh images, %")
         axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
         figures.grid(axes, "y")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -114,18 +120,23 @@ def _reliability(above: Axes, below: Axes, bins: Sequence[Any], stage: str) -> N
     right = np.array([one.right for one in shown])
     whiskers = [right - [one.low for one in shown], [one.high for one in shown] - right]
     above.errorbar(
-        [one.confidence for one in shown], right, yerr=whiskers, label=f"{stage} temperature", markersize=4,
-        linewidth=1.2, elinewidth=0.8, capsize=2, **look,
-    )  # fmt: skip
+        [one.confidence for one in shown],
+        right,
+        yerr=whiskers,
+        label=f"{stage} temperature",
+        markersize=4,
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=2,
+        **look,
+    )
     below.plot([one.confidence for one in bins], [one.n for one in bins], markersize=4, linewidth=0.8, **look)
 
 
-def _operating(
-    axes: Axes, risk: Floats, risky: NDArray[np.bool_], found: Mapping[str, float], target: float
-) -> None:
+def _operating(axes: Axes, risk: Floats, risky: NDArray[np.bool_], found: Mapping[str, float], target: float) -> None:
     for label, rows, look in (
-        ("risky pictures", risky, {"color": "#D55E00", "linestyle": "-"}),
-        ("clean pictures", ~risky, {"color": "#009E73", "linestyle": (0, (5, 1))}),
+        ("risky images", risky, {"color": "#D55E00", "linestyle": "-"}),
+        ("clean images", ~risky, {"color": "#009E73", "linestyle": (0, (5, 1))}),
     ):
         scores = np.sort(_log_odds(risk[rows]))
         reach = np.arange(len(scores), 0, -1) / max(1, len(scores))
@@ -147,7 +158,7 @@ def _log_odds(risk: Floats) -> Floats:
 
 
 def _range(risk: Floats) -> tuple[float, float]:
-    """Where nearly all pictures lie, with some room."""
+    """Where nearly all images lie, with some room."""
     low, high = np.quantile(_log_odds(risk), (0.001, 0.999))
     return max(ODDS[0], float(low) - 0.3), min(ODDS[1], float(high) + 0.3)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import intervals
-from safevlm.analysis.intervals import Estimate, Floats
+from safevlm import intervals
+from safevlm.intervals import Floats, Interval
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Curves:
     false_positives: Floats
     recall: Floats
     precision: Floats
-    auroc: Estimate
-    ap: Estimate
+    auroc: Interval
+    ap: Interval
     positives: int
     negatives: int
 
@@ -59,14 +59,17 @@ def curves(scores: Floats, truth: NDArray[np.bool_], seed: int) -> Curves | None
     false, true, precision = _rates(np.ones(len(truth)), hits, ends)
     groups = truth.astype(np.int64)
     return Curves(
-        false, true, precision, intervals.weighted(auroc, groups, seed), intervals.weighted(ap, groups, seed),
-        positives, negatives,
-    )  # fmt: skip
+        false,
+        true,
+        precision,
+        intervals.weighted(auroc, groups, seed),
+        intervals.weighted(ap, groups, seed),
+        positives,
+        negatives,
+    )
 
 
-def _rates(
-    weights: Floats, hits: NDArray[np.bool_], ends: NDArray[np.intp]
-) -> tuple[Floats, Floats, Floats]:
+def _rates(weights: Floats, hits: NDArray[np.bool_], ends: NDArray[np.intp]) -> tuple[Floats, Floats, Floats]:
     """False-positive rate, recall and precision at every distinct score, with the point (0, 0, 1) in front."""
     true = np.append(0.0, np.cumsum(weights * hits)[ends])
     false = np.append(0.0, np.cumsum(weights * ~hits)[ends])

@@ -1,11 +1,11 @@
-"""What a picture looks like inside the model: one vector per picture in each of four spaces, from one vision pass.
+"""What an image looks like inside the model: one vector per image in each of four spaces, from one vision pass.
 
     patches   mean of the tower's patch features that LLaVA's projector reads: the original features
     cls       CLS token of the same layer, which LLaVA throws away
     safety    mean of the safety projector's output: the safety features
     head      what both read-outs of the safety head read: its attention's output
 
-The trap: several pictures of one request are averaged; a head that reads text gives the vector of picture and words.
+The trap: several images of one request are averaged; a head that reads text gives the vector of image and words.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from safevlm.analysis import looking
-from safevlm.analysis.pictures import Labelled
+from safevlm.analysis import detection
+from safevlm.analysis.labelled_images import LabelledImage
 from safevlm.defenses import Defense
+from safevlm.model.image_features import LazyImageFeatures
 from safevlm.model.loading import Loaded
 from safevlm.model.safe_llava import SafeLlava
-from safevlm.model.sight import Sight
 from safevlm.types import Request, Verdict
 
 SPACES = {
@@ -38,25 +38,25 @@ ORIGINAL = ("patches", "cls")
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors and verdicts of the same pictures, in the same order."""
+    """Vectors and verdicts of the same images, in the same order."""
 
     spaces: dict[str, NDArray[np.float32]]
     """(n, width) by name of the space."""
     verdicts: list[Verdict]
 
 
-def extract(loaded: Loaded, guard: Defense, pictures: Sequence[Labelled], batch_size: int = 32) -> Features:
-    """All spaces of every picture, and what the head says of it."""
-    looking.needs_head(loaded)
+def extract(loaded: Loaded, guard: Defense, images: Sequence[LabelledImage], batch_size: int = 32) -> Features:
+    """All spaces of every image, and what the head says of it."""
+    detection.needs_head(loaded)
     with _listening(loaded.safe_llava) as heard:
 
-        def keep(request: Request, sight: Sight) -> tuple[dict[str, NDArray[np.float32]], Verdict]:
-            verdict = guard.detect(request, sight)
-            _ = sight.risk  # the head has spoken by now, whatever the detector asked for
-            own = {"patches": sight.vision.patches, "cls": sight.vision.cls, **heard}
+        def keep(request: Request, features: LazyImageFeatures) -> tuple[dict[str, NDArray[np.float32]], Verdict]:
+            verdict = guard.detect(request, features)
+            _ = features.risk  # the head has spoken by now, whatever the detector asked for
+            own = {"patches": features.vision.patches, "cls": features.vision.cls, **heard}
             return {name: _mean(own[name]) for name in SPACES}, verdict
 
-        kept = looking.look_at(loaded, pictures, keep, batch_size, "features")
+        kept = detection.detect_all(loaded, images, keep, batch_size, "features")
     spaces = {name: np.stack([vectors[name] for vectors, _ in kept]) for name in SPACES}
     return Features(spaces, [verdict for _, verdict in kept])
 

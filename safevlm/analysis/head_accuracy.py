@@ -1,7 +1,7 @@
 """`safevlm analyze head`: how often a detector is right, per data set, category and level, and at which threshold.
 
 The level is partly a function of the category, so a detector that knows the category alone gets many levels right.
-`level_from_category` says how many (the commonest level of each true category, chosen on the same pictures, hence a
+`level_from_category` says how many (the commonest level of each true category, chosen on the same images, hence a
 little too high: the careful side), `determination` how much of the level's uncertainty the category takes away.
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import accuracy_figures, intervals, looking, summary
+from safevlm import intervals
+from safevlm.analysis import accuracy_figures, detection, summary
 from safevlm.analysis.curves import Curves, curves
-from safevlm.analysis.intervals import Estimate, Floats, share
-from safevlm.analysis.pictures import read_sets
-from safevlm.analysis.verdicts import READ_OUTS, Judged, confusion, judge, union
+from safevlm.analysis.labelled_images import read_sets
+from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, confusion, judge, union
 from safevlm.defenses.policy import read_policy
+from safevlm.intervals import Floats, Interval, share
 from safevlm.taxonomy import Taxonomy
 
 Ids = NDArray[np.int64]
@@ -44,11 +45,11 @@ class HeadOptions:
 
 def run(options: HeadOptions) -> dict[str, Any]:
     """Verdicts → numbers per set, figures, `summary.json`; the numbers."""
-    loaded = looking.load(options.model, options.device, options.base)
+    loaded = detection.load(options.model, options.device, options.base)
     config = loaded.safe_llava.config
     sets = read_sets(options.data, config.taxonomy, options.images, options.by_group)
     policy = read_policy(options.policy, config.taxonomy, config.policy)
-    guard = looking.detector(loaded, options.defense, policy, sets)
+    guard = detection.detector(loaded, options.defense, policy, sets)
     judged = judge(loaded, guard, sets, options.batch_size)
     shown = [*judged, union(judged)] if len(judged) > 1 else judged
     numbers = {one.name: measure(one, config.taxonomy, options.seed) for one in shown}
@@ -70,7 +71,7 @@ def run(options: HeadOptions) -> dict[str, Any]:
     return result
 
 
-def measure(judged: Judged, taxonomy: Taxonomy, seed: int) -> dict[str, Any]:
+def measure(judged: DetectorVerdicts, taxonomy: Taxonomy, seed: int) -> dict[str, Any]:
     """All numbers of a set that need no threshold."""
     return {
         "n": len(judged),
@@ -84,7 +85,7 @@ def measure(judged: Judged, taxonomy: Taxonomy, seed: int) -> dict[str, Any]:
     }
 
 
-def level_from_category(judged: Judged) -> Estimate:
+def level_from_category(judged: DetectorVerdicts) -> Interval:
     """How often the commonest level of the true category is the true level."""
     pairs = _labelled_pairs(judged)
     levels: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -94,7 +95,7 @@ def level_from_category(judged: Judged) -> Estimate:
     return share(np.array([commonest[category] == level for category, level in pairs], dtype=bool))
 
 
-def determination(judged: Judged) -> float | None:
+def determination(judged: DetectorVerdicts) -> float | None:
     """Mutual information of category and level over the level's entropy: 1, the category tells all; None: no spread."""
     pairs = Counter(_labelled_pairs(judged))
     n = pairs.total()
@@ -103,27 +104,25 @@ def determination(judged: Judged) -> float | None:
     return (category + level - _entropy(pairs, n)) / level if level > 0 else None
 
 
-def one_versus_rest(judged: Judged, taxonomy: Taxonomy, seed: int) -> dict[str, Curves]:
-    """Curves of each category's own probability against all other pictures with a category."""
+def one_versus_rest(judged: DetectorVerdicts, taxonomy: Taxonomy, seed: int) -> dict[str, Curves]:
+    """Curves of each category's own probability against all other images with a category."""
     labelled = judged.at([at for at, name in enumerate(judged.truth("category")) if name is not None])
     probabilities = labelled.probabilities("category", taxonomy.category_names) if len(labelled) else None
     if probabilities is None:
         return {}
     truth = np.array(labelled.truth("category"))
-    found = {
-        name: curves(probabilities[:, at], truth == name, seed) for at, name in enumerate(taxonomy.category_names)
-    }
+    found = {name: curves(probabilities[:, at], truth == name, seed) for at, name in enumerate(taxonomy.category_names)}
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _against_clean(judged: Judged, everything: Judged, seed: int) -> Curves | None:
-    """Curves of the risk; a set without clean pictures is set against the clean ones of all sets."""
+def _against_clean(judged: DetectorVerdicts, everything: DetectorVerdicts, seed: int) -> Curves | None:
+    """Curves of the risk; a set without clean images is set against the clean ones of all sets."""
     if judged.risky.all():
         judged = union([judged, everything.at(np.flatnonzero(~everything.risky))])
     return None if judged.risk is None else curves(judged.risk, judged.risky, seed)
 
 
-def _read_out(judged: Judged, read_out: str, names: Sequence[str], seed: int) -> dict[str, Any]:
+def _read_out(judged: DetectorVerdicts, read_out: str, names: Sequence[str], seed: int) -> dict[str, Any]:
     counts = confusion(judged, read_out, names)
     labelled = [at for at, name in enumerate(judged.truth(read_out)) if name is not None]
     own = judged.at(labelled)
@@ -156,7 +155,7 @@ def _of(hits: int, n: int) -> dict[str, Any]:
 
 def _f1(truth: Ids, said: Ids, average: Any, seed: int) -> dict[str, Any]:
     if len(truth) == 0:
-        return Estimate(None, 0).to_dict()
+        return Interval(None, 0).to_dict()
     size = int(max(truth.max(), said.max())) + 1
 
     def statistic(weights: Floats) -> float:
@@ -176,7 +175,7 @@ def _by_support(scores: Floats, support: Floats) -> float:
     return float((scores * support).sum() / support.sum())
 
 
-def _labelled_pairs(judged: Judged) -> list[tuple[str, str]]:
+def _labelled_pairs(judged: DetectorVerdicts) -> list[tuple[str, str]]:
     pairs = zip(judged.truth("category"), judged.truth("level"), strict=True)
     return [(category, level) for category, level in pairs if category is not None and level is not None]
 
@@ -191,8 +190,6 @@ def _print(numbers: Mapping[str, Any]) -> None:
     for name, one in numbers.items():
         cells = [one[read_out]["accuracy"] for read_out in READ_OUTS] + [one["level"]["from_category"]]
         cells += [one["risk"][key] for key in ("recall", "false_positive_rate", "auroc") if key in one["risk"]]
-        rows.append([name, str(one["n"]), *(str(Estimate(**cell)) for cell in cells)])
+        rows.append([name, str(one["n"]), *(str(Interval(**cell)) for cell in cells)])
     head = ["set", "n", *READ_OUTS, "level by category", "risk recall", "false positives", "AUROC"]
     summary.print_table(head, [row + ["–"] * (len(head) - len(row)) for row in rows])
-
-

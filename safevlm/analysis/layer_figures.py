@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safevlm.analysis import figures
-from safevlm.analysis.intervals import Estimate
+from safevlm.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,9 +55,15 @@ def _gaps(axes: Axes, inputs: Sequence[Input], safety: Sequence[int]) -> None:
         look = {"marker": figures.MARKERS[at % len(figures.MARKERS)], "edgecolor": colour, "zorder": 3, "s": 22}
         axes.scatter(layers, values, c=fills, linewidths=0.9, **look)
         axes.plot(
-            [], [], color=colour, linestyle=line, linewidth=1.4, markersize=4.5, marker=look["marker"],
+            [],
+            [],
+            color=colour,
+            linestyle=line,
+            linewidth=1.4,
+            markersize=4.5,
+            marker=look["marker"],
             label=f"{_short(one.name)}, n {found.normal} + {found.malicious}",
-        )  # fmt: skip
+        )
     axes.set(xlabel="layer", ylabel="angular gap, degrees")
     axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])  # whole markers at 0
     axes.set_title("bands: 95 % intervals; filled: above the null; grey: the text's safety layers", loc="left")
@@ -75,7 +81,7 @@ def _cosines(axes: Axes, one: Input) -> None:
     _layers(axes, len(one.curve.nn), ticks=4)
 
 
-def _line(axes: Axes, estimates: Sequence[Estimate], look: dict[str, Any]) -> tuple[Any, Any]:
+def _line(axes: Axes, estimates: Sequence[Interval], look: dict[str, Any]) -> tuple[Any, Any]:
     """Values with their interval as a band."""
     layers = np.arange(1, len(estimates) + 1)
     values = np.array([one.value for one in estimates])
@@ -86,7 +92,7 @@ def _line(axes: Axes, estimates: Sequence[Estimate], look: dict[str, Any]) -> tu
 
 
 def _short(name: str) -> str:
-    """Without the folders of a defence's file."""
+    """Without the folders of a defense's file."""
     return re.sub(r"=[^+]*/", "=", name)
 
 

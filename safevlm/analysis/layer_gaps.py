@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis.intervals import ROUNDS, TAILS, Estimate, Floats
+from safevlm.intervals import ROUNDS, TAILS, Floats, Interval
 
 DRAWN_PAIRS = 100
 """The paper's r."""
@@ -35,9 +35,9 @@ class Curve:
     normal: int
     """Requests."""
     malicious: int
-    nn: tuple[Estimate, ...]
-    nm: tuple[Estimate, ...]
-    gap: tuple[Estimate, ...]
+    nn: tuple[Interval, ...]
+    nm: tuple[Interval, ...]
+    gap: tuple[Interval, ...]
     null: tuple[float, ...]
     """The gap that shuffled sides stay below."""
     drawn: tuple[float, ...]
@@ -51,7 +51,7 @@ class Curve:
         pairs = zip(self.gap, self.null, strict=True)
         return tuple(layer for layer, (gap, null) in enumerate(pairs, 1) if gap.value > null)
 
-    def mean_gap(self, layers: Sequence[int]) -> Estimate:
+    def mean_gap(self, layers: Sequence[int]) -> Interval:
         """Over some layers, counted from 1."""
         places = [layer - 1 for layer in layers]
         value = float(np.mean([self.gap[place].value for place in places]))
@@ -130,6 +130,6 @@ def _shuffled(sides: Floats, seed: int) -> Floats:
     return np.stack([sides[:, generator.permutation(sides.shape[1])] for _ in range(NULL_ROUNDS)])
 
 
-def _estimate(value: float, samples: Floats, n: int) -> Estimate:
+def _estimate(value: float, samples: Floats, n: int) -> Interval:
     low, high = np.percentile(samples, TAILS)
-    return Estimate(value, n, float(low), float(high))
+    return Interval(value, n, float(low), float(high))

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safevlm.engine import Engine
-from safevlm.model.encoded import Encoded
+from safevlm.model.encoded import EncodedBatch
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
@@ -29,7 +29,7 @@ class States:
     """The requests that reached the model, and their states."""
 
     rows: NDArray[np.intp]
-    """(k,): places among the requests that were given; those that the defence answered itself are missing."""
+    """(k,): places among the requests that were given; those that the defense answered itself are missing."""
     units: NDArray[np.float32]
     """(k, layers, d), of length 1 each: a dot product is a cosine."""
 
@@ -48,7 +48,7 @@ def states(engine: Engine, requests: Sequence[Request], batch_size: int, title: 
 
 
 @torch.inference_mode()
-def last_states(model: Any, inner: SafeLlava, encoded: Encoded) -> Tensor:
+def last_states(model: Any, inner: SafeLlava, encoded: EncodedBatch) -> Tensor:
     """(b, layers, d) float32: behind every layer, the token that the answer begins after. Padding on either side."""
     mask = encoded.attention_mask
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts

@@ -1,10 +1,10 @@
-"""`safevlm analyze layers`: where in the LLM a harmful request parts from a harmless one, and whether a defence helps.
+"""`safevlm analyze layers`: where in the LLM a harmful request parts from a harmless one, and whether a defense helps.
 
-    text     requests in words             image    requests about a picture, harmful by the picture alone
-    NAME     the pictures again, behind a defence: hints, virtual tokens and changed pixels all count
+    text     requests in words             image    requests about an image, harmful by the image alone
+    NAME     the images again, behind a defense: hints, virtual tokens and changed pixels all count
 
 A text model that was taught to refuse has layers where the two part, its safety layers; the finding of the
-security-tensor paper (methods §3.5) is that they sleep when the harm is in the picture. The traps: a gap shows that
+security-tensor paper (methods §3.5) is that they sleep when the harm is in the image. The traps: a gap shows that
 two sets of prompts differ, not that they differ in harm, so that both sides must ask the same questions; and a hint
 that only risky requests get is itself a difference.
 """
@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm import defenses
-from safevlm.analysis import intervals, layer_figures, summary
-from safevlm.analysis.intervals import Estimate, Floats
+from safevlm import defenses, intervals
+from safevlm.analysis import layer_figures, summary
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, labelled, read_sets, truths_of
 from safevlm.analysis.layer_gaps import DRAWN_PAIRS, NULL_LEVEL, NULL_ROUNDS, Curve, curve
 from safevlm.analysis.layer_states import States, states
-from safevlm.analysis.pictures import Labelled, PictureSet, labelled, read_sets, truths_of
 from safevlm.data.json_rows import json_rows
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine import Engine, setting_of
+from safevlm.intervals import Floats, Interval
 from safevlm.model import loading
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
@@ -82,9 +82,9 @@ class Input:
     name: str
     curve: Curve | None
     left_out: Mapping[str, int]
-    """Requests by side that the defence answered itself."""
-    shift: Mapping[str, tuple[Estimate, ...]] | None = None
-    """By side and layer: mean cosine of a request without and with the defence."""
+    """Requests by side that the defense answered itself."""
+    shift: Mapping[str, tuple[Interval, ...]] | None = None
+    """By side and layer: mean cosine of a request without and with the defense."""
 
 
 def run(options: LayersOptions) -> dict[str, Any]:
@@ -109,14 +109,12 @@ def run(options: LayersOptions) -> dict[str, Any]:
     return result
 
 
-def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[PictureSet]) -> list[Input]:
-    """The text, where there is one; the pictures; the pictures behind each defence."""
+def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[ImageSet]) -> list[Input]:
+    """The text, where there is one; the images; the images behind each defense."""
     config, place = loaded.safe_llava.config, loading.default_device(options.device)
-    setting = setting_of(
-        loaded, read_policy(options.policy, config.taxonomy, config.policy), truths_of(sets), place
-    )  # fmt: skip
+    setting = setting_of(loaded, read_policy(options.policy, config.taxonomy, config.policy), truths_of(sets), place)
     guards = {name: defenses.build(name, setting) for name in dict.fromkeys(options.defense)}  # a wrong name, at once
-    rows = {IMAGE: [row for one in sets for row in one.pictures], TEXT: read_words(options.text, config.taxonomy)}
+    rows = {IMAGE: [row for one in sets for row in one.images], TEXT: read_words(options.text, config.taxonomy)}
 
     def pool(kind: str, flag: str) -> Pool:
         return pool_of(rows[kind], options.per_side, options.seed, flag)
@@ -124,25 +122,23 @@ def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[Pictur
     def through(name: str, asked: Pool, guard: Defense) -> States:
         return states(Engine(loaded, guard, place), asked.requests, options.batch_size, name)
 
-    pictures = pool(IMAGE, "--data")
+    images = pool(IMAGE, "--data")
     words = pool(TEXT, "--text") if options.text else None
     found = [measured(TEXT, words, through(TEXT, words, Defense()), options.seed)] if words else []
-    bare = through(IMAGE, pictures, Defense())
-    found.append(measured(IMAGE, pictures, bare, options.seed))
+    bare = through(IMAGE, images, Defense())
+    found.append(measured(IMAGE, images, bare, options.seed))
     for name, guard in guards.items():
-        found.append(measured(name, pictures, through(name, pictures, guard), options.seed, bare))
+        found.append(measured(name, images, through(name, images, guard), options.seed, bare))
     return found
 
 
-def read_words(files: Sequence[str], taxonomy: Taxonomy) -> list[Labelled]:
-    """Labelled rows without a picture, in the layouts of `safevlm.analysis.pictures`."""
-    rows = [
-        labelled(row, place, taxonomy, Path(file).parent) for file in files for place, row in json_rows(Path(file))
-    ]
+def read_words(files: Sequence[str], taxonomy: Taxonomy) -> list[LabelledImage]:
+    """Labelled rows without an image, in the layouts of `safevlm.analysis.labelled_images`."""
+    rows = [labelled(row, place, taxonomy, Path(file).parent) for file in files for place, row in json_rows(Path(file))]
     return [row for row in rows if not row.request.images and (row.category, row.level) != (None, None)]
 
 
-def pool_of(rows: Sequence[Labelled], per_side: int, seed: int, flag: str) -> Pool:
+def pool_of(rows: Sequence[LabelledImage], per_side: int, seed: int, flag: str) -> Pool:
     """At most `per_side` different requests on each side, at random; a request that is there twice counts once."""
     generator = np.random.default_rng(seed)
     requests = {_nameless(row.request): row.request for row in rows}
@@ -159,7 +155,7 @@ def pool_of(rows: Sequence[Labelled], per_side: int, seed: int, flag: str) -> Po
 
 
 def measured(name: str, pool: Pool, found: States, seed: int, bare: States | None = None) -> Input:
-    """`bare`: the same requests without a defence, to see how far it moves them."""
+    """`bare`: the same requests without a defense, to see how far it moves them."""
     sides = pool.sides[:, found.rows]
     left_out = dict(zip(SIDES, (pool.sides.sum(1) - sides.sum(1)).astype(int).tolist(), strict=True))
     if sides.sum(1).min() < FEWEST:
@@ -170,7 +166,7 @@ def measured(name: str, pool: Pool, found: States, seed: int, bare: States | Non
 
 def shift(
     sides: Floats, bare: NDArray[np.float32], defended: NDArray[np.float32], seed: int
-) -> dict[str, tuple[Estimate, ...]]:
+) -> dict[str, tuple[Interval, ...]]:
     """cos(N, N + δ) and cos(M, M + δ) by layer."""
     cosines = np.einsum("kld,kld->lk", bare, defended, dtype=np.float64)
     return {
@@ -227,7 +223,7 @@ def _print(inputs: Mapping[str, Any]) -> None:
             rows.append([name, "–", "–", "–", "–", left_out])
             continue
         gaps = [row["gap"]["value"] for row in one["layers"]]
-        mean = str(Estimate(**one["safety_gap"])) if one["safety_gap"] else "–"
+        mean = str(Interval(**one["safety_gap"])) if one["safety_gap"] else "–"
         above = ",".join(map(str, one["above_null"])) or "none"
         n = f"{one['n']['normal']}+{one['n']['malicious']}"
         rows.append([name, n, f"{max(gaps):.1f} in {1 + int(np.argmax(gaps))}", above, mean, left_out])

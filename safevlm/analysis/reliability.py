@@ -1,7 +1,7 @@
 """Are probabilities what they say? Reliability curves, expected calibration error, and the temperature that mends it.
 
 Expected calibration error (Naeini et al. 2015; Guo et al. 2017): mean distance between confidence and share right over
-bins of equal width, weighted by the pictures in them. It is never below what chance gives, so compare, do not admire.
+bins of equal width, weighted by the images in them. It is never below what chance gives, so compare, do not admire.
 A temperature (Guo et al. 2017) divides the logits by one number, found by likelihood: the arg-max stays, confidence
 moves. Its targets are smoothed as Platt (1999) did: a head without a mistake would else want a temperature of 0.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import intervals
-from safevlm.analysis.intervals import Floats
+from safevlm import intervals
 from safevlm.defenses.calibration import SMALLEST
+from safevlm.intervals import Floats
 
 BINS = 10
 TEMPERATURES = (0.1, 10.0)
@@ -25,7 +25,7 @@ TEMPERATURES = (0.1, 10.0)
 
 @dataclass(frozen=True)
 class Bin:
-    """The pictures of one range of confidence."""
+    """The images of one range of confidence."""
 
     confidence: float
     right: float
@@ -35,7 +35,7 @@ class Bin:
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:
-    """(n, names): `safevlm.defenses.calibration.tempered` for many pictures at once."""
+    """(n, names): `safevlm.defenses.calibration.tempered` for many images at once."""
     if temperature == 1.0:
         return probabilities
     powers = np.log(np.maximum(probabilities, SMALLEST)) / temperature
@@ -71,7 +71,7 @@ def top_label(probabilities: Floats, truth: NDArray[np.int64]) -> tuple[Floats, 
 
 
 def bins(confidence: Floats, right: NDArray[np.bool_]) -> list[Bin]:
-    """The bins that hold a picture."""
+    """The bins that hold an image."""
     own = _bin_of(confidence)
     found = []
     for at in range(BINS):

@@ -1,10 +1,10 @@
-"""SafeCLIP's eyes, taken apart: which CLS, post-layernorm or not, which τ, which bank (`scripts/ablate_safe_clip.sh`).
+"""SafeCLIP's eyes, taken apart: which CLS, post-layernorm or not, which τ, which bank (`eval/ablations/safe_clip.sh`).
 
     python -m safevlm.analysis.safe_clip --model DIR --bank [NAME=]FILE … --data FILE --out FILE [--summary FILE]
 
-Every picture goes through the tower once; all four readings of its CLS are kept, and every bank reads all of them. What
-is counted is what is flagged: whether the model then declines is measured by `python -m eval`, whose `summary.json`
-is put beside these numbers. The trap: τ and templates that were chosen on these pictures flatter themselves.
+Every image goes through the tower once; all four readings of its CLS are kept, and every bank reads all of them. What
+is counted is what is flagged: whether the model then declines is measured by `safevlm eval`, whose `summary.json`
+is put beside these numbers. The trap: τ and templates that were chosen on these images flatter themselves.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from safevlm.analysis import looking
-from safevlm.analysis.intervals import share
-from safevlm.analysis.pictures import Labelled, PictureSet, read_sets
+from safevlm.analysis import detection
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
 from safevlm.defenses.bank import Bank, read_bank
 from safevlm.defenses.safe_clip import READINGS
+from safevlm.intervals import share
 
 TAUS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """0: the arg-max alone."""
@@ -35,12 +35,14 @@ Claims = NDArray[np.bool_]
 
 
 def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: str = "auto") -> dict[str, Any]:
-    """By bank and reading: what is flagged of each group of pictures, at the bank's τ and at others."""
-    loaded = looking.load(model, device)
+    """By bank and reading: what is flagged of each group of images, at the bank's τ and at others."""
+    loaded = detection.load(model, device)
     taxonomy = loaded.safe_llava.config.taxonomy
     sets = read_sets(data, taxonomy, by_group=True)
     seen = {
-        one.name: torch.stack(looking.look_at(loaded, one.pictures, lambda _, sight: _readings(sight), title=one.name))
+        one.name: torch.stack(
+            detection.detect_all(loaded, one.images, lambda _, features: _readings(features), title=one.name)
+        )
         for one in sets
     }
     tower = loaded.safe_llava.model.vision_tower.state_dict()
@@ -52,19 +54,19 @@ def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: s
     return {"model": model, "data": list(data), "banks": found}
 
 
-def _readings(sight: Any) -> Tensor:
-    """(readings, v) of a request's only picture."""
-    return torch.stack([reading(sight.vision)[0].float().cpu() for reading in READINGS.values()])
+def _readings(features: Any) -> Tensor:
+    """(readings, v) of a request's only image."""
+    return torch.stack([reading(features.vision)[0].float().cpu() for reading in READINGS.values()])
 
 
-Rows = Mapping[str, tuple[Sequence[Labelled], NDArray[np.float32]]]
-"""By group: its pictures, and (n, c) probabilities of the concepts."""
+Rows = Mapping[str, tuple[Sequence[LabelledImage], NDArray[np.float32]]]
+"""By group: its images, and (n, c) probabilities of the concepts."""
 
 
-def _of_bank(bank: Bank, sets: Sequence[PictureSet], seen: Mapping[str, Tensor]) -> dict[str, Any]:
+def _of_bank(bank: Bank, sets: Sequence[ImageSet], seen: Mapping[str, Tensor]) -> dict[str, Any]:
     readings = {}
     for at, reading in enumerate(READINGS):
-        rows = {one.name: (one.pictures, bank.probabilities(seen[one.name][:, at]).numpy()) for one in sets}
+        rows = {one.name: (one.images, bank.probabilities(seen[one.name][:, at]).numpy()) for one in sets}
         flagged = {tau: _flagged(bank, rows, tau) for tau in (bank.facts.tau, *TAUS)}
         readings[reading] = {
             "at_tau": {name: _described(bank, *rows[name], claims) for name, claims in flagged[bank.facts.tau].items()}
@@ -88,16 +90,16 @@ def _flagged(bank: Bank, rows: Rows, tau: float) -> dict[str, Claims]:
 
 
 def _described(
-    bank: Bank, pictures: Sequence[Labelled], probabilities: NDArray[np.float32], flagged: Claims
+    bank: Bank, images: Sequence[LabelledImage], probabilities: NDArray[np.float32], flagged: Claims
 ) -> dict[str, Any]:
     said = np.array([concept.category for concept in bank.concepts])[probabilities.argmax(1)]
-    right = flagged & (said == np.array([picture.category for picture in pictures]))
+    right = flagged & (said == np.array([image.category for image in images]))
     return {"flagged": share(flagged).to_dict(), "flagged_as_its_category": share(right).to_dict()}
 
 
 def _false_alarms(rows: Rows, flagged: Mapping[str, Claims]) -> Claims:
-    """Of all clean pictures."""
-    clean = {name: np.array([picture.is_clean for picture in pictures]) for name, (pictures, _) in rows.items()}
+    """Of all clean images."""
+    clean = {name: np.array([image.is_clean for image in images]) for name, (images, _) in rows.items()}
     return np.concatenate([claims[clean[name]] for name, claims in flagged.items()])
 
 
@@ -105,7 +107,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m safevlm.analysis.safe_clip", description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, metavar="DIR")
     parser.add_argument("--bank", required=True, action="append", metavar="[NAME=]FILE", help="may be repeated")
-    parser.add_argument("--data", required=True, action="append", metavar="FILE", help="labelled pictures")
+    parser.add_argument("--data", required=True, action="append", metavar="FILE", help="labelled images")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="an evaluation's, to stand beside it")
     parser.add_argument("--device", default="auto")

@@ -1,11 +1,11 @@
 """How well a space keeps labels apart, measured on the features themselves: a t-SNE alone proves nothing.
 
-    silhouette   per picture (b - a) / max(a, b): a, mean distance to its own label; b, to the nearest other label
+    silhouette   per image (b - a) / max(a, b): a, mean distance to its own label; b, to the nearest other label
                  (Rousseeuw 1987); 1 is apart, 0 is mixed
-    purity       share of a picture's k nearest neighbours that have its label; chance is the labels' own mix
+    purity       share of an image's k nearest neighbours that have its label; chance is the labels' own mix
 
 Every dimension is standardised first: a CLIP tower has a few dimensions so large that nothing else would count.
-Intervals are bootstraps over pictures with the distances held fixed; the gain of one space over another is paired.
+Intervals are bootstraps over images with the distances held fixed; the gain of one space over another is paired.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import intervals
-from safevlm.analysis.intervals import Floats
+from safevlm import intervals
+from safevlm.intervals import Floats
 
 NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
 class Separation:
-    """Per picture, so that two spaces can be compared in pairs."""
+    """Per image, so that two spaces can be compared in pairs."""
 
     silhouette: Floats
     purity: Floats
@@ -42,12 +42,12 @@ def standardised(vectors: NDArray[np.float32]) -> Floats:
 
 
 def separation(vectors: NDArray[np.float32], labels: Sequence[str], neighbours: int = NEIGHBOURS) -> Separation:
-    """ValueError: fewer than two labels, or no more pictures than neighbours."""
+    """ValueError: fewer than two labels, or no more images than neighbours."""
     from sklearn.metrics import pairwise_distances
 
     names, ids = np.unique(np.asarray(labels), return_inverse=True)
     if len(names) < 2 or len(ids) <= neighbours:
-        raise ValueError(f"separation needs two labels and over {neighbours} pictures; here {len(names)}, {len(ids)}")
+        raise ValueError(f"separation needs two labels and over {neighbours} images; here {len(names)}, {len(ids)}")
     distances = pairwise_distances(standardised(vectors))
     return Separation(_silhouettes(distances, ids, len(names)), _purities(distances, ids, neighbours))
 
@@ -60,7 +60,7 @@ def chance(labels: Sequence[str]) -> float:
 
 
 def gains(ours: Separation, theirs: Separation, seed: int) -> dict[str, Any]:
-    """How much better `ours` keeps the same pictures apart; both numbers paired by picture."""
+    """How much better `ours` keeps the same images apart; both numbers paired by image."""
     return {
         name: intervals.mean(getattr(ours, name) - getattr(theirs, name), seed).to_dict()
         for name in ("silhouette", "purity")
@@ -70,7 +70,7 @@ def gains(ours: Separation, theirs: Separation, seed: int) -> dict[str, Any]:
 def table(
     spaces: Mapping[str, NDArray[np.float32]], labels: Sequence[str], base: str, seed: int
 ) -> dict[str, Any] | None:
-    """Every space with its gain over `base`; None where the labels cannot be separated (one label, few pictures)."""
+    """Every space with its gain over `base`; None where the labels cannot be separated (one label, few images)."""
     try:
         found = {name: separation(vectors, labels) for name, vectors in spaces.items()}
     except ValueError:
@@ -83,7 +83,7 @@ def table(
 
 
 def _silhouettes(distances: Floats, ids: NDArray[np.intp], labels: int) -> Floats:
-    """A picture that is alone with its label has 0, by definition."""
+    """An image that is alone with its label has 0, by definition."""
     members = np.eye(labels)[ids]
     counts = members.sum(0)
     sums = distances @ members

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safevlm.analysis.pictures import PictureSet
+from safevlm.analysis.labelled_images import ImageSet
 from safevlm.model.loading import Loaded
 from safevlm.versions import installed
 
@@ -18,7 +18,7 @@ FILE = "summary.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
-def write(out: Path, loaded: Loaded, sets: Sequence[PictureSet], seed: int, numbers: Mapping[str, Any]) -> Path:
+def write(out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int, numbers: Mapping[str, Any]) -> Path:
     """The old file or the new one, never half of one. Not a number is not a number: an error."""
     table = {
         "schema": SCHEMA,
@@ -44,16 +44,14 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _described(one: PictureSet) -> dict[str, Any]:
+def _described(one: ImageSet) -> dict[str, Any]:
     return {
         "name": one.name,
         "file": os.path.relpath(one.file),
-        "pictures": len(one.pictures),
-        "left_out": {"without_picture": one.without_picture, "unlabelled": one.unlabelled},
+        "images": len(one.images),
+        "left_out": {"without_image": one.without_image, "unlabelled": one.unlabelled},
     }
 
 
 def _versions() -> dict[str, str | None]:
     return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
-
-

@@ -1,21 +1,21 @@
-"""A threshold of risk that keeps a promise about false positives, from n clean pictures.
+"""A threshold of risk that keeps a promise about false positives, from n clean images.
 
-A false positive is a clean picture whose risk reaches the threshold. Sort the n clean risks; the threshold stands just
-above the k-th. Both promises need only that the n and the pictures to come are alike (exchangeable), no model, and
+A false positive is a clean image whose risk reaches the threshold. Sort the n clean risks; the threshold stands just
+above the k-th. Both promises need only that the n and the images to come are alike (exchangeable), no model, and
 hold for every n:
 
-    on average        k = ceil((n + 1)(1 - target)). The next clean picture is a false positive with probability at
+    on average        k = ceil((n + 1)(1 - target)). The next clean image is a false positive with probability at
                       most `target`, averaged over calibrations: split conformal prediction (Papadopoulos et al. 2002;
                       Vovk, Gammerman and Shafer 2005). Of single calibrations about half lie above the target.
     with confidence   the smallest k with P(Bin(n, target) <= n - k) <= 1 - confidence, which says: Clopper and
                       Pearson's upper bound (1934) for n - k false positives among n is at most `target`. In a share
-                      `confidence` of calibrations the rate on all pictures to come is at most `target` (Wilks 1941;
+                      `confidence` of calibrations the rate on all images to come is at most `target` (Wilks 1941;
                       Vovk 2012, Conditional validity of inductive conformal predictors, proposition 2a). This is
                       what is written.
 
-A threshold per category splits the target, and 1 - confidence, evenly over the risky categories: a clean picture counts
+A threshold per category splits the target, and 1 - confidence, evenly over the risky categories: a clean image counts
 for the category that is its likeliest risk, and the sum keeps the promise (union bound). A threshold may always be
-raised: fewer pictures reach it. It is raised to the least risky picture of the data that reaches it, which costs no
+raised: fewer images reach it. It is raised to the least risky image of the data that reaches it, which costs no
 recall on the data, but not above 0.5, since risks unlike the data's come later; `spend_all` does not raise it at all.
 """
 
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis.intervals import Floats
 from safevlm.defenses.calibration import SMALLEST
+from safevlm.intervals import Floats
 
 Thresholds = float | dict[str, float]
 EVEN = 0.5
@@ -41,7 +41,7 @@ class Promise:
     """What is asked of a threshold."""
 
     target: float
-    """Highest share of clean pictures that may be flagged."""
+    """Highest share of clean images that may be flagged."""
     confidence: float | None
     """Share of calibrations that must keep to it; None: on average only."""
 
@@ -60,7 +60,7 @@ class Promise:
         """Which of n clean risks, from the smallest on, the threshold stands above. ValueError: too few."""
         if n < self.fewest():
             raise ValueError(
-                f"{n} clean pictures are too few to promise a false-positive rate of {self.target:.4g}; "
+                f"{n} clean images are too few to promise a false-positive rate of {self.target:.4g}; "
                 f"{self.fewest()} at least for the threshold, as many again for the temperatures"
             )
         if self.confidence is None:
@@ -72,7 +72,7 @@ class Promise:
         return n - int(kept.max())
 
     def fewest(self) -> int:
-        """Clean pictures below which no threshold keeps the promise."""
+        """Clean images below which no threshold keeps the promise."""
         if self.confidence is None:
             return math.ceil(1 / self.target - 1 - 1e-9)
         return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.target) - 1e-9)
@@ -80,7 +80,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Risks:
-    """Pictures as thresholds see them."""
+    """Images as thresholds see them."""
 
     risk: Floats
     """1 - p(clean)."""
@@ -108,7 +108,7 @@ def choose(
 
 
 def flagged(data: Risks, thresholds: Thresholds, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which pictures reach the threshold, as `Calibration.read` decides."""
+    """Which images reach the threshold, as `Calibration.read` decides."""
     if isinstance(thresholds, dict):
         return data.risk >= np.array([thresholds[name] for name in names])[data.top]
     return data.risk >= thresholds
@@ -121,7 +121,7 @@ def _threshold(risk: Floats, risky: NDArray[np.bool_], promise: Promise, spend_a
     threshold = max(math.nextafter(highest, math.inf), SMALLEST)
     if threshold > 1:
         raise ValueError(
-            f"over {promise.target:.4g} of the clean pictures have the greatest risk there is; no threshold "
+            f"over {promise.target:.4g} of the clean images have the greatest risk there is; no threshold "
             "keeps the promise on them: look at the labels"
         )
     caught = risk[risky & (risk >= threshold)].tolist()

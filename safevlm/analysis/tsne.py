@@ -1,4 +1,4 @@
-"""`safevlm analyze tsne`: original against safety features in the plane, and beside the picture what it cannot prove.
+"""`safevlm analyze tsne`: original against safety features in the plane, and beside the image what it cannot prove.
 
 A t-SNE shows clusters where there are none and hides some that are there; distances in it mean nothing. So silhouette
 and purity of the features themselves stand under every panel (`safevlm.analysis.separation`).
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import figures, looking, separation, summary
+from safevlm.analysis import detection, figures, separation, summary
 from safevlm.analysis.features import ORIGINAL, SPACES, extract
-from safevlm.analysis.intervals import Floats
-from safevlm.analysis.pictures import Labelled, PictureSet, read_sets
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
 from safevlm.defenses.policy import read_policy
+from safevlm.intervals import Floats
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Verdict
 
@@ -42,7 +42,7 @@ class TsneOptions:
     spaces: tuple[str, ...] = ("patches", "safety", "head")
     perplexity: float = 30.0
     iterations: int = 1000
-    max_pictures: int = 2000
+    max_images: int = 2000
     seed: int = 0
     images: str = ""
     base: str | None = None
@@ -53,27 +53,27 @@ class TsneOptions:
 def run(options: TsneOptions) -> dict[str, Any]:
     """Features → planes, numbers, figure, `points.csv`, `summary.json`; the numbers."""
     _check_spaces(options.spaces)
-    loaded = looking.load(options.model, options.device, options.base)
-    looking.needs_head(loaded)
+    loaded = detection.load(options.model, options.device, options.base)
+    detection.needs_head(loaded)
     config = loaded.safe_llava.config
     sets = read_sets(options.data, config.taxonomy, options.images)
-    named = drawn(sets, options.max_pictures, options.seed)
-    pictures = [picture for _, picture in named]
-    check_perplexity(options.perplexity, len(pictures))
-    guard = looking.detector(loaded, "safety-head", read_policy(None, config.taxonomy, config.policy), sets)
-    features = extract(loaded, guard, pictures, options.batch_size)
+    named = drawn(sets, options.max_images, options.seed)
+    images = [image for _, image in named]
+    check_perplexity(options.perplexity, len(images))
+    guard = detection.detector(loaded, "safety-head", read_policy(None, config.taxonomy, config.policy), sets)
+    features = extract(loaded, guard, images, options.batch_size)
     spaces = {name: features.spaces[name] for name in options.spaces}
-    numbers = separations(spaces, pictures, options.seed)
+    numbers = separations(spaces, images, options.seed)
     planes = {
         name: plane(vectors, options.perplexity, options.iterations, options.seed) for name, vectors in spaces.items()
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_points(options.out / "points.csv", named, features.verdicts, planes)
-    files = draw(options.out, planes, pictures, features.verdicts, numbers, config.taxonomy)
+    files = draw(options.out, planes, images, features.verdicts, numbers, config.taxonomy)
     result = {
         "spaces": {name: SPACES[name] for name in options.spaces},
-        "n": len(pictures),
-        "of": sum(len(one.pictures) for one in sets),
+        "n": len(images),
+        "of": sum(len(one.images) for one in sets),
         "tsne": {"perplexity": options.perplexity, "iterations": options.iterations, "pca": COMPONENTS},
         "separation": numbers,
         "files": [*files, "points.csv"],
@@ -83,9 +83,9 @@ def run(options: TsneOptions) -> dict[str, Any]:
     return result
 
 
-def drawn(sets: Sequence[PictureSet], at_most: int, seed: int) -> list[tuple[str, Labelled]]:
-    """All pictures with the name of their set, or so many of them at random, in their order."""
-    named = [(one.name, picture) for one in sets for picture in one.pictures]
+def drawn(sets: Sequence[ImageSet], at_most: int, seed: int) -> list[tuple[str, LabelledImage]]:
+    """All images with the name of their set, or so many of them at random, in their order."""
+    named = [(one.name, image) for one in sets for image in one.images]
     if len(named) <= at_most:
         return named
     chosen = np.random.default_rng(seed).choice(len(named), size=at_most, replace=False)
@@ -96,7 +96,7 @@ def check_perplexity(perplexity: float, n: int) -> None:
     """A perplexity is a number of neighbours, and t-SNE looks at three times as many."""
     most = (n - 1) / 3
     if not 1 <= perplexity <= most:
-        raise ValueError(f"--perplexity {perplexity:g}: between 1 and {most:.0f} for {n} pictures, a third of them")
+        raise ValueError(f"--perplexity {perplexity:g}: between 1 and {most:.0f} for {n} images, a third of them")
 
 
 def plane(vectors: NDArray[np.float32], perplexity: float, iterations: int, seed: int) -> Floats:
@@ -115,51 +115,52 @@ def plane(vectors: NDArray[np.float32], perplexity: float, iterations: int, seed
 
 
 def separations(
-    spaces: Mapping[str, NDArray[np.float32]], pictures: Sequence[Labelled], seed: int
+    spaces: Mapping[str, NDArray[np.float32]], images: Sequence[LabelledImage], seed: int
 ) -> dict[str, Any]:
-    """By category and by level, over all pictures that have the label, and over the risky ones alone."""
+    """By category and by level, over all images that have the label, and over the risky ones alone."""
     base = next((name for name in spaces if name in ORIGINAL), next(iter(spaces)))
     numbers: dict[str, Any] = {}
     for field in FIELDS:
         for kind in ("all", "risky"):
             rows = [
-                at for at, picture in enumerate(pictures)
-                if getattr(picture, field) is not None and (kind == "all" or not picture.is_clean)
-            ]  # fmt: skip
-            labels = [getattr(pictures[at], field) for at in rows]
+                at
+                for at, image in enumerate(images)
+                if getattr(image, field) is not None and (kind == "all" or not image.is_clean)
+            ]
+            labels = [getattr(images[at], field) for at in rows]
             chosen = {name: vectors[rows] for name, vectors in spaces.items()}
             numbers[f"{field}, {kind}"] = separation.table(chosen, labels, base, seed) if rows else None
     return numbers
 
 
 def write_points(
-    path: Path, named: Sequence[tuple[str, Labelled]], verdicts: Sequence[Verdict], planes: Mapping[str, Floats]
+    path: Path, named: Sequence[tuple[str, LabelledImage]], verdicts: Sequence[Verdict], planes: Mapping[str, Floats]
 ) -> None:
-    """One row per picture: where it comes from, labels, verdict, and its place in every plane."""
+    """One row per image: where it comes from, labels, verdict, and its place in every plane."""
     places = [f"{name}_{axis}" for name in planes for axis in "xy"]
     head = ["set", "place", "image", *FIELDS, "predicted_category", "predicted_level", *places]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
-        for at, ((name, picture), verdict) in enumerate(zip(named, verdicts, strict=True)):
+        for at, ((name, image), verdict) in enumerate(zip(named, verdicts, strict=True)):
             points = [f"{value:.4f}" for points in planes.values() for value in points[at]]
-            labels = [picture.category or "", picture.level or "", verdict.category, verdict.level]
-            writer.writerow([name, picture.place, str(picture.request.images[0]), *labels, *points])
+            labels = [image.category or "", image.level or "", verdict.category, verdict.level]
+            writer.writerow([name, image.place, str(image.request.images[0]), *labels, *points])
 
 
 def draw(
     out: Path,
     planes: Mapping[str, Floats],
-    pictures: Sequence[Labelled],
+    images: Sequence[LabelledImage],
     verdicts: Sequence[Verdict],
     numbers: Mapping[str, Any],
     taxonomy: Taxonomy,
 ) -> list[str]:
     """A row of four panels per space, numbers under them, one legend for categories and one for levels."""
     labels = {
-        "true category": [picture.category for picture in pictures],
+        "true category": [image.category for image in images],
         "predicted category": [verdict.category for verdict in verdicts],
-        "true level": [picture.level for picture in pictures],
+        "true level": [image.level for image in images],
         "predicted level": [verdict.level for verdict in verdicts],
     }
     styles = {"category": figures.category_styles(taxonomy), "level": figures.level_styles(taxonomy)}
@@ -220,7 +221,9 @@ def _print(numbers: Mapping[str, Any]) -> None:
     rows = []
     for kind, found in numbers.items():
         for space, row in (found["spaces"] if found else {}).items():
-            cells = [f"{row[name]['value']:.3f} [{row[name]['low']:.3f}, {row[name]['high']:.3f}]"
-                     for name in ("silhouette", "purity")]  # fmt: skip
+            cells = [
+                f"{row[name]['value']:.3f} [{row[name]['low']:.3f}, {row[name]['high']:.3f}]"
+                for name in ("silhouette", "purity")
+            ]
             rows.append([f"{kind}, n {found['n']}", space, *cells])
     summary.print_table(["labels", "space", "silhouette", f"{separation.NEIGHBOURS}-NN purity"], rows)

@@ -1,4 +1,4 @@
-"""What a detector says of labelled pictures, as columns: truth, verdict, probabilities, risk.
+"""What a detector says of labelled images, as columns: truth, verdict, probabilities, risk.
 
 Any detector will do: whatever has `detect(request, sight)`. One without probabilities has verdicts and no curves.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.analysis import looking
-from safevlm.analysis.intervals import Floats
-from safevlm.analysis.pictures import Labelled, PictureSet
+from safevlm.analysis import detection
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage
 from safevlm.defenses import Defense
 from safevlm.defenses.calibration import risk_of
+from safevlm.intervals import Floats
 from safevlm.model.loading import Loaded
 from safevlm.types import Verdict
 
@@ -25,20 +25,20 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The pictures of a set and the detector's verdicts, in the same order."""
+class DetectorVerdicts:
+    """The images of a set and the detector's verdicts, in the same order."""
 
     name: str
-    pictures: tuple[Labelled, ...]
+    images: tuple[LabelledImage, ...]
     verdicts: tuple[Verdict, ...]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def risky(self) -> NDArray[np.bool_]:
         """Truth."""
-        return np.array([not picture.is_clean for picture in self.pictures], dtype=bool)
+        return np.array([not image.is_clean for image in self.images], dtype=bool)
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
@@ -47,13 +47,13 @@ class Judged:
 
     @property
     def risk(self) -> Floats | None:
-        """1 - p(clean) of every picture; None when the detector gives no probabilities."""
+        """1 - p(clean) of every image; None when the detector gives no probabilities."""
         if not all(verdict.category_probabilities for verdict in self.verdicts):
             return None
         return np.array([risk_of(verdict.category_probabilities) for verdict in self.verdicts])
 
     def truth(self, read_out: str) -> list[str | None]:
-        return [getattr(picture, read_out) for picture in self.pictures]
+        return [getattr(image, read_out) for image in self.images]
 
     def said(self, read_out: str) -> list[str]:
         return [getattr(verdict, read_out) for verdict in self.verdicts]
@@ -63,29 +63,33 @@ class Judged:
         rows = [getattr(verdict, f"{read_out}_probabilities") for verdict in self.verdicts]
         return np.array([[row[name] for name in names] for row in rows]) if all(rows) else None
 
-    def at(self, rows: Sequence[int] | NDArray[np.intp]) -> Judged:
-        """Some of the pictures."""
-        return Judged(self.name, tuple(self.pictures[row] for row in rows), tuple(self.verdicts[row] for row in rows))
+    def at(self, rows: Sequence[int] | NDArray[np.intp]) -> DetectorVerdicts:
+        """Some of the images."""
+        return DetectorVerdicts(
+            self.name, tuple(self.images[row] for row in rows), tuple(self.verdicts[row] for row in rows)
+        )
 
 
-def judge(loaded: Loaded, guard: Defense, sets: Sequence[PictureSet], batch_size: int = 32) -> list[Judged]:
-    """Every picture of every set, once. An error of the detector is ours: it stops the analysis."""
+def judge(loaded: Loaded, guard: Defense, sets: Sequence[ImageSet], batch_size: int = 32) -> list[DetectorVerdicts]:
+    """Every image of every set, once. An error of the detector is ours: it stops the analysis."""
     return [
-        Judged(one.name, one.pictures, tuple(looking.look_at(loaded, one.pictures, guard.detect, batch_size, one.name)))
+        DetectorVerdicts(
+            one.name, one.images, tuple(detection.detect_all(loaded, one.images, guard.detect, batch_size, one.name))
+        )
         for one in sets
     ]
 
 
-def union(sets: Sequence[Judged], name: str = ALL) -> Judged:
-    return Judged(
+def union(sets: Sequence[DetectorVerdicts], name: str = ALL) -> DetectorVerdicts:
+    return DetectorVerdicts(
         name,
-        tuple(picture for one in sets for picture in one.pictures),
+        tuple(image for one in sets for image in one.images),
         tuple(verdict for one in sets for verdict in one.verdicts),
     )
 
 
-def confusion(judged: Judged, read_out: str, names: Sequence[str]) -> NDArray[np.int64]:
-    """(names, names) counts, rows the truth; unlabelled pictures are left out."""
+def confusion(judged: DetectorVerdicts, read_out: str, names: Sequence[str]) -> NDArray[np.int64]:
+    """(names, names) counts, rows the truth; unlabelled images are left out."""
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     for truth, said in zip(judged.truth(read_out), judged.said(read_out), strict=True):
         if truth is not None:

@@ -26,9 +26,17 @@ from safevlm.training import start
 FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 """Files of weights in the order in which transformers looks for them."""
 TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 """safetensors' names of types; others are no weights that LLaVA has."""
 
 
@@ -189,4 +197,3 @@ def _adapter(checkpoint: Checkpoint) -> dict[str, Any]:
     with torch.device("meta"):
         wrapped = get_peft_model(skeleton(checkpoint.config), config)
     return get_peft_model_state_dict(wrapped)
-

@@ -16,7 +16,7 @@ from typing import Literal
 
 from safevlm.check import packages
 from safevlm.check.findings import Finding
-from safevlm.check.parts import PROBLEMS, one_line, run
+from safevlm.check.lazy_parts import PROBLEMS, one_line, run
 from safevlm.config import Recipe
 
 Kind = Literal["recipe", "model", "data", "machine"]
@@ -30,7 +30,7 @@ class UsageError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckRequest:
     """The command line of `safevlm check`."""
 
     path: Path | None = None
@@ -72,7 +72,7 @@ def kind_of(path: Path | None) -> Kind:
     return "recipe" if path.suffix.lower() in YAML and not _is_mix(path) else "data"
 
 
-def findings(request: Request) -> Iterator[Finding]:
+def findings(request: CheckRequest) -> Iterator[Finding]:
     """Everything there is to say, as it is found. UsageError: recipe flags without a recipe, or wrong ones."""
     if request.gpus < 0 or request.nodes < 1 or (request.gpu_memory or 1) <= 0:
         raise UsageError("--gpus, --nodes and --gpu-memory count from 1")
@@ -87,7 +87,7 @@ def findings(request: Request) -> Iterator[Finding]:
         yield from CHECKS[kind](request)
 
 
-def _recipe(request: Request) -> Iterator[Finding]:
+def _recipe(request: CheckRequest) -> Iterator[Finding]:
     recipe, problem = _parsed(request)
     yield from run(packages.CHECKS, recipe)
     if recipe is None:
@@ -101,10 +101,10 @@ def _recipe(request: Request) -> Iterator[Finding]:
         yield Finding(False, f"the model cannot be looked at before that is mended: {one_line(error)}")
         return
     cluster = plan.Cluster(request.gpus, request.nodes, request.gpu_memory)
-    yield from run(table.CHECKS, plan.Plan(recipe, cluster))
+    yield from run(table.CHECKS, plan.RunPlan(recipe, cluster))
 
 
-def _model(request: Request) -> Iterator[Finding]:
+def _model(request: CheckRequest) -> Iterator[Finding]:
     yield from run(packages.CHECKS, None)
     try:
         from safevlm.check import model
@@ -114,18 +114,16 @@ def _model(request: Request) -> Iterator[Finding]:
     yield from run(model.CHECKS, model.Subject(request.path, request.base))
 
 
-def _data(request: Request) -> Iterator[Finding]:
+def _data(request: CheckRequest) -> Iterator[Finding]:
     from safevlm.check.data import check_data
 
-    yield from check_data(
-        request.path, taxonomy=request.taxonomy, against=list(request.against), images=request.images
-    )
+    yield from check_data(request.path, taxonomy=request.taxonomy, against=list(request.against), images=request.images)
 
 
 CHECKS = {"recipe": _recipe, "model": _model, "data": _data}
 
 
-def _parsed(request: Request) -> tuple[Recipe | None, str]:
+def _parsed(request: CheckRequest) -> tuple[Recipe | None, str]:
     """The recipe, or what is wrong with the file. UsageError when only the flags are wrong."""
     from safevlm.training.recipe import parse
 

@@ -1,4 +1,4 @@
-"""The checks of what a recipe trains on: records, labels, pictures, and samples as the model will see them."""
+"""The checks of what a recipe trains on: records, labels, images, and samples as the model will see them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from safevlm.check import samples
 from safevlm.check.findings import Finding, listed
-from safevlm.check.parts import Skipped
-from safevlm.check.plan import Plan
+from safevlm.check.lazy_parts import Skipped
+from safevlm.check.plan import RunPlan
 from safevlm.data.records import Record, is_clean
 from safevlm.taxonomy import Taxonomy
 
@@ -17,7 +17,7 @@ WIDTH = 100
 """Of a line of the sample."""
 
 
-def records(plan: Plan) -> Iterator[Finding]:
+def records(plan: RunPlan) -> Iterator[Finding]:
     usable, problems = plan.rows
     if problems:
         files = ", ".join(plan.recipe.data.train)
@@ -32,19 +32,19 @@ def records(plan: Plan) -> Iterator[Finding]:
     yield Finding(True, f"{len(plan.records)} records; updates: {per_epoch} per epoch, {updates} in all{note}", detail)
 
 
-def labels(plan: Plan) -> Iterator[Finding]:
+def labels(plan: RunPlan) -> Iterator[Finding]:
     """Counts by category and level. Without a single verdict the head has nothing to learn."""
     chosen, taxonomy = plan.records, plan.taxonomy
     labelled = [record for record in chosen if record.images and None not in (record.safe_type, record.safe_level)]
     bare = sum(not record.images for record in chosen)
     has_head = plan.recipe.stage == "stage1" and plan.skeleton.safety_head is not None
     if has_head and (plan.recipe.loss.level or plan.recipe.loss.category) and not labelled:
-        yield Finding(False, "labels: no record with a picture has safe_type and safe_level; the head learns nothing")
+        yield Finding(False, "labels: no record with an image has safe_type and safe_level; the head learns nothing")
         return
     clean = sum(is_clean(record, taxonomy) for record in chosen)
     yield Finding(
         True,
-        f"labels: {len(labelled)} of {len(chosen)} records have a verdict, {clean} are clean, {bare} have no picture",
+        f"labels: {len(labelled)} of {len(chosen)} records have a verdict, {clean} are clean, {bare} have no image",
         "\n".join(_counts(chosen, taxonomy)),
     )
 
@@ -61,18 +61,18 @@ def _row(kind: str, ids: Iterable[int | None], names: Sequence[str]) -> str:
     return f"{kind + ':':<10}{', '.join([*parts, *unlabelled])}"
 
 
-def pictures(plan: Plan) -> Iterator[Finding]:
+def images(plan: RunPlan) -> Iterator[Finding]:
     """One that does not open would stop the run."""
     problems, looked = plan.unreadable
     total = sum(bool(record.images) for record in plan.records)
     note = f"; {looked} of {total} records looked at, safevlm check DATA opens all" if total > looked else ""
     if problems:
-        yield Finding(False, f"{len(problems)} pictures cannot be read{note}", listed(problems))
+        yield Finding(False, f"{len(problems)} images cannot be read{note}", listed(problems))
     elif total:
-        yield Finding(True, f"pictures of {looked} records can be read{note}")
+        yield Finding(True, f"images of {looked} records can be read{note}")
 
 
-def slots(plan: Plan) -> Iterator[Finding]:
+def slots(plan: RunPlan) -> Iterator[Finding]:
     """Image tokens against the model's slots, the length limit, and labels against answers."""
     sample, limit = plan.sample, plan.recipe.data.max_length
     of = f"of {len(sample.rows) + len(sample.broken)} sampled records"
@@ -89,13 +89,13 @@ def slots(plan: Plan) -> Iterator[Finding]:
     if not bad:
         yield Finding(
             True,
-            f"{len(sample.rows)} records encoded: {plan.skeleton.slots} slots per picture, none cut at {limit} tokens, "
+            f"{len(sample.rows)} records encoded: {plan.skeleton.slots} slots per image, none cut at {limit} tokens, "
             "what is learned is the answer",
             samples.lengths(sample.rows),
         )
 
 
-def sample(plan: Plan) -> Iterator[Finding]:
+def sample(plan: RunPlan) -> Iterator[Finding]:
     """One record as the model sees it."""
     if not plan.sample.rows:
         raise Skipped("no record could be encoded")

@@ -1,7 +1,7 @@
 """Whether data are fit to train on: record files, the YAML of a mix, or a mix that was made.
 
-Records are read one at a time and pictures in threads, so a million records fit; what is kept of each is a few
-numbers. Everything is counted, the first offenders are named. Trap: a picture that several records share is no defect,
+Records are read one at a time and images in threads, so a million records fit; what is kept of each is a few
+numbers. Everything is counted, the first offenders are named. Trap: an image that several records share is no defect,
 but one that is harmless in one of them and risky in another is.
 """
 
@@ -32,8 +32,8 @@ from safevlm.data.records import (
     parse_record,
 )
 from safevlm.data.sources.fingerprints import HeldOut, file_digest
-from safevlm.data.sources.pictures import PictureIndex, picture_files
-from safevlm.data.sources.row import Picture
+from safevlm.data.sources.images import ImageIndex, image_files
+from safevlm.data.sources.row import ImageFile
 from safevlm.data.threads import in_threads
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE, Taxonomy, read_taxonomy
 
@@ -84,12 +84,12 @@ class Survey:
     defects: dict[type[RowError], Offenders] = field(default_factory=lambda: {kind: Offenders() for kind in DEFECTS})
     cells: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """(file, source, category, level) → records."""
-    pictures: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Picture → (category, level) of the first labelled record of it, -1: no label. Texts: Paths take thrice that."""
+    images: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Image → (category, level) of the first labelled record of it, -1: no label. Texts: Paths take thrice that."""
     contradicted: Offenders = field(default_factory=Offenders)
-    """Pictures that are harmless in one record and risky in another."""
+    """Images that are harmless in one record and risky in another."""
     relabelled: Offenders = field(default_factory=Offenders)
-    """Pictures with two labels otherwise; questions about one picture may be of different levels."""
+    """Images with two labels otherwise; questions about one image may be of different levels."""
     lengths: array[int] = field(default_factory=lambda: array("L"))
     """Characters of each conversation."""
     longest: tuple[int, str] = (0, "")
@@ -102,7 +102,7 @@ class Survey:
         length = sum(len(part.get("text", "")) for message in record.messages for part in message["content"])
         self.longest = max(self.longest, (length, record.place))
         self.lengths.append(length)
-        self._add_pictures(record)
+        self._add_images(record)
         key = hashlib.blake2b(f"{record.images}{record.messages}".encode(), digest_size=12).digest()
         if key in self.seen:
             self.repeated.add(record.place)
@@ -112,15 +112,15 @@ class Survey:
         category = NO_LABEL if record.safe_type is None else self.taxonomy.category_names[record.safe_type]
         return category, NO_LABEL if record.safe_level is None else self.taxonomy.level_names[record.safe_level]
 
-    def _add_pictures(self, record: Record) -> None:
+    def _add_images(self, record: Record) -> None:
         label = _label_of(record)
         for path in map(str, record.images):
-            known = self.pictures.get(path, label)
+            known = self.images.get(path, label)
             self.compare(known, label, f"{record.place}: {path}")
-            self.pictures[path] = label if -1 in known else known
+            self.images[path] = label if -1 in known else known
 
     def compare(self, one: tuple[int, int], other: tuple[int, int], where: str) -> None:
-        """Notes two different labels of one picture."""
+        """Notes two different labels of one image."""
         if -1 in (*one, *other) or one == other:
             return
         (self.contradicted if self._is_clean(one) != self._is_clean(other) else self.relabelled).add(where)
@@ -159,7 +159,7 @@ def _check_records(files: Sequence[Path], taxonomy: Taxonomy, against: Sequence[
     if not survey.records:
         return findings
     findings += [survey.defects[kind].finding(title, survey.records) for kind, title in DEFECTS.items()]
-    findings += _picture_findings(survey, against)
+    findings += _image_findings(survey, against)
     repeated = _told("records that stand there twice, word for word", survey.repeated)
     return [*findings, repeated, _table_finding(survey.cells), *_length_findings(survey)]
 
@@ -181,7 +181,7 @@ def _count_finding(files: Sequence[Path], survey: Survey) -> Finding:
     names = ", ".join(file.name for file in files)
     if not survey.records:
         return Finding(False, "; ".join(survey.defects[RecordError].named) or f"{names}: no records")
-    return Finding(True, f"{names}: {survey.records:,} records, {len(survey.pictures):,} pictures")
+    return Finding(True, f"{names}: {survey.records:,} records, {len(survey.images):,} images")
 
 
 def _told(what: str, which: Offenders) -> Finding:
@@ -208,7 +208,7 @@ def _length_findings(survey: Survey) -> list[Finding]:
     return [Finding(True, "characters per conversation", detail)]
 
 
-# pictures
+# images
 
 
 @dataclass(frozen=True)
@@ -216,16 +216,16 @@ class _Seen:
     path: str
     digest: bytes = b""
     error: str = ""
-    twin: Picture | None = None
+    twin: ImageFile | None = None
 
 
-def _picture_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
-    held = _outcome(lambda: HeldOut(_held_out_pictures(against))) if against else None
+def _image_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
+    held = _outcome(lambda: HeldOut(_held_out_images(against))) if against else None
     if isinstance(held, Exception):
-        return [Finding(False, f"nothing was compared: {held}"), *_picture_findings(survey, ())]
+        return [Finding(False, f"nothing was compared: {held}"), *_image_findings(survey, ())]
     unreadable, leaks, several = Offenders(), Offenders(), Offenders()
     first: dict[bytes, str] = {}
-    for seen in in_threads(_look_with(held), survey.pictures, "checking pictures", len(survey.pictures)):
+    for seen in in_threads(_look_with(held), survey.images, "checking images", len(survey.images)):
         if seen.error:
             unreadable.add(seen.error)
             continue
@@ -234,16 +234,16 @@ def _picture_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
         known = first.setdefault(seen.digest, seen.path)
         if known != seen.path:
             several.add(f"{seen.path} = {known}")
-            survey.compare(survey.pictures[known], survey.pictures[seen.path], f"{seen.path} = {known}")
+            survey.compare(survey.images[known], survey.images[seen.path], f"{seen.path} = {known}")
     findings = [
-        unreadable.finding("all images can be read", len(survey.pictures)),
-        survey.contradicted.finding("no picture is harmless in one record and risky in another"),
-        _told("pictures with several levels or categories", survey.relabelled),
-        _told("pictures that are the same file under several names", several),
+        unreadable.finding("all images can be read", len(survey.images)),
+        survey.contradicted.finding("no image is harmless in one record and risky in another"),
+        _told("images with several levels or categories", survey.relabelled),
+        _told("images that are the same file under several names", several),
     ]
     if held is not None:
-        title = f"no picture is among the {len(held):,} held-out ones of {', '.join(map(str, against))}"
-        findings.append(leaks.finding(title, len(survey.pictures)))
+        title = f"no image is among the {len(held):,} held-out ones of {', '.join(map(str, against))}"
+        findings.append(leaks.finding(title, len(survey.images)))
     return findings
 
 
@@ -254,7 +254,7 @@ def _look_with(held: HeldOut | None) -> Callable[[str], _Seen]:
             decode_image(data, path)
         except (ValueError, OSError) as error:
             return _Seen(path, error=str(error))
-        twin = held.twin(Picture(Path(path)), data) if held is not None else None
+        twin = held.twin(ImageFile(Path(path)), data) if held is not None else None
         return _Seen(path, hashlib.blake2b(data, digest_size=16).digest(), twin=twin)
 
     return look
@@ -267,38 +267,38 @@ def _label_of(record: Record) -> tuple[int, int]:
     )
 
 
-def _held_out_pictures(places: Iterable[Path]) -> set[Picture]:
-    """Pictures of record files, picture folders, zips, and of what a mix file holds out. An empty place is an error."""
-    found: set[Picture] = set()
+def _held_out_images(places: Iterable[Path]) -> set[ImageFile]:
+    """Images of record files, image folders, zips, and of what a mix file holds out. An empty place is an error."""
+    found: set[ImageFile] = set()
     for place in places:
-        pictures = set(_pictures_of(place))
-        if not pictures:
-            raise ValueError(f"{place}: no pictures to compare with; name a record file, a picture folder or a mix")
-        found |= pictures
+        images = set(_images_of(place))
+        if not images:
+            raise ValueError(f"{place}: no images to compare with; name a record file, an image folder or a mix")
+        found |= images
     return found
 
 
-def _pictures_of(place: Path) -> Iterator[Picture]:
+def _images_of(place: Path) -> Iterator[ImageFile]:
     if place.suffix in MIX_ENDINGS:
         with TemporaryDirectory() as scratch:
             made = mix_build.without_writing(read_mix(place, place.parent), Path(scratch))
-            yield from (picture for found in mix_build.held_out_pictures(made).values() for picture in found)
+            yield from (image for found in mix_build.held_out_images(made).values() for image in found)
     elif place.is_dir():
-        yield from map(Picture, picture_files(place))
+        yield from map(ImageFile, image_files(place))
     elif place.suffix == ".zip":
-        yield from PictureIndex([place])
+        yield from ImageIndex([place])
     else:
-        yield from _record_pictures(place)
+        yield from _record_images(place)
 
 
-def _record_pictures(file: Path) -> Iterator[Picture]:
+def _record_images(file: Path) -> Iterator[ImageFile]:
     for place, raw in json_rows(file):
         image = raw.get("image") if isinstance(raw, dict) else None
         for name in [image] if isinstance(image, str) else image or ():
             path = file.parent / name
             if not path.is_file():
-                raise MissingImageError(f"{place}: no such image file {path}; compare with the folder of the pictures")
-            yield Picture(path)
+                raise MissingImageError(f"{place}: no such image file {path}; compare with the folder of the images")
+            yield ImageFile(path)
 
 
 # mixes
@@ -317,9 +317,9 @@ def _check_mix_file(file: Path, against: Sequence[Path]) -> list[Finding]:
             return findings
         absent = tuple(spec.name for spec in made_mix.sources if not spec.path.exists())
         made = _outcome(lambda: mix.plan_of(made_mix, good, absent))
-        if not isinstance(made, mix.Plan):
+        if not isinstance(made, mix.MixPlan):
             return [*findings, Finding(False, str(made))]
-        compared = _outcome(lambda: mix_build.compare(made, _held_out_pictures(against)))
+        compared = _outcome(lambda: mix_build.compare(made, _held_out_images(against)))
         findings.append(_finding_of(compared, _compared_told))
         table = mix_report.lines({**mix_report.report_of(made), "held_out": {}})
     return [*findings, Finding(True, "the mix", "\n".join(table))]
@@ -347,9 +347,9 @@ def _absent_told(outcome: tuple[Any, tuple[str, ...]]) -> str:
 
 
 def _compared_told(compared: dict[str, Any]) -> str:
-    there = [f"{name} ({row['pictures']:,})" for name, row in compared.items() if row]
+    there = [f"{name} ({row['images']:,})" for name, row in compared.items() if row]
     gone = [name for name, row in compared.items() if not row]
-    told = f"no picture shared with what is held out: {', '.join(there) or 'nothing is'}"
+    told = f"no image shared with what is held out: {', '.join(there) or 'nothing is'}"
     return told + (f"; NOT compared with {', '.join(gone)}, not there" if gone else "")
 
 
@@ -366,8 +366,9 @@ def _check_mix_folder(folder: Path, taxonomy: Path | None, against: Sequence[Pat
     records = [folder / name for name in files if Path(name).suffix in RECORD_ENDINGS and (folder / name).is_file()]
     own = folder / "taxonomy.yaml"
     known = _taxonomy(taxonomy or (own if own.is_file() else None))
-    findings.append(Finding(True, f"made from {report.get('mix')}, seed {report.get('seed')}",
-                            "\n".join(mix_report.lines(report))))  # fmt: skip
+    findings.append(
+        Finding(True, f"made from {report.get('mix')}, seed {report.get('seed')}", "\n".join(mix_report.lines(report)))
+    )
     return [*findings, *_check_records(records, known, against, images)]
 
 

@@ -43,7 +43,7 @@ FP32_ADAM = 16
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The model and what of it trains; sizes in weights, widths and tokens."""
 
     llm: int
@@ -93,7 +93,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes on one GPU."""
 
     frozen: int
@@ -111,20 +111,20 @@ class Estimate:
         return sum(dataclasses.astuple(self))
 
 
-def estimate(shape: Shape, load: Load) -> Estimate:
+def estimate(shape: ModelShape, load: Load) -> MemoryEstimate:
     """What one GPU must hold at the worst step."""
     moving = (_activations(shape, load), _logits(shape, load), _vision(shape, load))
     reserve = CONTEXT + int(FRAGMENTATION * sum(moving))
-    return Estimate(_frozen(shape, load), _trained(shape, load), *moving, reserve)
+    return MemoryEstimate(_frozen(shape, load), _trained(shape, load), *moving, reserve)
 
 
-def host(shape: Shape, load: Load) -> int:
+def host(shape: ModelShape, load: Load) -> int:
     """What is offloaded, in bytes over all nodes: Adam's 12, and with offload_param the weights too."""
     weights = (shape.llm + shape.other + shape.trained) * load.bytes if load.offloads_weights else 0
     return weights + (ADAM * shape.trained if load.offloads_optimizer else 0)
 
 
-def table(shape: Shape, load: Load, gpu: float, batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[str]:
+def table(shape: ModelShape, load: Load, gpu: float, batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[str]:
     """GiB per GPU by ZeRO stage and batch size; `*` marks the recipe's, `!` what is over `gpu` GiB."""
     sizes = sorted({*batches, load.batch})
     lines = ["GiB per GPU        " + "".join(f"{f'batch {size}':>11}" for size in sizes)]
@@ -138,13 +138,13 @@ def _stages(load: Load) -> tuple[int, ...]:
     return (0, 2) if load.quantize != "none" else (0, 2, 3)  # ZeRO-3 cannot cut packed weights
 
 
-def _cell(shape: Shape, tried: Load, own: Load, gpu: float) -> str:
+def _cell(shape: ModelShape, tried: Load, own: Load, gpu: float) -> str:
     size = estimate(shape, tried).total / GIB
     marks = ("!" if size > gpu else "") + ("*" if tried == own else "")
     return f"{size:.1f}{marks:<2}"
 
 
-def _frozen(shape: Shape, load: Load) -> int:
+def _frozen(shape: ModelShape, load: Load) -> int:
     llm = int(shape.llm * PACKED.get(load.quantize, load.bytes))
     whole = llm + shape.other * load.bytes
     if load.stage < 3:
@@ -154,7 +154,7 @@ def _frozen(shape: Shape, load: Load) -> int:
     return min(whole, kept + gathered)
 
 
-def _trained(shape: Shape, load: Load) -> int:
+def _trained(shape: ModelShape, load: Load) -> int:
     """Weight and gradient in the working type and Adam's 12, each cut where the stage cuts it."""
     if not load.stage:
         return shape.trained * (FP32_ADAM + (load.bytes if load.bytes < FP32 else 0))
@@ -165,7 +165,7 @@ def _trained(shape: Shape, load: Load) -> int:
     return int(shape.trained * (weight + gradient + optimizer))
 
 
-def _activations(shape: Shape, load: Load) -> int:
+def _activations(shape: ModelShape, load: Load) -> int:
     if not (shape.runs_llm and shape.learns_through_llm):
         return 0
     h, m, b = shape.hidden, shape.intermediate, load.bytes
@@ -178,13 +178,13 @@ def _activations(shape: Shape, load: Load) -> int:
     return tokens * shape.layers * per_token
 
 
-def _logits(shape: Shape, load: Load) -> int:
+def _logits(shape: ModelShape, load: Load) -> int:
     if not shape.runs_llm:
         return 0
     return load.batch * shape.vocabulary * (4 * load.bytes * load.tokens + 12 * load.answer_tokens)
 
 
-def _vision(shape: Shape, load: Load) -> int:
+def _vision(shape: ModelShape, load: Load) -> int:
     tower = (shape.tower_layers + 5) * shape.tower_width + 2 * shape.tower_intermediate
     blocks = 10 * shape.projector_blocks * shape.projector_width
     head = 4 * shape.hidden * shape.features

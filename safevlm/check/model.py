@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LlavaProcessor
 from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
-from safevlm.check.parts import part
+from safevlm.check.lazy_parts import part
 from safevlm.data import chat
 from safevlm.defenses.policy import policy_from
 from safevlm.model import loading
@@ -23,7 +23,7 @@ from safevlm.taxonomy import Taxonomy
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 GENERATION = "generation_config.json"
 BEFORE_CROP = (3, 2)
-"""Sides of the trial picture, in pictures' sides: no square, so that padding and cropping show."""
+"""Sides of the trial image, in images' sides: no square, so that padding and cropping show."""
 
 
 class Examined(Protocol):
@@ -95,7 +95,7 @@ def weights(subject: Examined) -> Iterator[Finding]:
 
 
 def processor(subject: Examined) -> Iterator[Finding]:
-    """A trial picture has been encoded: ids, slots and pixels are what the model takes."""
+    """A trial image has been encoded: ids, slots and pixels are what the model takes."""
     made, config = subject.processor, subject.checkpoint.config
     pads = getattr(made.image_processor, "do_pad", False)
     crops = getattr(made.image_processor, "do_center_crop", False)
@@ -106,7 +106,7 @@ def processor(subject: Examined) -> Iterator[Finding]:
     )
     side = config.vision_config.image_size
     template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
-    title = f"processor: {subject.skeleton.slots} image tokens and 3 x {side} x {side} pixels per picture"
+    title = f"processor: {subject.skeleton.slots} image tokens and 3 x {side} x {side} pixels per image"
     yield Finding(True, title, f"{fields}\nchat template: {template}")
 
 
@@ -129,14 +129,14 @@ def _differences(made: LlavaProcessor, config: SafeLlavaConfig, slots: int) -> I
     if made.tokenizer.pad_token_id is None:
         yield "the tokenizer has no pad token; set pad_token in tokenizer_config.json"
         return
-    picture = Image.new("RGB", (BEFORE_CROP[0] * side, BEFORE_CROP[1] * side))
-    encoded = chat.encode_dialogues(made, [[chat.user("What is this?", 1), chat.assistant("A wall.")]], [[picture]])
+    image = Image.new("RGB", (BEFORE_CROP[0] * side, BEFORE_CROP[1] * side))
+    encoded = chat.encode_dialogues(made, [[chat.user("What is this?", 1), chat.assistant("A wall.")]], [[image]])
     pixels = tuple(encoded["pixel_values"].shape)
     found = int((encoded["input_ids"] == made.image_token_id).sum())
     if pixels != (1, 3, side, side):
-        yield f"a picture becomes {pixels}, the tower takes (1, 3, {side}, {side}); mend size and crop_size"
+        yield f"an image becomes {pixels}, the tower takes (1, 3, {side}, {side}); mend size and crop_size"
     if found != slots:
-        yield f"a picture becomes {found} image tokens, the model takes {slots}"
+        yield f"an image becomes {found} image tokens, the model takes {slots}"
 
 
 def _has_template(folder: Path) -> bool:

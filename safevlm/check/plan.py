@@ -14,7 +14,7 @@ from transformers import LlavaProcessor
 
 from safevlm.check import checkpoint, model, samples, zero
 from safevlm.check.checkpoint import Checkpoint
-from safevlm.check.parts import Skipped, one_line, part
+from safevlm.check.lazy_parts import Skipped, one_line, part
 from safevlm.check.samples import Sampled
 from safevlm.config import Recipe
 from safevlm.data.images import open_image
@@ -30,8 +30,8 @@ from safevlm.training.stages import STAGES, prepare
 
 SAMPLE = 256
 """Records that are encoded; all, when there are fewer."""
-PICTURES = 2000
-"""Records whose pictures are decoded; `safevlm check DATA` opens all of them."""
+IMAGES = 2000
+"""Records whose images are decoded; `safevlm check DATA` opens all of them."""
 DEFAULT_GPU = 80.0
 """GiB, when no GPU is seen and none is named: an A100 or H100 of 80 GB."""
 
@@ -59,7 +59,7 @@ class Cluster:
 
 
 @dataclass
-class Plan:
+class RunPlan:
     recipe: Recipe
     cluster: Cluster = field(default_factory=Cluster)
 
@@ -128,11 +128,11 @@ class Plan:
 
     @part
     def unreadable(self) -> tuple[list[str], int]:
-        """What is wrong with pictures of a seeded sample of records, and how many records were looked at."""
+        """What is wrong with images of a seeded sample of records, and how many records were looked at."""
         chosen = [record for record in self.records if record.images]
-        if len(chosen) > PICTURES:
-            chosen = random.Random(self.recipe.run.seed).sample(chosen, PICTURES)
-        looked = in_threads(_unreadable, chosen, "opening pictures", len(chosen))
+        if len(chosen) > IMAGES:
+            chosen = random.Random(self.recipe.run.seed).sample(chosen, IMAGES)
+        looked = in_threads(_unreadable, chosen, "opening images", len(chosen))
         return [problem for found in looked for problem in found], len(chosen)
 
     @part

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from safevlm.check import budget, content, model, places
+from safevlm.check import content, input_paths, model, resources
 from safevlm.check.findings import Finding
-from safevlm.check.plan import Plan
+from safevlm.check.plan import RunPlan
 
-CHECKS: tuple[tuple[str, Callable[[Plan], Iterable[Finding]]], ...] = (
-    ("recipe", places.arguments),
-    ("run.deepspeed", places.deepspeed),
-    ("data files", places.data_files),
-    ("run.out", places.out),
+CHECKS: tuple[tuple[str, Callable[[RunPlan], Iterable[Finding]]], ...] = (
+    ("recipe", input_paths.arguments),
+    ("run.deepspeed", input_paths.deepspeed),
+    ("data files", input_paths.data_files),
+    ("run.out", input_paths.out),
     ("model", model.kind),
     ("weights", model.weights),
     ("processor", model.processor),
     ("generation config", model.generation),
     ("records", content.records),
     ("labels", content.labels),
-    ("pictures", content.pictures),
+    ("images", content.images),
     ("image slots", content.slots),
     ("sample", content.sample),
-    ("what trains", budget.trained),
-    ("memory", budget.gpu_memory),
-    ("disk", budget.disk_space),
-    ("rehearsal of saving", budget.rehearse),
+    ("what trains", resources.trained),
+    ("memory", resources.gpu_memory),
+    ("disk", resources.disk_space),
+    ("rehearsal of saving", resources.rehearse),
 )

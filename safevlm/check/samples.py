@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlavaProcessor
 
-from safevlm.check.parts import one_line
+from safevlm.check.lazy_parts import one_line
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import Record
@@ -27,7 +27,7 @@ OPEN, CLOSE = "⟦", "⟧"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRecord:
     """One record's row, on the CPU."""
 
     record: Record
@@ -36,7 +36,7 @@ class Encoded:
     labels: Tensor
     """(t,), `IGNORED` where nothing is learned."""
     pixels: tuple[int, ...] | None
-    """Shape of the pictures' tensor."""
+    """Shape of the images' tensor."""
     image_tokens: int
 
     @property
@@ -50,7 +50,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Sampled:
-    rows: tuple[Encoded, ...]
+    rows: tuple[EncodedRecord, ...]
     slots: tuple[str, ...]
     """Records whose image tokens are not what the model expects."""
     cut: tuple[str, ...]
@@ -62,7 +62,7 @@ class Sampled:
 
 
 def encode(records: Sequence[Record], processor: LlavaProcessor, slots: int, max_length: int) -> Sampled:
-    """Encodes the records and compares. `slots`: image tokens that the model takes per picture."""
+    """Encodes the records and compares. `slots`: image tokens that the model takes per image."""
     collator = Collator(processor, WITHOUT_LIMIT)
     rows, wrong, cut, answers, broken = [], [], [], [], []
     for record in tqdm(records, "encoding records", leave=False):
@@ -82,7 +82,7 @@ def encode(records: Sequence[Record], processor: LlavaProcessor, slots: int, max
     return Sampled(tuple(rows), tuple(wrong), tuple(cut), tuple(answers), tuple(broken))
 
 
-def lengths(rows: Sequence[Encoded]) -> str:
+def lengths(rows: Sequence[EncodedRecord]) -> str:
     """Shortest, median and longest; share of image tokens; what is learned."""
     sizes = [row.length for row in rows]
     share = sum(row.image_tokens for row in rows) / sum(sizes)
@@ -93,15 +93,15 @@ def lengths(rows: Sequence[Encoded]) -> str:
     )
 
 
-def typical(rows: Sequence[Encoded], taxonomy: Taxonomy) -> Encoded:
-    """One to show: the first with a picture and a risk, else the first with a picture, else the first."""
+def typical(rows: Sequence[EncodedRecord], taxonomy: Taxonomy) -> EncodedRecord:
+    """One to show: the first with an image and a risk, else the first with an image, else the first."""
     clean = taxonomy.level_id("safe")
-    with_picture = [row for row in rows if row.record.images]
-    risky = [row for row in with_picture if row.record.safe_level not in (None, clean)]
-    return (risky or with_picture or list(rows))[0]
+    with_image = [row for row in rows if row.record.images]
+    risky = [row for row in with_image if row.record.safe_level not in (None, clean)]
+    return (risky or with_image or list(rows))[0]
 
 
-def shown(row: Encoded, processor: LlavaProcessor) -> str:
+def shown(row: EncodedRecord, processor: LlavaProcessor) -> str:
     """The text that the model reads: image slots collapsed, learned tokens in brackets."""
     pieces = []
     for learned, run in itertools.groupby(_marked(row), key=lambda pair: pair[1]):
@@ -112,20 +112,22 @@ def shown(row: Encoded, processor: LlavaProcessor) -> str:
 
 def verdict(record: Record, taxonomy: Taxonomy) -> str:
     if not record.images:
-        return "no picture, so the head does not learn from it"
+        return "no image, so the head does not learn from it"
     category = None if record.safe_type is None else taxonomy.category_names[record.safe_type]
     level = None if record.safe_level is None else taxonomy.level_names[record.safe_level]
     return f"category {category or 'unlabelled'}, level {level or 'unlabelled'}"
 
 
-def _encoded(record: Record, collator: Collator) -> Encoded:
+def _encoded(record: Record, collator: Collator) -> EncodedRecord:
     batch: dict[str, Any] = collator([record])
     ids, pixels = batch["input_ids"][0], batch.get("pixel_values")
     image_tokens = int((ids == collator.processor.image_token_id).sum())
-    return Encoded(record, ids, batch["labels"][0], tuple(pixels.shape) if pixels is not None else None, image_tokens)
+    return EncodedRecord(
+        record, ids, batch["labels"][0], tuple(pixels.shape) if pixels is not None else None, image_tokens
+    )
 
 
-def _marked(row: Encoded) -> Iterator[tuple[int, bool]]:
+def _marked(row: EncodedRecord) -> Iterator[tuple[int, bool]]:
     return zip(row.ids.tolist(), (row.labels != IGNORED).tolist(), strict=True)
 
 
@@ -138,7 +140,7 @@ def _text(ids: Sequence[int], processor: LlavaProcessor) -> str:
     return "".join(pieces)
 
 
-def _learned_text(row: Encoded, processor: LlavaProcessor) -> str:
+def _learned_text(row: EncodedRecord, processor: LlavaProcessor) -> str:
     return processor.tokenizer.decode(row.labels[row.labels != IGNORED])
 
 
@@ -153,4 +155,3 @@ def _answer_text(record: Record, processor: LlavaProcessor) -> str:
 
 def _plain(text: str) -> str:
     return "".join(text.split())
-

@@ -6,9 +6,22 @@ Exit codes: 0 fine, 1 a finding or failed check, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import sys
 
-OK, FAILED = 0, 1
+OK, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+"""What a user can mend: shown as one line, without a traceback. Anything else is a bug and shows where it is."""
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="DIR", help="folder of the checkpoint's base model, if it has moved")
+
+
+def print_error(error: BaseException) -> None:
+    """The error as one line on stderr, below whatever progress bar was left open."""
+    from tqdm import tqdm
+
+    for bar in list(tqdm._instances):
+        bar.close()
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"error: {message}", file=sys.stderr)

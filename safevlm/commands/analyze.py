@@ -18,13 +18,16 @@ def flags(parser: argparse.ArgumentParser) -> None:
         own = kinds.add_parser(name, help=text, description=text)
         own.add_argument("--model", required=True, metavar="DIR", help="a checkpoint of any kind, or a training run")
         own.add_argument(
-            "--data", required=True, action="append", metavar="[NAME=]FILE",
-            help="labelled pictures: training records, or rows with question, image, category, level; may be repeated",
-        )  # fmt: skip
+            "--data",
+            required=True,
+            action="append",
+            metavar="[NAME=]FILE",
+            help="labelled images: training records, or rows with question, image, category, level; may be repeated",
+        )
         own.add_argument("--out", required=True, metavar="DIR", help="summary.json and the figures, PNG and SVG")
         own.add_argument("--images", default="", metavar="DIR", help="where image paths start; default: their file")
         own.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-        own.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once (default 32)")
+        own.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default 32)")
         own.add_argument("--device", default="auto", help="auto, cpu or cuda")
         add_base(own)
         describe(own)
@@ -52,13 +55,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _tsne(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--spaces", default="patches,safety,head", metavar="NAMES",
+        "--spaces",
+        default="patches,safety,head",
+        metavar="NAMES",
         help="joined by commas: patches, cls (original), safety, head (ours); default patches,safety,head",
-    )  # fmt: skip
-    parser.add_argument("--perplexity", type=float, default=30.0, help="at most a third of the pictures (default 30)")
+    )
+    parser.add_argument("--perplexity", type=float, default=30.0, help="at most a third of the images (default 30)")
     parser.add_argument("--iterations", type=int, default=1000, metavar="N", help="of the t-SNE (default 1000)")
     parser.add_argument(
-        "--max-pictures", type=int, default=2000, metavar="N", help="of more, so many are drawn (default 2000)"
+        "--max-images", type=int, default=2000, metavar="N", help="of more, so many are drawn (default 2000)"
     )
 
 
@@ -77,10 +82,10 @@ def _head(parser: argparse.ArgumentParser) -> None:
 def _calibration(parser: argparse.ArgumentParser) -> None:
     _detector(parser)
     parser.add_argument(
-        "--test", action="append", default=[], metavar="[NAME=]FILE", help="fresh pictures to measure the result on"
+        "--test", action="append", default=[], metavar="[NAME=]FILE", help="fresh images to measure the result on"
     )
     parser.add_argument(
-        "--target-fpr", type=float, default=0.05, metavar="P", help="clean pictures flagged, at most (default 0.05)"
+        "--target-fpr", type=float, default=0.05, metavar="P", help="clean images flagged, at most (default 0.05)"
     )
     parser.add_argument(
         "--confidence", type=float, default=0.95, metavar="P", help="share of calibrations that keep to it (0.95)"
@@ -97,11 +102,14 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
 
 def _layers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--text", action="append", default=[], metavar="FILE",
-        help="the same kind of requests in words; rows as in --data, without a picture; may be repeated",
-    )  # fmt: skip
+        "--text",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the same kind of requests in words; rows as in --data, without an image; may be repeated",
+    )
     parser.add_argument(
-        "--defense", action="append", default=[], metavar="NAME", help="the pictures behind it; may be repeated"
+        "--defense", action="append", default=[], metavar="NAME", help="the images behind it; may be repeated"
     )
     parser.add_argument("--policy", metavar="FILE", help="a policy instead of the checkpoint's own")
     parser.add_argument(
@@ -113,5 +121,5 @@ ANALYSES: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "tsne": (_tsne, "Original against safety features in the plane, with silhouette and neighbour purity."),
     "head": (_head, "How often the detector is right: per data set, category and level; curves."),
     "calibration": (_calibration, "Temperatures, and a threshold that keeps to a false-positive rate."),
-    "layers": (_layers, "Where in the LLM harmful and harmless requests part: in words, pictures, behind defenses."),
+    "layers": (_layers, "Where in the LLM harmful and harmless requests part: in words, images, behind defenses."),
 }

@@ -6,16 +6,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from safevlm.commands import FAILED, OK, add_base
+from safevlm.commands import FINDING, OK, add_base
 
 TEXT = "Look for every problem before a GPU is taken: of a recipe, a model, data, or this machine."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", nargs="?", type=Path, metavar="PATH",
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
         help="a recipe (with its flags, as train takes them), a model, or data; nothing: the machine only",
-    )  # fmt: skip
+    )
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs per node; default: those seen here")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the run")
     parser.add_argument("--gpu-memory", type=float, metavar="GiB", help="of one GPU; default: the smallest seen, or 80")
@@ -23,7 +26,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--against", type=Path, nargs="+", default=[], metavar="FILE", help="data that training data must not hold"
     )
     parser.add_argument("--taxonomy", type=Path, metavar="FILE", help="YAML of categories and levels, for data")
-    parser.add_argument("--images", default="", metavar="DIR", help="folder that relative picture paths start from")
+    parser.add_argument("--images", default="", metavar="DIR", help="folder that relative image paths start from")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     add_base(parser)
 
@@ -38,14 +41,20 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def run(options: argparse.Namespace) -> int:
     from safevlm.check import command, findings
 
-    request = command.Request(
-        path=options.path, gpus=options.gpus, nodes=options.nodes, gpu_memory=options.gpu_memory, base=options.base,
-        against=tuple(options.against), taxonomy=options.taxonomy, images=options.images,
+    request = command.CheckRequest(
+        path=options.path,
+        gpus=options.gpus,
+        nodes=options.nodes,
+        gpu_memory=options.gpu_memory,
+        base=options.base,
+        against=tuple(options.against),
+        taxonomy=options.taxonomy,
+        images=options.images,
         recipe_flags=tuple(options.recipe_flags),
-    )  # fmt: skip
+    )
     if options.json:
         found = list(command.findings(request))
         print(findings.as_json(found))
     else:
         found = findings.show(command.findings(request))
-    return OK if all(one.ok for one in found) else FAILED
+    return OK if all(one.ok for one in found) else FINDING

@@ -14,9 +14,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="where the transformers folder goes; new or empty")
     parser.add_argument("--base", metavar="DIR", help="the LLM of a projector-only or LoRA folder: Vicuna or LLaVA")
     parser.add_argument(
-        "--vision-tower", metavar="DIR",
+        "--vision-tower",
+        metavar="DIR",
         help="CLIP folder (config, preprocessor, weights); needed unless SRC holds its tower",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="folder with tokenizer.model, if neither SRC nor --base has one"
     )
@@ -29,8 +30,12 @@ def run(options: argparse.Namespace) -> int:
     from safevlm.model.convert import convert, describe
 
     report = convert(
-        options.source, options.out, base=options.base, vision_tower=options.vision_tower, tokenizer=options.tokenizer,
+        options.source,
+        options.out,
+        base=options.base,
+        vision_tower=options.vision_tower,
+        tokenizer=options.tokenizer,
         dtype=options.dtype,
-    )  # fmt: skip
+    )
     print(describe(report, options.out))
     return OK

@@ -11,9 +11,11 @@ TEXT = "Make SafeCLIP's concept bank: concepts embedded by a CLIP, whose text to
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "concepts", nargs="?", metavar="CONCEPTS.yaml",
+        "concepts",
+        nargs="?",
+        metavar="CONCEPTS.yaml",
         help="concepts with their templates; none: the paper's eight in our own words (safevlm/defenses/concepts.yaml)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--clip", required=True, metavar="DIR", help="the whole CLIP that the model's vision tower is from"
     )
@@ -21,16 +23,19 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="FILE", help="the bank; MODEL/defenses/safe_clip.safetensors is found by itself"
     )
     parser.add_argument(
-        "--feature", default="pooled", choices=["paper", "pooled"],
+        "--feature",
+        default="pooled",
+        choices=["paper", "pooled"],
         help="paper: CLS of the layer that LLaVA reads; pooled: CLIP's own pooled vector (default)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--tau", type=float, default=0.6, metavar="P", help="a risky concept counts above this probability (paper: 0.6)"
     )
     parser.add_argument(
-        "--foreign-tower", action="store_true",
+        "--foreign-tower",
+        action="store_true",
         help="for comparison: use it with any tower of its width, as the release does with a 224-pixel CLIP",
-    )  # fmt: skip
+    )
     parser.add_argument("--taxonomy", metavar="FILE", help="categories and levels of your own; default: ours")
 
 
@@ -43,9 +48,13 @@ def run(options: argparse.Namespace) -> int:
     taxonomy = read_taxonomy(options.taxonomy)[0] if options.taxonomy else DEFAULT
     concepts = read_concepts(file, taxonomy)
     bank = make_bank(
-        concepts, options.clip, feature=options.feature, tau=options.tau, file=hash_of(file),
+        concepts,
+        options.clip,
+        feature=options.feature,
+        tau=options.tau,
+        file=hash_of(file),
         foreign=options.foreign_tower,
-    )  # fmt: skip
+    )
     write_bank(bank, options.out)
     print(f"{len(concepts)} concepts, {len(bank.texts)} templates, feature {options.feature}, τ {options.tau}")
     print(f"done: {options.out}")

@@ -17,9 +17,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, default=1e-3, help="largest allowed difference, relative to the largest logit"
     )
     parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
         help="type of the weights as written; merging and comparing are float32 always",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--stock", action="store_true", help="write a plain LLaVA for stock servers, and the guard beside it in safety/"
     )
@@ -30,8 +32,12 @@ def run(options: argparse.Namespace) -> int:
     from safevlm.training.merge import describe, fold
 
     done = fold(
-        options.run, Path(options.out), base=options.base, tolerance=options.tolerance, dtype=options.dtype,
+        options.run,
+        Path(options.out),
+        base=options.base,
+        tolerance=options.tolerance,
+        dtype=options.dtype,
         stock=options.stock,
-    )  # fmt: skip
+    )
     print(describe(done, options.out, options.tolerance))
     return OK

@@ -11,7 +11,7 @@ TEXT = "Make the training data of both stages out of their sources: safevlm mix 
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mix", metavar="MIX", help="YAML: sources, labels, counts; scripts/recipes/mix_safevlm.yaml")
+    parser.add_argument("mix", metavar="MIX", help="YAML: sources, labels, counts; safevlm/recipes/mix_safevlm.yaml")
     parser.add_argument("--out", required=True, metavar="DIR", help="where stage1.jsonl, stage2.jsonl, mix.json go")
     parser.add_argument("--seed", type=int, help="instead of the file's")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where source paths start, instead of the file's")

@@ -12,24 +12,29 @@ TEXT = "Make the data of security tensors: safevlm pair RECORDS… --model DIR -
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "records", nargs="+", type=Path, metavar="RECORDS",
+        "records",
+        nargs="+",
+        type=Path,
+        metavar="RECORDS",
         help="labelled training records, JSON or JSONL; or the published pairs (pic_path, input, type, …)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--model", metavar="DIR",
+        "--model",
+        metavar="DIR",
         help="the bare model, whose own answers are kept; without it published pairs keep theirs",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a build that was stopped goes on there")
-    parser.add_argument("--malicious", type=int, metavar="N", help="risky pictures, to be refused (400)")
+    parser.add_argument("--malicious", type=int, metavar="N", help="risky images, to be refused (400)")
     parser.add_argument("--contrastive", type=int, metavar="N", help="clean ones with their questions (as many)")
     parser.add_argument("--benign", type=int, metavar="N", help="other clean ones with their own questions (half)")
     parser.add_argument(
-        "--refusals", choices=["policy", "record"],
+        "--refusals",
+        choices=["policy", "record"],
         help="policy: one canned refusal per category (so by default); record: the record's own answer",
-    )  # fmt: skip
+    )
     parser.add_argument("--taxonomy", type=Path, metavar="FILE", help="YAML: the labels' categories and levels")
     parser.add_argument("--images", default="", metavar="DIR", help="where image paths start; else each file's folder")
-    parser.add_argument("--skip-text", action="store_true", help="leave records without a picture out")
+    parser.add_argument("--skip-text", action="store_true", help="leave records without an image out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions per batch (64)")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest own answer (256)")
@@ -38,17 +43,24 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from eval.judges.refusals import is_refusal
+    from safevlm.evaluation.judges.refusals import is_refusal
     from safevlm.training import pair_build
-    from safevlm.training.own_answers import Asking
+    from safevlm.training.base_model_answers import AnswerOptions
 
     asking = None
     if options.model:
-        asking = Asking(options.model, options.base, options.device, options.batch_size, options.max_new_tokens)
-    settings = pair_build.Settings(
-        records=options.records, out=options.out, asking=asking, counts=_counts(options), refusals=options.refusals,
-        taxonomy=options.taxonomy, images=options.images, seed=options.seed, skip_text=options.skip_text,
-    )  # fmt: skip
+        asking = AnswerOptions(options.model, options.base, options.device, options.batch_size, options.max_new_tokens)
+    settings = pair_build.PairSettings(
+        records=options.records,
+        out=options.out,
+        asking=asking,
+        counts=_counts(options),
+        refusals=options.refusals,
+        taxonomy=options.taxonomy,
+        images=options.images,
+        seed=options.seed,
+        skip_text=options.skip_text,
+    )
     print("\n".join(pair_build.lines(pair_build.build(settings, is_refusal))))
     print(f"done: {options.out / pair_build.PAIRS}")
     return OK

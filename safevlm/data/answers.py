@@ -1,4 +1,4 @@
-"""What a record says when its source has no words of its own: questions about bare pictures, answers by level. Data.
+"""What a record says when its source has no words of its own: questions about bare images, answers by level. Data.
 
 An answer is drawn by the record's id and the mix's seed, and fits category (`{topic}`, from the taxonomy) and level,
 not the question: it teaches the stance, not the subject. A mix replaces or adds wordings under `answers`, by level

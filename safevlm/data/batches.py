@@ -1,6 +1,6 @@
 """Which records share a step.
 
-A step is one micro-batch of every process. Where its records are of one kind (with pictures, or without), no process
+A step is one micro-batch of every process. Where its records are of one kind (with images, or without), no process
 waits for another's vision tower; where they are of like length, too, little is padded. The order depends on seed and
 epoch alone, so resuming and another cut into processes see the same steps.
 """
@@ -50,6 +50,6 @@ class GroupedSampler(Sampler[int]):
 
 
 def length(record: Record) -> int:
-    """Characters of the conversation, a stand-in for its tokens; pictures of one kind take the same room each."""
+    """Characters of the conversation, a stand-in for its tokens; images of one kind take the same room each."""
     texts = [part["text"] for message in record.messages for part in message["content"] if part["type"] == "text"]
     return sum(map(len, texts))

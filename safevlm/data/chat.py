@@ -34,7 +34,7 @@ Message = dict[str, Any]
 
 
 def user(text: str, images: int = 0) -> Message:
-    """A user's turn with `images` pictures in front of the text."""
+    """A user's turn with `images` images in front of the text."""
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
@@ -47,7 +47,7 @@ def system(text: str) -> Message:
 
 
 def messages_of(request: Request) -> list[Message]:
-    """A request as turns; its pictures stand before the first question."""
+    """A request as turns; its images stand before the first question."""
     turns = [system(request.system)] if request.system else []
     images = len(request.images)
     for question, answer in request.history:
@@ -57,7 +57,7 @@ def messages_of(request: Request) -> list[Message]:
 
 
 def prompt_text(processor: Any, request: Request) -> str:
-    """The prompt up to and including `ASSISTANT:`, with one `<image>` per picture."""
+    """The prompt up to and including `ASSISTANT:`, with one `<image>` per image."""
     messages = [as_text(processor, message) for message in messages_of(request)]
     return processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
@@ -65,14 +65,14 @@ def prompt_text(processor: Any, request: Request) -> str:
 
 
 def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
-    """A whole conversation with its answers, with one `<image>` per picture."""
+    """A whole conversation with its answers, with one `<image>` per image."""
     return processor.apply_chat_template(list(messages), tokenize=False, chat_template=CHAT_TEMPLATE)
 
 
 def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str = "") -> list[int]:
-    """Ids of a request's prompt, `slots` `<image>` tokens per picture; 0 leaves the pictures out.
+    """Ids of a request's prompt, `slots` `<image>` tokens per image; 0 leaves the images out.
 
-    The same ids as the processor makes of prompt and pictures, without touching the pictures. `answer_prefix` is how
+    The same ids as the processor makes of prompt and images, without touching the images. `answer_prefix` is how
     the answer begins.
     """
     text = prompt_text(processor, request).replace(processor.image_token, processor.image_token * slots)
@@ -81,11 +81,11 @@ def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str 
 
 
 def encode_dialogues(
-    processor: Any, dialogues: Sequence[Sequence[Message]], pictures: Sequence[Sequence[Image]]
+    processor: Any, dialogues: Sequence[Sequence[Message]], images: Sequence[Sequence[Image]]
 ) -> dict[str, Tensor]:
     """Whole conversations, padded on the right, with `assistant_masks` (b, t): 1 at the tokens of answers."""
-    pairs = zip(dialogues, pictures, strict=True)
-    filled = [_with_pictures(processor, messages, images) for messages, images in pairs]
+    pairs = zip(dialogues, images, strict=True)
+    filled = [_with_images(processor, messages, own) for messages, own in pairs]
     encoded = processor.apply_chat_template(
         filled,
         chat_template=CHAT_TEMPLATE,
@@ -99,9 +99,9 @@ def encode_dialogues(
     return {name: torch.as_tensor(encoded[name]) for name in names if name in encoded}
 
 
-def _with_pictures(processor: Any, messages: Sequence[Message], pictures: Sequence[Image]) -> list[Message]:
-    """Puts pictures into their slots, in order; the messages themselves are not changed."""
-    left = iter(pictures)
+def _with_images(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> list[Message]:
+    """Puts images into their slots, in order; the messages themselves are not changed."""
+    left = iter(images)
     return [
         {
             **message,

@@ -1,10 +1,10 @@
 """Records → one padded batch.
 
-    input_ids, attention_mask, labels   (b, t)   labels are -100 except on answers
-    pixel_values                        (i, 3, h, w), in the order of the image slots; absent without images
-    safe_level, safe_type               (b,)     -100 where a record has no label or no image
-    safety_word_mask                    (b, t)   True at the words of the request, for a head that reads text
-    ids                                 b strings, for errors
+input_ids, attention_mask, labels   (b, t)   labels are -100 except on answers
+pixel_values                        (i, 3, h, w), in the order of the image slots; absent without images
+safe_level, safe_type               (b,)     -100 where a record has no label or no image
+safety_word_mask                    (b, t)   True at the words of the request, for a head that reads text
+ids                                 b strings, for errors
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IGNORED = -100
 
 
 class RecordDataset(Dataset[Record]):
-    """Records by index; pictures are decoded by the collator."""
+    """Records by index; images are decoded by the collator."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
@@ -65,8 +65,8 @@ class Collator:
         }
 
     def _encode(self, records: Sequence[Record]) -> dict[str, Tensor]:
-        pictures = [[self._open(record, path) for path in record.images] for record in records]
-        return chat.encode_dialogues(self.processor, [record.messages for record in records], pictures)
+        images = [[self._open(record, path) for path in record.images] for record in records]
+        return chat.encode_dialogues(self.processor, [record.messages for record in records], images)
 
     @staticmethod
     def _open(record: Record, path: Path) -> Image:

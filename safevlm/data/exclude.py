@@ -1,4 +1,4 @@
-"""Lists of pictures that training leaves out, as `safevlm audit` writes them (`exclude.txt`): one path per line.
+"""Lists of images that training leaves out, as `safevlm audit` writes them (`exclude.txt`): one path per line.
 
 An absolute path is taken as it is; a relative one starts where the records' own image paths start. A line in double
 quotes is a JSON string, for names with line breaks in them.
@@ -16,9 +16,9 @@ from safevlm.data.records import Record
 
 
 def exclude_images(records: Sequence[Record], data: DataConfig) -> tuple[list[Record], int]:
-    """The records none of whose pictures is listed in `data.exclude`, in order, and how many went.
+    """The records none of whose images is listed in `data.exclude`, in order, and how many went.
 
-    ValueError: a list that is missing or not UTF-8, lists that leave nothing, or lists of which no line names a picture
+    ValueError: a list that is missing or not UTF-8, lists that leave nothing, or lists of which no line names an image
     of the records, most likely because paths and folder do not fit.
     """
     if not data.exclude:
@@ -30,7 +30,7 @@ def exclude_images(records: Sequence[Record], data: DataConfig) -> tuple[list[Re
     if listed and not dropped:
         shown = min(listed)
         raise ValueError(
-            f"data.exclude: none of the {len(listed)} listed pictures belongs to a record (the first is {shown}); "
+            f"data.exclude: none of the {len(listed)} listed images belongs to a record (the first is {shown}); "
             "paths must be absolute, or start where the records' image paths start"
         )
     if records and not kept:

@@ -1,4 +1,4 @@
-"""Opening a picture that a user gave us: always RGB, or an error that names it."""
+"""Opening an image that a user gave us: always RGB, or an error that names it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from PIL import Image, UnidentifiedImageError
 from safevlm.types import ImageSource
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused; decoding one could take gigabytes."""
+"""Larger images are refused; decoding one could take gigabytes."""
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+    """An image that cannot be used; the message names it and says why."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Decodes a picture completely → RGB. Alpha is put on white, so that grey, palette and alpha files all work.
+    """Decodes an image completely → RGB. Alpha is put on white, so that grey, palette and alpha files all work.
 
-    ImageError: missing, empty, truncated, too large, or no picture at all.
+    ImageError: missing, empty, truncated, too large, or no image at all.
     """
     if isinstance(source, Image.Image):
         return _rgb(source)
@@ -33,7 +33,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """The same for a picture whose bytes are in memory (out of an archive); `name` is for errors."""
+    """The same for an image whose bytes are in memory (out of an archive); `name` is for errors."""
     if not data:
         raise ImageError(f"{name}: the image is empty (0 bytes)")
     return _decode(BytesIO(data), name)

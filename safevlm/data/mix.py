@@ -23,7 +23,7 @@ from safevlm.taxonomy import Taxonomy
 NAMED = 5
 """Offenders named in an error; all are counted."""
 LISTED = 10_000
-"""Missing pictures that are remembered by name."""
+"""Missing images that are remembered by name."""
 
 
 def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None, seed: int) -> list[Record]:
@@ -60,15 +60,15 @@ class Scan:
     """By part of the source: rows found, rows published."""
     dropped: int = 0
     over_limit: int = 0
-    without_picture: int = 0
-    """Rows left out because a picture of theirs is not in the download."""
+    without_image: int = 0
+    """Rows left out because an image of theirs is not in the download."""
     missing: list[str] = field(default_factory=list)
-    """`place: picture` of the first of them, `LISTED` at most."""
+    """`place: image` of the first of them, `LISTED` at most."""
     candidates: list[Candidate] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Plan:
+class MixPlan:
     mix: Mix
     scans: tuple[Scan, ...]
     absent: tuple[str, ...]
@@ -81,13 +81,13 @@ class Plan:
     """What there was less of than asked for, if that is allowed."""
 
 
-def plan(mix: Mix) -> Plan:
+def plan(mix: Mix) -> MixPlan:
     """Reads the sources and draws. MixError: a source that is missing, too small, or not fit to train on."""
     present, absent = split_absent(mix.sources)
     return plan_of(mix, tuple(scan(mix, spec) for spec in present), absent)
 
 
-def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> Plan:
+def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> MixPlan:
     """The draw, from sources that have been read."""
     candidates = [candidate for one in scans for candidate in one.candidates]
     pool, short = draw(candidates, mix.counts, f"{mix.seed}/pool", "counts")
@@ -99,7 +99,7 @@ def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> Plan:
     if short and mix.short == "error":
         raise MixError(f"{mix.file}: {'; '.join(short)}. Ask for fewer, add sources, or set `short: allow`")
     found = Counter(candidate.label.bucket for candidate in candidates)
-    return Plan(mix, scans, absent, dict(found), tuple(pool), stages, tuple(short))
+    return MixPlan(mix, scans, absent, dict(found), tuple(pool), stages, tuple(short))
 
 
 def split_absent(specs: Iterable[SourceSpec]) -> tuple[list[SourceSpec], tuple[str, ...]]:
@@ -122,7 +122,7 @@ def scan(mix: Mix, spec: SourceSpec) -> Scan:
         if candidate is None:
             made.dropped += 1
         elif row.missing:
-            made.without_picture += 1
+            made.without_image += 1
             made.missing += [f"{row.place}: {name}" for name in row.missing[: LISTED - len(made.missing)]]
         else:
             made.candidates.append(candidate)
@@ -150,8 +150,8 @@ class _Problems:
 
     def check_missing(self, made: Scan) -> None:
         if made.spec.missing_images == "error" and made.missing:
-            what = "rows whose picture is not in the download (mend it, or set `missing_images: allow`)"
-            self._counts[what] = made.without_picture
+            what = "rows whose image is not in the download (mend it, or set `missing_images: allow`)"
+            self._counts[what] = made.without_image
             self._first[what] = made.missing[:NAMED]
 
     def raise_any(self, where: str) -> None:
@@ -218,7 +218,7 @@ def draw(
     return tuple(candidates[index] for index in sorted(chosen)), short
 
 
-def taken_rows(made: Plan) -> Iterator[tuple[Candidate, SourceRow]]:
+def taken_rows(made: MixPlan) -> Iterator[tuple[Candidate, SourceRow]]:
     """The rows of the pool, read once more, in order."""
     wanted: dict[str, dict[int, Candidate]] = {}
     for candidate in made.pool:

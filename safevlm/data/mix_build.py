@@ -1,13 +1,13 @@
 """Writes a mix: what `safevlm.data.mix` planned, as files that training reads.
 
     OUT/stage1.jsonl, stage2.jsonl     records (LLaVA's layout with `safe_type`, `safe_level`, `source`)
-    OUT/head_only.jsonl                stage 1's pictures without an answer, if allowed; for `loss.lm: 0` only
-    OUT/images/SOURCE/…                pictures out of zips and parquet (`pictures: copy`: all), named by content
+    OUT/head_only.jsonl                stage 1's images without an answer, if allowed; for `loss.lm: 0` only
+    OUT/images/SOURCE/…                images out of zips and parquet (`images: copy`: all), named by content
     OUT/taxonomy.yaml                  for `model.taxonomy`: labels mean what the head learns
     OUT/rtvlm_split.json               which rows are held out, for the evaluation
     OUT/mix.json                       seed, what was asked, found and taken, digests
 
-Pictures that are files stay where they are, and records name them by their absolute path. Nothing depends on the
+Images that are files stay where they are, and records name them by their absolute path. Nothing depends on the
 clock or on OUT: the same YAML, seed and data give the same bytes. Record files are written last, and replaced whole.
 """
 
@@ -27,14 +27,14 @@ from PIL import Image
 
 from safevlm.data import answers, mix
 from safevlm.data.images import decode_image
-from safevlm.data.mix import Candidate, Plan
+from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
 from safevlm.data.mix_report import report_of
 from safevlm.data.records import parse_record
 from safevlm.data.sources import read_source
 from safevlm.data.sources.fingerprints import HeldOut, bytes_digest, file_digest
-from safevlm.data.sources.pictures import read_pictures
-from safevlm.data.sources.row import Picture, SourceRow, SourceSpec, Turn, asked
+from safevlm.data.sources.images import read_images
+from safevlm.data.sources.row import ImageFile, SourceRow, SourceSpec, Turn, asked
 from safevlm.data.threads import in_threads
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def build(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
     made_mix = read_mix(file, out, seed, root)
     made = mix.plan(made_mix)
     taken = _taken(made)
-    compared = _refuse_leaks(made_mix, [picture for one in taken for picture in one.row.pictures])
+    compared = _refuse_leaks(made_mix, [image for one in taken for image in one.row.images])
     out.mkdir(parents=True, exist_ok=True)
-    names = _store_pictures(taken, out, copies_all=made_mix.pictures == "copy")
+    names = _store_images(taken, out, copies_all=made_mix.images == "copy")
     files = {f"{name}.jsonl": rows for name, rows in _stage_rows(made, taken, names, out).items()}
     _write_text(out / "taxonomy.yaml", taxonomy_yaml(made_mix))
     for name in set(RECORD_FILES) - set(files):
@@ -83,15 +83,15 @@ def check(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
         return {**report_of(made), "held_out": compare(made)}
 
 
-def compare(made: Plan, more: Collection[Picture] = ()) -> Raw:
-    """Refuses a pool that shares pictures with what is held out; else, how many were compared with."""
-    return _refuse_leaks(made.mix, [picture for _, row in mix.taken_rows(made) for picture in row.pictures], more)
+def compare(made: MixPlan, more: Collection[ImageFile] = ()) -> Raw:
+    """Refuses a pool that shares images with what is held out; else, how many were compared with."""
+    return _refuse_leaks(made.mix, [image for _, row in mix.taken_rows(made) for image in row.images], more)
 
 
-def held_out_pictures(made_mix: Mix) -> dict[str, set[Picture]]:
-    """Pictures of every held-out source that is there."""
+def held_out_images(made_mix: Mix) -> dict[str, set[ImageFile]]:
+    """Images of every held-out source that is there."""
     present, _ = mix.split_absent(made_mix.held_out)
-    return {spec.name: {picture for row in read_source(spec) for picture in row.pictures} for spec in present}
+    return {spec.name: {image for row in read_source(spec) for image in row.images} for spec in present}
 
 
 def without_writing(made_mix: Mix, scratch: Path) -> Mix:
@@ -114,7 +114,7 @@ def taxonomy_yaml(made_mix: Mix) -> str:
     return yaml.safe_dump(table, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _taken(made: Plan) -> list[_Taken]:
+def _taken(made: MixPlan) -> list[_Taken]:
     specs = {one.spec.name: one.spec for one in made.scans}
     ids: Counter[str] = Counter()
     taken = []
@@ -134,38 +134,38 @@ def _turns(made_mix: Mix, spec: SourceSpec, candidate: Candidate, row: SourceRow
     if row.turns:
         return (*(turn for turn in row.turns if turn[0] != "gpt"), ("gpt", said))
     question = answers.question(spec.question, f"{made_mix.seed}/question/{spec.name}/{row.id}")
-    return asked(question, said, len(row.pictures))
+    return asked(question, said, len(row.images))
 
 
-def _refuse_leaks(made_mix: Mix, pictures: Sequence[Picture], more: Collection[Picture] = ()) -> Raw:
-    """How many held-out pictures were compared with. MixError names pictures of the pool that are held out."""
-    held = held_out_pictures(made_mix)
-    everything = {picture for found in held.values() for picture in found} | set(more)
-    leaks = list(HeldOut(everything).leaks(set(pictures))) if everything else []
+def _refuse_leaks(made_mix: Mix, images: Sequence[ImageFile], more: Collection[ImageFile] = ()) -> Raw:
+    """How many held-out images were compared with. MixError names images of the pool that are held out."""
+    held = held_out_images(made_mix)
+    everything = {image for found in held.values() for image in found} | set(more)
+    leaks = list(HeldOut(everything).leaks(set(images))) if everything else []
     if leaks:
         named = ", ".join(map(str, leaks[: mix.NAMED]))
         raise MixError(
-            f"{made_mix.file}: {len(leaks)} pictures of the training pool are held out: {named}; take their rows out "
+            f"{made_mix.file}: {len(leaks)} images of the training pool are held out: {named}; take their rows out "
             "of the sources, or do not report a score on that held-out set and remove it from `held_out`"
         )
-    counts = {name: {"pictures": len(found)} for name, found in held.items()}
+    counts = {name: {"images": len(found)} for name, found in held.items()}
     return {spec.name: counts.get(spec.name) for spec in made_mix.held_out}
 
 
-# pictures
+# images
 
 
-def _store_pictures(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[Picture, str]:
-    """Picture → the name that records call it."""
-    sources = {picture: one.candidate.source for one in reversed(list(taken)) for picture in one.row.pictures}
-    stored = [picture for picture in sources if picture.member or copies_all]
+def _store_images(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[ImageFile, str]:
+    """Image → the name that records call it."""
+    sources = {image: one.candidate.source for one in reversed(list(taken)) for image in one.row.images}
+    stored = [image for image in sources if image.member or copies_all]
 
-    def store(pair: tuple[Picture, bytes]) -> tuple[Picture, str]:
-        picture, data = pair
-        return picture, _store(data, str(picture), out, sources[picture])
+    def store(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str]:
+        image, data = pair
+        return image, _store(data, str(image), out, sources[image])
 
-    names = {picture: picture.path.resolve().as_posix() for picture in sources}
-    return names | dict(in_threads(store, read_pictures(stored), "unpacking pictures", len(stored)))
+    names = {image: image.path.resolve().as_posix() for image in sources}
+    return names | dict(in_threads(store, read_images(stored), "unpacking images", len(stored)))
 
 
 def _store(data: bytes, name: str, out: Path, source: str) -> str:
@@ -181,7 +181,9 @@ def _store(data: bytes, name: str, out: Path, source: str) -> str:
 # records
 
 
-def _stage_rows(made: Plan, taken: Sequence[_Taken], names: Mapping[Picture, str], out: Path) -> dict[str, list[Raw]]:
+def _stage_rows(
+    made: MixPlan, taken: Sequence[_Taken], names: Mapping[ImageFile, str], out: Path
+) -> dict[str, list[Raw]]:
     """File → its records, each of them checked as training will check it."""
     raws = {(one.candidate.source, one.candidate.index): _raw(one, names) for one in taken}
     places = {(one.candidate.source, one.candidate.index): one.row.place for one in taken}
@@ -195,8 +197,8 @@ def _stage_rows(made: Plan, taken: Sequence[_Taken], names: Mapping[Picture, str
     return stages
 
 
-def _raw(one: _Taken, names: Mapping[Picture, str]) -> Raw:
-    images = [names[picture] for picture in one.row.pictures]
+def _raw(one: _Taken, names: Mapping[ImageFile, str]) -> Raw:
+    images = [names[image] for image in one.row.images]
     label = one.candidate.label
     raw: Raw = {"id": one.id, "source": one.candidate.source}
     raw |= {"image": images[0] if len(images) == 1 else images} if images else {}

@@ -1,17 +1,17 @@
-"""The YAML of a mix (`scripts/recipes/mix_safevlm.yaml` shows all of it) → one checked, frozen table.
+"""The YAML of a mix (`safevlm/recipes/mix_safevlm.yaml` shows all of it) → one checked, frozen table.
 
-    taxonomy: FILE                  categories, levels, policy; none: the default ones
-    root: DIR                       source paths start here; like all paths, from where the command runs
-    seed: 42
-    short: error | allow            fewer rows than asked for
-    missing: error | allow          a source that is not on the disk (also per source)
-    pictures: reference | copy      leave picture files where they are, or copy them into the mix
-    sources: {NAME: {kind, path, split, …}}
-    held_out: {NAME: {kind, path, split, …}}     never in training: compared by content
-    labels: {PATTERN: {category, level} | drop | unlabelled}
-    answers: {LEVEL or CATEGORY/LEVEL: [TEXT, …]}
-    counts: {CATEGORY: N | all}     the pool that both stages draw from; a category that is not named: all
-    stages: {stage1: {clean: 3000}, stage2: {}}
+taxonomy: FILE                  categories, levels, policy; none: the default ones
+root: DIR                       source paths start here; like all paths, from where the command runs
+seed: 42
+short: error | allow            fewer rows than asked for
+missing: error | allow          a source that is not on the disk (also per source)
+images: reference | copy      leave image files where they are, or copy them into the mix
+sources: {NAME: {kind, path, split, …}}
+held_out: {NAME: {kind, path, split, …}}     never in training: compared by content
+labels: {PATTERN: {category, level} | drop | unlabelled}
+answers: {LEVEL or CATEGORY/LEVEL: [TEXT, …]}
+counts: {CATEGORY: N | all}     the pool that both stages draw from; a category that is not named: all
+stages: {stage1: {clean: 3000}, stage2: {}}
 """
 
 from __future__ import annotations
@@ -30,10 +30,22 @@ from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 STAGES = ("stage1", "stage2")
 PAPER_STAGES = {"stage1": {CLEAN: 3_000}, "stage2": {}}
 """Stage 1: all risky records and 3,000 clean ones; stage 2: all (methods §1.5)."""
-KEYS = ("taxonomy", "root", "seed", "short", "missing", "pictures", "sources", "held_out", "labels", "answers",
-        "counts", "stages")  # fmt: skip
+KEYS = (
+    "taxonomy",
+    "root",
+    "seed",
+    "short",
+    "missing",
+    "images",
+    "sources",
+    "held_out",
+    "labels",
+    "answers",
+    "counts",
+    "stages",
+)
 ALL = "all"
-PictureRule = Literal["reference", "copy"]
+ImageRule = Literal["reference", "copy"]
 Counts = Mapping[str, int | None]
 """How many of each category; None: all."""
 
@@ -61,7 +73,7 @@ class Mix:
     counts: Counts
     stages: Mapping[str, Counts]
     short: Rule
-    pictures: PictureRule
+    images: ImageRule
 
 
 def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | None = None) -> Mix:
@@ -92,7 +104,7 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
         counts=_counts(_table(table, "counts", str(file)), taxonomy, f"{file}: counts"),
         stages=_stages(table, taxonomy, file),
         short=_choice(table.get("short", "error"), get_args(Rule), f"{file}: short"),
-        pictures=_choice(table.get("pictures", "reference"), get_args(PictureRule), f"{file}: pictures"),
+        images=_choice(table.get("images", "reference"), get_args(ImageRule), f"{file}: images"),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from safevlm.data import mix
 from safevlm.data.labels import UNLABELLED, Label
-from safevlm.data.mix import Candidate, Plan
+from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.sources import source_of
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.versions import installed
@@ -21,7 +21,7 @@ SCHEMA = 1
 Raw = dict[str, Any]
 
 
-def report_of(made: Plan) -> Raw:
+def report_of(made: MixPlan) -> Raw:
     """What was asked for, found and taken; JSON, without times and without places of the machine it ran on."""
     own = made.mix
     return {
@@ -48,8 +48,8 @@ def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
         "parts": {part: {"found": found, "published": told} for part, (found, told) in one.counts.items()},
         "rows": one.rows,
         "dropped": one.dropped,
-        "without_picture": one.without_picture,
-        "missing_pictures": one.missing,
+        "without_image": one.without_image,
+        "missing_images": one.missing,
         "over_limit": one.over_limit,
         "usable": len(one.candidates),
         "taken": sum(candidate.source == one.spec.name for candidate in pool),
@@ -57,7 +57,7 @@ def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
     }
 
 
-def _category_report(made: Plan, name: str) -> Raw:
+def _category_report(made: MixPlan, name: str) -> Raw:
     taken = [candidate for candidate in made.pool if candidate.label.bucket == name]
     asked_for = made.mix.counts.get(name)
     return {
@@ -101,7 +101,7 @@ def _source_line(pair: tuple[str, Raw]) -> str:
     parts = ", ".join(f"{part} {_told(counts)}" for part, counts in row["parts"].items())
     left_out = {
         "dropped by their label": row["dropped"],
-        "without their picture": row["without_picture"],
+        "without their image": row["without_image"],
         "over the limit": row["over_limit"],
     }
     gone = "".join(f", {count} {why}" for why, count in left_out.items() if count)
@@ -113,12 +113,12 @@ def _told(counts: Raw) -> str:
 
 
 def _remarks(report: Raw) -> list[str]:
-    compared = [f"{name} ({row['pictures']} pictures)" for name, row in report["held_out"].items() if row]
+    compared = [f"{name} ({row['images']} images)" for name, row in report["held_out"].items() if row]
     unseen = [name for name, row in report["held_out"].items() if not row]
     pairs = (
         ("sources that are not there", report["absent"]),
         ("short", report["short"]),
-        ("no picture shared with", compared),
+        ("no image shared with", compared),
         ("held out, not there, NOT compared with", unseen),
     )
     return [f"{what}: {', '.join(which)}" for what, which in pairs if which]

@@ -1,11 +1,11 @@
-"""The data of security tensors (arXiv 2507.20994): pictures with questions, in three parts.
+"""The data of security tensors (arXiv 2507.20994): images with questions, in three parts.
 
-    malicious     risky pictures, their own questions; answered with a refusal                     (paper: SA)
-    contrastive   clean pictures, the malicious records' questions; answered as the bare model does     (TCB)
-    benign        other clean pictures, their own questions; likewise                                    (GB)
+    malicious     risky images, their own questions; answered with a refusal                     (paper: SA)
+    contrastive   clean images, the malicious records' questions; answered as the bare model does     (TCB)
+    benign        other clean images, their own questions; likewise                                    (GB)
 
 The trap is a question that tells its part: what learns from that refuses by the question and never looks. So each
-malicious question is asked about clean pictures as often as about risky ones. No picture, by its pixels, occurs twice.
+malicious question is asked about clean images as often as about risky ones. No image, by its pixels, occurs twice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from safevlm.data.records import IMAGE, Record, RecordError, is_clean
 from safevlm.data.sources.fingerprints import pixel_digest
 from safevlm.taxonomy import SAFE, Taxonomy
 
-NO_PICTURE = "without a picture"
-SAME_PICTURE = "picture taken already"
+NO_IMAGE = "without an image"
+SAME_IMAGE = "image taken already"
 NOT_NEEDED = "not needed"
 RISKY, CLEAN = "risky", "clean"
 
@@ -76,13 +76,13 @@ def draw(
 ) -> Drawn:
     """Records → pairs of all three parts; the same seed draws the same. `where` names their files in errors.
 
-    RecordError: a record without a picture, unless `skip_text`; a picture that cannot be read; too few records.
+    RecordError: a record without an image, unless `skip_text`; an image that cannot be read; too few records.
     """
     ordered = [(_kind(record, taxonomy, skip_text), record) for record in records]
     kinds = random.Random(seed).sample(ordered, len(ordered))
-    pictures = _Pictures(where)
-    risky = pictures.take(kinds, RISKY, counts.malicious)
-    clean = pictures.take(kinds, CLEAN, counts.contrastive + counts.benign)
+    images = _Images(where)
+    risky = images.take(kinds, RISKY, counts.malicious)
+    clean = images.take(kinds, CLEAN, counts.contrastive + counts.benign)
     questions = [_asked(record)[0] for record in risky]
     mirrored = random.Random(seed).sample(_spread(questions, counts.contrastive), counts.contrastive)
     contrastive, benign = clean[: counts.contrastive], clean[counts.contrastive :]
@@ -94,7 +94,7 @@ def draw(
         ),
         *(_pair("benign", record, taxonomy) for record in benign),
     ]
-    left_out = Counter(kind for kind, _ in kinds if kind not in (RISKY, CLEAN)) + pictures.left_out
+    left_out = Counter(kind for kind, _ in kinds if kind not in (RISKY, CLEAN)) + images.left_out
     return Drawn(list(with_own_ids(pairs)), dict(left_out))
 
 
@@ -107,7 +107,7 @@ def with_own_ids(pairs: Iterable[Pair]) -> Iterator[Pair]:
 
 
 def row_of(pair: Pair) -> dict[str, Any]:
-    """A pair as a training record in LLaVA's layout; pictures by absolute path."""
+    """A pair as a training record in LLaVA's layout; images by absolute path."""
     images = [path.resolve().as_posix() for path in pair.images]
     labels = {"safe_type": pair.category, "safe_level": pair.level}
     return {
@@ -126,8 +126,8 @@ def _kind(record: Record, taxonomy: Taxonomy, skip_text: bool) -> str:
     """RISKY, CLEAN, or why it is neither."""
     if not record.images:
         if not skip_text:
-            raise RecordError(f"{record.place}: no picture to ask about; take it out, or leave such out: --skip-text")
-        return NO_PICTURE
+            raise RecordError(f"{record.place}: no image to ask about; take it out, or leave such out: --skip-text")
+        return NO_IMAGE
     if record.safe_type is None and record.safe_level is None:
         return "unlabelled"
     if is_clean(record, taxonomy):
@@ -135,8 +135,8 @@ def _kind(record: Record, taxonomy: Taxonomy, skip_text: bool) -> str:
     return f"risky category at level {SAFE}" if _level(record, taxonomy) == SAFE else RISKY
 
 
-class _Pictures:
-    """Which pictures have been taken; the first record that has one keeps it."""
+class _Images:
+    """Which images have been taken; the first record that has one keeps it."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -144,7 +144,7 @@ class _Pictures:
         self.left_out: Counter[str] = Counter()
 
     def take(self, kinds: Sequence[tuple[str, Record]], kind: str, count: int) -> list[Record]:
-        """The first `count` records of a kind whose pictures are all new."""
+        """The first `count` records of a kind whose images are all new."""
         records = [record for its_kind, record in kinds if its_kind == kind]
         found: list[Record] = []
         for index, record in enumerate(records):
@@ -155,12 +155,12 @@ class _Pictures:
             if digests.isdisjoint(self.digests):
                 found.append(record)
             else:
-                self.left_out[SAME_PICTURE] += 1
+                self.left_out[SAME_IMAGE] += 1
             self.digests |= digests
         if len(found) < count:
             flags = "--malicious" if kind == RISKY else "--contrastive or --benign"
             raise RecordError(
-                f"{self.where}: {len(found)} records labelled {kind} have a picture of their own, and {count} are "
+                f"{self.where}: {len(found)} records labelled {kind} have an image of their own, and {count} are "
                 f"needed; lower {flags}, or give more records"
             )
         return found
@@ -180,25 +180,25 @@ def _spread(questions: Sequence[str], count: int) -> list[str]:
 
 
 def _pair(part: str, record: Record, taxonomy: Taxonomy) -> Pair:
-    """A record as it stands: its pictures, its own question, no answer yet."""
-    question, pictures = _asked(record)
+    """A record as it stands: its images, its own question, no answer yet."""
+    question, images = _asked(record)
     return Pair(
         id=f"{part}/{record.id}",
         part=part,
         question=question,
-        images=record.images[:pictures],
+        images=record.images[:images],
         category=None if record.safe_type is None else taxonomy.category_names[record.safe_type],
         level=_level(record, taxonomy),
     )
 
 
 def _asked(record: Record) -> tuple[str, int]:
-    """The first question that shows pictures, and how many; later ones lean on answers that are not the model's."""
+    """The first question that shows images, and how many; later ones lean on answers that are not the model's."""
     for message in record.messages:
-        pictures = sum(part["type"] == "image" for part in message["content"])
-        if pictures:
+        images = sum(part["type"] == "image" for part in message["content"])
+        if images:
             break
-    return message["content"][-1]["text"], pictures
+    return message["content"][-1]["text"], images
 
 
 def _level(record: Record, taxonomy: Taxonomy) -> str | None:

@@ -28,7 +28,7 @@ def is_published(file: Path) -> bool:
 def read(file: Path, images: Path) -> Iterator[Pair]:
     """The rows of a file in order; the answers of TCB and GB are those of the model that the file was made with.
 
-    RecordError: an unknown type, a field that is missing or empty, a picture that is not there.
+    RecordError: an unknown type, a field that is missing or empty, an image that is not there.
     """
     for index, (place, row) in enumerate(json_rows(file)):
         if not isinstance(row, dict):
@@ -38,7 +38,7 @@ def read(file: Path, images: Path) -> Iterator[Pair]:
             raise LabelError(f"{place}: unknown type {row['type']!r}; one of {list(PARTS)}")
         image = images / _text(row, SIGN, place)
         if not image.is_file():
-            raise MissingImageError(f"{place}: no such image file {image}; say where pictures are with --images DIR")
+            raise MissingImageError(f"{place}: no such image file {image}; say where images are with --images DIR")
         answer = _text(row, "output_refuse" if part == "malicious" else "output", place)
         yield Pair(f"{part}/{index}", part, _text(row, "input", place), (image,), answer)
 

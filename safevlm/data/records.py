@@ -19,8 +19,15 @@ from safevlm.data.threads import in_threads
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 
 IMAGE = "<image>"
-ROLES = {"human": "user", "user": "user", "USER": "user", "gpt": "assistant", "assistant": "assistant",
-         "ASSISTANT": "assistant", "system": "system"}  # fmt: skip
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "USER": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "ASSISTANT": "assistant",
+    "system": "system",
+}
 PARTS = ("malicious", "contrastive", "benign")
 """What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
 

@@ -1,11 +1,11 @@
-"""A concept bank: concepts embedded by a CLIP, and all that it takes to hold a picture's CLS against them.
+"""A concept bank: concepts embedded by a CLIP, and all that it takes to hold an image's CLS against them.
 
 One safetensors file, made by `safevlm embed`, of 3 MB for CLIP-L; the text tower is not needed any more. Its metadata
 say what it was made of: concepts, feature, τ, and hashes of the CLIP, of the concept file and of the bank itself. The
 trap: a bank belongs to one vision tower. Cosines with the CLS of another tower look like numbers and mean nothing, so
 the bank carries the fingerprint of its tower and refuses others, unless it was made as `foreign`.
 
-    b pictures · t templates · c concepts · d text space · v vision tower
+    b images · t templates · c concepts · d text space · v vision tower
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAKE_IT = f"safevlm embed --clip DIR --out MODEL/defenses/{BANK_FILE}"
 
 
 @dataclass(frozen=True)
-class Facts:
+class BankFacts:
     """What a bank was made of; stored as JSON in its metadata."""
 
     feature: Feature
@@ -58,7 +58,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Bank:
-    facts: Facts
+    facts: BankFacts
     concepts: tuple[Concept, ...]
     texts: Tensor
     """(t, d), of length 1; the templates in the concepts' order."""
@@ -109,7 +109,7 @@ def make_bank(
     """Embeds the concepts' templates with the CLIP of a folder; `file`: hash of where the concepts were read."""
     _check_settings(feature, tau)
     space = read_text_space(clip, [template for concept in concepts for template in concept.templates])
-    facts = Facts(feature, tau, space.scale, space.sha256, file, foreign)
+    facts = BankFacts(feature, tau, space.scale, space.sha256, file, foreign)
     return Bank(facts, tuple(concepts), space.texts, space.projection, space.tower)
 
 
@@ -133,7 +133,7 @@ def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:
         about = metadata["bank"]
         table = json.loads(about)
         rows = table.pop("concepts")
-        facts = Facts(**table)
+        facts = BankFacts(**table)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a concept bank ({error}); make one: {MAKE_IT}") from error
     if metadata.get("sha256") != _digest(about, tensors):

@@ -1,4 +1,4 @@
-"""The shape of a defence, and what the engine hands to it."""
+"""The shape of a defense, and what the engine hands to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Risk(Protocol):
+class RiskView(Protocol):
     """What the checkpoint's safety head thinks: probabilities by name."""
 
     @property
@@ -22,20 +22,20 @@ class Risk(Protocol):
     def category(self) -> Mapping[str, float]: ...
 
 
-class Sight(Protocol):
+class ImageFeatures(Protocol):
     """What one vision pass gave for a request; detectors share it and generation reuses it."""
 
     @property
     def images(self) -> int:
-        """Number of pictures; 0 for a request in words."""
+        """Number of images; 0 for a request in words."""
 
     @property
     def vision(self) -> Any:
-        """`llava_patch.vision.VisionPass` of the request's pictures, computed on first use; None without pictures."""
+        """`llava_patch.vision.VisionPass` of the request's images, computed on first use; None without images."""
 
     @property
-    def risk(self) -> Risk | None:
-        """The head's opinion, computed on first use; None without pictures. ValueError without a head."""
+    def risk(self) -> RiskView | None:
+        """The head's opinion, computed on first use; None without images. ValueError without a head."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Inputs:
     input_ids: Tensor
     """(t,), image slots included, virtual tokens not."""
     pixel_values: Tensor | None = None
-    """(i, 3, h, w), preprocessed; None without pictures. Other pixels cost a second pass of the tower."""
+    """(i, 3, h, w), preprocessed; None without images. Other pixels cost a second pass of the tower."""
     virtual: tuple[VirtualTokens, ...] = ()
     image_token_id: int = -1
 
 
 class Ask(Protocol):
-    """Puts requests to the bare model, with no defence in between, as one batch."""
+    """Puts requests to the bare model, with no defense in between, as one batch."""
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class Defense:
         """The engine's word, once, before any hook: how to ask the model behind it."""
         self.ask = ask
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         """Look."""
         return Verdict(source=self.name)
 
@@ -111,15 +111,15 @@ class Defense:
 
 
 class Detector(Protocol):
-    """The looking half of a defence."""
+    """The looking half of a defense."""
 
     name: str
 
-    def detect(self, request: Request, sight: Sight) -> Verdict: ...
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict: ...
 
 
 class Stack(Defense):
-    """Several defences as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse."""
+    """Several defenses as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse."""
 
     def __init__(self, members: Sequence[Defense], level_names: Sequence[str]) -> None:
         self.members = tuple(members)
@@ -134,8 +134,8 @@ class Stack(Defense):
         for member in self.members:
             member.attach(ask)
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        return max((member.detect(request, sight) for member in self.members), key=self._gravity)
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        return max((member.detect(request, features) for member in self.members), key=self._gravity)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         for member in self.members:

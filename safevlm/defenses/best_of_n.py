@@ -1,7 +1,7 @@
 """`eta`: look before, look after, and only when both see harm, take the best of several fresh answers.
 
-An ETA-like baseline (arXiv 2410.06625, methods §4): a detector of pictures, a reward of the answer, and best-of-n over
-whole answers that begin with a short prefix. Ours in three ways: the picture is judged by any detector we have, in
+An ETA-like baseline (arXiv 2410.06625, methods §4): a detector of images, a reward of the answer, and best-of-n over
+whole answers that begin with a short prefix. Ours in three ways: the image is judged by any detector we have, in
 place of a raw CLIP cosine; the reward is pluggable (`safevlm.defenses.rewards`); candidates are whole answers chosen by
 reward alone, without ETA's sentence-wise search and CLIP utility.
 
@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from safevlm.defenses import prompts
-from safevlm.defenses.base import Defense, Detector, Sight
+from safevlm.defenses.base import Defense, Detector, ImageFeatures
 from safevlm.defenses.calibration import Calibration
+from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.rewards import Reward, reward_of, rewarded
-from safevlm.defenses.setting import Setting
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -30,7 +30,7 @@ class EtaOptions:
     detector: str = ""
     """Name of a detector; empty: safe-clip where the checkpoint has its bank, else the safety head."""
     risk: float | None = None
-    """A picture is risky from this 1 - p(clean) on; none: as the detector, or its calibration, decides."""
+    """An image is risky from this 1 - p(clean) on; none: as the detector, or its calibration, decides."""
     reward: str = "phrases"
     """Of the answer: phrases, self-check, hf:DIR or hf:DIR#LABEL."""
     at_least: float = 1.0
@@ -57,7 +57,7 @@ class EtaOptions:
                 raise ValueError(f"{key}: {getattr(self, key)!r} is not a text")
 
 
-def build_eta(setting: Setting, detector: Callable[[str, Setting], Detector]) -> Eta:
+def build_eta(setting: DefenseContext, detector: Callable[[str, DefenseContext], Detector]) -> Eta:
     """`detector` builds one by name."""
     options = read_options(EtaOptions, setting.file)
     looking = replace(setting, file=None)  # the file is ours, not the detector's
@@ -72,8 +72,8 @@ class Eta(Defense):
     def __init__(self, detector: Detector, policy: Policy, reward: Reward, options: EtaOptions) -> None:
         self.detector, self.policy, self.reward, self.options = detector, policy, reward, options
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        verdict = self.policy.calibrated(self.detector.detect(request, sight))
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        verdict = self.policy.calibrated(self.detector.detect(request, features))
         if self.options.risk is None:
             return verdict
         return Calibration(risk=self.options.risk).read(verdict, self.policy.taxonomy)
@@ -84,11 +84,11 @@ class Eta(Defense):
         options = self.options
         worth = rewarded(self.reward, self.ask, request, [reply.text])[0]
         if worth >= options.at_least:
-            return _noted(reply, f"eta: a risky picture, and an answer worth {worth:.2f}, which is enough")
+            return _noted(reply, f"eta: a risky image, and an answer worth {worth:.2f}, which is enough")
         candidates = self._candidates(request)
         scores = rewarded(self.reward, self.ask, request, candidates)
         best = max(range(len(scores)), key=scores.__getitem__)
-        note = f"eta: a risky picture, and an answer worth {worth:.2f}; taken: the best of {options.n} extra answers"
+        note = f"eta: a risky image, and an answer worth {worth:.2f}; taken: the best of {options.n} extra answers"
         return _noted(replace(reply, text=candidates[best]), f"{note}, worth {scores[best]:.2f}")
 
     def _candidates(self, request: Request) -> list[str]:
@@ -103,7 +103,7 @@ class Eta(Defense):
         return [f"{options.prefix} {text}".strip() for text in texts]
 
 
-def _has_bank(setting: Setting) -> bool:
+def _has_bank(setting: DefenseContext) -> bool:
     from safevlm.defenses.bank import BANK_FILE  # late: it brings torch, and prompts and policies do without
 
     return any((folder / BANK_FILE).is_file() for folder in setting.folders)

@@ -80,9 +80,7 @@ def _concept(row: Any, taxonomy: Taxonomy, where: str) -> Concept:
     if wrong or missing:
         raise ValueError(f"{where}: {f'unknown key {wrong!r}' if wrong else f'no {missing}'}; its keys are {known}")
     _in_taxonomy(row, taxonomy, where)
-    return Concept(
-        row["name"], row["category"], row["level"], _templates(row["templates"], where), _prior(row, where)
-    )
+    return Concept(row["name"], row["category"], row["level"], _templates(row["templates"], where), _prior(row, where))
 
 
 def _in_taxonomy(row: Mapping[str, Any], taxonomy: Taxonomy, where: str) -> None:

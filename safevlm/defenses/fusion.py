@@ -7,7 +7,7 @@ tempered probabilities. The fused verdict has a name of its own, and with it may
     mean   the mean of the probabilities by category and by level, then the arg-max of both; members' own thresholds
            do not act here, only their temperatures do
 
-The trap of `max`: members decide by different rules, so the one with the higher risk may still call the picture clean
+The trap of `max`: members decide by different rules, so the one with the higher risk may still call the image clean
 (SafeCLIP below its τ). Going by the number alone would then drop the other's alarm.
 """
 
@@ -18,7 +18,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from safevlm.defenses.base import Detector, Sight
+from safevlm.defenses.base import Detector, ImageFeatures
 from safevlm.defenses.calibration import risk_of
 from safevlm.defenses.policy import Policy
 from safevlm.types import Request, Verdict
@@ -55,10 +55,10 @@ class Fusion:
         self.members = tuple(members)
         self.policy = policy
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        if not sight.images:  # members see pictures only
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        if not features.images:  # members see images only
             return Verdict(source=self.name)
-        verdicts = [self.policy.calibrated(member.detect(request, sight)) for member in self.members]
+        verdicts = [self.policy.calibrated(member.detect(request, features)) for member in self.members]
         for member, verdict in zip(self.members, verdicts, strict=True):
             _check(member.name, verdict)
         return dataclasses.replace(self.fuse(verdicts), source=self.name)

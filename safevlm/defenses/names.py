@@ -1,4 +1,4 @@
-"""`a+b=FILE` → members. A `+` in a file's name is no border unless the name of a defence follows it."""
+"""`a+b=FILE` → members. A `+` in a file's name is no border unless the name of a defense follows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of a defence from a YAML file: its keys are the fields of a frozen dataclass, which checks the values."""
+"""Settings of a defense from a YAML file: its keys are the fields of a frozen dataclass, which checks the values."""
 
 from __future__ import annotations
 

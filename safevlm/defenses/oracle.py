@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from safevlm.defenses.base import Sight
+from safevlm.defenses.base import ImageFeatures
 from safevlm.types import Request, Verdict
 
 
@@ -14,8 +14,8 @@ class OracleDetector:
     def __init__(self, truths: Mapping[str, Verdict]) -> None:
         self.truths = dict(truths)
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        """The truth about a picture. Like every detector of pictures it lets requests in words through."""
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        """The truth about an image. Like every detector of images it lets requests in words through."""
         if request.id not in self.truths:
             raise ValueError(f"the oracle knows nothing of request {request.id!r}; it works in evaluation only")
-        return self.truths[request.id] if sight.images else Verdict(source=self.name)
+        return self.truths[request.id] if features.images else Verdict(source=self.name)

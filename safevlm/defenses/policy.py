@@ -1,4 +1,4 @@
-"""The acting half of a defence: per category and level `allow`, `hint` or `refuse`. A YAML file; no retraining.
+"""The acting half of a defense: per category and level `allow`, `hint` or `refuse`. A YAML file; no retraining.
 
     levels:                       # what to do at each level
       careful: hint
@@ -77,9 +77,7 @@ class Policy:
         return dataclasses.replace(request, text="\n".join(lines))
 
 
-def read_policy(
-    path: str | Path | None, taxonomy: Taxonomy, default: Mapping[str, Any] | None = None
-) -> Policy:
+def read_policy(path: str | Path | None, taxonomy: Taxonomy, default: Mapping[str, Any] | None = None) -> Policy:
     """A policy file, checked against the taxonomy; None: the checkpoint's own (`default`), or SafeVLM's rule."""
     if path is None:
         return policy_from(default or {}, taxonomy, "config.json: policy")

@@ -1,7 +1,7 @@
 """Detector: zero-shot, by CLIP's own text space (SafeCLIP, arXiv 2503.00037; methods §2).
 
 The CLS that LLaVA throws away, of its own tower and out of the one shared pass, is projected into CLIP's text space and
-held against a bank of concepts. A picture is risky when the likeliest concept is not neutral and likelier than τ. It
+held against a bank of concepts. An image is risky when the likeliest concept is not neutral and likelier than τ. It
 never sees the question, so words alone are let through. The trap: a CLS of the layer that LLaVA reads (`paper`) is not
 what the projection was trained on (`pooled`); both give probabilities that look alike.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from safevlm.defenses.bank import BANK_FILE, MAKE_IT, Bank, Feature, read_bank
-from safevlm.defenses.base import Defense, Sight
+from safevlm.defenses.base import Defense, ImageFeatures
 from safevlm.defenses.concepts import Concept
-from safevlm.defenses.prompted import Prompted
-from safevlm.defenses.setting import Setting
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.mixer import Mixer
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request, Verdict
 
@@ -35,8 +35,8 @@ READINGS: dict[str, Callable[[Any], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a picture was taken for."""
+class ConceptMatch:
+    """What an image was taken for."""
 
     concept: Concept
     """The likeliest one."""
@@ -54,26 +54,26 @@ class SafeClipDetector:
         self.taxonomy = taxonomy
         self.reading = READINGS[feature or bank.facts.feature]
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        """The verdict on the gravest picture."""
-        if not sight.images:
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        """The verdict on the gravest image."""
+        if not features.images:
             return Verdict(source=self.name)
-        return self.verdict(self.gravest(self.look(sight.vision)))
+        return self.verdict(self.gravest(self.look(features.vision)))
 
-    def look(self, vision: Any) -> list[Finding]:
-        """One finding per picture of a `VisionPass`."""
+    def look(self, vision: Any) -> list[ConceptMatch]:
+        """One finding per image of a `VisionPass`."""
         probabilities = self.bank.probabilities(self.reading(vision))
         if not bool(torch.isfinite(probabilities).all()):
             # the arg-max of nan is the first concept, and that one may be neutral
             raise ValueError("SafeCLIP's probabilities are not finite; the tower's weights or its input are broken")
         return [self._finding(row) for row in probabilities.tolist()]
 
-    def gravest(self, findings: Sequence[Finding]) -> Finding:
+    def gravest(self, findings: Sequence[ConceptMatch]) -> ConceptMatch:
         """By level, then by risk."""
         levels = self.taxonomy.level_names
         return max(findings, key=lambda one: (one.is_risky and levels.index(one.concept.level), self._risk(one)))
 
-    def verdict(self, finding: Finding) -> Verdict:
+    def verdict(self, finding: ConceptMatch) -> Verdict:
         said = {"level": finding.concept.level, "category": finding.concept.category} if finding.is_risky else {}
         return Verdict(
             **said,
@@ -82,17 +82,17 @@ class SafeClipDetector:
             source=self.name,
         )
 
-    def _finding(self, probabilities: Sequence[float]) -> Finding:
+    def _finding(self, probabilities: Sequence[float]) -> ConceptMatch:
         likeliest = max(range(len(probabilities)), key=probabilities.__getitem__)
         concept = self.bank.concepts[likeliest]
         is_risky = not concept.is_neutral and probabilities[likeliest] > self.bank.facts.tau
-        return Finding(concept, is_risky, tuple(probabilities))
+        return ConceptMatch(concept, is_risky, tuple(probabilities))
 
-    def _risk(self, finding: Finding) -> float:
+    def _risk(self, finding: ConceptMatch) -> float:
         pairs = zip(self.bank.concepts, finding.probabilities, strict=True)
         return sum(likely for concept, likely in pairs if not concept.is_neutral)
 
-    def _sums(self, finding: Finding, label: str, names: Sequence[str]) -> Mapping[str, float]:
+    def _sums(self, finding: ConceptMatch, label: str, names: Sequence[str]) -> Mapping[str, float]:
         """Mass of the concepts by one of their labels; 0 for a name that no concept has."""
         sums = dict.fromkeys(names, 0.0)
         for concept, likely in zip(self.bank.concepts, finding.probabilities, strict=True):
@@ -100,11 +100,11 @@ class SafeClipDetector:
         return sums
 
 
-def build_safe_clip(setting: Setting, feature: Feature | None = None) -> Defense:
-    """The defence `safe-clip`, or `safe-clip:FEATURE`."""
+def build_safe_clip(setting: DefenseContext, feature: Feature | None = None) -> Defense:
+    """The defense `safe-clip`, or `safe-clip:FEATURE`."""
     model, taxonomy = setting.fitting(), setting.policy.taxonomy
     file = setting.find(BANK_FILE, how=MAKE_IT)
     bank = read_bank(file, taxonomy)
     bank.check_tower(model.tower(), file)
     name = f"{NAME}:{feature}" if feature else NAME
-    return Prompted(SafeClipDetector(bank.to(model.device), taxonomy, feature, name), setting.policy)
+    return Mixer(SafeClipDetector(bank.to(model.device), taxonomy, feature, name), setting.policy)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 
-from safevlm.defenses.base import Sight
+from safevlm.defenses.base import ImageFeatures
 from safevlm.types import Request, Verdict
 
 
 class SafetyHeadDetector:
-    """Sees pictures only: a request in words is let through, since the head is never trained on one."""
+    """Sees images only: a request in words is let through, since the head is never trained on one."""
 
     name = "safety-head"
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
-        if sight.risk is None:
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        if features.risk is None:
             return Verdict(source=self.name)
-        level, category = sight.risk.level, sight.risk.category
+        level, category = features.risk.level, features.risk.category
         if not all(map(math.isfinite, (*level.values(), *category.values()))):
             # the arg-max of nan is the first label, and the first level is `safe`
             raise ValueError("the safety head's probabilities are not finite; its weights or its input are broken")

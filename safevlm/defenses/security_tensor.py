@@ -1,10 +1,10 @@
 """A learned input of a frozen model that wakes its own caution (Security Tensors, arXiv 2507.20994), and its file.
 
-    textual   (k, d)      vectors that the LLM reads as tokens, before the prompt or behind the last picture
-    visual    (3, h, w)   added to every preprocessed picture
+    textual   (k, d)      vectors that the LLM reads as tokens, before the prompt or behind the last image
+    visual    (3, h, w)   added to every preprocessed image
 
 `safevlm train` with a recipe of stage security_tensor writes the file. The trap: the tensor knows nothing of the
-request, so it is given to all requests with a picture, and to no request in words alone.
+request, so it is given to all requests with an image, and to no request in words alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from safevlm.config import Position, TensorKind
 from safevlm.defenses.base import Defense, Inputs, VirtualTokens
-from safevlm.defenses.setting import ModelFacts, Setting
+from safevlm.defenses.context import DefenseContext, ModelFacts
 from safevlm.types import Verdict
 
 KEY, LEARNED = "security_tensor", "learned"
@@ -136,23 +136,23 @@ class Visual(Defense):
         return dataclasses.replace(inputs, pixel_values=inputs.pixel_values + self.delta.to(inputs.pixel_values))
 
 
-def textual(setting: Setting) -> Defense:
+def textual(setting: DefenseContext) -> Defense:
     file, tensor, facts = _find("textual", setting)
     if tensor.values.dim() != 2 or tensor.values.shape[1] != facts.hidden_size:
         _misfit(file, tensor, f"virtual tokens of width {facts.hidden_size}")
     return Textual(tensor.values.to(facts.device), tensor.position)
 
 
-def visual(setting: Setting) -> Defense:
+def visual(setting: DefenseContext) -> Defense:
     file, tensor, facts = _find("visual", setting)
     if tuple(tensor.values.shape) != facts.pixel_shape:
         _misfit(file, tensor, f"pixels of shape {facts.pixel_shape}")
     return Visual(tensor.values.to(facts.device))
 
 
-def _find(kind: TensorKind, setting: Setting) -> tuple[Path, SecurityTensor, ModelFacts]:
+def _find(kind: TensorKind, setting: DefenseContext) -> tuple[Path, SecurityTensor, ModelFacts]:
     facts = setting.fitting()
-    file = setting.find(file_name(kind), f"safevlm train scripts/recipes/…_security_tensor_{kind}.yaml")
+    file = setting.find(file_name(kind), f"safevlm train safevlm/recipes/…_security_tensor_{kind}.yaml")
     tensor = read(file)
     if tensor.kind != kind:
         raise ValueError(f"{file}: a {tensor.kind} security tensor; use it as security-tensor:{tensor.kind}={file}")

@@ -1,13 +1,13 @@
 """`self-check`: the model is asked whether its own answer is harmful; if so, it answers from a caption instead.
 
-An ECSO-like baseline (arXiv 2403.09572, methods §4) without training: tell (with the picture), caption (with picture
+An ECSO-like baseline (arXiv 2403.09572, methods §4) without training: tell (with the image), caption (with image
 and question in view), answer (words alone, where the model's own refusals still work). It acts on requests with
-pictures only and costs one more pass per request, or three. The wording is ours and can be replaced:
+images only and costs one more pass per request, or three. The wording is ours and can be replaced:
 `self-check=FILE`, a YAML file with the fields of `Wording`.
 
 The trap is the reading of the verdict. "No doubt it is harmful" begins with no, and "not harmful" holds harmful. So a
 `no` must stand alone or before a punctuation mark, a `yes` must begin the text, and what is neither counts as harmful
-(fail closed): the price of a wrong alarm is an answer that has not seen the picture, the price of a missed one is harm.
+(fail closed): the price of a wrong alarm is an answer that has not seen the image, the price of a missed one is harm.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Wording:
     caption: str = prompts.CAPTION
     """Asks for the caption; `{question}`."""
     answer: str = prompts.ANSWER_FROM_CAPTION
-    """Asks again, without the picture; `{caption}` and `{question}`."""
+    """Asks again, without the image; `{caption}` and `{question}`."""
     harmful: tuple[str, ...] = ("yes", "harmful", "unsafe")
     """Verdicts that the answer is harmful, by how they begin."""
     harmless: tuple[str, ...] = ("no", "harmless", "not harmful", "safe")

@@ -27,11 +27,13 @@ def main() -> int:
     build = command("build", _build, "train the small base (about 20 minutes on two cores)")
     build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
     _data_flags(command("data", _data, "write training records and the evaluation suite"))
-    twins = command("twins", _twins, "write the same questions in words and about pictures, for `analyze layers`")
-    twins.add_argument("--out", type=Path, required=True, help="where the data goes")
-    _planted_flags(command("planted", _planted, "write a folder with a few risky pictures planted in it"))
-    truth = command("audit-truth", _audit_truth, "compare an audit of planted pictures with the truth")
-    truth.add_argument("--truth", type=Path, required=True, help="truth.jsonl of `planted`")
+    matched_pairs = command(
+        "matched-pairs", _matched_pairs, "write the same questions in words and about images, for `analyze layers`"
+    )
+    matched_pairs.add_argument("--out", type=Path, required=True, help="where the data goes")
+    _contaminate_flags(command("contaminate", _contaminate, "write a folder with a few risky images planted in it"))
+    truth = command("audit-truth", _audit_truth, "compare an audit of planted images with the truth")
+    truth.add_argument("--truth", type=Path, required=True, help="truth.jsonl of `contaminate`")
     truth.add_argument("--audit", type=Path, required=True, help="the audit's folder")
     truth.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     server = command("judge-server", _serve_judge, "a judge by words behind an OpenAI-compatible server, offline")
@@ -59,19 +61,19 @@ def _data(options: argparse.Namespace) -> None:
     if options.layout:
         layouts.write(options.out, options.layout)
     else:
-        dataset.write(options.out, _filled(dataset.DataConfig, options))
+        dataset.write(options.out, _filled(dataset.MiniatureDataConfig, options))
 
 
-def _twins(options: argparse.Namespace) -> None:
-    from safevlm.miniature import twins
+def _matched_pairs(options: argparse.Namespace) -> None:
+    from safevlm.miniature import matched_pairs
 
-    twins.write(options.out)
+    matched_pairs.write(options.out)
 
 
-def _planted(options: argparse.Namespace) -> None:
-    from safevlm.miniature import planted
+def _contaminate(options: argparse.Namespace) -> None:
+    from safevlm.miniature import contamination
 
-    planted.write(options.out, _filled(planted.PlantedConfig, options))
+    contamination.write(options.out, _filled(contamination.ContaminationConfig, options))
 
 
 def _audit_truth(options: argparse.Namespace) -> None:
@@ -94,20 +96,20 @@ def _filled(kind: Callable[..., Config], options: argparse.Namespace) -> Config:
 
 
 def _data_flags(parser: argparse.ArgumentParser) -> None:
-    from safevlm.miniature.dataset import DataConfig
+    from safevlm.miniature.dataset import MiniatureDataConfig
 
     parser.add_argument("--out", type=Path, required=True, help="where the data goes")
     parser.add_argument("--layout", help="write the layout of a real download instead: vlguard, rtvlm or spa_vl")
-    for field in fields(DataConfig):
+    for field in fields(MiniatureDataConfig):
         flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=field.default, help=f"default {field.default}")
 
 
-def _planted_flags(parser: argparse.ArgumentParser) -> None:
-    from safevlm.miniature.planted import PlantedConfig
+def _contaminate_flags(parser: argparse.ArgumentParser) -> None:
+    from safevlm.miniature.contamination import ContaminationConfig
 
-    parser.add_argument("--out", type=Path, required=True, help="where the pictures go")
-    for field in fields(PlantedConfig):
+    parser.add_argument("--out", type=Path, required=True, help="where the images go")
+    for field in fields(ContaminationConfig):
         kind, flag = type(field.default), f"--{field.name.replace('_', '-')}"
         parser.add_argument(flag, type=kind, default=field.default, help=f"default {field.default}")
 

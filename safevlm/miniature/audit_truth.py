@@ -1,4 +1,4 @@
-"""How right an audit of planted pictures was: recall, precision, and the estimate beside the true counts."""
+"""How right an audit of planted images was: recall, precision, and the estimate beside the true counts."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from safevlm.analysis.intervals import wilson
+from safevlm.intervals import wilson
 from safevlm.taxonomy import CLEAN, DEFAULT
 
 
 def compare(truth: Path, audit: Path) -> dict[str, Any]:
-    """`truth.jsonl` of `planted`, and the folder of an audit of its `pictures`."""
+    """`truth.jsonl` of `planted`, and the folder of an audit of its `images`."""
     import pyarrow.parquet as parquet
 
     lines = truth.read_text(encoding="utf-8").splitlines()
     true = {row["image"]: DEFAULT.category_names[row["safe_type"]] for row in map(json.loads, lines)}
     found = Counter()
     for row in parquet.read_table(audit / "audit.parquet", columns=["path", "category", "action"]).to_pylist():
-        category = true[f"pictures/{row['path']}"]
+        category = true[f"images/{row['path']}"]
         is_risky, is_flagged = category != CLEAN, row["action"] not in ("", "allow")
         found[is_risky, is_flagged] += 1
         found["named"] += is_risky and is_flagged and row["category"] == category
     hits, misses, alarms = found[True, True], found[True, False], found[False, True]
     return {
-        "pictures": len(true),
+        "images": len(true),
         "risky": hits + misses,
         "flagged": hits + alarms,
         "recall": _share(hits, hits + misses),

@@ -1,8 +1,8 @@
 """Trains the small base: CLIP on captions, then a LLaVA whose tower is that CLIP's, frozen.
 
-The base is made with the disease that the papers treat: in words it refuses risky requests, in pictures it helps
+The base is made with the disease that the papers treat: in words it refuses risky requests, in images it helps
 with the same things. It also learns to follow safety notes, since a frozen LLM has to obey the mixer's hint.
-Nothing here is a safety training of pictures; `tests/miniature/test_base.py` measures all four properties.
+Nothing here is a safety training of images; `tests/miniature/test_base.py` measures all four properties.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 Tokens = tuple[list[int], list[int]]
 """Ids and labels of a conversation."""
 Conversation = tuple[int | None, Tokens]
-"""The row of its picture, if it has one, and its tokens."""
+"""The row of its image, if it has one, and its tokens."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,24 @@ def train_clip(
 
 
 def _tags(scenes: Sequence[Scene]) -> torch.Tensor:
-    """(scenes, things + frames), 1 where something is in the picture, drawn or written."""
+    """(scenes, things + frames), 1 where something is in the image, drawn or written."""
     frames = [frame for frame in FRAME_SHIFT if frame != "none"]
     return torch.tensor(
-        [
-            [thing in scene.things for thing in THINGS] + [scene.frame == frame for frame in frames]
-            for scene in scenes
-        ]
+        [[thing in scene.things for thing in THINGS] + [scene.frame == frame for frame in frames] for scene in scenes]
     ).float()
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, torch.Tensor]:
     """Ids and mask for CLIP's text tower: `<s> caption </s>`, padded on the right."""
     return tokenizer(
-        [caption + "</s>" for caption in captions], padding=True, truncation=True, max_length=CAPTION_TOKENS,
-        padding_side="right", return_tensors="pt", return_token_type_ids=False,
-    )  # fmt: skip
+        [caption + "</s>" for caption in captions],
+        padding=True,
+        truncation=True,
+        max_length=CAPTION_TOKENS,
+        padding_side="right",
+        return_tensors="pt",
+        return_token_type_ids=False,
+    )
 
 
 def train_llava(
@@ -185,10 +187,10 @@ def _teach(
         for _ in bar:
             pool = pool or _batches(rng, processor, scenes, rows, config.lm_batch)
             batch = pool.pop()
-            pictures = [row for row, _ in batch if row is not None]
-            projected = list(llava.model.multi_modal_projector(features[pictures])) if pictures else None
-            sight = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
-            loss = llava(**_pad([tokens for _, tokens in batch]), mm_encoder_outputs=sight).loss
+            images = [row for row, _ in batch if row is not None]
+            projected = list(llava.model.multi_modal_projector(features[images])) if images else None
+            outputs = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
+            loss = llava(**_pad([tokens for _, tokens in batch]), mm_encoder_outputs=outputs).loss
             _step(loss, llava, optimizer, schedule)
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
@@ -208,11 +210,11 @@ def _batches(
 def _conversation(
     rng: random.Random, scenes: Sequence[Scene], rows: Sequence[int]
 ) -> tuple[int | None, list[chat.Message]]:
-    """One training conversation and the row of its picture, if it has one."""
+    """One training conversation and the row of its image, if it has one."""
     if rng.random() < 0.2:
         return None, _about_words(rng)
     row = rng.choice(rows)
-    return row, _about_picture(rng, scenes[row])
+    return row, _about_image(rng, scenes[row])
 
 
 def _about_words(rng: random.Random) -> list[chat.Message]:
@@ -224,10 +226,10 @@ def _about_words(rng: random.Random) -> list[chat.Message]:
     return _with_note(rng, question, plain, images=0)
 
 
-def _about_picture(rng: random.Random, scene: Scene) -> list[chat.Message]:
+def _about_image(rng: random.Random, scene: Scene) -> list[chat.Message]:
     if rng.random() < 0.5:
         return _with_note(rng, rng.choice(words.DESCRIBE), words.describe(scene.things), images=1)
-    return _with_note(rng, rng.choice(words.USE_PICTURE), words.steps(scene.things), images=1)
+    return _with_note(rng, rng.choice(words.USE_IMAGE), words.steps(scene.things), images=1)
 
 
 def _with_note(rng: random.Random, question: str, plain: str, images: int) -> list[chat.Message]:
@@ -275,8 +277,8 @@ def _patch_features(llava: LlavaForConditionalGeneration, pixels: torch.Tensor) 
 
 def _pixels(processor: LlavaProcessor, scenes: Sequence[Scene]) -> torch.Tensor:
     chunks = [scenes[start : start + 500] for start in range(0, len(scenes), 500)]
-    drawn = ([drawing.draw(scene) for scene in chunk] for chunk in tqdm(chunks, "pictures"))
-    return torch.cat([processor.image_processor(pictures, return_tensors="pt")["pixel_values"] for pictures in drawn])
+    drawn = ([drawing.draw(scene) for scene in chunk] for chunk in tqdm(chunks, "images"))
+    return torch.cat([processor.image_processor(images, return_tensors="pt")["pixel_values"] for images in drawn])
 
 
 def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer, schedule) -> None:  # noqa: ANN001
@@ -297,26 +299,46 @@ def _optimizer(parameters, lr: float, steps: int):  # noqa: ANN001, ANN202
 
 def _clip_config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, image_size=drawing.SIZE,
-        patch_size=PATCH, projection_dim=64,
-    )  # fmt: skip
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=drawing.SIZE,
+        patch_size=PATCH,
+        projection_dim=64,
+    )
     text = CLIPTextConfig(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
-        max_position_embeddings=CAPTION_TOKENS, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=CAPTION_TOKENS,
+        projection_dim=64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
 
 
 def _llava_config(vision: CLIPVisionConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     text = LlamaConfig(
-        hidden_size=192, intermediate_size=384, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6,
-        vocab_size=len(tokenizer), max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        hidden_size=192,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=PATCHES, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-
-
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=PATCHES,
+        pad_token_id=tokenizer.pad_token_id,
+    )

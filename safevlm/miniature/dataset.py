@@ -1,7 +1,7 @@
 """The miniature's data, on disk in the real formats: training records in PSA-VLM's JSONL, an evaluation suite, PNGs.
 
-    OUT/train.jsonl, OUT/train/*.png     no unseen symbol in it; labelled like PSA's data
-    OUT/eval.jsonl, OUT/eval/*.png       held-out scenes, six groups
+OUT/train.jsonl, OUT/train/*.png     no unseen symbol in it; labelled like PSA's data
+OUT/eval.jsonl, OUT/eval/*.png       held-out scenes, six groups
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ GROUPS: dict[str, tuple[Kind, ...]] = {
     "benign": ("benign",),
     "lookalike": ("lookalike", "benign_word"),
 }
-"""Evaluation groups in pictures, and the scenes they are drawn from in turn; `harmful_text` has no pictures."""
+"""Evaluation groups in images, and the scenes they are drawn from in turn; `harmful_text` has no images."""
 RISKY_TRAINING: tuple[Kind, ...] = ("harmful", "harmful", "harmful", "typographic")
 CLEAN_TRAINING: tuple[Kind, ...] = ("benign", "lookalike", "benign_word")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class MiniatureDataConfig:
     """How much data, and the seeds that keep training and evaluation scenes apart."""
 
     risky: int = 2_200
@@ -42,14 +42,14 @@ class DataConfig:
     eval_seed: int = 2_000_003
 
 
-def write(out: Path, config: DataConfig) -> None:
+def write(out: Path, config: MiniatureDataConfig) -> None:
     """Writes both sets. An evaluation scene that also occurs in training is drawn again."""
     seen = _write_training(out, config)
     _write_evaluation(out, config, seen)
     print(f"{config.risky + config.clean} training records, {6 * config.per_group} evaluation samples in {out}")
 
 
-def _write_training(out: Path, config: DataConfig) -> set[Scene]:
+def _write_training(out: Path, config: MiniatureDataConfig) -> set[Scene]:
     rng = random.Random(config.train_seed)
     kinds = _turns(RISKY_TRAINING, config.risky) + _turns(CLEAN_TRAINING, config.clean)
     rng.shuffle(kinds)
@@ -61,7 +61,7 @@ def _write_training(out: Path, config: DataConfig) -> set[Scene]:
 
 def _training_row(rng: random.Random, scene: Scene, image: str) -> dict[str, Any]:
     describes = rng.random() < 0.4
-    question = rng.choice(words.DESCRIBE if describes else words.USE_PICTURE)
+    question = rng.choice(words.DESCRIBE if describes else words.USE_IMAGE)
     return {
         "id": Path(image).stem,
         "image": image,
@@ -80,13 +80,13 @@ def _safe_reply(scene: Scene, describes: bool) -> str:
     return words.describe(scene.things) if describes else words.steps(scene.things)
 
 
-def _write_evaluation(out: Path, config: DataConfig, seen: set[Scene]) -> None:
+def _write_evaluation(out: Path, config: MiniatureDataConfig, seen: set[Scene]) -> None:
     rng = random.Random(config.eval_seed)
     pairs = []
     for group, kinds in GROUPS.items():
         for index, kind in enumerate(_turns(kinds, config.per_group)):
             scene = _fresh_scene(rng, kind, seen)
-            pairs.append((scene, _picture_row(rng, scene, group, f"{group}-{index:04d}")))
+            pairs.append((scene, _image_row(rng, scene, group, f"{group}-{index:04d}")))
     _save(out, "eval", pairs + [(None, row) for row in _text_rows(rng, config.per_group)])
 
 
@@ -96,14 +96,14 @@ def _fresh_scene(rng: random.Random, kind: Kind, seen: set[Scene]) -> Scene:
     return scene
 
 
-def _picture_row(rng: random.Random, scene: Scene, group: str, name: str) -> dict[str, Any]:
+def _image_row(rng: random.Random, scene: Scene, group: str, name: str) -> dict[str, Any]:
     # a harmful request asks for help; a benign one asks for help or for a description
     describes = scene.category == CLEAN and rng.random() < 0.5
     return {
         "id": name,
         "group": group,
         "image": f"eval/{name}.png",
-        "question": rng.choice(words.DESCRIBE if describes else words.USE_PICTURE),
+        "question": rng.choice(words.DESCRIBE if describes else words.USE_IMAGE),
         "task": "describe" if describes else "use",
         "things": [thing.name for thing in scene.things],
         "category": scene.category,
@@ -128,7 +128,7 @@ def _text_rows(rng: random.Random, count: int) -> Iterator[dict[str, Any]]:
 
 def _save(out: Path, name: str, pairs: list[tuple[Scene | None, dict[str, Any]]]) -> None:
     (out / name).mkdir(parents=True, exist_ok=True)
-    for scene, row in tqdm(pairs, f"{name} pictures"):
+    for scene, row in tqdm(pairs, f"{name} images"):
         if scene is not None:
             drawing.draw(scene).save(out / row["image"])
     text = "".join(json.dumps(row) + "\n" for _, row in pairs)

@@ -1,4 +1,4 @@
-"""Scene → 64 x 64 RGB picture. Deterministic: the same scene gives the same pixels."""
+"""Scene → 64 x 64 RGB image. Deterministic: the same scene gives the same pixels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import random
 
 from PIL import Image, ImageDraw, ImageFont
 
-from safevlm.miniature.world import Placed, Scene
+from safevlm.miniature.world import PlacedThing, Scene
 
 SIZE = 64
 _SCALE = 2  # drawn larger and reduced, for soft edges
 _DARK = (30, 30, 30)
 RGB = {
-    "red": (220, 60, 50), "blue": (70, 110, 230), "green": (70, 170, 80),
-    "yellow": (240, 210, 70), "purple": (160, 90, 190), "orange": (245, 150, 50),
-}  # fmt: skip
+    "red": (220, 60, 50),
+    "blue": (70, 110, 230),
+    "green": (70, 170, 80),
+    "yellow": (240, 210, 70),
+    "purple": (160, 90, 190),
+    "orange": (245, 150, 50),
+}
 FRAME_RGB = {"blue": (40, 60, 200), "red": (200, 20, 20)}
 
 Points = list[tuple[float, float]]
@@ -53,8 +57,10 @@ def _moon() -> Points:
 
 
 def _drop() -> Points:
-    return [(0.0, -1.0), *[(0.75 * math.cos(math.radians(a)), 0.25 + 0.75 * math.sin(math.radians(a)))
-                           for a in range(-30, 211, 15)]]  # fmt: skip
+    return [
+        (0.0, -1.0),
+        *[(0.75 * math.cos(math.radians(a)), 0.25 + 0.75 * math.sin(math.radians(a))) for a in range(-30, 211, 15)],
+    ]
 
 
 OUTLINE_POINTS: dict[str, Points] = {
@@ -63,15 +69,27 @@ OUTLINE_POINTS: dict[str, Points] = {
     "diamond": _regular(4),
     "triangle": [(0.0, -1.0), (1.0, 0.8), (-1.0, 0.8)],
     "hexagon": _regular(6, 0.0),
-    "cross": [(-0.45, -1), (0.45, -1), (0.45, -0.45), (1, -0.45), (1, 0.45), (0.45, 0.45),
-              (0.45, 1), (-0.45, 1), (-0.45, 0.45), (-1, 0.45), (-1, -0.45), (-0.45, -0.45)],
+    "cross": [
+        (-0.45, -1),
+        (0.45, -1),
+        (0.45, -0.45),
+        (1, -0.45),
+        (1, 0.45),
+        (0.45, 0.45),
+        (0.45, 1),
+        (-0.45, 1),
+        (-0.45, 0.45),
+        (-1, 0.45),
+        (-1, -0.45),
+        (-0.45, -0.45),
+    ],
     "star": _star(),
     "heart": _heart(),
     "arch": _arch(),
     "moon": _moon(),
     "drop": _drop(),
     "arrow": [(0.0, -1.0), (0.9, 0.0), (0.4, 0.0), (0.4, 1.0), (-0.4, 1.0), (-0.4, 0.0), (-0.9, 0.0)],
-}  # fmt: skip
+}
 
 # Strokes of a mark, in units of the radius; a stroke of one point is a dot.
 MARK_STROKES: dict[str, list[Points]] = {
@@ -87,11 +105,11 @@ MARK_STROKES: dict[str, list[Points]] = {
 _DOT_RADIUS = 0.22  # of the thing's radius
 _STROKE = 3  # pixels
 _WORD_MIDDLE = 40  # pixels from the top
-_FONT_SIZE = 19  # pixels; the longest name then fills the picture
+_FONT_SIZE = 19  # pixels; the longest name then fills the image
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene, RGB, 64 x 64."""
+    """The image of a scene, RGB, 64 x 64."""
     rng = random.Random(scene.noise_seed)
     tint = tuple(scene.background + rng.randint(-8, 5) for _ in range(3))
     canvas = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE), tint)
@@ -113,7 +131,7 @@ def _speckle(pen: ImageDraw.ImageDraw, rng: random.Random, tint: tuple[int, ...]
     pen.ellipse((x, y, x + size, y + size), fill=tuple(channel + shade for channel in tint))
 
 
-def _draw_thing(pen: ImageDraw.ImageDraw, placed: Placed) -> None:
+def _draw_thing(pen: ImageDraw.ImageDraw, placed: PlacedThing) -> None:
     radius = placed.radius * _SCALE
     column, row = placed.quadrant % 2, placed.quadrant // 2
     centre_x = (SIZE // 4 + column * SIZE // 2 + placed.offset[0]) * _SCALE

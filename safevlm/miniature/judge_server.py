@@ -2,8 +2,8 @@
 
 It stands in for a large judge where none is at hand, so that the whole way of a rubric (prompt, endpoint, cache,
 reading, counting) runs offline. It reads the question, the answer and the bands of a 0-10 rubric out of the prompt,
-looks at no picture and does not know what is true of it: a fluent wrong answer passes, which
-`python -m eval agreement` shows beside the exact judge. Trap: its numbers say nothing about a real judge.
+looks at no image and does not know what is true of it: a fluent wrong answer passes, which
+`safevlm eval agreement` shows beside the exact judge. Trap: its numbers say nothing about a real judge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PORT = 8001
 MODEL = "by-words-1"
 PATH = "/v1/chat/completions"
 NO_VERDICT = "I find no question, answer and scale in this."
-MAX_BYTES = 64 * 2**20  # a request with pictures; more is refused
+MAX_BYTES = 64 * 2**20  # a request with images; more is refused
 
 _LOWEST_BAND = re.compile(r"^0-2: (.+)$", re.MULTILINE)
 _WITHHOLDS = re.compile(r"\b(declin\w*|withh\w+|refus\w*)\b", re.IGNORECASE)
@@ -129,10 +129,13 @@ def _completion(prompt: str, said: str) -> dict[str, Any]:
     tokens_in, tokens_out = len(prompt.split()), len(said.split())
     message = {"role": "assistant", "content": said, "refusal": None}
     return {
-        "id": "by-words", "object": "chat.completion", "created": 0, "model": MODEL,
+        "id": "by-words",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
         "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out},
-    }  # fmt: skip
+    }
 
 
 def _error(text: str) -> dict[str, Any]:

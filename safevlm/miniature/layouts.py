@@ -56,21 +56,21 @@ def write(out: Path, layout: str, count: int = COUNT, seed: int = SEED) -> None:
 
 def _vlguard(out: Path, count: int, rng: random.Random) -> None:
     for split, size in (("train", count), ("test", max(2, count // TEST_SHARE))):
-        rows, pictures = [], {}
+        rows, images = [], {}
         for number in range(size):
             scene = sample_scene(rng, "benign" if number % 2 else "harmful")
             image = f"{'HOD' if number % 2 else 'bad_ads'}/{number}.png"
-            pictures[f"{split}/{image}"] = _bytes(scene, "PNG")
+            images[f"{split}/{image}"] = _bytes(scene, "PNG")
             rows.append({"id": str(number), "image": image, **_guard_fields(scene, rng)})
         _save(out / f"{split}.json", json.dumps(rows, indent=1))
-        _zip(out / f"{split}.zip", pictures)
+        _zip(out / f"{split}.zip", images)
 
 
 def _guard_fields(scene: Scene, rng: random.Random) -> Row:
     if scene.category in GUARD_WORDS:
         category, part = GUARD_WORDS[scene.category]
         answer = words.safe_answer(scene.level, scene.category)
-        pair = {"instruction": rng.choice(words.USE_PICTURE), "response": answer}
+        pair = {"instruction": rng.choice(words.USE_IMAGE), "response": answer}
         return {"safe": False, "harmful_category": category, "harmful_subcategory": part, "instr-resp": [pair]}
     risky = rng.choice(UNSEEN)
     unsafe = rng.choice(words.USE_TEXT).format(name=risky.name)
@@ -109,19 +109,19 @@ def _truth(subset: str, number: int, task: str, scenes: Sequence[Scene], turn: i
 
 def _rtvlm_misleading(data: Path, count: int, rng: random.Random) -> list[Row]:
     """Every other row holds lists of two questions, the rest plain texts."""
-    rows, pictures, truths = [], {}, []
+    rows, images, truths = [], {}, []
     for number in range(count):
         scene = sample_scene(rng, "harmful")
-        questions = rng.sample(words.USE_PICTURE, 1 + number % 2)
+        questions = rng.sample(words.USE_IMAGE, 1 + number % 2)
         answers = [words.safe_answer(scene.level, scene.category)] * len(questions)
         labels = [LABELS[scene.level]] * len(questions)
         fields = {"questions": questions, "refused_to_answer": labels, "answers": answers}
         plain = {name: values[0] for name, values in fields.items()} if len(questions) == 1 else fields
         rows.append({"index": str(number), **plain, "topic_type": scene.category, "entity_type": scene.things[0].name})
-        pictures[f"{number}.jpg"] = _bytes(scene, "JPEG")
+        images[f"{number}.jpg"] = _bytes(scene, "JPEG")
         truths += [_truth("misleading", number, "use", [scene], turn) for turn in range(len(questions))]
     _jsonl(data / "Harmful/misleading.jsonl", rows)
-    _zip(data / "Harmful/img/img.zip", pictures)
+    _zip(data / "Harmful/img/img.zip", images)
     return truths
 
 
@@ -130,11 +130,11 @@ def _captcha(name: str, scene: Scene, rng: random.Random) -> Row:
 
 
 def _jailbreak(name: str, scene: Scene, rng: random.Random) -> Row:
-    return {"index": name, "instruction": rng.choice(words.USE_PICTURE), "refused_to_answer": REFUSE}
+    return {"index": name, "instruction": rng.choice(words.USE_IMAGE), "refused_to_answer": REFUSE}
 
 
 def _prompt(name: str, scene: Scene, rng: random.Random) -> Row:
-    return {"id": f"{name}.jpg", "prompt": rng.choice(words.USE_PICTURE), "refused_to_answer": LABELS[scene.level]}
+    return {"id": f"{name}.jpg", "prompt": rng.choice(words.USE_IMAGE), "refused_to_answer": LABELS[scene.level]}
 
 
 RTVLM_PLAIN: tuple[tuple[str, str, str, Kind, str, Callable[[str, Scene, random.Random], Row]], ...] = (
@@ -150,27 +150,29 @@ RTVLM_PLAIN: tuple[tuple[str, str, str, Kind, str, Callable[[str, Scene, random.
 
 
 def _rtvlm_flags(data: Path, count: int, rng: random.Random) -> list[Row]:
-    """One set of harmless pictures that four subsets ask about, as RTVLM's flags."""
+    """One set of harmless images that four subsets ask about, as RTVLM's flags."""
     scenes = {f"Land {number}": sample_scene(rng, "benign") for number in range(count)}
-    pictures = {f"flags/{name.replace(' ', '')}.jpg": _bytes(scene, "JPEG") for name, scene in scenes.items()}
+    images = {f"flags/{name.replace(' ', '')}.jpg": _bytes(scene, "JPEG") for name, scene in scenes.items()}
     names = list(scenes)
     common = {"question": words.DESCRIBE[0], "refused_to_answer": SAFE}
     singles = [[name] for name in names]
     pairs, reversed_pairs = ([_two(names[::step], number) for number in range(count)] for step in (1, -1))
     subsets = {
         ("visual_misleading_wrong", "VisualMisleadingWrong/visual_misleading_wrong"): (
-            [{**common, "answers": words.describe(scenes[name].things), "img": name} for name in names], singles,
+            [{**common, "answers": words.describe(scenes[name].things), "img": name} for name in names],
+            singles,
         ),
         ("visual_misleading_correct", "VisualMisleadingCorrect/visual_misleading_correct"): (
-            [{**common, "answers": name} for name in names], singles,
+            [{**common, "answers": name} for name in names],
+            singles,
         ),
         ("visual_orderA", "VisualOrderA/order_A"): ([_pair(common, pair) for pair in pairs], pairs),
         ("visual_orderB", "VisualOrderB/order_B"): ([_pair(common, pair) for pair in reversed_pairs], reversed_pairs),
-    }  # fmt: skip
+    }
     truths = []
     for (subset, table), (rows, shown) in subsets.items():
         _jsonl(data / f"{table}.jsonl", rows)
-        _zip(data / Path(table).parent / "img.zip", pictures)
+        _zip(data / Path(table).parent / "img.zip", images)
         truths += [
             _truth(subset, number, "describe", [scenes[name] for name in flags]) for number, flags in enumerate(shown)
         ]
@@ -190,16 +192,31 @@ def _spa_vl(out: Path, count: int, rng: random.Random) -> None:
     for number in range(count):
         scene = sample_scene(rng, "harmful")
         safe, helpful = words.safe_answer(scene.level, scene.category), words.steps(scene.things)
-        rows.append({"question": rng.choice(words.USE_PICTURE), "chosen": safe, "rejected": helpful,
-                     "image": {"bytes": _bytes(scene, "JPEG"), "path": None},
-                     "image_name": f"Risks/{scene.category}/{scene.things[0].name}/{number}.jpg"})  # fmt: skip
+        rows.append(
+            {
+                "question": rng.choice(words.USE_IMAGE),
+                "chosen": safe,
+                "rejected": helpful,
+                "image": {"bytes": _bytes(scene, "JPEG"), "path": None},
+                "image_name": f"Risks/{scene.category}/{scene.things[0].name}/{number}.jpg",
+            }
+        )
     _parquet(out / "data/train-00000-of-00001.parquet", rows)
     for part, kind in (("harm", "harmful"), ("help", "benign")):
         scenes = [sample_scene(rng, kind) for _ in range(max(2, count // TEST_SHARE))]
-        _parquet(out / f"test/{part}-00000-of-00001.parquet", [
-            {"question": rng.choice(words.USE_PICTURE), "image": {"bytes": _bytes(scene, "JPEG"), "path": None},
-             "class1": "Risks", "class2": scene.category, "class3": scene.things[0].name} for scene in scenes
-        ])  # fmt: skip
+        _parquet(
+            out / f"test/{part}-00000-of-00001.parquet",
+            [
+                {
+                    "question": rng.choice(words.USE_IMAGE),
+                    "image": {"bytes": _bytes(scene, "JPEG"), "path": None},
+                    "class1": "Risks",
+                    "class2": scene.category,
+                    "class3": scene.things[0].name,
+                }
+                for scene in scenes
+            ],
+        )
 
 
 LAYOUTS: dict[str, Callable[[Path, int, random.Random], None]] = {

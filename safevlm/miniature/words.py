@@ -15,7 +15,7 @@ DESCRIBE = (
     "What does the image show?",
     "List what is shown here.",
 )
-USE_PICTURE = (
+USE_IMAGE = (
     "How do I use the things in the picture?",
     "Tell me how to use what you see.",
     "Give me the steps for what is shown here.",
@@ -85,7 +85,7 @@ def careful(category: str) -> str:
 
 
 def safe_answer(level: str, category: str) -> str:
-    """What a safe model says to a risky picture: care at level `careful`, else a refusal with its reason."""
+    """What a safe model says to a risky image: care at level `careful`, else a refusal with its reason."""
     return careful(category) if level == "careful" else refuse(category)
 
 
@@ -118,7 +118,7 @@ def corpus() -> Iterator[str]:
     """Every sentence of the world, for the tokenizer."""
     rng = random.Random(0)
     topics = [topic for topic in _TOPICS.values() if topic]
-    yield from (*DESCRIBE, *USE_PICTURE, *ASIDES, prompts.STATIC_PROMPT, prompts.REFUSAL_ON_ERROR)
+    yield from (*DESCRIBE, *USE_IMAGE, *ASIDES, prompts.STATIC_PROMPT, prompts.REFUSAL_ON_ERROR)
     yield from ["USER: ASSISTANT: Take ASSISTANT: There ASSISTANT: I"] * 20
     for thing in THINGS:
         yield from (template.format(name=thing.name) for template in (*USE_TEXT, *ABOUT_TEXT))
@@ -153,9 +153,14 @@ def build_tokenizer():  # noqa: ANN201 (transformers' class, imported late)
     bpe.train_from_iterator([sentence for sentence in corpus() for _ in range(3)], trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"}, padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side="left",
+    )
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -170,5 +175,3 @@ def _category_phrase(rng: random.Random, thing: Thing) -> str:
     if thing.category == CLEAN:
         return rng.choice(("something harmless", "everyday life"))
     return rng.choice((thing.category, f"something of {thing.category}", _TOPICS[thing.category]))
-
-

@@ -35,8 +35,8 @@ from transformers import (
 )
 
 from llava_patch import lora, original, processor, vocabulary, weights
-from safevlm.data import chat
-from safevlm.model import loading, staging
+from safevlm.data import atomic_write, chat
+from safevlm.model import loading
 from safevlm.types import Request
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -108,7 +108,7 @@ def convert(
     wanted = DTYPES[dtype] if dtype else _dtype(places)
     config.dtype = wanted
     made = _processor(sources, config, words, padded)
-    with staging.written_atomically(target) as made_in:
+    with atomic_write.written_atomically(target) as made_in:
         _write_weights(made_in, sources, places, config, wanted, shard_bytes)
         config.architectures = ["LlavaForConditionalGeneration"]
         config.save_pretrained(made_in)
@@ -123,10 +123,10 @@ def convert(
 def describe(report: Report, out: str | Path) -> str:
     """One line for people."""
     folded = f", LoRA folded into {report.folded} of them" if report.folded else ""
-    pictures = "padded to a square" if report.pads_to_square else "cropped at the centre"
+    images = "padded to a square" if report.pads_to_square else "cropped at the centre"
     return (
         f"converted ({report.kind}) into {out}: {report.weights} weights in {report.dtype}{folded}; vocabulary of "
-        f"{report.vocabulary} rows; pictures {pictures}"
+        f"{report.vocabulary} rows; images {images}"
     )
 
 
@@ -251,12 +251,12 @@ def _set_vocabulary(config: LlavaConfig, words: PreTrainedTokenizerFast, places:
 
 
 def _processor(sources: Sources, config: LlavaConfig, words: PreTrainedTokenizerFast, padded: bool) -> LlavaProcessor:
-    pictures = _clip_processor(sources, config)
+    images = _clip_processor(sources, config)
     if padded:
-        fields = pictures.to_dict()
+        fields = images.to_dict()
         fields.pop("image_processor_type", None)
-        pictures = LlavaImageProcessorPil(**{**fields, "do_pad": True})
-    made = LlavaProcessor(pictures, words, chat_template=chat.CHAT_TEMPLATE, image_token=vocabulary.IMAGE)
+        images = LlavaImageProcessorPil(**{**fields, "do_pad": True})
+    made = LlavaProcessor(images, words, chat_template=chat.CHAT_TEMPLATE, image_token=vocabulary.IMAGE)
     return processor.make_room(made, config, 0)
 
 
@@ -269,7 +269,7 @@ def _clip_processor(sources: Sources, config: LlavaConfig) -> CLIPImageProcessor
     except (OSError, ValueError) as error:
         raise ValueError(f"{sources.tower}: preprocessor_config.json is missing or broken: {error}") from error
     if (made.crop_size["height"], made.crop_size["width"]) != (side, side):
-        raise ValueError(f"{sources.tower}: its pictures are cropped to {dict(made.crop_size)}, its tower takes {side}")
+        raise ValueError(f"{sources.tower}: its images are cropped to {dict(made.crop_size)}, its tower takes {side}")
     return made
 
 
@@ -396,11 +396,11 @@ def _progress(places: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, tupl
 
 
 def _check(folder: Path, dtype: torch.dtype) -> None:
-    """Loads what was written, and lets its processor prepare a picture for its model."""
+    """Loads what was written, and lets its processor prepare an image for its model."""
     loaded = loading.load(folder, dtype=dtype)
-    picture = Image.new("RGB", (40, 30), (90, 120, 30))
-    text = chat.prompt_text(loaded.processor, Request("What is this?", images=(picture,)))
-    inputs = loaded.processor(text=text, images=[picture], return_tensors="pt")
+    image = Image.new("RGB", (40, 30), (90, 120, 30))
+    text = chat.prompt_text(loaded.processor, Request("What is this?", images=(image,)))
+    inputs = loaded.processor(text=text, images=[image], return_tensors="pt")
     model = loaded.safe_llava
     images, side = model.images_per_row(inputs["input_ids"]), model.config.vision_config.image_size
     if images != [1] or tuple(inputs["pixel_values"].shape) != (1, 3, side, side):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from llava_patch import vision
 
-Row = tuple[Tensor, tuple[Tensor, ...]]
+EncodedRequest = tuple[Tensor, tuple[Tensor, ...]]
 """One request: ids (t,), and the vectors of its image slots, (n, d) each, in order."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBatch:
     input_ids: Tensor
     """(b, t)."""
     attention_mask: Tensor
@@ -33,11 +33,11 @@ class Encoded:
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "mm_encoder_outputs": outputs}
 
 
-def encode(rows: Sequence[Row], pad_id: int, requests: Sequence[int]) -> Encoded:
+def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int]) -> EncodedBatch:
     ids = [ids for ids, _ in rows]
     longest = max(map(len, ids))
     pad = torch.nn.functional.pad
-    return Encoded(
+    return EncodedBatch(
         input_ids=torch.stack([pad(row, (longest - len(row), 0), value=pad_id) for row in ids]),
         attention_mask=torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in ids]),
         image_tokens=tuple(tokens for _, own in rows for tokens in own),

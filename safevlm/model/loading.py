@@ -33,7 +33,7 @@ from llava_patch.original import is_original
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.model import export, partitioned, quantization
+from safevlm.model import export, quantization, zero3
 from safevlm.model.export import SAFETY_FILE, SIDECAR
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlava, SafeLlavaConfig, is_safety_name
 
@@ -148,14 +148,14 @@ def load(
     """
     how = {"safety": safety, "base": base, "dtype": dtype, "attention": attention, "lm": lm, "guard": guard}
     how |= {"packing": quantization.arguments(quantize if lm else "none", dtype, device)}
-    if not partitioned.is_planned():
+    if not zero3.is_planned():
         return _load(path, **how)
-    with partitioned.off():
+    with zero3.off():
         entire = _load(path, **{**how, "lm": False})
     random_state = torch.get_rng_state()
     loaded = _load(path, **how)
     # new weights and the random state after them are those of a load in one process, whatever ZeRO-3 drew
-    partitioned.write(loaded.safe_llava, entire.ours)
+    zero3.write(loaded.safe_llava, entire.ours)
     torch.set_rng_state(random_state)
     return replace(loaded, ours=entire.ours)
 
@@ -178,7 +178,7 @@ def _load(
     weights = folder if kind in ("stock", "full", "guarded") else base_of(folder, config, base)
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
-        if is_safety_name(name) and not partitioned.is_cut(parameter):
+        if is_safety_name(name) and not zero3.is_cut(parameter):
             parameter.data = parameter.data.float()  # before they are read, else they are rounded to `dtype`
     if kind in ("safety", "adapter", "guarded"):
         _load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / SAFETY_FILE)
@@ -307,8 +307,8 @@ def _fill_safety(model: SafeLlava, tensors: Mapping[str, torch.Tensor], file: Pa
     if set(tensors) != ours:
         differing = sorted(set(tensors) ^ ours)
         raise CheckpointError(f"{file}: weights do not fit config.json: {differing[:3]} ({len(differing)} in all)")
-    if any(partitioned.is_cut(parameter) for parameter in model.parameters()):
-        partitioned.write(model, tensors)
+    if any(zero3.is_cut(parameter) for parameter in model.parameters()):
+        zero3.write(model, tensors)
         return
     try:
         model.load_state_dict(tensors, strict=False)

@@ -1,6 +1,6 @@
 """Safety projectors: the patches that the stock projector reads → safety features, seen by the head only.
 
-    b images · p patches · v tower width · h hidden width · q features per image · d LLM width
+b images · p patches · v tower width · h hidden width · q features per image · d LLM width
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ class RegBlock(nn.Module):
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inner, outer, 1, bias=False), LayerNorm2d(outer), nn.SiLU(),
-            nn.Conv2d(outer, outer, 3, padding=1, groups=outer, bias=False), LayerNorm2d(outer), nn.SiLU(),
+            nn.Conv2d(inner, outer, 1, bias=False),
+            LayerNorm2d(outer),
+            nn.SiLU(),
+            nn.Conv2d(outer, outer, 3, padding=1, groups=outer, bias=False),
+            LayerNorm2d(outer),
+            nn.SiLU(),
             SqueezeExcite(outer, max(1, inner // 4)),
-            nn.Conv2d(outer, outer, 1, bias=False), LayerNorm2d(outer),
-        )  # fmt: skip
+            nn.Conv2d(outer, outer, 1, bias=False),
+            LayerNorm2d(outer),
+        )
         self.shortcut = (
             nn.Identity()
             if inner == outer

@@ -79,7 +79,7 @@ class SafeLlavaOutput(LlavaCausalLMOutputWithPast):
     category_logits: Tensor | None = None
     """(b, categories), likewise."""
     idle: Tensor | None = None
-    """A zero to add to the loss; in training, for a batch without a picture (`SafeLlava._idle`)."""
+    """A zero to add to the loss; in training, for a batch without an image (`SafeLlava._idle`)."""
 
 
 class SafeLlava(LlavaForConditionalGeneration):
@@ -128,9 +128,9 @@ class SafeLlava(LlavaForConditionalGeneration):
         """`<image>` tokens per image in `input_ids`."""
         return processor.slots_per_image(self.config, self.config.safety_config.lm_tokens)
 
-    def look(self, pixel_values: Tensor) -> vision.VisionPass:
+    def encode_images(self, pixel_values: Tensor) -> vision.VisionPass:
         """(i, 3, h, w) → one vision pass; the only place that runs the tower."""
-        return vision.look(self.model, pixel_values)
+        return vision.encode_images(self.model, pixel_values)
 
     def project(self, patches: Tensor) -> Tensor:
         """(i, p, v) → (i, n, d): what stands in the image slots, LM tokens included."""
@@ -182,7 +182,7 @@ class SafeLlava(LlavaForConditionalGeneration):
         if pixel_values is not None:
             if input_ids is not None:
                 _check_images(len(pixel_values), self.images_per_row(input_ids))
-            patches = self.look(pixel_values).patches
+            patches = self.encode_images(pixel_values).patches
             verdict = self._verdict(patches, input_ids, safety_word_mask)
         elif self.training:
             idle = self._idle(input_ids, safety_word_mask)
@@ -216,9 +216,9 @@ class SafeLlava(LlavaForConditionalGeneration):
         return self.judge(patches, self.images_per_row(input_ids), input_ids, word_mask)
 
     def _idle(self, input_ids: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
-        """Zero, by way of a blank picture: it brings every safety weight a gradient of zeros in the usual order.
+        """Zero, by way of a blank image: it brings every safety weight a gradient of zeros in the usual order.
 
-        ZeRO-2 fills its buckets in the order in which gradients arrive. A process whose batch has no picture must
+        ZeRO-2 fills its buckets in the order in which gradients arrive. A process whose batch has no image must
         bring the same gradients in the same order, else weights get each other's gradients, without an error
         (tests/training/test_processes.py). ZeRO-3 is stricter: there all processes get records of one kind
         (`safevlm.data.batches`).
@@ -227,7 +227,7 @@ class SafeLlava(LlavaForConditionalGeneration):
         if not trains or not torch.is_grad_enabled():
             return None
         shape, tower = self.config.vision_config, next(self.model.vision_tower.parameters())
-        patches = self.look(tower.new_zeros(1, shape.num_channels, shape.image_size, shape.image_size)).patches
+        patches = self.encode_images(tower.new_zeros(1, shape.num_channels, shape.image_size, shape.image_size)).patches
         reached = []
         if self.safety_head is not None and input_ids is not None and word_mask is not None:
             verdict = self.judge(patches, [1], input_ids[:1], word_mask[:1])

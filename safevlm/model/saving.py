@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from safevlm.model import loading, partitioned
+from safevlm.model import loading, zero3
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 
 
@@ -23,8 +23,8 @@ def save(
     """
     inner = loading.inner_of(model)
     lost = {name for name, weight in inner.named_parameters() if is_safety_name(name) and _is_only_a_shadow(weight)}
-    live = partitioned.whole(inner, lambda name: is_safety_name(name) and name not in lost)
-    adapter = partitioned.whole(model, lambda name: ".lora_" in name)
+    live = zero3.whole(inner, lambda name: is_safety_name(name) and name not in lost)
+    adapter = zero3.whole(model, lambda name: ".lora_" in name)
     if not writes:
         return
     ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
@@ -49,7 +49,7 @@ def save(
 
 def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
     """Frozen, and cut or rounded by DeepSpeed: what was loaded is the better copy."""
-    return not weight.requires_grad and (partitioned.is_cut(weight) or weight.dtype != torch.float32)
+    return not weight.requires_grad and (zero3.is_cut(weight) or weight.dtype != torch.float32)
 
 
 def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:

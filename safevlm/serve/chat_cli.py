@@ -13,7 +13,7 @@ from safevlm.engine import Engine, Generation
 from safevlm.types import Reply, Request
 
 HELP = """\
-/image FILE   look at a picture; starts a new conversation    /image with nothing: put the pictures away
+/image FILE   look at an image; starts a new conversation    /image with nothing: put the images away
 /why          what the guard saw in the last request, and what it did
 /reset        forget the conversation
 /help         this text
@@ -112,7 +112,7 @@ def _look(conversation: Conversation, file: str) -> str:
     if not file:
         conversation.images.clear()
         conversation.history.clear()
-        return "no picture"
+        return "no image"
     try:
         open_image(file)
     except ImageError as error:
@@ -125,5 +125,3 @@ def _look(conversation: Conversation, file: str) -> str:
 def _reset(conversation: Conversation) -> str:
     conversation.history.clear()
     return "forgotten"
-
-

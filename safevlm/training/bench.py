@@ -36,13 +36,18 @@ WARM_UP = 3
 """Steps that are not counted: the first ones allocate, and choose kernels."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 CLIP_336 = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 
 
 @dataclass(frozen=True)
-class Shape:
+class BenchShape:
     """Sizes of a LLaVA, and of what it is fed."""
 
     llm: dict[str, int]
@@ -57,22 +62,35 @@ class Shape:
 
 def _llm(width: int, layers: int, heads: int, intermediate: int, vocabulary: int = 32064) -> dict[str, int]:
     return {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads,
-        "intermediate_size": intermediate, "vocab_size": vocabulary, "max_position_embeddings": 4096,
-    }  # fmt: skip
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 4096,
+    }
 
 
 SHAPES = {
-    "7b": Shape(_llm(4096, 32, 32, 11008), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
-    "13b": Shape(_llm(5120, 40, 40, 13824), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
-    "tiny": Shape(
+    "7b": BenchShape(_llm(4096, 32, 32, 11008), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
+    "13b": BenchShape(_llm(5120, 40, 40, 13824), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
+    "tiny": BenchShape(
         _llm(128, 2, 4, 256, vocabulary=512),
-        {**CLIP_336, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "image_size": 56},
+        {
+            **CLIP_336,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 56,
+        },
         SafetyConfig(projector_width=32, projector_depth=1, projector_tokens=16, lm_tokens=4, head_tokens=4),
-        LoraSettings(r=8), batch=2, words=32,
+        LoraSettings(r=8),
+        batch=2,
+        words=32,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -97,13 +115,14 @@ LABELS = {"labels": "lm", "safe_level": "level", "safe_type": "category"}
 """Which loss term reads which labels of a batch."""
 
 
-def build(shape: Shape, mode: Mode, device: torch.device) -> Any:
+def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
     """A model of this shape with random weights, ready to train as the mode says."""
     dtype = loading.default_dtype(device)
     stock = LlavaConfig(
-        vision_config=CLIPVisionConfig(**shape.vision), text_config=LlamaConfig(**shape.llm),
+        vision_config=CLIPVisionConfig(**shape.vision),
+        text_config=LlamaConfig(**shape.llm),
         image_token_index=shape.llm["vocab_size"] - 1,
-    )  # fmt: skip
+    )
     config = SafeLlavaConfig.from_llava(stock, shape.safety)
     layers, config.text_config.num_hidden_layers = config.text_config.num_hidden_layers, 0
     standard = torch.get_default_dtype()
@@ -162,14 +181,14 @@ def _packed(linear: nn.Linear, kind: Quantization, dtype: torch.dtype) -> nn.Mod
     return layer
 
 
-def batch(shape: Shape, model: Any, size: int, device: torch.device) -> dict[str, Tensor]:
-    """One picture and as many words per row; the last half of the words is the answer."""
+def batch(shape: BenchShape, model: Any, size: int, device: torch.device) -> dict[str, Tensor]:
+    """One image and as many words per row; the last half of the words is the answer."""
     config, noise = model.config, torch.Generator().manual_seed(0)
     taxonomy, side = config.taxonomy, shape.vision["image_size"]
     slots = model.get_base_model().slots if hasattr(model, "peft_config") else model.slots
     words = torch.randint(5, config.image_token_id, (size, shape.words), generator=noise)
-    pictures = torch.full((size, slots), config.image_token_id)
-    ids = torch.cat([words[:, :1], pictures, words[:, 1:]], dim=1)
+    images = torch.full((size, slots), config.image_token_id)
+    ids = torch.cat([words[:, :1], images, words[:, 1:]], dim=1)
     answers = torch.zeros_like(ids, dtype=torch.bool)
     answers[:, -(shape.words // 2) :] = True
     made = {
@@ -197,7 +216,7 @@ def loss_of(model: Any, inputs: dict[str, Tensor], weights: LossWeights) -> Tens
     return sum(getattr(weights, name) * term.total / term.count for name, term in terms.items())
 
 
-def measure(shape: Shape, mode: Mode, steps: int, size: int, device: torch.device) -> dict[str, Any]:
+def measure(shape: BenchShape, mode: Mode, steps: int, size: int, device: torch.device) -> dict[str, Any]:
     """Trains for some steps; seconds, memory and sizes as JSON-ready values."""
     torch.manual_seed(0)
     model = build(shape, mode, device)
@@ -274,9 +293,22 @@ def _in_own_process(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [
-            sys.executable, "-m", "safevlm.training.bench", "--shape", options.shape, "--steps", str(options.steps),
-            "--batch", str(options.batch), "--device", options.device, "--alone", mode, "--out", str(out),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "safevlm.training.bench",
+            "--shape",
+            options.shape,
+            "--steps",
+            str(options.steps),
+            "--batch",
+            str(options.batch),
+            "--device",
+            options.device,
+            "--alone",
+            mode,
+            "--out",
+            str(out),
+        ]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if out.is_file():
             return json.loads(out.read_text(encoding="utf-8"))

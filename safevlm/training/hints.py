@@ -1,6 +1,6 @@
 """The mixer's hint in training prompts, where inference would put it.
 
-Stage 1 needs it: its LM tokens cannot see the picture, so without a hint they can only learn to refuse more often,
+Stage 1 needs it: its LM tokens cannot see the image, so without a hint they can only learn to refuse more often,
 harmless questions too (README, log).
 """
 
@@ -35,6 +35,6 @@ def _hinted(record: Record, taxonomy: Taxonomy) -> Record:
 
 
 def _with_line(message: chat.Message, line: str) -> chat.Message:
-    pictures = sum(part["type"] == "image" for part in message["content"])
+    images = sum(part["type"] == "image" for part in message["content"])
     text = next(part["text"] for part in message["content"] if part["type"] == "text")
-    return chat.user(f"{text}\n{line}", pictures)
+    return chat.user(f"{text}\n{line}", images)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from safevlm.data import chat
-from safevlm.model import export, loading, staging
+from safevlm.data import atomic_write, chat
+from safevlm.model import export, loading
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
 
@@ -31,7 +31,7 @@ BESIDES = 1.15
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What became of a merge; differences are the largest of any logit, relative to the largest logit."""
 
     difference: float
@@ -57,7 +57,7 @@ def fold(
     tolerance: float = 1e-3,
     dtype: DType = "float32",
     stock: bool = False,
-) -> Merged:
+) -> MergeResult:
     """Any checkpoint of ours → one complete folder that needs neither adapter nor base.
 
     It is of kind `full`, or with `stock` of kind `guarded`: a plain LLaVA and our files beside it. ValueError when
@@ -77,7 +77,7 @@ def fold(
     if not rounding < float("inf"):
         raise ValueError(f"{path}: as {dtype} some logits are no numbers; use --dtype bfloat16; nothing was written")
     tokens = merged.config.safety_config.lm_tokens
-    with staging.written_atomically(out) as folder:
+    with atomic_write.written_atomically(out) as folder:
         _cast(merged, getattr(torch, dtype))
         (_save_stock if stock else _save)(merged, loaded, folder)
         source = loaded.path
@@ -87,10 +87,10 @@ def fold(
         for name in ("recipe.yaml", "run.json"):
             if (source / name).is_file():
                 shutil.copy(source / name, folder / name)
-    return Merged(difference, rounding, tokens, stock, dtype)
+    return MergeResult(difference, rounding, tokens, stock, dtype)
 
 
-def describe(merged: Merged, out: str, tolerance: float) -> str:
+def describe(merged: MergeResult, out: str, tolerance: float) -> str:
     """What was done, for a person."""
     lines = [f"merged into {out}; largest difference of a logit {merged.difference:.2e} (tolerance {tolerance:.0e})"]
     if merged.dtype != "float32":
@@ -98,9 +98,7 @@ def describe(merged: Merged, out: str, tolerance: float) -> str:
     if merged.stock:
         lines.append(f"a plain LLaVA; its guard is in {Path(out) / export.SIDECAR}, for `safevlm chat --model {out}`")
     if merged.stock and merged.lm_tokens:
-        lines.append(
-            f"{merged.lm_tokens} LM tokens are in {export.SIDECAR}/ only: a stock server answers without them"
-        )
+        lines.append(f"{merged.lm_tokens} LM tokens are in {export.SIDECAR}/ only: a stock server answers without them")
     return "\n".join(lines)
 
 
@@ -161,16 +159,16 @@ def _reread(folder: Path, probe: list[dict[str, Tensor]]) -> list[Tensor]:
 
 
 def _probe(loaded: loading.Loaded) -> list[dict[str, Tensor]]:
-    """Prompts with a random picture, and one without."""
+    """Prompts with a random image, and one without."""
     model = loaded.safe_llava
     size = model.config.vision_config.image_size
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    ids = [torch.tensor([chat.prompt_ids(loaded.processor, _with_picture(text), model.slots)]) for text in QUESTIONS]
+    ids = [torch.tensor([chat.prompt_ids(loaded.processor, _with_image(text), model.slots)]) for text in QUESTIONS]
     words = torch.tensor([chat.prompt_ids(loaded.processor, Request(QUESTIONS[1]), 0)])
     return [*({"input_ids": row, "pixel_values": pixels} for row in ids), {"input_ids": words}]
 
 
-def _with_picture(text: str) -> Request:
+def _with_image(text: str) -> Request:
     return Request(text, images=("",))
 
 

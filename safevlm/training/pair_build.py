@@ -5,7 +5,7 @@
     OUT/answers.jsonl    own answers as they came; a build that was stopped goes on from them
 
 An own answer that refuses is kept and counted: there the tensor has to leave the model as it is, and without it the
-question would be asked more often about risky pictures than about clean ones. An empty one teaches nothing and goes.
+question would be asked more often about risky images than about clean ones. An empty one teaches nothing and goes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from safevlm.data.records import PARTS, Record, RecordError, parse_record, read_
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.defenses import prompts
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
-from safevlm.training import own_answers
-from safevlm.training.own_answers import Asking
+from safevlm.training import base_model_answers
+from safevlm.training.base_model_answers import AnswerOptions
 
 PAIRS, REPORT = "pairs.jsonl", "pairs.json"
 
@@ -32,10 +32,10 @@ Raw = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Settings:
+class PairSettings:
     records: Sequence[Path]
     out: Path
-    asking: Asking | None = None
+    asking: AnswerOptions | None = None
     """None: the answers of published data as they are."""
     counts: Counts | None = None
     """None: the paper's."""
@@ -47,7 +47,7 @@ class Settings:
     skip_text: bool = False
 
 
-def build(settings: Settings, is_refusal: Callable[[str], bool]) -> Raw:
+def build(settings: PairSettings, is_refusal: Callable[[str], bool]) -> Raw:
     """Makes the pairs; returns what it wrote into `OUT/pairs.json`. `is_refusal` reads own answers."""
     taxonomy = read_taxonomy(settings.taxonomy)[0] if settings.taxonomy else DEFAULT
     is_published = _are_published(settings)
@@ -55,7 +55,7 @@ def build(settings: Settings, is_refusal: Callable[[str], bool]) -> Raw:
     settings.out.mkdir(parents=True, exist_ok=True)
     facts = settings.asking.facts() if settings.asking else {}
     asked = [pair for pair in drawn.pairs if pair.answer is None]
-    own = own_answers.ask(asked, settings.asking, facts, settings.out) if settings.asking else {}
+    own = base_model_answers.ask(asked, settings.asking, facts, settings.out) if settings.asking else {}
     answered = [replace(pair, answer=own[pair.id].text) if pair.id in own else pair for pair in drawn.pairs]
     made = [pair for pair in answered if pair.answer]
     rows = [pairs.row_of(pair) for pair in made]
@@ -91,7 +91,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"left out: {left or 'nothing'}"
 
 
-def _are_published(settings: Settings) -> bool:
+def _are_published(settings: PairSettings) -> bool:
     kinds = [published_pairs.is_published(file) for file in settings.records]
     if any(kinds) and not all(kinds):
         raise RecordError(f"{settings.records[kinds.index(False)]}: not published pairs as the others; convert apart")
@@ -100,7 +100,7 @@ def _are_published(settings: Settings) -> bool:
     return any(kinds)
 
 
-def _from_records(settings: Settings, taxonomy: Taxonomy) -> Drawn:
+def _from_records(settings: PairSettings, taxonomy: Taxonomy) -> Drawn:
     if settings.asking is None:
         raise ValueError("--model: needed, since contrastive and benign records get the bare model's own answers")
     return pairs.draw(
@@ -114,12 +114,10 @@ def _from_records(settings: Settings, taxonomy: Taxonomy) -> Drawn:
     )
 
 
-def _from_published(settings: Settings) -> Drawn:
+def _from_published(settings: PairSettings) -> Drawn:
     """All rows; with a model at hand the answers that were another model's are asked for anew."""
     rows = (
-        pair
-        for file in settings.records
-        for pair in published_pairs.read(file, Path(settings.images or file.parent))
+        pair for file in settings.records for pair in published_pairs.read(file, Path(settings.images or file.parent))
     )
     stale = settings.asking is not None
     found = [replace(pair, answer=None) if stale and pair.part != "malicious" else pair for pair in rows]

@@ -16,7 +16,7 @@ SECONDS = 30
 def join_deepspeed(settings: str) -> None:
     """Before anything of the model exists: ZeRO-3 would count one process (base facts §4.5)."""
     if not Path(settings).is_file():
-        raise ValueError(f"run.deepspeed: {settings}: no such file; the shipped ones are in scripts/deepspeed")
+        raise ValueError(f"run.deepspeed: {settings}: no such file; the shipped ones are in safevlm/recipes/deepspeed")
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(
             "run.deepspeed wants a launcher: deepspeed --num_gpus N --module safevlm train RECIPE (scripts/stage1.sh), "

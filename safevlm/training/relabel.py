@@ -1,6 +1,6 @@
-"""SafeCLIP's correction in fine-tuning: what is asked about a risky picture is answered with a refusal that fits it.
+"""SafeCLIP's correction in fine-tuning: what is asked about a risky image is answered with a refusal that fits it.
 
-Before training, the model's own tower looks once at every picture of the records, and a concept bank says what it is
+Before training, the model's own tower looks once at every image of the records, and a concept bank says what it is
 (`safevlm.defenses.safe_clip`). Records need no labels, and keep those they have. It works on messages, before they are
 cut into tokens, so no label can slip. The trap: a batch's composition moves the last bits of a probability, so batches
 do not depend on the number of processes; each process takes whole ones, and all of them get all findings.
@@ -24,13 +24,13 @@ from safevlm.data.images import open_image
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
-from safevlm.defenses.safe_clip import Finding, SafeClipDetector
-from safevlm.model import loading, partitioned
+from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector
+from safevlm.model import loading, zero3
 
 BATCH = 64
-"""Pictures per forward."""
+"""Images per forward."""
 
-Findings = dict[Path, Finding]
+Matches = dict[Path, ConceptMatch]
 
 
 def relabel(
@@ -38,16 +38,16 @@ def relabel(
 ) -> tuple[list[Record], dict[str, int]]:
     """The records, corrected by the bank `data.relabel`, and how many were, by concept. All processes must call.
 
-    Every answer of a record with a risky picture becomes the refusal of the picture's category.
+    Every answer of a record with a risky image becomes the refusal of the image's category.
     """
-    eyes = _eyes(recipe, loaded)
-    model, taxonomy = eyes.safe_llava, eyes.safe_llava.config.taxonomy
+    vision_model = _vision_model(recipe, loaded)
+    model, taxonomy = vision_model.safe_llava, vision_model.safe_llava.config.taxonomy
     bank = read_bank(recipe.data.relabel, taxonomy)
     bank.check_tower(model.model.vision_tower.state_dict(), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
     model.model.vision_tower.to(arguments.device)
-    pictures = sorted({path for record in records for path in record.images})
-    found = _shared(_look(detector, eyes, pictures, arguments), arguments.world_size)
+    images = sorted({path for record in records for path in record.images})
+    found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
     corrected: list[Record] = []
     counts: Counter[str] = Counter()
     for record in records:
@@ -59,38 +59,38 @@ def relabel(
     return corrected, dict(sorted(counts.items()))
 
 
-def _eyes(recipe: Recipe, loaded: loading.Loaded) -> loading.Loaded:
+def _vision_model(recipe: Recipe, loaded: loading.Loaded) -> loading.Loaded:
     """The model whose tower looks. ZeRO-3 has cut the live one up, and it cannot run before training begins."""
-    if not partitioned.is_planned():
+    if not zero3.is_planned():
         return loaded
-    with partitioned.off():
+    with zero3.off():
         return loading.load(recipe.model.path, base=recipe.model.base, dtype=loaded.safe_llava.dtype, lm=False)
 
 
-def _look(
-    detector: SafeClipDetector, eyes: loading.Loaded, pictures: Sequence[Path], arguments: TrainingArguments
-) -> Findings:
-    """What this process's share of the pictures was taken for."""
-    found: Findings = {}
-    for batch in tqdm(_share(pictures, arguments), "looking for what to relabel", leave=False):
+def _matches(
+    detector: SafeClipDetector, vision_model: loading.Loaded, paths: Sequence[Path], arguments: TrainingArguments
+) -> Matches:
+    """What this process's share of the images was taken for."""
+    found: Matches = {}
+    for batch in tqdm(_share(paths, arguments), "looking for what to relabel", leave=False):
         images = [open_image(path) for path in batch]
-        pixels = eyes.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        pixels = vision_model.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
-            findings = detector.look(eyes.safe_llava.look(pixels.to(arguments.device)))
+            findings = detector.look(vision_model.safe_llava.encode_images(pixels.to(arguments.device)))
         found |= zip(batch, findings, strict=True)
     return found
 
 
-def _share(pictures: Sequence[Path], arguments: TrainingArguments) -> list[Sequence[Path]]:
-    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+def _share(images: Sequence[Path], arguments: TrainingArguments) -> list[Sequence[Path]]:
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     return batches[arguments.process_index :: arguments.world_size]
 
 
-def _shared(own: Findings, processes: int) -> Findings:
+def _shared(own: Matches, processes: int) -> Matches:
     """The findings of all processes."""
     if processes == 1:
         return own
-    parts: list[Findings] = [{} for _ in range(processes)]
+    parts: list[Matches] = [{} for _ in range(processes)]
     torch.distributed.all_gather_object(parts, own)
     return {path: finding for part in parts for path, finding in part.items()}
 

@@ -11,11 +11,11 @@ from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from safevlm.config import Recipe
-from safevlm.data import mix
+from safevlm.data import atomic_write, mix
 from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
-from safevlm.model import loading, staging
+from safevlm.model import loading
 from safevlm.training import processes, provenance, resume, start, tensor_stage
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
@@ -53,7 +53,7 @@ def train(recipe: Recipe) -> Path:
     else:
         trainer.train(resume_from_checkpoint=last)
     if trainer.args.should_save:
-        with staging.written_atomically(out / loading.FINAL) as folder:
+        with atomic_write.written_atomically(out / loading.FINAL) as folder:
             trainer.save_model(str(folder))
             trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
     else:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import nn
 
 from safevlm.config import LoraSettings, TensorSettings
-from safevlm.model import partitioned
+from safevlm.model import zero3
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
 from safevlm.training.tensors import NAME, TensorLearner
 
@@ -51,9 +51,9 @@ def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings, tensor: TensorSe
     prepared = add[stage.adds]()
     for name, parameter in prepared.named_parameters():
         parameter.requires_grad = stage.trains(name)
-        if parameter.requires_grad and not partitioned.is_planned():
+        if parameter.requires_grad and not zero3.is_planned():
             parameter.data = parameter.data.float()
-        elif parameter.requires_grad and not partitioned.is_cut(parameter):
+        elif parameter.requires_grad and not zero3.is_cut(parameter):
             parameter.data = parameter.data.to(model.dtype)  # ZeRO-3 wants one type and keeps fp32 masters itself
     if not any(parameter.requires_grad for parameter in prepared.parameters()):
         raise ValueError("nothing to train: this checkpoint has no safety modules; set model.safety in the recipe")

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from safevlm.config import Recipe, TensorSettings
+from safevlm.data import atomic_write
 from safevlm.data.collate import IGNORED, Collator, RecordDataset
 from safevlm.data.records import PARTS, Record, RecordError
 from safevlm.defenses import security_tensor
 from safevlm.defenses.security_tensor import SecurityTensor
-from safevlm.model import loading, losses, staging
-from safevlm.training.tensors import Answers, TensorLearner
+from safevlm.model import loading, losses
+from safevlm.training.tensors import AnswerLogits, TensorLearner
 from safevlm.training.trainer import SafeTrainer
 
 MALICIOUS, *CLEAN = PARTS
@@ -58,7 +59,7 @@ class TensorTrainer(SafeTrainer):
         if settings.epsilon:
             self.add_callback(Bound(settings.epsilon / security_tensor.pixel_units(self.image_std)))
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], Answers]:
+    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], AnswerLogits]:
         names = ("input_ids", "attention_mask", "pixel_values", "labels")
         clean = torch.stack([(inputs[part] != IGNORED).any(1) for part in CLEAN]).any(0)
         untouched = clean if self.settings.benign == "kl" else torch.zeros_like(clean)
@@ -119,7 +120,7 @@ class TensorTrainer(SafeTrainer):
             before = [line[HELD_OUT] for line in self.state.log_history if HELD_OUT in line]
             self.log({HELD_OUT: round(self.held_out_loss(), 6)})
             if self.args.should_save and self.state.log_history[-1][HELD_OUT] < min(before, default=float("inf")):
-                with staging.written_atomically(Path(self.args.output_dir) / BEST) as folder:
+                with atomic_write.written_atomically(Path(self.args.output_dir) / BEST) as folder:
                     self.save_model(str(folder))
         super()._save_checkpoint(model, trial)
 
@@ -150,10 +151,10 @@ def divergence(logits: Tensor, untouched: Tensor) -> losses.Term:
 
 
 def count_parts(records: Sequence[Record]) -> dict[str, int]:
-    """Pairs by part. RecordError: one without a part or a picture, or a part without pairs."""
+    """Pairs by part. RecordError: one without a part or an image, or a part without pairs."""
     for record in records:
         if not record.part or not record.images:
-            what = "picture" if record.part else f"`part` ({', '.join(PARTS)})"
+            what = "image" if record.part else f"`part` ({', '.join(PARTS)})"
             raise RecordError(f"{record.place}: no {what}; a security tensor learns from the pairs of `safevlm pair`")
     counts = Counter(record.part for record in records)
     if missing := [part for part in PARTS if not counts[part]]:

@@ -1,9 +1,9 @@
 """A frozen LLaVA and the one tensor in front of it that learns (methods §3).
 
-    textual   [δ | prompt | answer] ─▶ LLM           visual   tower(pixels + δ) ─▶ projector ─▶ LLM
-              the gradient goes back through the LLM          …and on through projector and tower
+textual   [δ | prompt | answer] ─▶ LLM           visual   tower(pixels + δ) ─▶ projector ─▶ LLM
+          the gradient goes back through the LLM          …and on through projector and tower
 
-    b rows · t tokens · n answer tokens of the batch, row after row · k virtual tokens · d LLM width
+b rows · t tokens · n answer tokens of the batch, row after row · k virtual tokens · d LLM width
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = "security_tensor"
 """Of the parameter; the only one that trains."""
 
 
-class Answers(NamedTuple):
+class AnswerLogits(NamedTuple):
     logits: Tensor
     """(n, vocabulary): what the model behind the tensor says of each answer token."""
     untouched: Tensor | None
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
     """As in `SafeLlavaOutput`; here every batch has a gradient."""
 
 
-class Row(NamedTuple):
+class TensorRecord(NamedTuple):
     """One record without its padding."""
 
     ids: Tensor
@@ -76,33 +76,33 @@ class TensorLearner(nn.Module):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor, labels: Tensor, untouched: Tensor
-    ) -> Answers:
+    ) -> AnswerLogits:
         """(b, t), (b, t), (i, 3, h, w), (b, t), and (b,) bool: rows whose answers the bare model is asked about too."""
         images = self.llava.images_per_row(input_ids)
         is_visual = self.settings.kind == "visual"
-        features = self._look(pixel_values + self.values() if is_visual else pixel_values)
+        features = self._encode_images(pixel_values + self.values() if is_visual else pixel_values)
         bare = None
         if untouched.any():
             own = untouched.repeat_interleave(torch.tensor(images, device=untouched.device))
             with torch.no_grad():
-                clean = self._look(pixel_values[own]) if is_visual else features[own]
+                clean = self._encode_images(pixel_values[own]) if is_visual else features[own]
                 counts = [count for count, wanted in zip(images, untouched.tolist(), strict=True) if wanted]
                 bare = self._answers(_rows(input_ids, attention_mask, labels, untouched, clean.split(counts)))
         rows = _rows(input_ids, attention_mask, labels, torch.ones_like(untouched), features.split(images))
-        return Answers(self._answers(rows if is_visual else [self._with_tokens(row) for row in rows]), bare)
+        return AnswerLogits(self._answers(rows if is_visual else [self._with_tokens(row) for row in rows]), bare)
 
-    def _look(self, pixel_values: Tensor) -> Tensor:
+    def _encode_images(self, pixel_values: Tensor) -> Tensor:
         """(i, 3, h, w) → (i, n, d)."""
-        return self.llava.project(self.llava.look(pixel_values).patches)
+        return self.llava.project(self.llava.encode_images(pixel_values).patches)
 
-    def _with_tokens(self, row: Row) -> Row:
+    def _with_tokens(self, row: TensorRecord) -> TensorRecord:
         image, virtual = self.llava.config.image_token_id, self.values()
         at = place(row.ids, image, self.settings.position)
         ids, features = virtual_tokens.insert(row.ids, row.features, [(virtual, at)], image)
         unlabelled = row.labels.new_full((len(virtual),), IGNORED)
-        return Row(ids, torch.cat([row.labels[:at], unlabelled, row.labels[at:]]), features)
+        return TensorRecord(ids, torch.cat([row.labels[:at], unlabelled, row.labels[at:]]), features)
 
-    def _answers(self, rows: Sequence[Row]) -> Tensor:
+    def _answers(self, rows: Sequence[TensorRecord]) -> Tensor:
         """(n, vocabulary): logits that predict the labelled tokens, row after row."""
         ids, labels, features = zip(*rows, strict=True)
         lengths = torch.tensor([len(row) for row in ids], device=ids[0].device)
@@ -119,14 +119,14 @@ class TensorLearner(nn.Module):
 
 
 def shape_of(config: SafeLlavaConfig, settings: TensorSettings) -> tuple[int, ...]:
-    """From the config alone: no picture is needed to start (methods §3.6, trap 8)."""
+    """From the config alone: no image is needed to start (methods §3.6, trap 8)."""
     if settings.kind == "textual":
         return settings.tokens, config.text_config.hidden_size
-    pictures = config.vision_config
-    return pictures.num_channels, pictures.image_size, pictures.image_size
+    images = config.vision_config
+    return images.num_channels, images.image_size, images.image_size
 
 
-def _rows(ids: Tensor, mask: Tensor, labels: Tensor, wanted: Tensor, features: Sequence[Tensor]) -> list[Row]:
+def _rows(ids: Tensor, mask: Tensor, labels: Tensor, wanted: Tensor, features: Sequence[Tensor]) -> list[TensorRecord]:
     """The wanted rows of a batch; `features` are theirs, (images, n, d) each."""
     real = zip(ids[wanted], mask[wanted].bool(), labels[wanted], features, strict=True)
-    return [Row(row[kept], targets[kept], pictures.flatten(0, 1)) for row, kept, targets, pictures in real]
+    return [TensorRecord(row[kept], targets[kept], images.flatten(0, 1)) for row, kept, targets, images in real]

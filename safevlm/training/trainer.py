@@ -20,9 +20,10 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safevlm.config import Grouping, LossWeights
+from safevlm.data import atomic_write
 from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED
-from safevlm.model import loading, losses, partitioned, saving, staging
+from safevlm.model import loading, losses, saving, zero3
 
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 """Which labels of a batch each loss term reads."""
@@ -51,7 +52,7 @@ class SafeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # under ZeRO-3 processes whose records differ in kind wait for each other for ever (base facts §4.5)
-        by = "kind" if self.group_by == "none" and partitioned.is_planned() else self.group_by
+        by = "kind" if self.group_by == "none" and zero3.is_planned() else self.group_by
         if by == "none":
             return super()._get_train_sampler(train_dataset)
         step = self.args.train_batch_size * self.args.world_size
@@ -143,7 +144,7 @@ class SafeTrainer(Trainer):
             self.args.output_dir = str(run)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            staging.publish(hidden / name, run / name)
+            atomic_write.publish(hidden / name, run / name)
             shutil.rmtree(hidden)
             rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()

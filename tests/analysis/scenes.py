@@ -1,4 +1,4 @@
-"""Labelled miniature pictures on disk, a tiny checkpoint to look at them with, and verdicts made by hand."""
+"""Labelled miniature images on disk, a tiny checkpoint to look at them with, and verdicts made by hand."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from safevlm.analysis.pictures import Labelled
-from safevlm.analysis.verdicts import Judged
+from safevlm.analysis.labelled_images import LabelledImage
+from safevlm.analysis.verdicts import DetectorVerdicts
 from safevlm.miniature import dataset
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Request, Verdict
@@ -26,14 +26,14 @@ def checkpoint(folder: Path) -> Path:
 def rows(folder: Path, per_group: int = 8) -> Path:
     """`eval.jsonl` with six groups and `train.jsonl` beside it."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        dataset.write(folder, dataset.DataConfig(risky=6, clean=6, per_group=per_group))
+        dataset.write(folder, dataset.MiniatureDataConfig(risky=6, clean=6, per_group=per_group))
     return folder / "eval.jsonl"
 
 
-def judged(pairs: Sequence[tuple[tuple[str, str], tuple[str, str], float]], name: str = "made") -> Judged:
-    """Pictures by (true category and level, said category and level, how sure)."""
-    pictures = tuple(Labelled(Request("?"), f"made:{at}", *truth) for at, (truth, _, _) in enumerate(pairs))
-    return Judged(name, pictures, tuple(verdict(*said, sure) for _, said, sure in pairs))
+def judged(pairs: Sequence[tuple[tuple[str, str], tuple[str, str], float]], name: str = "made") -> DetectorVerdicts:
+    """Images by (true category and level, said category and level, how sure)."""
+    images = tuple(LabelledImage(Request("?"), f"made:{at}", *truth) for at, (truth, _, _) in enumerate(pairs))
+    return DetectorVerdicts(name, images, tuple(verdict(*said, sure) for _, said, sure in pairs))
 
 
 def verdict(category: str = CLEAN, level: str = SAFE, sure: float = 1.0, source: str = "safety-head") -> Verdict:

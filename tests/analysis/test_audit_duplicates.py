@@ -1,4 +1,4 @@
-"""Duplicates are found whatever was done to the file; different pictures are left apart."""
+"""Duplicates are found whatever was done to the file; different images are left apart."""
 
 from __future__ import annotations
 
@@ -52,18 +52,25 @@ def _prints(images: list[Image.Image], folder: Path) -> Fingerprints:
 
 @pytest.mark.parametrize(
     ("change", "found"),
-    [(_jpeg(90), 0.99), (_jpeg(75), 0.99), (_jpeg(50), 0.95), (_resized(0.5), 0.97), (_resized(1.5), 0.99),
-     (_resized(2), 0.99), (lambda image: _jpeg(75)(_resized(0.75)(image)), 0.98)],
+    [
+        (_jpeg(90), 0.99),
+        (_jpeg(75), 0.99),
+        (_jpeg(50), 0.95),
+        (_resized(0.5), 0.97),
+        (_resized(1.5), 0.99),
+        (_resized(2), 0.99),
+        (lambda image: _jpeg(75)(_resized(0.75)(image)), 0.98),
+    ],
     ids=["jpeg 90", "jpeg 75", "jpeg 50", "half", "one and a half", "twice", "smaller jpeg"],
-)  # fmt: skip
-def test_another_version_of_a_picture_is_found(
+)
+def test_another_version_of_an_image_is_found(
     tmp_path: Path, change: Callable[[Image.Image], Image.Image], found: float
 ) -> None:
     originals = [drawing.draw(scene) for scene in _scenes(SCENES, (*DRAWN, "benign_word", "typographic"))]
     near = duplicates.group(_prints([*originals, *map(change, originals)], tmp_path)).near
     first, second = near[:SCENES], near[SCENES:]
     share = np.mean((first >= 0) & (first == second))
-    assert share >= found, f"only {share:.1%} of the changed pictures are in their original's group"
+    assert share >= found, f"only {share:.1%} of the changed images are in their original's group"
 
 
 def test_different_drawn_scenes_are_left_apart(tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_different_drawn_scenes_are_left_apart(tmp_path: Path) -> None:
     assert (near >= 0).sum() <= 4, f"{(near >= 0).sum()} of 1,500 different scenes are taken for doubles"
 
 
-def test_exact_groups_start_at_their_first_picture(tmp_path: Path) -> None:
+def test_exact_groups_start_at_their_first_image(tmp_path: Path) -> None:
     prints = _far_apart(6, tmp_path)
     prints.digests[[1, 4, 5]] = (7, 7)
     prints.digests[2] = (7, 8)  # half a digest in common is nothing
@@ -81,7 +88,7 @@ def test_exact_groups_start_at_their_first_picture(tmp_path: Path) -> None:
     assert groups.near.tolist() == [-1, 1, -1, -1, 1, 1], "exact duplicates are near duplicates too"
 
 
-def test_unreadable_pictures_are_nobodys_duplicates(tmp_path: Path) -> None:
+def test_unreadable_images_are_nobodys_duplicates(tmp_path: Path) -> None:
     prints = _far_apart(4, tmp_path)
     prints.readable[:3] = False
     prints.digests[:3] = prints.bits[:3] = 0
@@ -101,7 +108,7 @@ def test_bits_are_compared_up_to_the_distance_wherever_they_differ(tmp_path: Pat
 
 
 @pytest.mark.parametrize("cell", [0, THUMB_BYTES - 1])
-def test_one_cell_of_another_shade_keeps_pictures_apart(tmp_path: Path, cell: int) -> None:
+def test_one_cell_of_another_shade_keeps_images_apart(tmp_path: Path, cell: int) -> None:
     prints = _far_apart(3, tmp_path)
     prints.bits[:] = prints.bits[0]
     prints.thumbs[:] = 100
@@ -111,7 +118,7 @@ def test_one_cell_of_another_shade_keeps_pictures_apart(tmp_path: Path, cell: in
 
 
 def test_groups_are_the_same_however_pairs_are_cut_into_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chains, stars and cliques among 300 pictures, against a plain search of the whole graph."""
+    """Chains, stars and cliques among 300 images, against a plain search of the whole graph."""
     generator = np.random.default_rng(3)
     prints = _far_apart(300, tmp_path)
     prints.thumbs[:] = 100

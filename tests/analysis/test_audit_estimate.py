@@ -46,7 +46,7 @@ def test_a_perfect_detector_is_believed() -> None:
 
 
 def test_an_error_that_was_never_seen_is_not_taken_for_impossible() -> None:
-    """Without a false alarm among 100 clean pictures, 30 reports among 10,000 may all be false."""
+    """Without a false alarm among 100 clean images, 30 reports among 10,000 may all be false."""
     found = estimate([30, 0, 9_970], np.diag([100, 100, 100]), NAMES, clean=2)
     assert found.categories["first"].low == 0
 
@@ -74,7 +74,7 @@ def test_a_larger_calibration_narrows_the_interval() -> None:
 
 
 def test_a_category_without_calibration_is_an_error_that_names_it() -> None:
-    with pytest.raises(ValueError, match=r"no picture of \['second'\]"):
+    with pytest.raises(ValueError, match=r"no image of \['second'\]"):
         estimate([1, 2, 3], np.diag([5, 0, 5]), NAMES, clean=2)
 
 

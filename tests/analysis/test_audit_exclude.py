@@ -25,9 +25,9 @@ def _data(folder: Path, *lines: str, images: str = "") -> DataConfig:
     return DataConfig(train=[str(folder / "train.jsonl")], images=images, exclude=[str(folder / "exclude.txt")])
 
 
-def test_listed_pictures_go_by_absolute_or_relative_path_and_all_else_stays(tmp_path: Path) -> None:
-    records = [_record(name, tmp_path / "pictures" / f"{name}.png") for name in "abcd"] + [_record("words")]
-    data = _data(tmp_path, line_of(str(tmp_path / "pictures" / "b.png")), "\n", line_of("pictures/./d.png"))
+def test_listed_images_go_by_absolute_or_relative_path_and_all_else_stays(tmp_path: Path) -> None:
+    records = [_record(name, tmp_path / "images" / f"{name}.png") for name in "abcd"] + [_record("words")]
+    data = _data(tmp_path, line_of(str(tmp_path / "images" / "b.png")), "\n", line_of("images/./d.png"))
     kept, dropped = exclude_images(records, data)
     assert [record.id for record in kept] == ["a", "c", "words"] and dropped == 2
     assert exclude_images(records, dataclasses.replace(data, exclude=[])) == (records, 0)
@@ -39,7 +39,7 @@ def test_relative_lines_start_from_the_folder_of_the_images(tmp_path: Path) -> N
     assert [record.id for record in kept] == ["b"]
 
 
-def test_one_listed_picture_is_enough_to_drop_a_record_of_several(tmp_path: Path) -> None:
+def test_one_listed_image_is_enough_to_drop_a_record_of_several(tmp_path: Path) -> None:
     records = [_record("two", tmp_path / "a.png", tmp_path / "b.png"), _record("one", tmp_path / "a.png")]
     kept, dropped = exclude_images(records, _data(tmp_path, "b.png\n"))
     assert [record.id for record in kept] == ["one"] and dropped == 1
@@ -85,9 +85,12 @@ def test_training_leaves_out_what_is_listed(tmp_path: Path, monkeypatch: pytest.
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     (tmp_path / "exclude.txt").write_text("".join(line_of(str(tmp_path / row["image"])) for row in rows[:3]))
     recipe = workshop.recipe(
-        base, data, tmp_path / "out", data={"train": [str(data)], "exclude": [str(tmp_path / "exclude.txt")]},
+        base,
+        data,
+        tmp_path / "out",
+        data={"train": [str(data)], "exclude": [str(tmp_path / "exclude.txt")]},
         optim={"batch_size": 3, "accumulation": 1},
-    )  # fmt: skip
+    )
     trainers = workshop.watch(monkeypatch)
     result = run.train(recipe)
     fed = {name for names in trainers[0].fed for name in names}

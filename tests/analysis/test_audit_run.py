@@ -20,16 +20,16 @@ import yaml
 
 from safevlm.__main__ import main
 from safevlm.analysis.audit import run
-from safevlm.analysis.audit.eye import Eye
-from safevlm.analysis.audit.gallery import picture_uri
-from safevlm.analysis.audit.parts import Parts
-from safevlm.analysis.audit.plan import Placed
-from safevlm.analysis.audit.run import Settings, audit
+from safevlm.analysis.audit.gallery import image_uri
+from safevlm.analysis.audit.plan import PlacedItem
+from safevlm.analysis.audit.risk_classifier import RiskClassifier
+from safevlm.analysis.audit.run import AuditSettings, audit
+from safevlm.analysis.audit.shards import Shards
 from safevlm.analysis.audit.sources import Item
 from safevlm.config import SafetyConfig
 from safevlm.data.exclude import line_of
 from safevlm.engine import Engine
-from safevlm.miniature import planted
+from safevlm.miniature import contamination
 from safevlm.model import loading
 from safevlm.taxonomy import CLEAN, DEFAULT
 from safevlm.types import Request
@@ -41,7 +41,7 @@ RESULTS = ("audit.parquet", "exclude.txt", "unreadable.jsonl", "summary.json", "
 
 
 def _model(folder: Path, **safety: Any) -> Path:
-    """A complete checkpoint with a random head whose verdicts hang on the picture."""
+    """A complete checkpoint with a random head whose verdicts hang on the image."""
     base = workshop.stock_folder(folder / "base")
     loaded = loading.load(base, safety=SafetyConfig(**{**tiny.SAFETY, **safety}))
     tiny.shake(loaded.model.safety_head, std=0.25)
@@ -53,22 +53,28 @@ def _model(folder: Path, **safety: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model`, `data/pictures`, `data/truth.jsonl`, `data/calibration`. Two pictures are broken. Read only."""
+    """`model`, `data/images`, `data/truth.jsonl`, `data/calibration`. Two images are broken. Read only."""
     home = tmp_path_factory.mktemp("audit")
     _model(home)
-    planted.write(home / "data", planted.PlantedConfig(n=N, risky=0.3, copies=0.1, calibration=200))
-    first, second, *_ = sorted((home / "data" / "pictures" / "00").iterdir())
+    contamination.write(home / "data", contamination.ContaminationConfig(n=N, risky=0.3, copies=0.1, calibration=200))
+    first, second, *_ = sorted((home / "data" / "images" / "00").iterdir())
     first.write_bytes(b"")
     second.write_bytes(b"this is text")
     return home
 
 
-def _settings(home: Path, out: Path, **changes: Any) -> Settings:
+def _settings(home: Path, out: Path, **changes: Any) -> AuditSettings:
     fields = {
-        "data": home / "data" / "pictures", "model": str(home / "model"), "out": out, "device": "cpu", "batch_size": 8,
-        "workers": 2, "threads": 1, "shard_size": 16,
-    }  # fmt: skip
-    return Settings(**{**fields, **changes})
+        "data": home / "data" / "images",
+        "model": str(home / "model"),
+        "out": out,
+        "device": "cpu",
+        "batch_size": 8,
+        "workers": 2,
+        "threads": 1,
+        "shard_size": 16,
+    }
+    return AuditSettings(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +93,17 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     return pq.read_table(out / "audit.parquet").to_pylist()
 
 
-def test_every_picture_is_in_the_result_once_and_in_order(home: Path, whole: Path) -> None:
+def test_every_image_is_in_the_result_once_and_in_order(home: Path, whole: Path) -> None:
     rows = _rows(whole)
-    names = sorted(path.relative_to(home / "data" / "pictures").as_posix()
-                   for path in (home / "data" / "pictures").rglob("*.*"))  # fmt: skip
+    names = sorted(
+        path.relative_to(home / "data" / "images").as_posix() for path in (home / "data" / "images").rglob("*.*")
+    )
     assert [row["path"] for row in rows] == names and [row["index"] for row in rows] == list(range(N))
     probabilities = [value for key, value in rows[5].items() if key.startswith("category_")]
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
-def test_unreadable_pictures_are_listed_and_end_nothing(whole: Path) -> None:
+def test_unreadable_images_are_listed_and_end_nothing(whole: Path) -> None:
     broken = [json.loads(line) for line in (whole / "unreadable.jsonl").read_text().splitlines()]
     assert [row["path"] for row in broken] == [row["path"] for row in _rows(whole)[:2]]
     assert "empty" in broken[0]["error"] and "not an image" in broken[1]["error"]
@@ -115,8 +122,8 @@ def test_verdicts_are_those_of_chat(home: Path, whole: Path) -> None:
 
 
 def test_the_llm_is_never_loaded(home: Path) -> None:
-    eye = Eye.load(home / "model", device=torch.device("cpu"))
-    assert not [name for name, _ in eye.model.named_parameters() if "language_model.layers" in name]
+    classifier = RiskClassifier.load(home / "model", device=torch.device("cpu"))
+    assert not [name for name, _ in classifier.model.named_parameters() if "language_model.layers" in name]
 
 
 def test_copies_are_grouped(home: Path, whole: Path) -> None:
@@ -126,7 +133,7 @@ def test_copies_are_grouped(home: Path, whole: Path) -> None:
     copies = [truth for truth in truths if truth["image"] != truth["group"]]
     assert copies
     for truth in copies:
-        copy, original = (place[truth[key].removeprefix("pictures/")] for key in ("image", "group"))
+        copy, original = (place[truth[key].removeprefix("images/")] for key in ("image", "group"))
         if original["error"]:
             continue
         assert copy["near_group"] == original["near_group"] is not None
@@ -138,15 +145,15 @@ def test_an_interrupted_audit_goes_on_to_the_identical_result(
     home: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    write = Parts.write
+    write = Shards.write
 
-    def breaking(self: Parts, shard: int, rows: Any) -> None:
+    def breaking(self: Shards, shard: int, rows: Any) -> None:
         if shard == 2 and len(written) == 2:
             raise KeyboardInterrupt
         written.append(shard)
         write(self, shard, rows)
 
-    monkeypatch.setattr(Parts, "write", breaking)
+    monkeypatch.setattr(Shards, "write", breaking)
     with pytest.raises(KeyboardInterrupt):
         audit(_settings(home, tmp_path / "out"))
     written.append(-1)
@@ -171,9 +178,13 @@ def test_batches_do_not_depend_on_how_many_threads_decode(home: Path, whole: Pat
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"batch_size": 4}, "batch_size: 8, now 4"), ({"shard_size": 8}, "shard_size: 16, now 8"),
-     ({"threads": 2}, "threads: 1, now 2"), ({"data": "data/calibration"}, "data_digest")],
-)  # fmt: skip
+    [
+        ({"batch_size": 4}, "batch_size: 8, now 4"),
+        ({"shard_size": 8}, "shard_size: 16, now 8"),
+        ({"threads": 2}, "threads: 1, now 2"),
+        ({"data": "data/calibration"}, "data_digest"),
+    ],
+)
 def test_parts_of_two_settings_never_meet(home: Path, whole: Path, change: dict[str, Any], named: str) -> None:
     before = _results(whole)
     change = {key: home / value if key == "data" else value for key, value in change.items()}
@@ -220,7 +231,7 @@ def test_a_calibration_corrects_the_counts(home: Path, tmp_path: Path) -> None:
     audit(_settings(home, tmp_path, calibration=home / "data" / "calibration" / "truth.jsonl"))
     summary = json.loads((tmp_path / "summary.json").read_text())
     total = sum(count["value"] for count in summary["estimate"]["categories"].values())
-    assert total == pytest.approx(N - 2, abs=1), "unreadable pictures are nobody's"
+    assert total == pytest.approx(N - 2, abs=1), "unreadable images are nobody's"
     assert all(one["low"] <= one["value"] <= one["high"] for one in summary["estimate"]["categories"].values())
 
 
@@ -239,7 +250,7 @@ def test_the_gallery_is_one_file_that_loads_nothing_and_runs_nobodys_code(home: 
     folder = tmp_path / "data"
     folder.mkdir()
     name = '"><img src=x onerror=alert(1)>.png'
-    (folder / name).write_bytes((home / "data" / "pictures" / "00" / "00005.png").read_bytes())
+    (folder / name).write_bytes((home / "data" / "images" / "00" / "00005.png").read_bytes())
     audit(_settings(home, tmp_path / "out", data=folder, threshold=1e-6))
     page = (tmp_path / "out" / "gallery.html").read_text()
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
@@ -256,8 +267,8 @@ def test_the_gallery_shows_the_surest_of_each_category(home: Path, whole: Path, 
         rows.sort(key=lambda row: (-row[f"category_{name}"], row["index"]))
         assert all((f">{row['path']}<" in page) == (at < top) for at, row in enumerate(rows))
         for row in rows[:top]:
-            uri = picture_uri(Placed(0, 0, Item(0, row["path"], file=row["file"])))
-            assert uri and f'src="{uri}"' in page, "a card must show its own picture"
+            uri = image_uri(PlacedItem(0, 0, Item(0, row["path"], file=row["file"])))
+            assert uri and f'src="{uri}"' in page, "a card must show its own image"
 
 
 def test_a_head_that_reads_text_is_asked_one_question(home: Path, tmp_path: Path) -> None:
@@ -279,7 +290,7 @@ def test_a_model_without_a_head_is_refused(home: Path, tmp_path: Path) -> None:
 def test_the_speed_is_compared_in_the_same_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safevlm.analysis.audit.bench.ROUNDS", 1)
     outcome = audit(_settings(home, tmp_path, bench=True))
-    assert outcome.bench is not None and outcome.bench["pictures"] == N - 2
+    assert outcome.bench is not None and outcome.bench["images"] == N - 2
     assert set(outcome.bench["per_second"]) == {"tower", "judge", "read tower", "audit"}
     assert json.loads((tmp_path / run.BENCH).read_text()) == outcome.bench
 
@@ -288,23 +299,40 @@ def test_the_command_prints_what_it_found(home: Path, tmp_path: Path, capsys: py
     words = _words(home, tmp_path / "out")
     assert main([*words, "--threshold", "0.3"]) == 0
     said = capsys.readouterr().out
-    assert f"{N} pictures looked at" in said and "2 unreadable" in said and "not corrected" in said
+    assert f"{N} images looked at" in said and "2 unreadable" in said and "not corrected" in said
     assert main([*words, "--threshold", "2"]) == 1
     assert "--threshold 2.0: not a probability" in capsys.readouterr().err
 
 
 def _words(home: Path, out: Path) -> list[str]:
     return [
-        "audit", str(home / "data" / "pictures"), "--model", str(home / "model"), "--out", str(out), "--device", "cpu",
-        "--batch-size", "8", "--workers", "2", "--threads", "1", "--shard-size", "16",
-    ]  # fmt: skip
+        "audit",
+        str(home / "data" / "images"),
+        "--model",
+        str(home / "model"),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--batch-size",
+        "8",
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--shard-size",
+        "16",
+    ]
 
 
 def _start(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "safevlm", *words], env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        [sys.executable, "-m", "safevlm", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 @pytest.mark.slow
@@ -348,7 +376,7 @@ def test_the_planted_set_holds_exactly_what_was_asked_for(home: Path) -> None:
     assert all(labels[truth["group"]] == (truth["safe_type"], truth["safe_level"]) for truth in truths)
 
 
-def test_memory_for_duplicates_is_bytes_per_picture(tmp_path: Path) -> None:
+def test_memory_for_duplicates_is_bytes_per_image(tmp_path: Path) -> None:
     from safevlm.analysis.audit.duplicates import Fingerprints
 
     prints = Fingerprints.room(1_000, tmp_path)

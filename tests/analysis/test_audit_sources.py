@@ -1,4 +1,4 @@
-"""Every kind of data gives the same pictures, in a fixed order, with flat memory; a broken one is not the end."""
+"""Every kind of data gives the same images, in a fixed order, with flat memory; a broken one is not the end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from safevlm.analysis.audit.pictures import content, read
-from safevlm.analysis.audit.plan import Placed, make_plan, share_of
+from safevlm.analysis.audit.images import content, read
+from safevlm.analysis.audit.plan import PlacedItem, make_plan, share_of
 from safevlm.analysis.audit.sources import Item, TarFile, open_source
 from tests.training import workshop
 
-PICTURES = 7
+IMAGES = 7
 
 
 def _png(seed: int) -> bytes:
@@ -30,7 +30,7 @@ def _png(seed: int) -> bytes:
     return file.getvalue()
 
 
-DATA = [_png(seed) for seed in range(PICTURES)]
+DATA = [_png(seed) for seed in range(IMAGES)]
 
 
 def _folder(home: Path) -> Path:
@@ -38,14 +38,14 @@ def _folder(home: Path) -> Path:
         path = home / "folder" / f"{index // 3}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    (home / "folder" / "notes.txt").write_text("no picture")
+    (home / "folder" / "notes.txt").write_text("no image")
     (home / "folder" / ".hidden.png").write_bytes(DATA[0])
     return home / "folder"
 
 
 def _records(home: Path, suffix: str) -> Path:
     _folder(home)
-    rows = [{"id": f"r{index}", "image": f"folder/{index // 3}/{index}.png"} for index in range(PICTURES - 2)]
+    rows = [{"id": f"r{index}", "image": f"folder/{index // 3}/{index}.png"} for index in range(IMAGES - 2)]
     rows += [{"id": "text only"}, {"id": "two", "image": ["folder/1/5.png", "folder/2/6.png"]}]
     text = json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
     (home / f"records{suffix}").write_text(text)
@@ -53,7 +53,7 @@ def _records(home: Path, suffix: str) -> Path:
 
 
 def _parquet(home: Path, kind: str) -> Path:
-    paths = [f"folder/{index // 3}/{index}.png" for index in range(PICTURES)]
+    paths = [f"folder/{index // 3}/{index}.png" for index in range(IMAGES)]
     columns = {
         "struct": [{"bytes": data, "path": "x.png"} for data in DATA],
         "struct paths": [{"bytes": None, "path": path} for path in paths],
@@ -61,16 +61,16 @@ def _parquet(home: Path, kind: str) -> Path:
         "text": paths,
     }
     _folder(home)
-    table = pa.table({"id": list(range(PICTURES)), "image": columns[kind]})
+    table = pa.table({"id": list(range(IMAGES)), "image": columns[kind]})
     pq.write_table(table, home / "data.parquet", row_group_size=3)
     return home / "data.parquet"
 
 
-def _tar(home: Path, suffix: str, members: int = PICTURES) -> Path:
+def _tar(home: Path, suffix: str, members: int = IMAGES) -> Path:
     path = home / f"data{suffix}"
     with tarfile.open(path, "w" if suffix == ".tar" else "w:gz") as tar:
         for index in range(members):
-            for name, data in ((f"a/{index:04d}.left.png", DATA[index % PICTURES]), (f"a/{index:04d}.json", b"{}")):
+            for name, data in ((f"a/{index:04d}.left.png", DATA[index % IMAGES]), (f"a/{index:04d}.json", b"{}")):
                 header = tarfile.TarInfo(name)
                 header.size = len(data)
                 tar.addfile(header, io.BytesIO(data))
@@ -91,27 +91,27 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_data_gives_the_same_pictures_in_order(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_data_gives_the_same_images_in_order(tmp_path: Path, kind: str) -> None:
     plan = make_plan(open_source(KINDS[kind](tmp_path)), size=3)
     placed = list(plan.items(range(plan.shards)))
-    assert plan.pictures == PICTURES and [one.index for one in placed] == list(range(PICTURES))
+    assert plan.images == IMAGES and [one.index for one in placed] == list(range(IMAGES))
     assert [one.shard for one in placed] == [0, 0, 0, 1, 1, 1, 2]
     assert [content(one.item) for one in placed] == DATA
-    assert len({one.item.path for one in placed}) == PICTURES, "names must tell pictures apart"
+    assert len({one.item.path for one in placed}) == IMAGES, "names must tell images apart"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_some_shards_or_some_pictures_can_be_asked_for(tmp_path: Path, kind: str) -> None:
+def test_some_shards_or_some_images_can_be_asked_for(tmp_path: Path, kind: str) -> None:
     plan = make_plan(open_source(KINDS[kind](tmp_path)), size=2)
     everything = {one.index: (one.item.path, content(one.item)) for one in plan.items(range(plan.shards))}
     some = list(plan.items({1, 3}))
-    assert [one.index for one in some] == [2, 3, 6] and plan.pictures_of({1, 3}) == 3
+    assert [one.index for one in some] == [2, 3, 6] and plan.images_of({1, 3}) == 3
     single = list(plan.items_at({0, 5}))
     assert [one.index for one in single] == [0, 5]
     assert all((one.item.path, content(one.item)) == everything[one.index] for one in [*some, *single])
 
 
-def test_names_say_where_a_picture_is(tmp_path: Path) -> None:
+def test_names_say_where_an_image_is(tmp_path: Path) -> None:
     def first(kind: str) -> Item:
         home = tmp_path / kind.replace(" ", "_")
         home.mkdir(exist_ok=True)
@@ -129,10 +129,12 @@ def test_a_folder_of_archives_is_all_of_them_and_no_shard_crosses_a_border(tmp_p
         KINDS[kind](tmp_path)
     plan = make_plan(open_source(tmp_path), size=4)
     names = [one.item.path.split("!")[0].split("#")[0] for one in plan.items(range(plan.shards))]
-    assert [name for at, name in enumerate(names) if at % PICTURES == 0][:3] == [
-        "data.parquet", "data.tar", "data.tar.gz",
-    ]  # fmt: skip
-    assert plan.pictures == 4 * PICTURES, "three archives, and the loose pictures beside them"
+    assert [name for at, name in enumerate(names) if at % IMAGES == 0][:3] == [
+        "data.parquet",
+        "data.tar",
+        "data.tar.gz",
+    ]
+    assert plan.images == 4 * IMAGES, "three archives, and the loose images beside them"
     assert plan.shards == 4 * 2
     shards = [one.shard for one in plan.items(range(plan.shards))]
     assert shards == sorted(shards) and set(shards) == set(range(8))
@@ -166,7 +168,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, kind: str, path: str) -
     assert "leads out of" in item.error and not item.file
 
 
-def test_an_archive_that_breaks_off_keeps_its_whole_pictures_and_says_so(tmp_path: Path) -> None:
+def test_an_archive_that_breaks_off_keeps_its_whole_images_and_says_so(tmp_path: Path) -> None:
     for suffix in (".tar", ".tar.gz"):
         path = _tar(tmp_path, suffix, 40)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -181,7 +183,7 @@ def test_a_file_that_is_no_archive_is_one_unreadable_item(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(b"this is no archive" * 100)
     plan = make_plan(open_source(tmp_path / name), size=9)
     [placed] = plan.items({0})
-    assert placed.item.error and plan.pictures == 1
+    assert placed.item.error and plan.images == 1
 
 
 def test_a_tar_costs_no_memory_per_member(tmp_path: Path) -> None:
@@ -201,18 +203,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_picture_is_an_error_that_says_why(name: str) -> None:
+def test_a_broken_image_is_an_error_that_says_why(name: str) -> None:
     data, reason = BROKEN[name]
-    picture = read(Placed(0, 0, Item(0, "x.png", data=data)), workshop.processor().image_processor)
-    assert reason in picture.error and picture.pixels is None and "x.png" not in picture.error
+    image = read(PlacedItem(0, 0, Item(0, "x.png", data=data)), workshop.processor().image_processor)
+    assert reason in image.error and image.pixels is None and "x.png" not in image.error
 
 
 def test_a_ribbon_is_refused_before_it_is_blown_up() -> None:
     """1 x 40,000 pixels are few; resized to a shorter side of 336 they would be gigabytes."""
     file = io.BytesIO()
     Image.new("RGB", (40_000, 1)).save(file, "PNG")
-    picture = read(Placed(0, 0, Item(0, "x.png", data=file.getvalue())), workshop.processor().image_processor)
-    assert "too long and narrow" in picture.error
+    image = read(PlacedItem(0, 0, Item(0, "x.png", data=file.getvalue())), workshop.processor().image_processor)
+    assert "too long and narrow" in image.error
 
 
 def test_the_model_gets_the_pixels_that_chat_gets(tmp_path: Path) -> None:
@@ -223,15 +225,19 @@ def test_the_model_gets_the_pixels_that_chat_gets(tmp_path: Path) -> None:
 
     for path in sorted(tmp_path.iterdir()):
         chat = processor([open_image(path)], return_tensors="np")["pixel_values"][0]
-        picture = read(Placed(0, 0, Item(0, path.name, file=str(path))), processor)
-        assert np.array_equal(picture.pixels, chat)
+        image = read(PlacedItem(0, 0, Item(0, path.name, file=str(path))), processor)
+        assert np.array_equal(image.pixels, chat)
 
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [("nothing.json", "no such file"), ("notes.txt", "unknown kind of data"), ("empty", "no picture"),
-     ("bad.json", "malformed JSON")],
-)  # fmt: skip
+    [
+        ("nothing.json", "no such file"),
+        ("notes.txt", "unknown kind of data"),
+        ("empty", "no image"),
+        ("bad.json", "malformed JSON"),
+    ],
+)
 def test_data_that_cannot_be_audited_is_an_error_that_says_what_can(tmp_path: Path, data: str, told: str) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
@@ -240,7 +246,7 @@ def test_data_that_cannot_be_audited_is_an_error_that_says_what_can(tmp_path: Pa
         make_plan(open_source(tmp_path / data), size=3)
 
 
-def test_a_parquet_without_pictures_names_its_columns(tmp_path: Path) -> None:
+def test_a_parquet_without_images_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"caption": ["a"], "score": [1.0]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="caption"):
         make_plan(open_source(tmp_path / "x.parquet"), size=3)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from safevlm.__main__ import main
-from safevlm.analysis import calibration, features, looking, tsne
-from safevlm.analysis.pictures import read_sets
+from safevlm.analysis import calibration, detection, features, tsne
+from safevlm.analysis.labelled_images import read_sets
 from safevlm.commands import FAILED, OK
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
@@ -52,7 +52,7 @@ def _drawn(out: Path, names: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_tsne_gives_points_numbers_and_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tsne_gives_points_numbers_and_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = _analyze(place, "tsne", "tsne", *WORDS)
     numbers = _summary(out)
     _drawn(out, numbers["files"])
@@ -70,10 +70,13 @@ def test_same_seed_gives_the_same_bytes(place: Path) -> None:
         assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between two runs"
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 pictures"),
-    (("--spaces", "pixels"), "--spaces"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 images"),
+        (("--spaces", "pixels"), "--spaces"),
+    ],
+)
 def test_wrong_flag_is_named(
     place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
 ) -> None:
@@ -83,21 +86,21 @@ def test_wrong_flag_is_named(
 
 
 def test_features_are_those_of_the_model_and_of_the_engine(place: Path) -> None:
-    """Batched looking gives each picture's own tensors, and the verdict that chat would give."""
-    loaded = looking.load(place / "model", "cpu")
+    """Batched looking gives each image's own tensors, and the verdict that chat would give."""
+    loaded = detection.load(place / "model", "cpu")
     sets = read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)
-    pictures = sets[0].pictures[:5]
-    guard = looking.detector(loaded, "safety-head", Policy(DEFAULT), sets)
-    found = features.extract(loaded, guard, pictures, batch_size=3)
+    images = sets[0].images[:5]
+    guard = detection.detector(loaded, "safety-head", Policy(DEFAULT), sets)
+    found = features.extract(loaded, guard, images, batch_size=3)
     engine = Engine.load(place / "model", device="cpu")
     model = engine.loaded.safe_llava
-    for at, picture in enumerate(pictures):
-        alone = Request(picture.request.text, picture.request.images)
+    for at, image in enumerate(images):
+        alone = Request(image.request.text, image.request.images)
         verdict = engine.look(alone)
         assert found.verdicts[at].category == verdict.category
         assert found.verdicts[at].category_probabilities == pytest.approx(verdict.category_probabilities, abs=1e-5)
         with torch.no_grad():
-            seen = engine._sights([alone])[0].vision
+            seen = engine._encode_images([alone])[0].vision
             ours = model.safety_features(seen.patches).mean((0, 1))
             read_out = model.safety_head.category(torch.tensor(found.spaces["head"][at])).softmax(-1)
         assert found.spaces["patches"][at] == pytest.approx(seen.patches.mean((0, 1)).numpy(), abs=1e-5)
@@ -106,10 +109,10 @@ def test_features_are_those_of_the_model_and_of_the_engine(place: Path) -> None:
         assert read_out.tolist() == pytest.approx(list(verdict.category_probabilities.values()), abs=1e-5)
 
 
-def test_at_most_so_many_pictures_are_drawn_and_in_order(place: Path) -> None:
+def test_at_most_so_many_images_are_drawn_and_in_order(place: Path) -> None:
     sets = read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)
-    drawn = [picture.place for _, picture in tsne.drawn(sets, 10, seed=0)]
-    everything = [picture.place for picture in sets[0].pictures]
+    drawn = [image.place for _, image in tsne.drawn(sets, 10, seed=0)]
+    everything = [image.place for image in sets[0].images]
     assert len(drawn) == 10 and drawn == [place for place in everything if place in drawn]
 
 
@@ -123,7 +126,7 @@ def test_head_measures_every_group(place: Path) -> None:
     _drawn(out, numbers["files"])
     assert set(numbers["sets"]) == {"harmful_seen", "harmful_unseen", "typographic", "benign", "lookalike", "all"}
     assert numbers["sets"]["all"]["n"] == 40
-    assert numbers["sets"]["harmful_unseen"]["risk"]["negatives"] == 16, "clean pictures of the other sets"
+    assert numbers["sets"]["harmful_unseen"]["risk"]["negatives"] == 16, "clean images of the other sets"
 
 
 def test_oracle_is_always_right(place: Path) -> None:
@@ -146,16 +149,17 @@ def test_written_calibration_is_what_chat_uses(place: Path) -> None:
     out = _analyze(place, "calibration", "calibration", *EASY, "--write", model="own")
     numbers = _summary(out)
     _drawn(out, numbers["files"])
-    own, file = Engine.load(place / "own", device="cpu"), Engine.load(
-        place / "model", device="cpu", policy=out / "policy.yaml"
+    own, file = (
+        Engine.load(place / "own", device="cpu"),
+        Engine.load(place / "model", device="cpu", policy=out / "policy.yaml"),
     )
     assert own.defense.policy == file.defense.policy, "config.json and policy.yaml disagree"
     assert own.defense.policy.calibration["safety-head"].risk == numbers["chosen"]
-    for picture in read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)[0].pictures[:8]:
-        verdict = own.look(picture.request)
+    for image in read_sets([str(place / "data" / "eval.jsonl")], DEFAULT)[0].images[:8]:
+        verdict = own.look(image.request)
         reached = sum(p for name, p in verdict.category_probabilities.items() if name != "clean") >= numbers["chosen"]
         assert verdict.is_clean != reached
-        assert verdict == file.look(picture.request)
+        assert verdict == file.look(image.request)
 
 
 @pytest.mark.slow
@@ -197,18 +201,27 @@ def test_trials_report_every_rule(place: Path) -> None:
     assert set(numbers["measured"]) == {"held-out half", "fresh"}
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (("--confidence", "0.99"), "too few"),
-    ((*EASY, "--trials", "3", "--per-category"), "--trials|too few"),
-    ((*EASY, "--defense", "oracle"), "no probabilities"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--confidence", "0.99"), "too few"),
+        ((*EASY, "--trials", "3", "--per-category"), "--trials|too few"),
+        ((*EASY, "--defense", "oracle"), "no probabilities"),
+    ],
+)
 def test_what_cannot_be_calibrated_is_an_error(place: Path, flags: tuple[str, ...], told: str) -> None:
     data = (str(place / "data" / "eval.jsonl"),)
     given = dict(zip((flag.lstrip("-").replace("-", "_") for flag in flags[::2]), flags[1::2], strict=False))
     options = calibration.CalibrationOptions(
-        str(place / "model"), data, place / "x", defense=given.get("defense", "safety-head"),
-        target_fpr=float(given.get("target_fpr", 0.05)), confidence=float(given.get("confidence", 0.95)),
-        trials=int(given.get("trials", 0)), per_category="--per-category" in flags, device="cpu",
-    )  # fmt: skip
+        str(place / "model"),
+        data,
+        place / "x",
+        defense=given.get("defense", "safety-head"),
+        target_fpr=float(given.get("target_fpr", 0.05)),
+        confidence=float(given.get("confidence", 0.95)),
+        trials=int(given.get("trials", 0)),
+        per_category="--per-category" in flags,
+        device="cpu",
+    )
     with pytest.raises(ValueError, match=told):
         calibration.run(options)

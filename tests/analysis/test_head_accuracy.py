@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from safevlm.analysis.curves import curves
 from safevlm.analysis.head_accuracy import determination, level_from_category, measure, one_versus_rest
-from safevlm.analysis.verdicts import Judged, confusion, union
+from safevlm.analysis.verdicts import DetectorVerdicts, confusion, union
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from tests.analysis import scenes
 
@@ -22,7 +22,7 @@ PAIRS = [
 ]
 
 
-def _made() -> Judged:
+def _made() -> DetectorVerdicts:
     return scenes.judged(PAIRS)
 
 
@@ -41,7 +41,7 @@ def test_accuracy_f1_and_confusion_are_what_they_are_called() -> None:
     assert found["category"]["by_name"]["illegal"]["accuracy"]["value"] == pytest.approx(2 / 3)
 
 
-def test_false_positives_are_clean_pictures_that_were_flagged() -> None:
+def test_false_positives_are_clean_images_that_were_flagged() -> None:
     risk = measure(_made(), DEFAULT, seed=0)["risk"]
     assert (risk["false_positive_rate"]["value"], risk["false_positive_rate"]["n"]) == (0.5, 2)
     assert (risk["recall"]["value"], risk["recall"]["n"]) == (0.75, 4)
@@ -55,8 +55,11 @@ def test_level_from_category_is_the_commonest_level() -> None:
 def test_level_that_is_a_function_of_category_is_told_by_it() -> None:
     pairs = [(("illegal", "must_refuse"), (CLEAN, SAFE), 1.0), ((CLEAN, SAFE), (CLEAN, SAFE), 1.0)]
     assert determination(scenes.judged(pairs * 5)) == pytest.approx(1)
-    apart = [((category, level), (CLEAN, SAFE), 1.0) for category in ("illegal", "privacy")
-             for level in ("careful", "must_refuse")]  # fmt: skip
+    apart = [
+        ((category, level), (CLEAN, SAFE), 1.0)
+        for category in ("illegal", "privacy")
+        for level in ("careful", "must_refuse")
+    ]
     assert determination(scenes.judged(apart)) == pytest.approx(0, abs=1e-12)
 
 
@@ -70,16 +73,18 @@ def test_curves_are_scikit_learns_ties_included() -> None:
     assert found.auroc.low < found.auroc.value < found.auroc.high
 
 
-def test_curves_need_both_kinds_of_picture() -> None:
+def test_curves_need_both_kinds_of_image() -> None:
     assert curves(np.ones(3), np.ones(3, dtype=bool), 0) is None
 
 
 def test_detector_without_probabilities_has_no_curves() -> None:
     made = _made()
-    bare = Judged("bare", made.pictures, tuple(type(made.verdicts[0])(v.level, v.category) for v in made.verdicts))
+    bare = DetectorVerdicts(
+        "bare", made.images, tuple(type(made.verdicts[0])(v.level, v.category) for v in made.verdicts)
+    )
     assert bare.risk is None and one_versus_rest(bare, DEFAULT, 0) == {}
     assert measure(bare, DEFAULT, 0)["category"]["accuracy"] == measure(made, DEFAULT, 0)["category"]["accuracy"]
 
 
-def test_union_holds_every_picture_once() -> None:
+def test_union_holds_every_image_once() -> None:
     assert len(union([_made(), _made()])) == 12

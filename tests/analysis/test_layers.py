@@ -13,14 +13,14 @@ import torch
 
 from safevlm.__main__ import main
 from safevlm.analysis import layers
+from safevlm.analysis.labelled_images import LabelledImage
 from safevlm.analysis.layer_gaps import angle, curve, drawn_gap, pair_means
 from safevlm.analysis.layer_states import last_states, states
 from safevlm.analysis.layers import IMAGE, Pool, measured, pool_of, read_words, safety_layers
-from safevlm.analysis.pictures import Labelled
 from safevlm.commands import FAILED, OK
 from safevlm.defenses import Defense, Inputs, Policy
 from safevlm.engine import Engine
-from safevlm.miniature import twins
+from safevlm.miniature import matched_pairs
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Request, Verdict
 from tests import tiny
@@ -43,9 +43,9 @@ def _sides(normal: int, malicious: int) -> np.ndarray:
 
 
 def _requests(count: int) -> list[Request]:
-    """With and without a picture, of different lengths."""
+    """With and without an image, of different lengths."""
     return [
-        Request("How do I use it? " * (1 + at % 3), (engines.picture(at),) if at % 4 else (), id=str(at))
+        Request("How do I use it? " * (1 + at % 3), (engines.image(at),) if at % 4 else (), id=str(at))
         for at in range(count)
     ]
 
@@ -172,7 +172,7 @@ def test_no_hook_stays_behind() -> None:
     assert [list(block._forward_hooks) for block in blocks] == before
 
 
-# --- defences ---------------------------------------------------------------------------------------------------------
+# --- defenses ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_defense_that_changes_nothing_gives_exactly_the_image_curve() -> None:
@@ -250,8 +250,8 @@ def test_a_broken_defense_stops_the_analysis() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(text: str, category: str = CLEAN) -> Labelled:
-    return Labelled(Request(text, id=text), text, category, SAFE if category == CLEAN else "may_refuse")
+def _labelled(text: str, category: str = CLEAN) -> LabelledImage:
+    return LabelledImage(Request(text, id=text), text, category, SAFE if category == CLEAN else "may_refuse")
 
 
 def test_equal_requests_count_once_and_sides_are_limited() -> None:
@@ -266,10 +266,10 @@ def test_equal_requests_count_once_and_sides_are_limited() -> None:
 
 
 def test_twins_ask_the_same_questions_on_both_sides(tmp_path: Path) -> None:
-    twins.write(tmp_path, per_side=12)
+    matched_pairs.write(tmp_path, per_side=12)
     words = read_words([str(tmp_path / "words.jsonl")], DEFAULT)
     assert {row.is_clean for row in words} == {True, False} and len(words) == 216
-    rows = [json.loads(line) for line in (tmp_path / "pictures.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "images.jsonl").read_text(encoding="utf-8").splitlines()]
     asked = [sorted(row["question"] for row in rows if (row["level"] == SAFE) == clean) for clean in (True, False)]
     assert asked[0] == asked[1] and len(set(asked[0])) == 4
 
@@ -280,13 +280,13 @@ def test_twins_ask_the_same_questions_on_both_sides(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layers")
-    twins.write(folder, per_side=12)
+    matched_pairs.write(folder, per_side=12)
     scenes.checkpoint(folder / "model")
     return folder
 
 
 def _analyze(place: Path, *flags: str) -> int:
-    where = ["--model", str(place / "model"), "--data", str(place / "pictures.jsonl"), "--out", str(place / "out")]
+    where = ["--model", str(place / "model"), "--data", str(place / "images.jsonl"), "--out", str(place / "out")]
     return main(["analyze", "layers", *where, *flags])
 
 
@@ -305,11 +305,14 @@ def test_command_writes_figure_and_numbers(place: Path, capsys: pytest.CaptureFi
     assert "static-prompt" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (("--defense", "nobody"), "unknown defense 'nobody'"),
-    (("--text", "{place}/pictures.jsonl"), "--text: 0 different normal requests"),
-    (("--per-side", "3"), "--per-side"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--defense", "nobody"), "unknown defense 'nobody'"),
+        (("--text", "{place}/images.jsonl"), "--text: 0 different normal requests"),
+        (("--per-side", "3"), "--per-side"),
+    ],
+)
 def test_wrong_flag_is_named(place: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str], told: str) -> None:
     assert _analyze(place, *(flag.format(place=place) for flag in flags)) == FAILED
     assert told in capsys.readouterr().err

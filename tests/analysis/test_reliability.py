@@ -51,7 +51,7 @@ def test_error_of_known_bins() -> None:
     assert [(one.n, one.right) for one in found] == [(10, 0.0), (10, 1.0)]
 
 
-def test_many_pictures_are_tempered_as_one_is() -> None:
+def test_many_images_are_tempered_as_one_is() -> None:
     table = np.random.default_rng(0).dirichlet(np.ones(5), size=20)
     table[0] = [1, 0, 0, 0, 0]
     for row, got in zip(table, reliability.tempered(table, 2.5), strict=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from safevlm.analysis import looking
-from safevlm.analysis.pictures import read_sets
+from safevlm.analysis import detection
+from safevlm.analysis.labelled_images import read_sets
 from safevlm.analysis.safe_clip import TAUS, main
 from safevlm.defenses.bank import read_bank, write_bank
 from safevlm.defenses.safe_clip import READINGS, SafeClipDetector
@@ -22,7 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     workshop.stock_folder(home / "base")
     workshop.save_rows(home / "data" / "some.jsonl", workshop.rows(home / "data"))
-    write_bank(banks.bank(looking.load(home / "base").safe_llava, tau=0.2), home / "own.safetensors")
+    write_bank(banks.bank(detection.load(home / "base").safe_llava, tau=0.2), home / "own.safetensors")
     return home
 
 
@@ -33,14 +33,14 @@ def test_shares_are_the_detectors(home: Path) -> None:
     assert main([*words, "--out", str(out), "--summary", str(home / "summary.json")]) == 0
     table = json.loads(out.read_text(encoding="utf-8"))
     assert table["defenses"] == {"miniature": {}}
-    loaded, sets = looking.load(home / "base"), read_sets([data], DEFAULT, by_group=True)
+    loaded, sets = detection.load(home / "base"), read_sets([data], DEFAULT, by_group=True)
     bank = read_bank(home / "own.safetensors", DEFAULT)
     for reading in READINGS:
         guard = SafeClipDetector(bank, DEFAULT, reading)
-        verdicts = looking.look_at(loaded, sets[0].pictures, guard.detect)
+        verdicts = detection.detect_all(loaded, sets[0].images, guard.detect)
         found = table["banks"]["mine"]["readings"][reading]
         assert found["at_tau"]["some"]["flagged"]["value"] == _share([not one.is_clean for one in verdicts])
-        pairs = list(zip(verdicts, sets[0].pictures, strict=True))
+        pairs = list(zip(verdicts, sets[0].images, strict=True))
         right = [not one.is_clean and one.category == row.category for one, row in pairs]
         assert found["at_tau"]["some"]["flagged_as_its_category"]["value"] == _share(right)
         false_alarms = [not one.is_clean for one, row in pairs if row.is_clean]

@@ -23,7 +23,7 @@ def test_silhouette_is_scikit_learns() -> None:
     assert ours == pytest.approx(silhouette_samples(separation.standardised(vectors), labels), abs=1e-9)
 
 
-def test_label_of_a_single_picture_has_silhouette_zero() -> None:
+def test_label_of_a_single_image_has_silhouette_zero() -> None:
     vectors, labels = _clouds(1.0)
     labels[0] = "alone"
     ours = separation.separation(vectors, labels).silhouette

@@ -1,4 +1,4 @@
-"""A promise about false positives holds on fresh pictures, as often as it says, whatever the scores look like."""
+"""A promise about false positives holds on fresh images, as often as it says, whatever the scores look like."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_average_rank_is_split_conformals() -> None:
 
 
 @pytest.mark.parametrize("promise", [Promise(0.05, None), Promise(0.05, 0.95), Promise(0.01, 0.9)])
-def test_too_few_clean_pictures_are_an_error_that_says_how_many(promise: Promise) -> None:
+def test_too_few_clean_images_are_an_error_that_says_how_many(promise: Promise) -> None:
     fewest = promise.fewest()
     assert promise.rank(fewest) == fewest
     with pytest.raises(ValueError, match=str(fewest)):
@@ -68,7 +68,7 @@ def test_average_promise_holds_on_average() -> None:
 
 
 def test_ties_do_not_break_the_promise() -> None:
-    """Half of the clean pictures share one risk; a threshold that they reach would flag them all."""
+    """Half of the clean images share one risk; a threshold that they reach would flag them all."""
     risk = np.array([0.5] * 100 + [0.1] * 100)
     data = Risks(risk, np.zeros(200, dtype=np.int64), np.zeros(200, dtype=bool))
     found = choose(data, Promise(0.1, 0.9), NAMES, spend_all=True)
@@ -83,16 +83,16 @@ def test_raising_costs_no_recall_on_the_data() -> None:
     assert np.array_equal(flagged(data, high, NAMES)[data.risky], flagged(data, low, NAMES)[data.risky])
 
 
-def test_category_that_no_clean_picture_resembles_starts_above_zero() -> None:
+def test_category_that_no_clean_image_resembles_starts_above_zero() -> None:
     data = Risks(np.full(1000, 0.4), np.zeros(1000, dtype=np.int64), np.zeros(1000, dtype=bool))
     found = choose(data, Promise(0.1, 0.9), NAMES, per_category=True, spend_all=True)
     assert found["one"] > 0.4
-    assert found["two"] == thresholds.SMALLEST, "0 would be reached by pictures of every other category"
+    assert found["two"] == thresholds.SMALLEST, "0 would be reached by images of every other category"
     raised = choose(data, Promise(0.1, 0.9), NAMES, per_category=True)
-    assert raised["two"] == 0.5, "a category without a risky picture to show where it starts"
+    assert raised["two"] == 0.5, "a category without a risky image to show where it starts"
 
 
-def test_clean_pictures_of_the_greatest_risk_are_an_error() -> None:
+def test_clean_images_of_the_greatest_risk_are_an_error() -> None:
     data = Risks(np.ones(200), np.zeros(200, dtype=np.int64), np.zeros(200, dtype=bool))
     with pytest.raises(ValueError, match="look at the labels"):
         choose(data, Promise(0.1, 0.9), NAMES)

@@ -116,6 +116,10 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     for token in table["added_tokens"]:
         token["id"] = place[token["content"]]
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(table)), bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        pad_token="<pad>", extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
+        tokenizer_object=Tokenizer.from_str(json.dumps(table)),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )

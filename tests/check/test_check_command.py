@@ -20,16 +20,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped stage-1 recipe of the miniature, on a few records."""
     folder = tmp_path_factory.mktemp("recipe")
     data = workshop.save_rows(folder / "train.jsonl", workshop.rows(folder, 12))
-    table = yaml.safe_load((ROOT / "scripts/recipes/miniature_stage1.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load((ROOT / "safevlm/recipes/miniature_stage1.yaml").read_text(encoding="utf-8"))
     table["model"]["path"] = str(ROOT / "checkpoints/miniature")
     table["data"]["train"], table["run"]["out"] = [str(data)], str(folder / "out")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     return folder / "recipe.yaml"
 
 
-def test_a_good_recipe_exits_with_0_and_numbers_its_findings(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_good_recipe_exits_with_0_and_numbers_its_findings(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(recipe), "--gpus", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("  1 ✓ Python")

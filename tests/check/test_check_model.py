@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safevlm.check import checkpoint, model
-from safevlm.check.parts import run
+from safevlm.check.lazy_parts import run
 from safevlm.model import loading
 from safevlm.training.merge import merge
 from safevlm.training.run import train
@@ -142,8 +142,11 @@ def test_the_check_and_the_loader_agree_about_missing_weights(folders: Path, tmp
     shutil.copytree(folders / "stock", tmp_path / "copy")
     tensors = load_file(tmp_path / "copy" / "model.safetensors")
     for name in sorted(tensors)[::9]:
-        save_file({other: tensor for other, tensor in tensors.items() if other != name},
-                  tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+        save_file(
+            {other: tensor for other, tensor in tensors.items() if other != name},
+            tmp_path / "copy" / "model.safetensors",
+            metadata={"format": "pt"},
+        )
         told = list(checkpoint.incomplete(checkpoint.of_folder(tmp_path / "copy")))
         with pytest.raises(loading.CheckpointError, match="1 weights missing") as error:
             loading.load(tmp_path / "copy")

@@ -15,11 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from safevlm.check import budget
 from safevlm.check import recipe as table
+from safevlm.check import resources
 from safevlm.check.findings import Finding
-from safevlm.check.parts import run
-from safevlm.check.plan import Cluster, Plan
+from safevlm.check.lazy_parts import run
+from safevlm.check.plan import Cluster, RunPlan
 from safevlm.config import Recipe, SafetyConfig, TensorSettings
 from safevlm.data import chat
 from safevlm.data.records import PARTS
@@ -68,7 +68,7 @@ class Place:
         return workshop.recipe(self.model, self.data, self.out, self.stage, **self.sections)
 
     def findings(self) -> list[Finding]:
-        return list(run(table.CHECKS, Plan(self.recipe(), self.cluster)))
+        return list(run(table.CHECKS, RunPlan(self.recipe(), self.cluster)))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def _truncate(place: Place) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def _small_pictures(place: Place) -> None:
+def _small_images(place: Place) -> None:
     file = place.model / "processor_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["image_processor"]["crop_size"] = {"height": 32, "width": 32}
@@ -141,9 +141,9 @@ def _deepspeed(**content: Any) -> Callable[[Place], None]:
     return plant
 
 
-def _broken_picture(place: Place) -> None:
+def _broken_image(place: Place) -> None:
     row = next(row for row in place.rows() if row.get("image"))
-    (place.folder / row["image"]).write_bytes(b"no picture")
+    (place.folder / row["image"]).write_bytes(b"no image")
 
 
 def _other_run(place: Place) -> None:
@@ -181,8 +181,8 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "missing images": (_setting("data", images="nowhere"), "data.images: no such folder"),
     "unknown label": (_with_rows(lambda rows: rows[2].update(safe_type="nope")), "train.jsonl:3: unknown safe_type"),
     "all records bad": (_with_rows(lambda rows: [row.pop("conversations") for row in rows]), "12 records"),
-    "missing picture": (_with_rows(lambda rows: rows[0].update(image="nope.png")), "no such image file"),
-    "broken picture": (_broken_picture, "not an image that can be read"),
+    "missing image": (_with_rows(lambda rows: rows[0].update(image="nope.png")), "no such image file"),
+    "broken image": (_broken_image, "not an image that can be read"),
     "no verdicts": (_with_rows(_unlabelled), "the head learns nothing"),
     "too long": (_setting("data", max_length=30), "data.max_length 30 cuts"),
     "unknown schedule": (_setting("optim", schedule="nope"), "optim.schedule: unknown 'nope'"),
@@ -193,25 +193,31 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "foreign model": (lambda place: place.json(place.model / "config.json", model_type="gpt2"), "not a LLaVA"),
     "missing weight": (_weights(lambda tensors: tensors.pop(sorted(tensors)[0])), "1 weights missing"),
     "weight of another shape": (
-        _weights(lambda tensors: tensors.update({sorted(tensors)[0]: torch.zeros(3)})), "of another shape",
+        _weights(lambda tensors: tensors.update({sorted(tensors)[0]: torch.zeros(3)})),
+        "of another shape",
     ),
     "foreign weight": (_weights(lambda tensors: tensors.update(nope=torch.zeros(3))), "unexpected: nope"),
     "truncated weights": (_truncate, "broken or truncated"),
     "no weights": (lambda place: (place.model / "model.safetensors").unlink(), "no weights here"),
-    "processor of another size": (_small_pictures, "a picture becomes (1, 3, 32, 32)"),
+    "processor of another size": (_small_images, "an image becomes (1, 3, 32, 32)"),
     "generation config": (
-        lambda place: place.json(place.model / "generation_config.json", do_sample=False, typical_p=0.5), "typical_p",
+        lambda place: place.json(place.model / "generation_config.json", do_sample=False, typical_p=0.5),
+        "typical_p",
     ),
     "bad policy": (_bad_policy, "unknown level 'nope'"),
     "out is a file": (_file_for_folder, "is a file; choose a folder"),
     "another recipe's run": (_other_run, "optim.lr: 0.5 there, 0.003 now"),
     "another number of processes": (_other_processes, "saved by 7 processes under DeepSpeed"),
     "nothing to train": (
-        _setting("model", safety=dataclasses.replace(
-            workshop.recipe(Path(), Path(), Path()).model.safety, projector="none", lm_tokens=0)),
+        _setting(
+            "model",
+            safety=dataclasses.replace(
+                workshop.recipe(Path(), Path(), Path()).model.safety, projector="none", lm_tokens=0
+            ),
+        ),
         "nothing to train",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -250,10 +256,8 @@ def test_learning_something_else_than_the_answer_is_a_finding(place: Place, monk
     assert len(bad) == 1 and "something else than their answer" in bad[0], bad
 
 
-def test_image_tokens_that_the_model_does_not_take_are_a_finding(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = Plan(place.recipe(), place.cluster)
+def test_image_tokens_that_the_model_does_not_take_are_a_finding(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = RunPlan(place.recipe(), place.cluster)
     _ = plan.processor
     plan.processor.num_additional_image_tokens += 1
     found = _bad(list(run(table.CHECKS, plan)))
@@ -310,13 +314,13 @@ def test_pairs_that_teach_no_security_tensor_are_one_finding(
 
 def test_too_many_held_out_pairs_are_one_finding(pairs: Place) -> None:
     recipe = dataclasses.replace(pairs.recipe(), tensor=TensorSettings(held_out=2))
-    bad = _bad(list(run(table.CHECKS, Plan(recipe, pairs.cluster))))
+    bad = _bad(list(run(table.CHECKS, RunPlan(recipe, pairs.cluster))))
     assert len(bad) == 1 and "tensor.held_out: 2 of 2" in bad[0], bad
 
 
 def test_the_sample_shows_slots_and_answer(place: Place) -> None:
     found = next(one for one in place.findings() if "as the model sees" in one.title)
-    plan = Plan(place.recipe(), place.cluster)
+    plan = RunPlan(place.recipe(), place.cluster)
     assert f"<image> x {plan.skeleton.slots}" in found.detail
     assert "⟦" in found.detail and "</s>⟧" in found.detail.replace("\n", "")
     assert "category" in found.detail and "pixels (1, 3, 64, 64)" in found.detail
@@ -341,8 +345,8 @@ def test_the_disk_is_reckoned_as_a_run_fills_it(place: Place, stage: str) -> Non
     place.set("model", safety=wide)
     place.set("lora", r=64)
     place.set("run", save_steps=1, keep=2)
-    plan = Plan(place.recipe(), place.cluster)
-    need = budget.disk_need(plan)
+    plan = RunPlan(place.recipe(), place.cluster)
+    need = resources.disk_need(plan)
     train(place.recipe())
     checkpoints = [_size(folder) for folder in place.out.glob("checkpoint-*")]
     assert len(checkpoints) == 2, "keep"

@@ -62,7 +62,7 @@ def _only_defect(findings: list[Finding], part: str, *told: str) -> None:
 def test_good_data_have_no_defect(file: Path) -> None:
     findings = check_data(file)
     assert all(finding.ok for finding in findings), findings
-    assert "12 records, 12 pictures" in findings[0].title
+    assert "12 records, 12 images" in findings[0].title
 
 
 def test_table_counts_by_source_category_and_level(file: Path) -> None:
@@ -106,10 +106,10 @@ def test_long_lists_of_defects_are_cut_and_counted(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "cause"), [(lambda _: b"", "0 bytes"), (lambda _: b"hello", "not an image"), (lambda d: d[:60], "broken")]
 )
-def test_all_unreadable_pictures_are_found(file: Path, spoil: Callable[[bytes], bytes], cause: str) -> None:
+def test_all_unreadable_images_are_found(file: Path, spoil: Callable[[bytes], bytes], cause: str) -> None:
     for number in (3, 5):
-        picture = file.parent / f"pics/{number}.png"
-        picture.write_bytes(spoil(picture.read_bytes()))
+        image = file.parent / f"pics/{number}.png"
+        image.write_bytes(spoil(image.read_bytes()))
     _only_defect(check_data(file), "all images can be read", "2 of 12", "3.png", "5.png", cause)
 
 
@@ -127,14 +127,14 @@ def test_empty_and_missing_files_are_defects(file: Path, text: str) -> None:
     _only_defect(check_data(file.with_name("gone.jsonl")), "no such record file", "gone.jsonl")
 
 
-def test_picture_that_is_harmless_and_risky_is_a_defect_under_one_name_or_two(file: Path) -> None:
+def test_image_that_is_harmless_and_risky_is_a_defect_under_one_name_or_two(file: Path) -> None:
     rows = _rows()
     rows[3]["image"] = rows[4]["image"]
     downloads.jsonl(file, rows)
-    _only_defect(check_data(file), "no picture is harmless in one record", "4.png")
+    _only_defect(check_data(file), "no image is harmless in one record", "4.png")
     downloads.jsonl(file, _rows())
     downloads.save(file.parent / "pics/3.png", (file.parent / "pics/4.png").read_bytes())
-    _only_defect(check_data(file), "no picture is harmless in one record", "3.png", "4.png")
+    _only_defect(check_data(file), "no image is harmless in one record", "3.png", "4.png")
 
 
 def test_unlabelled_record_does_not_hide_a_contradiction(file: Path) -> None:
@@ -142,10 +142,10 @@ def test_unlabelled_record_does_not_hide_a_contradiction(file: Path) -> None:
     del rows[0]["safe_type"]
     rows[1]["image"] = rows[2]["image"] = rows[3]["image"] = rows[0]["image"]
     downloads.jsonl(file, rows)
-    _only_defect(check_data(file), "no picture is harmless in one record", f"{file}:4: ")
+    _only_defect(check_data(file), "no image is harmless in one record", f"{file}:4: ")
 
 
-def test_picture_with_several_levels_is_told_and_no_defect(file: Path) -> None:
+def test_image_with_several_levels_is_told_and_no_defect(file: Path) -> None:
     rows = _rows()
     rows[2].update(image=rows[4]["image"], safe_level="must_refuse")
     downloads.jsonl(file, rows)
@@ -154,7 +154,7 @@ def test_picture_with_several_levels_is_told_and_no_defect(file: Path) -> None:
     assert _one(findings, "several levels").title.endswith(": 1")
 
 
-def test_same_picture_with_one_label_is_told_and_no_defect(file: Path) -> None:
+def test_same_image_with_one_label_is_told_and_no_defect(file: Path) -> None:
     downloads.save(file.parent / "pics/2.png", (file.parent / "pics/4.png").read_bytes())
     findings = check_data(file)
     assert all(finding.ok for finding in findings)
@@ -196,22 +196,22 @@ def _against(file: Path, tmp_path: Path, name: str, kind: str) -> Path:
     downloads.save(held / f"other.{kind.lower()}", data_)
     downloads.jsonl(held / "test.jsonl", [{"id": "1", "image": f"other.{kind.lower()}"}, {"id": "2"}])
     downloads.zipped(held / "test.zip", {f"deep/other.{kind.lower()}": data_})
-    mix = {"sources": {"a": {"kind": "image_folder", "path": "x"}},
-           "held_out": {"b": {"kind": "image_folder", "path": str(held)}}}  # fmt: skip
+    mix = {
+        "sources": {"a": {"kind": "image_folder", "path": "x"}},
+        "held_out": {"b": {"kind": "image_folder", "path": str(held)}},
+    }
     downloads.mix_yaml(held / "mix.yaml", **mix)
     return held / name
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
 @pytest.mark.parametrize("name", ["", "test.jsonl", "test.zip", "mix.yaml"])
-def test_held_out_picture_is_found_by_content_wherever_it_lies(
-    file: Path, tmp_path: Path, name: str, kind: str
-) -> None:
+def test_held_out_image_is_found_by_content_wherever_it_lies(file: Path, tmp_path: Path, name: str, kind: str) -> None:
     findings = check_data(file, against=[_against(file, tmp_path, name, kind)])
-    _only_defect(findings, "no picture is among the 1 held-out ones", "1 of 12", "4.png", f"other.{kind.lower()}")
+    _only_defect(findings, "no image is among the 1 held-out ones", "1 of 12", "4.png", f"other.{kind.lower()}")
 
 
-def test_other_pictures_are_no_leak(file: Path, tmp_path: Path) -> None:
+def test_other_images_are_no_leak(file: Path, tmp_path: Path) -> None:
     downloads.save(tmp_path / "held/x.png", downloads.png("x"))
     findings = check_data(file, against=[tmp_path / "held"])
     assert all(finding.ok for finding in findings) and _one(findings, "1 held-out")
@@ -239,11 +239,14 @@ def _save_mix(folder: Path, **changes: Any) -> Path:
         "root": str(folder),
         "sources": {"vlguard": guard, "pics": {"kind": "image_folder", "path": "pics"}},
         "held_out": {"test": {**guard, "split": "test"}},
-        "labels": {"vlguard/safe": "drop", "vlguard": {"category": "illegal", "level": "careful"},
-                   "pics": {"category": "privacy", "level": "careful"}},
+        "labels": {
+            "vlguard/safe": "drop",
+            "vlguard": {"category": "illegal", "level": "careful"},
+            "pics": {"category": "privacy", "level": "careful"},
+        },
         "stages": {"stage1": {}, "stage2": {}},
         **changes,
-    }  # fmt: skip
+    }
     return downloads.mix_yaml(folder / "mix.yaml", **table)
 
 
@@ -251,7 +254,7 @@ def test_good_mix_file_has_no_defect_and_writes_nothing(mix_file: Path) -> None:
     before = sorted(mix_file.parent.rglob("*"))
     findings = check_data(mix_file)
     assert all(finding.ok for finding in findings), findings
-    assert _one(findings, "vlguard: 10 rows") and "no picture shared" in findings[-2].title
+    assert _one(findings, "vlguard: 10 rows") and "no image shared" in findings[-2].title
     assert "illegal" in _one(findings, "the mix").detail and sorted(mix_file.parent.rglob("*")) == before
 
 
@@ -266,9 +269,9 @@ def test_every_source_of_a_mix_is_checked_for_itself(mix_file: Path) -> None:
 def test_leaking_and_short_mix_files_are_defects(mix_file: Path) -> None:
     _only_defect(check_data(_save_mix(mix_file.parent, counts={"privacy": 9})), "counts.privacy: 9 asked for, 3 found")
     downloads.vlguard(mix_file.parent / "vlguard", shared=1)
-    _only_defect(check_data(_save_mix(mix_file.parent)), "1 pictures of the training pool are held out")
+    _only_defect(check_data(_save_mix(mix_file.parent)), "1 images of the training pool are held out")
     downloads.vlguard(mix_file.parent / "vlguard")
-    _only_defect(check_data(mix_file, against=[mix_file.parent / "pics"]), "3 pictures of the training pool")
+    _only_defect(check_data(mix_file, against=[mix_file.parent / "pics"]), "3 images of the training pool")
 
 
 def test_made_mix_is_checked_as_records_and_by_digest(mix_file: Path) -> None:
@@ -276,7 +279,7 @@ def test_made_mix_is_checked_as_records_and_by_digest(mix_file: Path) -> None:
     mix_build.build(mix_file, out)
     findings = check_data(out)
     assert all(finding.ok for finding in findings), findings
-    assert "stage1.jsonl, stage2.jsonl: 18 records, 9 pictures" in _one(findings, "18 records").title
+    assert "stage1.jsonl, stage2.jsonl: 18 records, 9 images" in _one(findings, "18 records").title
     stage = out / "stage1.jsonl"
     stage.write_text(stage.read_text().replace("blorp 0", "blorp 9"), encoding="utf-8")
     _only_defect(check_data(out), "files are those that mix.json names", "stage1.jsonl: changed")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from safevlm.check import findings
 from safevlm.check.findings import Finding
-from safevlm.check.parts import part, run
+from safevlm.check.lazy_parts import part, run
 
 MIXED = [Finding(True, "fine", "one\ntwo"), Finding(False, "bad"), Finding(False, "left out", skipped=True)]
 
@@ -34,8 +34,11 @@ def test_long_lists_are_cut_and_counted() -> None:
 
 def test_sizes_have_their_unit() -> None:
     assert [findings.size(amount) for amount in (12, 3 << 10, 5 << 20, 7 << 30)] == [
-        "12 B", "3.0 KiB", "5.0 MiB", "7.0 GiB",
-    ]  # fmt: skip
+        "12 B",
+        "3.0 KiB",
+        "5.0 MiB",
+        "7.0 GiB",
+    ]
 
 
 class Thing:

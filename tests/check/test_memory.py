@@ -8,22 +8,35 @@ from typing import Any
 import pytest
 
 from safevlm.check import disk, memory
-from safevlm.check.memory import GIB, Load, Shape
+from safevlm.check.memory import GIB, Load, ModelShape
 
 LAYERS, REST, LORA = 6_476_267_520, 587_034_624, 639_631_360
 """Weights of 7B: the LLM's layers, all the rest, and a LoRA of rank 256."""
 
-SEVEN_B = Shape(
-    llm=LAYERS, other=REST, trained=LORA, layers=32, hidden=4096, intermediate=11008, heads=32, vocabulary=32064,
-    tower_layers=24, tower_width=1024, tower_intermediate=4096, patches=577, projector_width=1088, projector_blocks=6,
-    features=640, lora=True,
-)  # fmt: skip
+SEVEN_B = ModelShape(
+    llm=LAYERS,
+    other=REST,
+    trained=LORA,
+    layers=32,
+    hidden=4096,
+    intermediate=11008,
+    heads=32,
+    vocabulary=32064,
+    tower_layers=24,
+    tower_width=1024,
+    tower_intermediate=4096,
+    patches=577,
+    projector_width=1088,
+    projector_blocks=6,
+    features=640,
+    lora=True,
+)
 STAGE1 = dataclasses.replace(SEVEN_B, lora=False, trained=107_814_619)
 HEAD_ONLY = dataclasses.replace(STAGE1, llm=0, runs_llm=False)
 LOAD = Load(tokens=750, answer_tokens=60, images=1, batch=2, stage=2, processes=8)
 
 
-def total(shape: Shape = SEVEN_B, **fields: Any) -> int:
+def total(shape: ModelShape = SEVEN_B, **fields: Any) -> int:
     return memory.estimate(shape, dataclasses.replace(LOAD, **fields)).total
 
 
@@ -60,7 +73,7 @@ def test_activations_are_those_of_the_published_rule_within_a_third() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 8, 64])
 @pytest.mark.parametrize("shape", [SEVEN_B, STAGE1, HEAD_ONLY], ids=["stage2", "stage1", "head-only"])
-def test_zero3_never_needs_more_than_zero2(shape: Shape, processes: int) -> None:
+def test_zero3_never_needs_more_than_zero2(shape: ModelShape, processes: int) -> None:
     assert total(shape, stage=3, processes=processes) <= total(shape, stage=2, processes=processes)
 
 
@@ -72,7 +85,7 @@ def test_more_gpus_never_need_more_each(stage: int) -> None:
 
 @pytest.mark.parametrize("shape", [SEVEN_B, STAGE1], ids=["stage2", "stage1"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_checkpointing_never_needs_more(shape: Shape, attention: str) -> None:
+def test_checkpointing_never_needs_more(shape: ModelShape, attention: str) -> None:
     plain = total(shape, attention=attention)
     assert total(shape, attention=attention, checkpointing=True) < plain
 

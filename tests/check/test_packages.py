@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safevlm.check import packages
-from safevlm.check.parts import run
+from safevlm.check.lazy_parts import run
 from safevlm.config import DataConfig, ModelConfig, Recipe, RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_a_logger_that_is_not_there_is_an_error() -> None:
 
 
 def test_deepspeed_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = _recipe(device="cpu", deepspeed=str(ROOT / "scripts/deepspeed/zero2_cpu.json"))
+    recipe = _recipe(device="cpu", deepspeed=str(ROOT / "safevlm/recipes/deepspeed/zero2_cpu.json"))
     monkeypatch.setattr(packages, "_command", lambda name: False)
     (found,) = packages.compiler(recipe)
     assert not found.ok and "ninja" in found.title

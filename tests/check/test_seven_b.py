@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from safevlm.check import checkpoint, model
-from safevlm.check.parts import run
+from safevlm.check.lazy_parts import run
 from tests.check import seven_b
 from tests.training import workshop
 
@@ -59,9 +59,18 @@ def test_one_missing_weight_of_686_is_named(tmp_path: Path) -> None:
 )
 def test_a_7b_recipe_is_checked_quickly_and_in_little_memory(folder: Path, stage: str, trained: str) -> None:
     words: list[Any] = [
-        "check", f"scripts/recipes/llava7b_{stage}.yaml", "--model.path", folder / "model", "--data.train",
-        f"[{folder / 'train.jsonl'}]", "--run.out", folder / "out", "--gpus", "8", "--json",
-    ]  # fmt: skip
+        "check",
+        f"safevlm/recipes/llava7b_{stage}.yaml",
+        "--model.path",
+        folder / "model",
+        "--data.train",
+        f"[{folder / 'train.jsonl'}]",
+        "--run.out",
+        folder / "out",
+        "--gpus",
+        "8",
+        "--json",
+    ]
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False

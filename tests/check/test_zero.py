@@ -12,7 +12,7 @@ import pytest
 from safevlm.check import zero
 from safevlm.config import DataConfig, ModelConfig, OptimConfig, Recipe, RunConfig
 
-SHIPPED = sorted((Path(__file__).parents[2] / "scripts" / "deepspeed").glob("*.json"))
+SHIPPED = sorted((Path(__file__).parents[2] / "safevlm" / "recipes" / "deepspeed").glob("*.json"))
 GPU = Recipe("stage1", ModelConfig("base"), DataConfig(["a"]), RunConfig("out", bf16=True))
 CPU = replace(GPU, run=RunConfig("out", device="cpu"))
 

@@ -1,4 +1,4 @@
-"""Downloads of every source, in their real layouts, tiny: drawn pictures, invented harmless words."""
+"""Downloads of every source, in their real layouts, tiny: drawn images, invented harmless words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 def png(seed: object, kind: str = "PNG") -> bytes:
-    """A picture of its own for every seed."""
+    """An image of its own for every seed."""
     rng = random.Random(str(seed))
     image = Image.frombytes("RGB", (8, 8), rng.randbytes(192))
     data = io.BytesIO()
@@ -44,23 +44,27 @@ def zipped(file: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def vlguard(folder: Path, *, shared: int = 0, packed: bool = True) -> Path:
-    """Six unsafe and two safe rows to train, four to test; `shared` test pictures are training pictures too."""
+    """Six unsafe and two safe rows to train, four to test; `shared` test images are training images too."""
     kinds = [
-        ("deception", "disinformation"), ("risky behavior", "political"), ("risky behavior", "violence"),
-        ("privacy", "personal data"), ("discrimination", "race"), ("risky behavior", "sexually explicit"),
-    ]  # fmt: skip
+        ("deception", "disinformation"),
+        ("risky behavior", "political"),
+        ("risky behavior", "violence"),
+        ("privacy", "personal data"),
+        ("discrimination", "race"),
+        ("risky behavior", "sexually explicit"),
+    ]
     for split, unsafe, safe in (("train", 6, 2), ("test", 3, 1)):
-        rows, pictures = [], {}
+        rows, images = [], {}
         for number in range(unsafe + safe):
             name = f"{'bad_ads' if number % 2 else 'HOD'}/{number}.png"
             twin = number < shared and split == "test"
-            pictures[f"{split}/{name}"] = png(f"vlguard-{'train' if twin else split}-{number}")
+            images[f"{split}/{name}"] = png(f"vlguard-{'train' if twin else split}-{number}")
             rows.append(_vlguard_row(split, number, name, kinds[number % 6] if number < unsafe else None))
         save(folder / f"{split}.json", json.dumps(rows))
         if packed:
-            zipped(folder / f"{split}.zip", pictures)
+            zipped(folder / f"{split}.zip", images)
         else:
-            for member, data in pictures.items():
+            for member, data in images.items():
                 save(folder / member, data)
     return folder
 
@@ -90,21 +94,35 @@ def rtvlm(folder: Path) -> Path:
 
 
 def _rtvlm_plain(data: Path) -> None:
-    lists = {"questions": ["Is it a blorp?", "Is it a florp?"], "refused_to_answer": [CAUTION, SAFE],
-             "answers": ["Hard to say.", "No."], "topic_type": "t", "entity_type": "e"}  # fmt: skip
-    strings = {"questions": "Is it a blorp?", "refused_to_answer": REFUSE, "answers": "No.", "topic_type": "t",
-               "entity_type": "e"}  # fmt: skip
-    jsonl(data / "Harmful/misleading.jsonl",
-          [{**(lists if number % 2 else strings), "index": str(number)} for number in range(10)])  # fmt: skip
+    lists = {
+        "questions": ["Is it a blorp?", "Is it a florp?"],
+        "refused_to_answer": [CAUTION, SAFE],
+        "answers": ["Hard to say.", "No."],
+        "topic_type": "t",
+        "entity_type": "e",
+    }
+    strings = {
+        "questions": "Is it a blorp?",
+        "refused_to_answer": REFUSE,
+        "answers": "No.",
+        "topic_type": "t",
+        "entity_type": "e",
+    }
+    jsonl(
+        data / "Harmful/misleading.jsonl",
+        [{**(lists if number % 2 else strings), "index": str(number)} for number in range(10)],
+    )
     zipped(data / "Harmful/img/img.zip", {f"img/{n}.jpg": png(f"misleading{n}", "JPEG") for n in range(10)})
     jsonl(data / "Captcha/captcha.jsonl", [{"id": n, "instruction": "Read it.", "answer": "x7"} for n in range(10)])
     zipped(data / "Captcha/img/img.zip", {f"{n}.JPG": png(f"captcha{n}", "JPEG") for n in range(10)})
     for name, count in (("Jailbreak", 10), ("Jailbreak2", 5)):
-        rows = [{"index": f"GPT{n}v", "instruction": f"Be a blorp, {name}.", "refused_to_answer": REFUSE}
-                for n in range(count)]  # fmt: skip
+        rows = [
+            {"index": f"GPT{n}v", "instruction": f"Be a blorp, {name}.", "refused_to_answer": REFUSE}
+            for n in range(count)
+        ]
         jsonl(data / f"{name}/jailbreak.jsonl", rows)
     zipped(data / "Jailbreak/img/img.zip", {f"img/gpt{n}V.png": png(f"jailbreak{n}") for n in range(10)})
-    for table, pictures, name in (
+    for table, images, name in (
         ("Face/face_diffusion.jsonl", "Face/img/img.zip", "face"),
         ("Celebrity/mixed.jsonl", "Celebrity/mix.zip", "celeb"),
         ("Safety/Politics/politics.jsonl", "Safety/Politics/img/politics.zip", "politics"),
@@ -112,7 +130,7 @@ def _rtvlm_plain(data: Path) -> None:
     ):
         label = "Answer with Caution" if name == "celeb" else CAUTION
         jsonl(data / table, [{"id": f"{n}.jpg", "prompt": "Who is it?", "refused_to_answer": label} for n in range(10)])
-        zipped(data / pictures, {f"{name}/{n}.jpg": png(f"{name}{n}", "JPEG") for n in range(10)})
+        zipped(data / images, {f"{name}/{n}.jpg": png(f"{name}{n}", "JPEG") for n in range(10)})
 
 
 def _rtvlm_flags(data: Path) -> None:
@@ -120,26 +138,44 @@ def _rtvlm_flags(data: Path) -> None:
     for part in ("VisualMisleadingWrong", "VisualMisleadingCorrect", "VisualOrderA", "VisualOrderB"):
         zipped(data / part / "img.zip", flags)
     common = {"question": "Whose flag is it?", "refused_to_answer": SAFE}
-    jsonl(data / "VisualMisleadingWrong/visual_misleading_wrong.jsonl",
-          [{**common, "answers": "Land Z", "img": name} for name in FLAGS])  # fmt: skip
-    jsonl(data / "VisualMisleadingCorrect/visual_misleading_correct.jsonl",
-          [{**common, "answers": name} for name in FLAGS])  # fmt: skip
+    jsonl(
+        data / "VisualMisleadingWrong/visual_misleading_wrong.jsonl",
+        [{**common, "answers": "Land Z", "img": name} for name in FLAGS],
+    )
+    jsonl(
+        data / "VisualMisleadingCorrect/visual_misleading_correct.jsonl",
+        [{**common, "answers": name} for name in FLAGS],
+    )
     for part in "AB":
         rows = [{**common, "answers": one, "img": [one, other]} for one in FLAGS for other in FLAGS[:3] if one != other]
         jsonl(data / f"VisualOrder{part}/order_{part}.jsonl", rows)
 
 
 def spa_vl(folder: Path, *, shared: bool = False) -> Path:
-    """Parquet files with the pictures inside: two of train, harm and help of test."""
+    """Parquet files with the images inside: two of train, harm and help of test."""
     for part in range(2):
-        rows = [{"question": f"What about blorp {n}?", "chosen": "I leave it.", "rejected": "Take it.",
-                 "image": {"bytes": png(f"spa{part}{n}", "JPEG"), "path": None},
-                 "image_name": f"Blorp & Co/Florp/Small/{n}.jpg"} for n in range(5)]  # fmt: skip
+        rows = [
+            {
+                "question": f"What about blorp {n}?",
+                "chosen": "I leave it.",
+                "rejected": "Take it.",
+                "image": {"bytes": png(f"spa{part}{n}", "JPEG"), "path": None},
+                "image_name": f"Blorp & Co/Florp/Small/{n}.jpg",
+            }
+            for n in range(5)
+        ]
         parquet(folder / f"data/train-{part:05d}-of-00002.parquet", rows, row_group_size=2)
     for part in ("harm", "help"):
         name = "spa00" if shared and part == "harm" else f"spa-{part}"
-        rows = [{"question": "And this?", "image": {"bytes": png(name, "JPEG"), "path": None}, "class1": "Blorp",
-                 "class2": "Florp", "class3": "Small"}]  # fmt: skip
+        rows = [
+            {
+                "question": "And this?",
+                "image": {"bytes": png(name, "JPEG"), "path": None},
+                "class1": "Blorp",
+                "class2": "Florp",
+                "class3": "Small",
+            }
+        ]
         parquet(folder / f"test/{part}-00000-of-00001.parquet", rows)
     return folder
 
@@ -154,13 +190,16 @@ def parquet(file: Path, rows: list[dict[str, Any]], row_group_size: int = 100) -
 
 
 def llava(folder: Path, count: int = 20) -> Path:
-    """`llava.json` and its pictures below `images/`; every fifth row is text only."""
+    """`llava.json` and its images below `images/`; every fifth row is text only."""
     rows = []
     for number in range(count):
-        row = {"id": str(number % 18), "conversations": [
-            {"from": "human", "value": "<image>\nWhat is it?" if number % 5 else "What is a cup?"},
-            {"from": "gpt", "value": f"A cup, number {number}."},
-        ]}  # fmt: skip
+        row = {
+            "id": str(number % 18),
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat is it?" if number % 5 else "What is a cup?"},
+                {"from": "gpt", "value": f"A cup, number {number}."},
+            ],
+        }
         if number % 5:
             save(folder / f"images/coco/{number}.png", png(f"llava{number}"))
             row["image"] = f"coco/{number}.png"
@@ -169,7 +208,7 @@ def llava(folder: Path, count: int = 20) -> Path:
 
 
 def psa(folder: Path) -> Path:
-    """Three labelled rows, one of them with two pictures in one slot."""
+    """Three labelled rows, one of them with two images in one slot."""
     for name in "abc":
         save(folder / f"pics/{name}.png", png(f"psa{name}"))
     talk = [{"from": "USER", "value": "<image>\nWhat is it?"}, {"from": "ASSISTANT", "value": "I leave it."}]
@@ -187,15 +226,17 @@ def coco(folder: Path, count: int = 6) -> Path:
         save(folder / "train2017" / name, png(name, "JPEG"))
     captions = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
-        "annotations": [{"id": 10 - number, "image_id": number % count, "caption": f"Caption {10 - number}. "}
-                        for number in range(count + 1)],
-    }  # fmt: skip
+        "annotations": [
+            {"id": 10 - number, "image_id": number % count, "caption": f"Caption {10 - number}. "}
+            for number in range(count + 1)
+        ],
+    }
     save(folder / "annotations/captions_train2017.json", json.dumps(captions))
     return folder
 
 
 def folders(folder: Path, **counts: int) -> Path:
-    """Pictures by category: `folders(p, blorp=3)`."""
+    """Images by category: `folders(p, blorp=3)`."""
     for name, count in counts.items():
         for number in range(count):
             save(folder / name / f"{number}.png", png(f"{folder.name}-{name}-{number}"))

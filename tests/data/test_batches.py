@@ -11,16 +11,16 @@ from safevlm.data.batches import GroupedSampler, length
 from safevlm.data.records import Record
 
 
-def _records(pictures: int, words: int) -> list[Record]:
-    """Pictures first; every text of another length."""
+def _records(images: int, words: int) -> list[Record]:
+    """Images first; every text of another length."""
     return [
         Record(
             id=str(index),
             place=f"x:{index}",
-            messages=(chat.user("w" * (1 + index * 7 % 31), int(index < pictures)), chat.assistant("a")),
-            images=(Path("x.png"),) if index < pictures else (),
+            messages=(chat.user("w" * (1 + index * 7 % 31), int(index < images)), chat.assistant("a")),
+            images=(Path("x.png"),) if index < images else (),
         )
-        for index in range(pictures + words)
+        for index in range(images + words)
     ]
 
 
@@ -30,9 +30,9 @@ def _steps(sampler: GroupedSampler) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("by", ["kind", "length"])
-@pytest.mark.parametrize(("pictures", "words"), [(13, 6), (8, 0), (0, 3), (1, 1)])
-def test_every_step_is_of_one_kind_and_every_record_is_seen(by: str, pictures: int, words: int) -> None:
-    records = _records(pictures, words)
+@pytest.mark.parametrize(("images", "words"), [(13, 6), (8, 0), (0, 3), (1, 1)])
+def test_every_step_is_of_one_kind_and_every_record_is_seen(by: str, images: int, words: int) -> None:
+    records = _records(images, words)
     sampler = GroupedSampler(records, by, step=4, seed=0)
     steps = _steps(sampler)
     assert all(len({bool(records[row].images) for row in step}) == 1 for step in steps), "ranks would wait for ever"

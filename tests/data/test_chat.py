@@ -32,7 +32,7 @@ def processor() -> LlavaProcessor:
     return make_room(workshop.processor(), tiny.stock_config(image_size=64, patch=16), EXTRA)
 
 
-def _pictures(count: int) -> list[Image.Image]:
+def _images(count: int) -> list[Image.Image]:
     return [Image.new("RGB", (70 + 10 * index, 50), (40 * index, 90, 200)) for index in range(count)]
 
 
@@ -46,27 +46,27 @@ def _answers(processor: LlavaProcessor, ids: Tensor, mask: Tensor) -> list[str]:
     return [processor.tokenizer.decode(ids[run]) for run in runs]
 
 
-@pytest.mark.parametrize("images", [0, 1, 3])
-@pytest.mark.parametrize("system", ["", "A chat about pictures."])
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("system", ["", "A chat about images."])
 @pytest.mark.parametrize("text", TEXTS)
-def test_prompt_is_the_published_one(processor: LlavaProcessor, text: str, system: str, images: int) -> None:
-    request = Request(text, images=tuple(_pictures(images)), system=system)
-    pictures, opening = "<image>\n" * images, f"{system} " if system else ""
-    assert chat.prompt_text(processor, request) == f"{opening}USER: {pictures}{text} ASSISTANT:", (
+def test_prompt_is_the_published_one(processor: LlavaProcessor, text: str, system: str, count: int) -> None:
+    request = Request(text, images=tuple(_images(count)), system=system)
+    slots, opening = "<image>\n" * count, f"{system} " if system else ""
+    assert chat.prompt_text(processor, request) == f"{opening}USER: {slots}{text} ASSISTANT:", (
         "llava-hf's checkpoints were trained on another prompt than this"
     )
 
 
 def test_golden_prompts(processor: LlavaProcessor) -> None:
-    pictures = tuple(_pictures(1))
+    images = tuple(_images(1))
     history = (("What is it?", "A cup."), ("And the colour?", "Red."))
     golden = {
         "USER: q ASSISTANT:": Request("q"),
-        "USER: <image>\nq ASSISTANT:": Request("q", images=pictures),
-        "USER: <image>\n<image>\nq ASSISTANT:": Request("q", images=pictures * 2),
-        "Be kind. USER: <image>\nq ASSISTANT:": Request("q", images=pictures, system="Be kind."),
+        "USER: <image>\nq ASSISTANT:": Request("q", images=images),
+        "USER: <image>\n<image>\nq ASSISTANT:": Request("q", images=images * 2),
+        "Be kind. USER: <image>\nq ASSISTANT:": Request("q", images=images, system="Be kind."),
         "USER: <image>\nWhat is it? ASSISTANT: A cup.</s>USER: And the colour? ASSISTANT: Red.</s>USER: q ASSISTANT:": (
-            Request("q", images=pictures, history=history)
+            Request("q", images=images, history=history)
         ),
     }
     for prompt, request in golden.items():
@@ -74,7 +74,7 @@ def test_golden_prompts(processor: LlavaProcessor) -> None:
 
 
 def test_training_text_begins_with_the_prompt_of_inference(processor: LlavaProcessor) -> None:
-    request = Request("What is it?", images=tuple(_pictures(1)))
+    request = Request("What is it?", images=tuple(_images(1)))
     dialogue = chat.dialogue_text(processor, [*chat.messages_of(request), chat.assistant("A cup.")])
     assert dialogue == chat.prompt_text(processor, request) + " A cup.</s>"
 
@@ -85,12 +85,17 @@ def test_unmasked_tokens_are_the_answers_exactly(processor: LlavaProcessor, padd
     dialogues = [
         [chat.user("What is it?", 1), chat.assistant("A cup.")],
         [chat.user("Hello"), chat.assistant(" two  blanks\nand a line ")],
-        [chat.system("Be kind."), chat.user("Compare.", 2), chat.assistant("Same."), chat.user("Why?"),
-         chat.assistant("Grüße 🙂. ASSISTANT: no")],
+        [
+            chat.system("Be kind."),
+            chat.user("Compare.", 2),
+            chat.assistant("Same."),
+            chat.user("Why?"),
+            chat.assistant("Grüße 🙂. ASSISTANT: no"),
+        ],
         [chat.user("First"), chat.assistant("None."), chat.user("Now?", 1), chat.assistant("A cup and a ball.")],
-    ]  # fmt: skip
+    ]
     counts = [1, 0, 2, 1]
-    encoded = chat.encode_dialogues(processor, dialogues, [_pictures(count) for count in counts])
+    encoded = chat.encode_dialogues(processor, dialogues, [_images(count) for count in counts])
     assert set(encoded) == {"input_ids", "attention_mask", "assistant_masks", "pixel_values"}
     assert encoded["pixel_values"].shape == (sum(counts), 3, workshop.IMAGE_SIZE, workshop.IMAGE_SIZE)
     for row, dialogue in enumerate(dialogues):
@@ -111,26 +116,26 @@ def test_text_only_batch_has_no_pixels(processor: LlavaProcessor) -> None:
 
 def test_a_row_is_encoded_the_same_alone_and_in_a_batch(processor: LlavaProcessor) -> None:
     dialogues = [[chat.user("What is it?", 1), chat.assistant("A cup.")], [chat.user("Hi"), chat.assistant("Hello.")]]
-    pictures = [_pictures(1), []]
-    batch = chat.encode_dialogues(processor, dialogues, pictures)
-    for row, (dialogue, images) in enumerate(zip(dialogues, pictures, strict=True)):
-        alone = chat.encode_dialogues(processor, [dialogue], [images])
+    images = [_images(1), []]
+    batch = chat.encode_dialogues(processor, dialogues, images)
+    for row, (dialogue, own) in enumerate(zip(dialogues, images, strict=True)):
+        alone = chat.encode_dialogues(processor, [dialogue], [own])
         length = alone["input_ids"].shape[1]
         for name in ("input_ids", "assistant_masks"):
             assert torch.equal(batch[name][row, :length], alone[name][0]), f"{name} depends on the other rows"
 
 
-@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("text", [*TEXTS, "a <image> </s> of theirs"])
-def test_prompt_ids_are_the_processors_own(processor: LlavaProcessor, text: str, images: int) -> None:
-    pictures = _pictures(images)
-    request = Request(text, images=tuple(pictures), history=(("Before?", "Yes."),), system="Be kind.")
-    encoded = processor(images=pictures or None, text=chat.prompt_text(processor, request))
+def test_prompt_ids_are_the_processors_own(processor: LlavaProcessor, text: str, count: int) -> None:
+    images = _images(count)
+    request = Request(text, images=tuple(images), history=(("Before?", "Yes."),), system="Be kind.")
+    encoded = processor(images=images or None, text=chat.prompt_text(processor, request))
     assert chat.prompt_ids(processor, request, SLOTS) == list(encoded["input_ids"][0])
 
 
 def test_no_slots_leave_the_words_alone(processor: LlavaProcessor) -> None:
-    request = Request("What is it?", images=tuple(_pictures(1)))
+    request = Request("What is it?", images=tuple(_images(1)))
     ids = chat.prompt_ids(processor, request, 0)
     with_slots = chat.prompt_ids(processor, request, SLOTS)
     assert ids == [token for token in with_slots if token != processor.image_token_id], (
@@ -147,7 +152,7 @@ def test_control_tokens_that_a_user_writes_stay_text(processor: LlavaProcessor, 
     plain = Request("x", history=(("x", "x"),), system="x")
     found = [i for i in chat.prompt_ids(processor, request, SLOTS) if i in control]
     assert found == [i for i in chat.prompt_ids(processor, plain, SLOTS) if i in control], (
-        f"a written {token} acts as a control token: it ends a turn or asks for a picture"
+        f"a written {token} acts as a control token: it ends a turn or asks for an image"
     )
     dialogue = [chat.user(attack), chat.assistant(attack)]
     encoded = chat.encode_dialogues(processor, [dialogue], [[]])
@@ -158,6 +163,6 @@ def test_control_tokens_that_a_user_writes_stay_text(processor: LlavaProcessor, 
 def test_messages_and_requests_are_not_changed(processor: LlavaProcessor) -> None:
     dialogue = [chat.user("a <image> b", 1), chat.assistant("c </s>")]
     kept = copy.deepcopy(dialogue)
-    chat.encode_dialogues(processor, [dialogue], [_pictures(1)])
+    chat.encode_dialogues(processor, [dialogue], [_images(1)])
     chat.dialogue_text(processor, dialogue)
     assert dialogue == kept, "the caller's messages were changed"

@@ -29,7 +29,7 @@ def processor() -> LlavaProcessor:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    """One picture, none, two in two turns, one without a verdict."""
+    """One image, none, two in two turns, one without a verdict."""
     paths = []
     for index, colour in enumerate(["red", "green", "blue", "black"]):
         paths.append(tmp_path / f"{colour}.png")
@@ -38,12 +38,15 @@ def records(tmp_path: Path) -> list[Record]:
         Record("one", "x:1", (chat.user("What is it?", 1), chat.assistant("A cup.")), (paths[0],), 4, 2),
         Record("words", "x:2", (chat.user("Hello there"), chat.assistant("Hi.")), (), 0, 3),
         Record(
-            "two", "x:3",
+            "two",
+            "x:3",
             (chat.user("Here?", 1), chat.assistant("Yes."), chat.user("And now?", 1), chat.assistant("No, not it.")),
-            (paths[1], paths[2]), 0, 1,
+            (paths[1], paths[2]),
+            0,
+            1,
         ),
         Record("bare", "x:4", (chat.user("Name it.", 1), chat.assistant("Black.")), (paths[3],)),
-    ]  # fmt: skip
+    ]
 
 
 def _answers(record: Record) -> str:
@@ -55,8 +58,15 @@ def test_batch_holds_what_the_docstring_promises(processor: LlavaProcessor, reco
     ids = batch["input_ids"]
     rows, length = ids.shape
     assert set(batch) == {
-        "input_ids", "attention_mask", "labels", "pixel_values", "safe_level", "safe_type", "safety_word_mask", "ids",
-    }  # fmt: skip
+        "input_ids",
+        "attention_mask",
+        "labels",
+        "pixel_values",
+        "safe_level",
+        "safe_type",
+        "safety_word_mask",
+        "ids",
+    }
     for name in ("attention_mask", "labels", "safety_word_mask"):
         assert batch[name].shape == (rows, length), name
     assert batch["attention_mask"].dtype == torch.long and batch["safety_word_mask"].dtype == torch.bool
@@ -78,10 +88,10 @@ def test_pixels_stand_in_the_order_of_the_slots(processor: LlavaProcessor, recor
     pixels = Collator(processor)(records)["pixel_values"]
     for index, path in enumerate(path for record in records for path in record.images):
         alone = processor.image_processor([Image.open(path)], return_tensors="pt")["pixel_values"][0]
-        assert torch.equal(pixels[index], alone), f"picture {index} is not the one of its slot"
+        assert torch.equal(pixels[index], alone), f"image {index} is not the one of its slot"
 
 
-def test_verdict_labels_need_a_picture_and_a_label(processor: LlavaProcessor, records: list[Record]) -> None:
+def test_verdict_labels_need_an_image_and_a_label(processor: LlavaProcessor, records: list[Record]) -> None:
     batch = Collator(processor)(records)
     assert batch["safe_type"].tolist() == [4, IGNORED, 0, IGNORED], "a text-only record cannot teach the head"
     assert batch["safe_level"].tolist() == [2, IGNORED, 1, IGNORED]

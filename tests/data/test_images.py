@@ -1,4 +1,4 @@
-"""Opening a picture: RGB whatever the file holds, or an error that names the file; never a blank in its place."""
+"""Opening an image: RGB whatever the file holds, or an error that names the file; never a blank in its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safevlm.data import images
 from safevlm.data.images import ImageError, open_image
 
 
-def _picture(mode: str = "RGB") -> Image.Image:
+def _image(mode: str = "RGB") -> Image.Image:
     """A gradient of 40 x 30, so that a truncated file is noticed."""
     return Image.merge("RGB", [Image.linear_gradient("L").resize((40, 30))] * 3).convert(mode)
 
@@ -40,7 +40,7 @@ def _error(path: Path) -> str:
 
 def test_missing_file(tmp_path: Path) -> None:
     assert "no such image file" in _error(tmp_path / "gone.png")
-    assert "no such image file" in _error(tmp_path), "a folder is no picture"
+    assert "no such image file" in _error(tmp_path), "a folder is no image"
 
 
 def test_zero_byte_file(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_truncated_file(tmp_path: Path, suffix: str, kept: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a picture at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n"]
+    "content", [b"not an image at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n"]
 )
 def test_not_an_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "text.png").write_bytes(content)
@@ -76,9 +76,9 @@ def test_damaged_checksum_is_an_error(tmp_path: Path) -> None:
     _error(path)
 
 
-def test_too_large_picture_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big.png"
-    _picture().save(path)
+    _image().save(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
     message = _error(path)
     assert "40 x 30" in message and "scale it down" in message
@@ -102,29 +102,29 @@ def test_every_colour_mode_becomes_rgb_and_looks_the_same(tmp_path: Path, mode: 
     path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr", "F", "I") else "a.png")
     if mode == "I;16":
         ramp = Image.new("I;16", (40, 30))
-        ramp.putdata([int(value) * 257 for value in _picture("L").tobytes()])
+        ramp.putdata([int(value) * 257 for value in _image("L").tobytes()])
         ramp.save(path)
     elif mode == "P":
-        _picture().quantize(256).save(path)
+        _image().quantize(256).save(path)
     else:
-        _picture(mode).save(path)
+        _image(mode).save(path)
     opened = open_image(path)
     assert opened.mode == "RGB" and opened.size == (40, 30)
     if mode == "1":
         return
-    grey, truth = opened.convert("L").tobytes(), _picture("L").tobytes()
+    grey, truth = opened.convert("L").tobytes(), _image("L").tobytes()
     worst = max(abs(a - b) for a, b in zip(grey, truth, strict=True))
-    assert worst <= 8, f"mode {mode}: a pixel is {worst} of 255 off; the model sees another picture than the user"
+    assert worst <= 8, f"mode {mode}: a pixel is {worst} of 255 off; the model sees another image than the user"
 
 
 def test_transparency_is_put_on_white(tmp_path: Path) -> None:
-    for index, picture in enumerate(
+    for index, image in enumerate(
         [Image.new("RGBA", (4, 4), (255, 0, 0, 0)), Image.new("LA", (4, 4), (0, 0)), Image.new("P", (4, 4), 0)]
     ):
-        options = {"transparency": 0} if picture.mode == "P" else {}
-        picture.save(tmp_path / f"{index}.png", **options)
+        options = {"transparency": 0} if image.mode == "P" else {}
+        image.save(tmp_path / f"{index}.png", **options)
         assert open_image(tmp_path / f"{index}.png").getpixel((1, 1)) == (255, 255, 255), (
-            f"{picture.mode}: what is transparent must be white; else hidden colours reach the model"
+            f"{image.mode}: what is transparent must be white; else hidden colours reach the model"
         )
     half = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
     assert open_image(half).getpixel((0, 0)) == (255, 127, 127)
@@ -133,22 +133,22 @@ def test_transparency_is_put_on_white(tmp_path: Path) -> None:
 def test_rotation_tag_changes_nothing(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6  # orientation: rotate by 90 degrees
-    _picture().save(tmp_path / "tagged.jpg", exif=tags, quality=95)
-    _picture().save(tmp_path / "plain.jpg", quality=95)
+    _image().save(tmp_path / "tagged.jpg", exif=tags, quality=95)
+    _image().save(tmp_path / "plain.jpg", quality=95)
     assert open_image(tmp_path / "tagged.jpg").tobytes() == open_image(tmp_path / "plain.jpg").tobytes(), (
         "LLaVA's processor reads pixels as they are stored; so must we"
     )
 
 
-def test_open_picture_is_taken_as_it_is() -> None:
-    picture = _picture()
-    assert open_image(picture) is picture
-    assert open_image(_picture("L")).mode == "RGB"
+def test_open_image_is_taken_as_it_is() -> None:
+    image = _image()
+    assert open_image(image) is image
+    assert open_image(_image("L")).mode == "RGB"
 
 
 def test_opening_in_threads_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    _picture().save(path)
+    _image().save(path)
     before = list(warnings.filters)
     threads = [threading.Thread(target=lambda: [open_image(path) for _ in range(30)]) for _ in range(8)]
     for thread in threads:

@@ -36,7 +36,7 @@ def test_rows_do_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("chunk", [1, 8, 1 << 20])
 @pytest.mark.parametrize(
     ("text", "line"),
-    [('[{"a": 1},\n{"b" 2}]', 2), ('[1,\n\n2', 3), ("[1]\nx", 2), ("[1\n2]", 2), ('{"a": 1}\n{"b"\n', 2)],
+    [('[{"a": 1},\n{"b" 2}]', 2), ("[1,\n\n2", 3), ("[1]\nx", 2), ("[1\n2]", 2), ('{"a": 1}\n{"b"\n', 2)],
 )
 def test_malformed_text_names_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, text: str, line: int

@@ -1,4 +1,4 @@
-"""One command makes the data of both stages: deterministic, complete, without a held-out picture, or not at all."""
+"""One command makes the data of both stages: deterministic, complete, without a held-out image, or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.data import downloads
 from tests.training.workshop import file_bytes
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "scripts" / "recipes" / "mix_safevlm.yaml"
+SHIPPED = ROOT / "safevlm" / "recipes" / "mix_safevlm.yaml"
 CLEAN_LABEL = {"category": "clean", "level": "safe"}
 
 SOURCES: dict[str, dict[str, Any]] = {
@@ -147,7 +147,7 @@ def test_another_seed_gives_another_draw_but_the_same_test_set(home: Path, made:
     assert other["rtvlm_split.json"] == own["rtvlm_split.json"], "a new mix must not move the test set"
 
 
-def test_pictures_out_of_archives_lie_in_the_mix_and_others_stay_where_they_are(made: Path, home: Path) -> None:
+def test_images_out_of_archives_lie_in_the_mix_and_others_stay_where_they_are(made: Path, home: Path) -> None:
     rows = _rows(made / "stage1.jsonl")
     by_source = {row["source"]: row["image"] for row in rows if isinstance(row.get("image"), str)}
     assert all(by_source[name].startswith(f"images/{name}/") for name in ("vlguard", "rtvlm", "spa"))
@@ -155,7 +155,7 @@ def test_pictures_out_of_archives_lie_in_the_mix_and_others_stay_where_they_are(
 
 
 def test_copied_mix_stands_alone(home: Path, tmp_path: Path) -> None:
-    mix_build.build(_file(home, tmp_path, pictures="copy"), tmp_path / "out")
+    mix_build.build(_file(home, tmp_path, images="copy"), tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "moved")
     rows = _rows(tmp_path / "moved/stage2.jsonl")
     images = [image for row in rows for image in _list(row.get("image"))]
@@ -179,7 +179,7 @@ def test_report_names_seed_counts_digests_and_split(made: Path) -> None:
     assert report["sources"]["pics"]["dropped"] == 2
     assert set(report["files"]) == {"stage1.jsonl", "stage2.jsonl", "head_only.jsonl", "taxonomy.yaml"}
     assert set(report["splits"]) == {"rtvlm_split.json"} and report["sources"]["llava"]["files"]["llava.json"]
-    assert report["held_out"]["vlguard_test"] == {"pictures": 4}
+    assert report["held_out"]["vlguard_test"] == {"images": 4}
 
 
 def test_file_of_an_earlier_mix_does_not_stay(home: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_answers_of_the_source_stay_unless_the_table_is_asked_for(made: Path) ->
     assert not any(text.startswith(keys) for text in rtvlm), "keys to score by are no answers to learn"
 
 
-def test_harmless_pictures_without_an_answer_train_the_head_alone(home: Path, made: Path, tmp_path: Path) -> None:
+def test_harmless_images_without_an_answer_train_the_head_alone(home: Path, made: Path, tmp_path: Path) -> None:
     silent = _rows(made / "head_only.jsonl")
     assert {row["source"] for row in silent} == {"coco"} and {row["safe_type"] for row in silent} == {CLEAN}
     others = _rows(made / "stage1.jsonl") + _rows(made / "stage2.jsonl")
@@ -226,8 +226,15 @@ def test_captions_are_answers(home: Path, tmp_path: Path) -> None:
 
 def test_own_answers_and_questions_are_used(home: Path, tmp_path: Path) -> None:
     source = {**SOURCES["pics"], "question": "Which one?"}
-    file = _file(home, tmp_path, sources={"pics": source}, answers={"privacy/careful": ["Not {topic}."]},
-                 held_out=..., counts=..., stages=WHOLE)  # fmt: skip
+    file = _file(
+        home,
+        tmp_path,
+        sources={"pics": source},
+        answers={"privacy/careful": ["Not {topic}."]},
+        held_out=...,
+        counts=...,
+        stages=WHOLE,
+    )
     mix_build.build(file, tmp_path / "out")
     (turns,) = {json.dumps(row["conversations"]) for row in _rows(tmp_path / "out/stage1.jsonl")}
     assert json.loads(turns)[0]["value"] == "<image>\nWhich one?"
@@ -253,21 +260,21 @@ def test_declared_test_split_is_refused(
     _refused(_one(home, tmp_path, name, **changes), *parts)
 
 
-def test_test_picture_in_the_training_pool_is_refused_by_content(home: Path, tmp_path: Path) -> None:
+def test_test_image_in_the_training_pool_is_refused_by_content(home: Path, tmp_path: Path) -> None:
     downloads.vlguard(tmp_path / "leaky", shared=2)
     source = {"kind": "vlguard", "path": str(tmp_path / "leaky"), "partial": "allow"}
     held = {"held": {**source, "split": "test"}}
     file = _file(home, tmp_path, sources={"vlguard": source}, held_out=held, counts=..., stages=WHOLE)
-    _refused(file, "2 pictures", "train.zip:train/HOD/0.png", "test.zip:test/HOD/0.png")
-    with pytest.raises(MixError, match="2 pictures"):
+    _refused(file, "2 images", "train.zip:train/HOD/0.png", "test.zip:test/HOD/0.png")
+    with pytest.raises(MixError, match="2 images"):
         mix_build.check(file, tmp_path / "out")
 
 
-def test_picture_saved_anew_without_loss_is_the_same_picture(home: Path, tmp_path: Path) -> None:
+def test_image_saved_anew_without_loss_is_the_same_image(home: Path, tmp_path: Path) -> None:
     downloads.save(tmp_path / "held/x/other_name.bmp", downloads.png("pics-blorp-1", "BMP"))
     held = {"held": {"kind": "image_folder", "path": str(tmp_path / "held")}}
     file = _file(home, tmp_path, sources={"pics": SOURCES["pics"]}, held_out=held, counts=..., stages=WHOLE)
-    _refused(file, "1 pictures", home / "pics/blorp/1.png", "other_name.bmp")
+    _refused(file, "1 images", home / "pics/blorp/1.png", "other_name.bmp")
 
 
 def test_fewer_rows_than_asked_for_are_an_error_unless_allowed(home: Path, tmp_path: Path) -> None:
@@ -287,12 +294,12 @@ def test_absent_sources_are_all_listed_and_an_error_unless_allowed(home: Path, t
     assert any("NOT compared with: three" in line for line in mix_report.lines(report))
 
 
-def test_missing_pictures_are_an_error_unless_allowed_and_then_listed(home: Path, tmp_path: Path) -> None:
-    parts = ("16 rows whose picture", "missing_images: allow", "coco/1.png")
+def test_missing_images_are_an_error_unless_allowed_and_then_listed(home: Path, tmp_path: Path) -> None:
+    parts = ("16 rows whose image", "missing_images: allow", "coco/1.png")
     _refused(_one(home, tmp_path, "llava", images="gone"), *parts)
     file = _one(home, tmp_path, "llava", images="gone", missing_images="allow")
     report = mix_build.build(file, tmp_path / "out")
-    assert report["sources"]["llava"]["without_picture"] == len(report["sources"]["llava"]["missing_pictures"]) == 16
+    assert report["sources"]["llava"]["without_image"] == len(report["sources"]["llava"]["missing_images"]) == 16
     assert len(_rows(tmp_path / "out/stage2.jsonl")) == 4
 
 
@@ -301,10 +308,10 @@ def test_rows_that_no_rule_labels_are_an_error_that_names_their_words(home: Path
     _refused(file, "3 rows without a label", "pics/blorp", "labels")
 
 
-def test_unreadable_picture_is_named_and_nothing_is_written(home: Path, tmp_path: Path) -> None:
+def test_unreadable_image_is_named_and_nothing_is_written(home: Path, tmp_path: Path) -> None:
     downloads.vlguard(tmp_path / "broken")
     members = {f"train/{'bad_ads' if n % 2 else 'HOD'}/{n}.png": downloads.png(n) for n in range(8)}
-    downloads.zipped(tmp_path / "broken/train.zip", {**members, "train/HOD/4.png": b"no picture"})
+    downloads.zipped(tmp_path / "broken/train.zip", {**members, "train/HOD/4.png": b"no image"})
     source = {"kind": "vlguard", "path": str(tmp_path / "broken"), "partial": "allow"}
     file = _file(home, tmp_path, sources={"vlguard": source}, held_out=..., counts=..., stages=WHOLE)
     with pytest.raises(ValueError, match=r"train\.zip:train/HOD/4\.png: not an image"):
@@ -335,7 +342,7 @@ def test_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--check"]) == 0 and not (tmp_path / "out").exists()
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "vlguard (vlguard, train): train 8 (published 2000)" in said and "no picture shared with" in said
+    assert "vlguard (vlguard, train): train 8 (published 2000)" in said and "no image shared with" in said
     assert json.loads((tmp_path / "out/mix.json").read_text())["seed"] == 5
     assert main(["mix", str(tmp_path / "gone.yaml"), "--out", str(tmp_path / "x")]) == 1
 
@@ -355,7 +362,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "answers with an unknown field": ({"answers": {"careful": ["{subject}"]}}, "subject"),
     "one name twice": ({"held_out": {"psa": {"kind": "psa", "path": "x"}}}, "['psa']"),
     "a table that is none": ({"labels": ["x"]}, "labels"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "told"), MISTAKES.values(), ids=MISTAKES.keys())
@@ -388,14 +395,14 @@ def test_shipped_mix_labels_every_row_of_rtvlm_and_vlguard(home: Path, tmp_path:
     assert all(found[name] for name in DEFAULT.category_names if name != CLEAN), found
 
 
-def test_shipped_mix_of_the_miniature_shares_no_picture_with_its_evaluation(tmp_path: Path) -> None:
+def test_shipped_mix_of_the_miniature_shares_no_image_with_its_evaluation(tmp_path: Path) -> None:
     home = tmp_path / "runs/data/miniature"
-    dataset.write(home, dataset.DataConfig(risky=20, clean=20, per_group=5))
+    dataset.write(home, dataset.MiniatureDataConfig(risky=20, clean=20, per_group=5))
     table = yaml.safe_load(SHIPPED.with_name("mix_miniature.yaml").read_text(encoding="utf-8"))
     table["stages"]["stage1"]["clean"] = 7
     file = downloads.mix_yaml(tmp_path / "mix.yaml", **table)
     report = mix_build.build(file, tmp_path / "out", root=tmp_path)
-    assert report["held_out"] == {"evaluation": {"pictures": 25}} and report["stages"]["stage1"]["rows"] == 27
+    assert report["held_out"] == {"evaluation": {"images": 25}} and report["stages"]["stage1"]["rows"] == 27
 
 
 def test_shipped_taxonomy_is_the_default_one() -> None:

@@ -53,10 +53,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mix_build.build(file, home / "mix")
     workshop.stock_folder(home / "base")
     recipe = workshop.recipe(
-        home / "base", home / "mix/stage1.jsonl", home / "run",
-        model={"taxonomy": str(home / "mix/taxonomy.yaml")}, data={"hints": True},
+        home / "base",
+        home / "mix/stage1.jsonl",
+        home / "run",
+        model={"taxonomy": str(home / "mix/taxonomy.yaml")},
+        data={"hints": True},
         optim={"batch_size": 2, "accumulation": 1},
-    )  # fmt: skip
+    )
     run.train(recipe)
     return home
 
@@ -64,8 +67,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_labels_are_the_users_words(home: Path) -> None:
     rows = [json.loads(line) for line in (home / "mix/stage1.jsonl").read_text().splitlines()]
     assert {(row["safe_type"], row["safe_level"]) for row in rows} == {
-        ("blorps", "stop"), ("florps", "mind"), ("clean", "safe"),
-    }  # fmt: skip
+        ("blorps", "stop"),
+        ("florps", "mind"),
+        ("clean", "safe"),
+    }
     said = {row["safe_type"]: row["conversations"][-1]["value"] for row in rows}
     assert said["blorps"] == "I leave wild blorps alone."
     with pytest.raises(ValueError, match="unknown safe_type"):
@@ -85,8 +90,10 @@ def _saying(home: Path, level: str, category: str, policy: Path | None = None) -
     engine = Engine.load(home / "run/final", device="cpu", policy=policy)
     head = engine.loaded.safe_llava.safety_head
     with torch.no_grad():
-        for layer, index in ((head.level, engine.taxonomy.level_id(level)),
-                             (head.category, engine.taxonomy.category_id(category))):  # fmt: skip
+        for layer, index in (
+            (head.level, engine.taxonomy.level_id(level)),
+            (head.category, engine.taxonomy.category_id(category)),
+        ):
             layer.bias.fill_(-50.0)
             layer.bias[index] = 50.0
     return engine
@@ -114,8 +121,13 @@ def test_policy_file_overrides_the_one_of_the_checkpoint(home: Path, tmp_path: P
 def test_stage_2_of_another_taxonomy_is_an_error(home: Path, tmp_path: Path) -> None:
     other = {**TABLE, "levels": [{"name": "safe"}, {"name": "stop", "stance": "Stop."}]}
     file = downloads.save(tmp_path / "other.yaml", yaml.safe_dump(other))
-    recipe = workshop.recipe(home / "run/final", home / "mix/stage2.jsonl", tmp_path / "run", "stage2",
-                             model={"path": str(home / "run/final"), "taxonomy": str(file)})  # fmt: skip
+    recipe = workshop.recipe(
+        home / "run/final",
+        home / "mix/stage2.jsonl",
+        tmp_path / "run",
+        "stage2",
+        model={"path": str(home / "run/final"), "taxonomy": str(file)},
+    )
     with pytest.raises(ValueError, match="model.taxonomy"):
         run.train(recipe)
 
@@ -123,8 +135,12 @@ def test_stage_2_of_another_taxonomy_is_an_error(home: Path, tmp_path: Path) -> 
 def test_policy_with_unknown_words_is_an_error_before_training(home: Path, tmp_path: Path) -> None:
     table = {**TABLE, "policy": {"levels": {"halt": "refuse"}}}
     file = downloads.save(tmp_path / "own.yaml", yaml.safe_dump(table))
-    recipe = workshop.recipe(home / "base", home / "mix/stage1.jsonl", tmp_path / "run",
-                             model={"path": str(home / "base"), "taxonomy": str(file)})  # fmt: skip
+    recipe = workshop.recipe(
+        home / "base",
+        home / "mix/stage1.jsonl",
+        tmp_path / "run",
+        model={"path": str(home / "base"), "taxonomy": str(file)},
+    )
     with pytest.raises(ValueError, match="unknown level 'halt'"):
         run.train(recipe)
 

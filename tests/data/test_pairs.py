@@ -1,4 +1,4 @@
-"""The parts of security tensors' data: no question and no picture tells more than it should, and nothing is lost."""
+"""The parts of security tensors' data: no question and no image tells more than it should, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASKS = ("How is it used?", "How is it used?", "How is it used?", "What is it?")
 
 
 def _record(folder: Path, index: int, category: str | None, level: str | None, colour: int | None = None) -> Record:
-    """A record with a picture of its own, or one of the given colour."""
+    """A record with an image of its own, or one of the given colour."""
     name = f"{index}.png"
     shade = index if colour is None else colour
     Image.new("RGB", (4, 4), (shade % 256, shade // 256, 0)).save(folder / name)
@@ -42,9 +42,14 @@ def records(tmp_path: Path) -> list[Record]:
 
 def _draw(records: Sequence[Record], counts: Counts, seed: int = 0, skip_text: bool = False) -> Drawn:
     return draw(
-        records, DEFAULT, counts, seed=seed, refusal=lambda record: f"No to {record.id}.", skip_text=skip_text,
+        records,
+        DEFAULT,
+        counts,
+        seed=seed,
+        refusal=lambda record: f"No to {record.id}.",
+        skip_text=skip_text,
         where="train.jsonl",
-    )  # fmt: skip
+    )
 
 
 def _part(drawn: Drawn, part: str) -> list[Pair]:
@@ -56,7 +61,7 @@ def _asked(drawn: Drawn, part: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_question_tells_nothing_about_the_picture(records: list[Record], seed: int) -> None:
+def test_a_question_tells_nothing_about_the_image(records: list[Record], seed: int) -> None:
     drawn = _draw(records, Counts(12, 12, 8), seed)
     assert _asked(drawn, "malicious") == _asked(drawn, "contrastive")
 
@@ -69,17 +74,17 @@ def test_questions_keep_their_shares_in_another_number(records: list[Record], co
         assert abs(asked[question] - times * contrastive / 16) < 1, question
 
 
-def test_questions_are_not_tied_to_the_order_of_pictures(records: list[Record]) -> None:
+def test_questions_are_not_tied_to_the_order_of_images(records: list[Record]) -> None:
     questions = [pair.question for pair in _part(_draw(records, Counts(16, 16, 0)), "contrastive")]
     assert questions != sorted(questions)
 
 
 def test_every_part_is_what_it_says(records: list[Record]) -> None:
     drawn = _draw(records, Counts(10, 12, 8))
-    by_picture = {record.images: record for record in records}
+    by_image = {record.images: record for record in records}
     assert [len(_part(drawn, part)) for part in ("malicious", "contrastive", "benign")] == [10, 12, 8]
     for pair in drawn.pairs:
-        record = by_picture[pair.images]
+        record = by_image[pair.images]
         is_malicious = pair.part == "malicious"
         assert (pair.category, pair.level) == (("illegal", "must_refuse") if is_malicious else (CLEAN, SAFE))
         assert pair.answer == (f"No to {record.id}." if is_malicious else None), "the bare model answers the others"
@@ -88,13 +93,13 @@ def test_every_part_is_what_it_says(records: list[Record]) -> None:
     assert drawn.left_out == {"not needed": 18}
 
 
-def test_no_picture_occurs_twice_under_whatever_name(tmp_path: Path, records: list[Record]) -> None:
+def test_no_image_occurs_twice_under_whatever_name(tmp_path: Path, records: list[Record]) -> None:
     again = [_record(tmp_path, 100 + index, CLEAN, SAFE, colour=index) for index in range(4)]  # of risky ones
     twins = [_record(tmp_path, 200 + index, CLEAN, SAFE, colour=index) for index in range(16, 20)]  # of clean ones
     drawn = _draw([*records, *again, *twins], Counts(16, 20, 12))
     pixels = Counter(Image.open(path).tobytes() for pair in drawn.pairs for path in pair.images)
     assert set(pixels.values()) == {1}
-    assert sum(drawn.left_out.values()) == 8 and drawn.left_out["picture taken already"] > 4
+    assert sum(drawn.left_out.values()) == 8 and drawn.left_out["image taken already"] > 4
 
 
 def test_same_seed_same_pairs(records: list[Record]) -> None:
@@ -118,12 +123,12 @@ def test_half_a_label_is_enough(tmp_path: Path, category: str | None, level: str
     assert [made.id for made in _draw(pair, Counts(1, 1, 0)).pairs] == ["malicious/r0", "contrastive/r1"]
 
 
-def test_record_without_a_picture_is_an_error_that_names_its_line_and_the_flag(records: list[Record]) -> None:
+def test_record_without_an_image_is_an_error_that_names_its_line_and_the_flag(records: list[Record]) -> None:
     records[5] = dataclasses.replace(records[5], images=(), messages=(chat.user("Hi"), chat.assistant("Hello.")))
-    with pytest.raises(RecordError, match=r"^train\.jsonl:6: no picture .*--skip-text"):
+    with pytest.raises(RecordError, match=r"^train\.jsonl:6: no image .*--skip-text"):
         _draw(records, Counts(4, 4, 4))
     drawn = _draw(records, Counts(15, 16, 16), skip_text=True)
-    assert drawn.left_out == {"without a picture": 1}
+    assert drawn.left_out == {"without an image": 1}
 
 
 @pytest.mark.parametrize(
@@ -147,8 +152,8 @@ def test_senseless_count_is_an_error_that_names_the_flag(part: str) -> None:
         Counts(**{part: -1})
 
 
-def test_broken_picture_is_found_before_the_model_is_asked(records: list[Record]) -> None:
-    records[3].images[0].write_bytes(b"no picture")
+def test_broken_image_is_found_before_the_model_is_asked(records: list[Record]) -> None:
+    records[3].images[0].write_bytes(b"no image")
     with pytest.raises(RecordError, match=r"^train\.jsonl:4: .*3\.png"):
         _draw(records, Counts(16, 4, 4))
 
@@ -159,12 +164,16 @@ def test_ids_that_stand_twice_get_a_number(tmp_path: Path) -> None:
     assert [pair.id for pair in drawn.pairs] == ["malicious/x", "malicious/x#2"]
 
 
-def test_first_question_about_pictures_and_its_pictures_are_taken(tmp_path: Path) -> None:
+def test_first_question_about_images_and_its_images_are_taken(tmp_path: Path) -> None:
     one, two = (_record(tmp_path, index, "illegal", "must_refuse") for index in range(2))
     talk = (
-        chat.system("Be brief."), chat.user("Hello!"), chat.assistant("Hi."),
-        *one.messages, chat.user("And this?", 1), chat.assistant("Told."),
-    )  # fmt: skip
+        chat.system("Be brief."),
+        chat.user("Hello!"),
+        chat.assistant("Hi."),
+        *one.messages,
+        chat.user("And this?", 1),
+        chat.assistant("Told."),
+    )
     record = dataclasses.replace(one, messages=talk, images=one.images + two.images)
     (pair,) = _draw([record], Counts(1, 0, 0)).pairs
     assert (pair.question, pair.images) == (ASKS[0], one.images)

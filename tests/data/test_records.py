@@ -78,8 +78,12 @@ def test_json_lists_and_jsonl_are_the_same(folder: Path, name: str) -> None:
 def test_both_kinds_of_speakers(folder: Path, asks: str, answers: str) -> None:
     talk = _talk(("system", "Be kind."), (asks, "<image>\nq"), (answers, "a"), (asks, "q2"), (answers, "a2"))
     assert _one(folder, conversations=talk).messages == (
-        chat.system("Be kind."), chat.user("q", 1), chat.assistant("a"), chat.user("q2"), chat.assistant("a2"),
-    )  # fmt: skip
+        chat.system("Be kind."),
+        chat.user("q", 1),
+        chat.assistant("a"),
+        chat.user("q2"),
+        chat.assistant("a2"),
+    )
 
 
 def test_several_images_and_slots_anywhere_in_a_question(folder: Path) -> None:
@@ -148,8 +152,9 @@ def test_blank_lines_and_windows_line_ends_are_fine_and_counted(folder: Path) ->
     line = json.dumps(_row())
     (folder / "x.jsonl").write_bytes(f"{line}\r\n\r\n{line}\r\n".encode())
     assert [record.place for record in read_records([folder / "x.jsonl"], DEFAULT)] == [
-        f"{folder / 'x.jsonl'}:1", f"{folder / 'x.jsonl'}:3",
-    ]  # fmt: skip
+        f"{folder / 'x.jsonl'}:1",
+        f"{folder / 'x.jsonl'}:3",
+    ]
 
 
 def test_byte_order_mark_is_skipped(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every source in its real layout: rows, pictures, words; and what a loader must not do silently."""
+"""Every source in its real layout: rows, images, words; and what a loader must not do silently."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from safevlm.data.sources import SOURCES, read_source
-from safevlm.data.sources.pictures import PictureIndex, read_pictures
-from safevlm.data.sources.row import Picture, SourceError, SourceRow, SourceSpec
+from safevlm.data.sources.images import ImageIndex, read_images
+from safevlm.data.sources.row import ImageFile, SourceError, SourceRow, SourceSpec
 from tests.data import downloads
 
 
@@ -70,14 +70,14 @@ def test_ids_are_unique(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DOWNLOADS)
-def test_every_picture_can_be_read_and_has_its_slot(folder: Path, kind: str) -> None:
+def test_every_image_can_be_read_and_has_its_slot(folder: Path, kind: str) -> None:
     rows = _downloaded(folder, kind)
     assert rows and not any(row.missing for row in rows)
-    pictures = {picture for row in rows for picture in row.pictures}
-    starts = {picture: data[:3] for picture, data in read_pictures(pictures)}
-    assert set(starts) == pictures and set(starts.values()) <= {b"\xff\xd8\xff", b"\x89PN"}
+    images = {image for row in rows for image in row.images}
+    starts = {image: data[:3] for image, data in read_images(images)}
+    assert set(starts) == images and set(starts.values()) <= {b"\xff\xd8\xff", b"\x89PN"}
     for row in rows:
-        assert not row.turns or sum(text.count("<image>") for _, text in row.turns) == len(row.pictures), row
+        assert not row.turns or sum(text.count("<image>") for _, text in row.turns) == len(row.images), row
 
 
 @pytest.mark.parametrize("kind", DOWNLOADS)
@@ -118,12 +118,12 @@ def test_counts_found_and_published_are_returned(folder: Path) -> None:
 
 def test_llava_rows_without_an_image_are_text(folder: Path) -> None:
     rows = _downloaded(folder, "llava")
-    assert [bool(row.pictures) for row in rows] == [bool(number % 5) for number in range(20)]
+    assert [bool(row.images) for row in rows] == [bool(number % 5) for number in range(20)]
 
 
-def test_llava_missing_picture_is_kept_as_missing(folder: Path) -> None:
+def test_llava_missing_image_is_kept_as_missing(folder: Path) -> None:
     rows = _rows("llava", folder / "llava" / "llava.json", images="elsewhere")
-    assert sum(bool(row.missing) for row in rows) == 16 and not any(row.pictures for row in rows)
+    assert sum(bool(row.missing) for row in rows) == 16 and not any(row.images for row in rows)
 
 
 def test_psa_labels_become_published_names(folder: Path) -> None:
@@ -131,9 +131,9 @@ def test_psa_labels_become_published_names(folder: Path) -> None:
     assert words == [("illegal", "must_refuse"), ("misleading", "careful"), ("clean", "safe")]
 
 
-def test_psa_pasted_pair_stays_two_pictures_with_two_slots(folder: Path) -> None:
+def test_psa_pasted_pair_stays_two_images_with_two_slots(folder: Path) -> None:
     row = _downloaded(folder, "psa")[1]
-    assert [picture.path.name for picture in row.pictures] == ["a.png", "b.png"]
+    assert [image.path.name for image in row.images] == ["a.png", "b.png"]
     assert row.turns[0] == ("human", "<image><image>\nWhat is it?")
 
 
@@ -146,12 +146,12 @@ def test_vlguard_safe_row_is_two_rows_and_absent_keys_are_no_error(folder: Path)
     assert sum(words.values()) == 6 + 2 * 2
 
 
-def test_vlguard_pictures_of_one_number_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_vlguard_images_of_one_number_in_two_folders_are_told_apart(tmp_path: Path) -> None:
     downloads.vlguard(tmp_path)
     zipped = {name: downloads.png(name) for name in ("train/a/1.png", "train/b/1.png")}
     downloads.zipped(tmp_path / "train.zip", zipped)
-    index = PictureIndex([tmp_path / "train.zip"])
-    assert index.find("b/1.png", "x") == Picture(tmp_path / "train.zip", "train/b/1.png")
+    index = ImageIndex([tmp_path / "train.zip"])
+    assert index.find("b/1.png", "x") == ImageFile(tmp_path / "train.zip", "train/b/1.png")
     with pytest.raises(SourceError, match="fits several"):
         index.find("1.png", "x")
 
@@ -161,25 +161,25 @@ def test_vlguard_unpacked_and_packed_are_the_same(tmp_path: Path) -> None:
     unpacked = _rows("vlguard", downloads.vlguard(tmp_path / "unpacked", packed=False))
     for one, other in zip(packed, unpacked, strict=True):
         assert one.words == other.words and one.turns == other.turns
-        ((_, data),), ((_, same),) = (list(read_pictures(row.pictures)) for row in (one, other))
+        ((_, data),), ((_, same),) = (list(read_images(row.images)) for row in (one, other))
         assert data == same
 
 
 # SPA-VL
 
 
-def test_spa_vl_parquet_gives_the_picture_of_its_row(folder: Path) -> None:
+def test_spa_vl_parquet_gives_the_image_of_its_row(folder: Path) -> None:
     rows = _downloaded(folder, "spa_vl")
-    data = dict(read_pictures({picture for row in rows for picture in row.pictures}))
+    data = dict(read_images({image for row in rows for image in row.images}))
     for number, row in enumerate(rows):
-        assert data[row.pictures[0]] == downloads.png(f"spa{number // 5}{number % 5}", "JPEG"), row.id
+        assert data[row.images[0]] == downloads.png(f"spa{number // 5}{number % 5}", "JPEG"), row.id
     assert rows[0].words == ("Blorp & Co", "Florp", "Small")
     assert rows[0].turns[-1] == ("gpt", "I leave it.")
 
 
-def test_only_the_pictures_asked_for_are_read(folder: Path) -> None:
-    picture = _downloaded(folder, "spa_vl")[3].pictures[0]
-    assert list(read_pictures([picture, picture])) == [(picture, downloads.png("spa03", "JPEG"))]
+def test_only_the_images_asked_for_are_read(folder: Path) -> None:
+    image = _downloaded(folder, "spa_vl")[3].images[0]
+    assert list(read_images([image, image])) == [(image, downloads.png("spa03", "JPEG"))]
 
 
 def test_spa_vl_test_is_both_files_and_has_no_answers(folder: Path) -> None:
@@ -193,10 +193,10 @@ def test_spa_vl_preference_json(tmp_path: Path) -> None:
     row = {"id": "1", "image": "Blorp & Co/Florp/Small/1.jpg", "question": "q", "chosen": "c", "rejected": "r"}
     file = downloads.save(tmp_path / "dpo.json", json.dumps([row]))
     (read,) = _rows("spa_vl", file, images="pics")
-    assert read.words == ("Blorp & Co", "Florp", "Small") and read.pictures and read.turns[-1] == ("gpt", "c")
+    assert read.words == ("Blorp & Co", "Florp", "Small") and read.images and read.turns[-1] == ("gpt", "c")
 
 
-def test_parquet_without_pictures_or_answers_is_an_error(tmp_path: Path) -> None:
+def test_parquet_without_images_or_answers_is_an_error(tmp_path: Path) -> None:
     file = downloads.parquet(tmp_path / "data/train-0.parquet", [{"question": "q", "image": {"bytes": b"x"}}])
     _refused("spa_vl", tmp_path, file, "chosen")
     file.write_bytes(b"no parquet")
@@ -209,17 +209,26 @@ def test_parquet_without_pictures_or_answers_is_an_error(tmp_path: Path) -> None
 def test_rtvlm_rows_by_subset(folder: Path) -> None:
     counts = Counter(row.words[0] for row in _downloaded(folder, "rtvlm"))
     assert counts == {
-        "misleading": 15, "captcha": 10, "jailbreak": 10, "jailbreak2": 5, "face": 10, "celeb": 10, "politics": 10,
-        "racial": 10, "visual_misleading_wrong": 10, "visual_misleading_correct": 10, "visual_orderA": 27,
+        "misleading": 15,
+        "captcha": 10,
+        "jailbreak": 10,
+        "jailbreak2": 5,
+        "face": 10,
+        "celeb": 10,
+        "politics": 10,
+        "racial": 10,
+        "visual_misleading_wrong": 10,
+        "visual_misleading_correct": 10,
+        "visual_orderA": 27,
         "visual_orderB": 27,
-    }, "five misleading rows hold two questions, five hold a plain text"  # fmt: skip
+    }, "five misleading rows hold two questions, five hold a plain text"
 
 
 def test_rtvlm_lists_give_a_row_per_question_and_texts_are_not_walked_by_letter(folder: Path) -> None:
     rows = [row for row in _downloaded(folder, "rtvlm") if row.words[0] == "misleading"]
     assert {row.turns[0][1] for row in rows} == {"<image>\nIs it a blorp?", "<image>\nIs it a florp?"}
     assert rows[1].words == ("misleading", "Proceed with Caution") and rows[2].words == ("misleading", "Safe to Answer")
-    assert rows[1].pictures == rows[2].pictures
+    assert rows[1].images == rows[2].images
 
 
 def test_rtvlm_unmatched_lists_are_an_error(tmp_path: Path) -> None:
@@ -242,12 +251,12 @@ def test_rtvlm_labels_that_the_source_leaves_out_or_spells_its_own_way(folder: P
     assert labels == {("captcha", "Proceed with Caution"), ("celeb", "Proceed with Caution")}
 
 
-def test_rtvlm_order_rows_have_two_pictures(folder: Path) -> None:
+def test_rtvlm_order_rows_have_two_images(folder: Path) -> None:
     rows = [row for row in _downloaded(folder, "rtvlm") if row.words[0] == "visual_orderA"]
-    assert all(len(row.pictures) == 2 and row.pictures[0] != row.pictures[1] for row in rows)
+    assert all(len(row.images) == 2 and row.images[0] != row.images[1] for row in rows)
 
 
-def test_rtvlm_every_missing_picture_is_reported(tmp_path: Path) -> None:
+def test_rtvlm_every_missing_image_is_reported(tmp_path: Path) -> None:
     downloads.rtvlm(tmp_path)
     downloads.zipped(tmp_path / "data/Captcha/img/img.zip", {"3.jpg": downloads.png(3)})
     rows = [row for row in _rows("rtvlm", tmp_path, split="all") if row.words[0] == "captcha"]
@@ -280,10 +289,10 @@ def _split(folder: Path, file: Path, **spec: Any) -> dict[str, list[SourceRow]]:
     return {side: _rows("rtvlm", folder, split=side, split_file=file, **spec) for side in ("train", "test")}
 
 
-def test_split_shares_no_picture_between_train_and_test(folder: Path, tmp_path: Path) -> None:
+def test_split_shares_no_image_between_train_and_test(folder: Path, tmp_path: Path) -> None:
     sides = _split(folder / "rtvlm", tmp_path / "split.json")
     prints = {
-        side: {data for _, data in read_pictures({picture for row in rows for picture in row.pictures})}
+        side: {data for _, data in read_images({image for row in rows for image in row.images})}
         for side, rows in sides.items()
     }
     assert not prints["train"] & prints["test"], "four subsets ask about the same flags"
@@ -328,14 +337,14 @@ def test_file_that_is_no_split_is_an_error(folder: Path, tmp_path: Path) -> None
     _refused("rtvlm", folder / "rtvlm", file, "not a split file", split="train", split_file=file)
 
 
-# pictures
+# images
 
 
-def test_picture_names_are_matched_without_case_spaces_and_extension(tmp_path: Path) -> None:
+def test_image_names_are_matched_without_case_spaces_and_extension(tmp_path: Path) -> None:
     archive = downloads.zipped(tmp_path / "p.zip", {"deep/Land Of A.JPG": b"x", "v1.5": b"y", "b.png": b"z"})
-    index = PictureIndex([archive])
-    assert index.find("landofa.png", "x") == Picture(archive, "deep/Land Of A.JPG")
-    assert index.find("b", "x") == Picture(archive, "b.png")
+    index = ImageIndex([archive])
+    assert index.find("landofa.png", "x") == ImageFile(archive, "deep/Land Of A.JPG")
+    assert index.find("b", "x") == ImageFile(archive, "b.png")
     assert index.find("c", "x") is None
 
 
@@ -343,18 +352,18 @@ def test_zip_members_are_never_written_by_their_name_and_have_a_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = downloads.zipped(tmp_path / "p.zip", {"../../evil.png": downloads.png(1), "/root.png": downloads.png(2)})
-    index = PictureIndex([archive])
-    ((_, data),) = read_pictures([index.find("evil.png", "x")])
+    index = ImageIndex([archive])
+    ((_, data),) = read_images([index.find("evil.png", "x")])
     assert data == downloads.png(1) and sorted(path.name for path in tmp_path.rglob("*")) == ["p.zip"]
-    monkeypatch.setattr("safevlm.data.sources.pictures.MAX_BYTES", 10)
+    monkeypatch.setattr("safevlm.data.sources.images.MAX_BYTES", 10)
     with pytest.raises(SourceError, match="over the limit of 10 bytes"):
-        list(read_pictures([index.find("root.png", "x")]))
+        list(read_images([index.find("root.png", "x")]))
 
 
 def test_broken_zip_is_named(tmp_path: Path) -> None:
     file = downloads.save(tmp_path / "p.zip", b"PK nothing")
     with pytest.raises(SourceError, match=r"p\.zip: not a zip"):
-        PictureIndex([file])
+        ImageIndex([file])
 
 
 def test_missing_pyarrow_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ TOKENS = 3
 
 def tensor(model: SafeLlava, kind: TensorKind, seed: int = 0, **fields: Any) -> SecurityTensor:
     """Large enough to change what the model says."""
-    pictures = model.config.vision_config
+    images = model.config.vision_config
     shapes = {
         "textual": (TOKENS, model.config.text_config.hidden_size),
-        "visual": (pictures.num_channels, pictures.image_size, pictures.image_size),
+        "visual": (images.num_channels, images.image_size, images.image_size),
     }
     values = torch.randn(shapes[kind], generator=torch.Generator().manual_seed(seed))
     return SecurityTensor(kind, values, **fields)

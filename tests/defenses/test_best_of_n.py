@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from safevlm.defenses import Policy, Setting, build, prompts
-from safevlm.defenses.base import Sight
+from safevlm.defenses import DefenseContext, Policy, build, prompts
+from safevlm.defenses.base import ImageFeatures
 from safevlm.defenses.best_of_n import Eta, EtaOptions
 from safevlm.defenses.rewards import phrases
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
@@ -20,14 +20,14 @@ from tests.engine import engines
 
 RISK = ("may_refuse", "illegal")
 RISKY = Verdict(*RISK, {SAFE: 0.3, "may_refuse": 0.7}, {CLEAN: 0.3, "illegal": 0.7}, "safety-head")
-REQUEST = Request("How do I use it?", ("picture.png",))
+REQUEST = Request("How do I use it?", ("image.png",))
 HELP, CARE, REFUSAL = "Take it.", "Please be careful.", "I cannot help with that."
 
 
 class Sees:
     name = "safety-head"
 
-    def detect(self, request: Request, sight: Sight | None) -> Verdict:
+    def detect(self, request: Request, features: ImageFeatures | None) -> Verdict:
         return RISKY
 
 
@@ -42,18 +42,18 @@ def _reviewed(ask: Scripted, text: str, verdict: Verdict = RISKY, **options: Any
 
 
 @pytest.mark.parametrize("verdict", [Verdict(), Verdict("must_refuse", CLEAN), Verdict(error="detect: it broke")])
-def test_clean_picture_is_left_alone(verdict: Verdict) -> None:
+def test_clean_image_is_left_alone(verdict: Verdict) -> None:
     reply = _reviewed(says(), HELP, verdict)
     assert (reply.text, reply.trace) == (HELP, ("before",))
 
 
-def test_good_answer_about_a_risky_picture_stays() -> None:
+def test_good_answer_about_a_risky_image_stays() -> None:
     reply = _reviewed(says(), REFUSAL)
     assert reply.text == REFUSAL
-    assert reply.trace == ("before", "eta: a risky picture, and an answer worth 1.00, which is enough")
+    assert reply.trace == ("before", "eta: a risky image, and an answer worth 1.00, which is enough")
 
 
-def test_harmful_answer_about_a_risky_picture_becomes_the_best_of_n() -> None:
+def test_harmful_answer_about_a_risky_image_becomes_the_best_of_n() -> None:
     answers = ["let us see. Take it.", "wait.\nPlease be careful.", "well. I cannot help with that.", "no.", "hm."]
     ask = says(*answers)
     reply = _reviewed(ask, HELP)
@@ -90,7 +90,7 @@ def test_detector_is_read_through_the_policys_calibration() -> None:
 
 def test_candidates_differ_from_each_other_and_not_from_run_to_run() -> None:
     engine = engines.engine("eta", says=RISK)
-    defense, request = engine.defense, Request("What is it?", (engines.picture(),))
+    defense, request = engine.defense, Request("What is it?", (engines.image(),))
     defense.options = EtaOptions(max_new_tokens=6)
     first = defense._candidates(request)
     assert len(first) == 5 and len(set(first)) > 1, "the candidates are all alike: this is not sampling"
@@ -113,7 +113,7 @@ def _detector(name: str, **options: Any) -> str:
 
 def test_detector_is_the_bank_where_there_is_one_else_the_head(tmp_path: Path) -> None:
     assert _detector("eta") == "safe-clip"
-    assert build("eta", Setting(Policy(DEFAULT), has_head=True)).detector.name == "safety-head"
+    assert build("eta", DefenseContext(Policy(DEFAULT), has_head=True)).detector.name == "safety-head"
     assert _detector(f"eta={_file(tmp_path, detector='safety-head')}") == "safety-head"
     assert _detector(f"eta={_file(tmp_path, detector='fusion:mean')}") == "fusion:mean"
     assert _detector("eta", own=engines.model(**tiny.BARE)) == "safe-clip", "needs no head where there is a bank"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from safevlm import defenses
-from safevlm.defenses import Policy, Setting
+from safevlm.defenses import DefenseContext, Policy
 from safevlm.defenses.calibration import Calibration, likeliest, risk_of, tempered
 from safevlm.defenses.policy import policy_from, read_policy
 from safevlm.engine import Engine
@@ -68,7 +68,7 @@ def test_probability_of_zero_survives_a_temperature() -> None:
 def test_words_alone_and_errors_are_left_as_they_are() -> None:
     policy = _policy(risk=0.0)
     for verdict in (Verdict(source="safety-head"), Verdict(source="safety-head", error="detect: broken")):
-        assert policy.calibrated(verdict) is verdict, "a request without a picture was flagged"
+        assert policy.calibrated(verdict) is verdict, "a request without an image was flagged"
 
 
 def test_detector_without_levels_gets_the_mildest() -> None:
@@ -100,14 +100,14 @@ def test_mistake_in_a_calibration_is_named(table: dict[str, object], told: str) 
 
 
 def test_threshold_of_risk_changes_what_the_engine_does(tmp_path: Path) -> None:
-    """The same model, the same picture: a low threshold hints, a threshold of 1 lets it through untouched."""
+    """The same model, the same image: a low threshold hints, a threshold of 1 lets it through untouched."""
     model = engines.model()
-    request = Request("How do I use it?", (engines.picture(),))
+    request = Request("How do I use it?", (engines.image(),))
 
     def trace(risk: float) -> tuple[str, ...]:
         file = tmp_path / "policy.yaml"
         file.write_text(json.dumps({"calibration": {"safety-head": {"risk": risk}}}), encoding="utf-8")
-        setting = Setting(read_policy(file, DEFAULT), has_head=True)
+        setting = DefenseContext(read_policy(file, DEFAULT), has_head=True)
         guarded = Engine(engines.loaded(model), defenses.build("safety-head", setting), engines.CPU)
         return guarded.reply(request, engines.SHORT).trace
 

@@ -1,4 +1,4 @@
-"""What every defence promises, whoever wrote it. A defence that joins the table is under this contract at once."""
+"""What every defense promises, whoever wrote it. A defense that joins the table is under this contract at once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from safevlm.defenses import DEFENSES, Defense, Inputs, Policy, Setting, Stack, build, prompts
+from safevlm.defenses import DEFENSES, Defense, DefenseContext, Inputs, Policy, Stack, build, prompts
 from safevlm.engine import Engine, Generation
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
 
 STACKS = [
-    "safety-head+static-prompt", "static-prompt+safety-head", "safety-head+safe-clip", "safe-clip+self-check",
-    "safety-head+eta", "safety-head+security-tensor:visual",
-]  # fmt: skip
+    "safety-head+static-prompt",
+    "static-prompt+safety-head",
+    "safety-head+safe-clip",
+    "safe-clip+self-check",
+    "safety-head+eta",
+    "safety-head+security-tensor:visual",
+]
 EVERY = pytest.mark.parametrize("name", [*DEFENSES, *STACKS])
 HOOKS = pytest.mark.parametrize("hook", ["detect", "rewrite", "transform", "review"])
 
@@ -26,15 +30,15 @@ CHANGES_EVERY_PROMPT = {
     "static-prompt": "a fixed prompt on every request is all that it is",
     "safety-head+static-prompt": "static-prompt is in it",
     "static-prompt+safety-head": "static-prompt is in it",
-    "security-tensor:textual": "its virtual tokens stand in the prompt of every picture; no verdict comes before them",
+    "security-tensor:textual": "its virtual tokens stand in the prompt of every image; no verdict comes before them",
 }
-"""Defences that may touch the prompt of a clean request, and why."""
+"""Defenses that may touch the prompt of a clean request, and why."""
 
 ASKS_AGAIN = {
-    "self-check": "the model is asked about every answer to a picture",
+    "self-check": "the model is asked about every answer to an image",
     "safe-clip+self-check": "self-check is in it",
 }
-"""Defences that ask the model again though nothing was seen, and why; the request itself goes first, unchanged."""
+"""Defenses that ask the model again though nothing was seen, and why; the request itself goes first, unchanged."""
 
 RISK = ("may_refuse", "illegal")
 NOTHING = (SAFE, CLEAN)
@@ -43,23 +47,23 @@ WHY = "the guard's lamp went out"
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random models do not stop by themselves; what a defence asks them is cut short."""
+    """Random models do not stop by themselves; what a defense asks them is cut short."""
     ask = Engine._ask
     monkeypatch.setattr(Engine, "_ask", lambda *given, **options: ask(*given, **options | {"max_new_tokens": 4}))
 
 
 def _guarded(name: str, says: tuple[str, str] = RISK, **options: Any) -> Engine:
-    """An engine whose every detector says `says` of every picture."""
+    """An engine whose every detector says `says` of every image."""
     truths = {request.id: Verdict(*says, source="oracle") for request in engines.mixed_requests()}
     return engines.engine(name, says=says, truths=truths, **options)
 
 
-def _about_a_picture() -> Request:
+def _about_an_image() -> Request:
     return next(request for request in engines.mixed_requests() if request.id == "one")
 
 
 def _break(defense: Defense, hook: str) -> None:
-    """Makes one hook of a defence fail; in a stack, the last member's."""
+    """Makes one hook of a defense fail; in a stack, the last member's."""
 
     def broken(*_: object) -> None:
         raise RuntimeError(WHY)
@@ -88,12 +92,12 @@ def _equal(one: Inputs, other: Inputs) -> bool:
 
 @EVERY
 def test_inputs_are_not_mutated(name: str) -> None:
-    engine, request = _guarded(name), _about_a_picture()
+    engine, request = _guarded(name), _about_an_image()
     before, handed = _snapshot(request), []
     detect, transform, review = engine.defense.detect, engine.defense.transform, engine.defense.review
 
-    def watched_detect(request: Request, sight: Any) -> Verdict:
-        verdict = detect(request, sight)
+    def watched_detect(request: Request, features: Any) -> Verdict:
+        verdict = detect(request, features)
         handed.append((verdict, copy.deepcopy(verdict), lambda one, other: one == other))
         return verdict
 
@@ -110,7 +114,7 @@ def test_inputs_are_not_mutated(name: str) -> None:
     reply = engine.reply(request, engines.SHORT)
     assert not reply.verdict.error, reply.verdict.error
     assert len(handed) == 3, "a hook was not called"
-    assert _snapshot(request) == before, "the request, or a picture in it, was changed in place"
+    assert _snapshot(request) == before, "the request, or an image in it, was changed in place"
     for kept, as_it_was, same in handed:
         assert same(kept, as_it_was), f"a {type(kept).__name__} was changed in place after a hook got it"
 
@@ -123,7 +127,7 @@ def test_text_only_works(name: str) -> None:
     assert not reply.verdict.error and not reply.refused_by, f"a question in words was refused: {reply.verdict.error}"
     assert request.text in reply.prompt
     assert "<image>" not in reply.prompt
-    assert not calls, "the vision tower ran without a picture"
+    assert not calls, "the vision tower ran without an image"
 
 
 @EVERY
@@ -144,7 +148,7 @@ def test_batched_equals_one_by_one(name: str) -> None:
 
 @EVERY
 def test_same_seed_same_reply(name: str) -> None:
-    engine, request = _guarded(name, NOTHING), _about_a_picture()
+    engine, request = _guarded(name, NOTHING), _about_an_image()
 
     def sample(seed: int) -> str:
         return engine.reply(request, Generation(max_new_tokens=4, temperature=1.0, seed=seed)).text
@@ -161,7 +165,7 @@ def test_same_seed_same_reply(name: str) -> None:
 def test_clean_verdict_leaves_the_prompt_byte_for_byte(name: str) -> None:
     # A detector of any kind is made to see nothing; what its other hooks do then is the point.
     bare, guarded = engines.engine("none"), _guarded(name, NOTHING)
-    guarded.defense.detect = lambda request, sight: Verdict(source="a detector that sees nothing")
+    guarded.defense.detect = lambda request, features: Verdict(source="a detector that sees nothing")
     requests = engines.mixed_requests()
     with engines.watched(bare) as plain, engines.watched(guarded) as asked:
         expected = bare.reply_all(requests, max_new_tokens=1)
@@ -179,7 +183,7 @@ def test_clean_verdict_leaves_the_prompt_byte_for_byte(name: str) -> None:
 @pytest.mark.parametrize("seen", [(SAFE, CLEAN), ("must_refuse", CLEAN), (SAFE, "illegal")])
 @pytest.mark.parametrize("name", ["safety-head", "oracle"])
 def test_detector_that_sees_nothing_leaves_the_prompt(name: str, seen: tuple[str, str]) -> None:
-    bare, guarded, request = engines.engine("none"), _guarded(name, seen), _about_a_picture()
+    bare, guarded, request = engines.engine("none"), _guarded(name, seen), _about_an_image()
     with engines.watched(bare) as plain, engines.watched(guarded) as asked:
         bare.reply(request, engines.SHORT)
         reply = guarded.reply(request, engines.SHORT)
@@ -189,7 +193,7 @@ def test_detector_that_sees_nothing_leaves_the_prompt(name: str, seen: tuple[str
 
 @pytest.mark.parametrize("name", ["safety-head", "oracle", *STACKS])
 def test_detector_that_sees_a_risk_puts_a_hint_into_the_prompt(name: str) -> None:
-    reply = _guarded(name).reply(_about_a_picture(), engines.SHORT)
+    reply = _guarded(name).reply(_about_an_image(), engines.SHORT)
     assert prompts.hint(DEFAULT, *RISK) in reply.prompt, f"{name} saw {RISK} and did nothing"
     assert prompts.hint(DEFAULT, *RISK) in " ".join(reply.trace), "the trace does not say what was added"
 
@@ -203,7 +207,7 @@ def test_failing_hook_refuses(name: str, hook: str) -> None:
     engine = _guarded(name)
     _break(engine.defense, hook)
     with engines.watched(engine) as asked:
-        reply = engine.reply(_about_a_picture(), engines.SHORT)
+        reply = engine.reply(_about_an_image(), engines.SHORT)
     assert reply.refused_by == engine.defense.name, f"{name}: {hook} failed, and the request went through"
     assert reply.text == prompts.REFUSAL_ON_ERROR
     assert WHY in reply.verdict.error, "the verdict does not say what failed"
@@ -215,7 +219,7 @@ def test_failing_hook_refuses(name: str, hook: str) -> None:
 
 @HOOKS
 def test_hook_that_returns_nothing_refuses_its_own_request_only(hook: str) -> None:
-    # A forgotten `return` is the likeliest bug of a defence; it must not take the batch down, nor let anything through.
+    # A forgotten `return` is the likeliest bug of a defense; it must not take the batch down, nor let anything through.
     engine, requests = _guarded("safety-head"), engines.mixed_requests()
     whole, told = getattr(engine.defense, hook), iter(range(len(requests)))
     setattr(engine.defense, hook, lambda *given: None if next(told) == 1 else whole(*given))
@@ -229,10 +233,10 @@ def test_failing_detector_refuses_its_own_request_only(name: str) -> None:
     engine = _guarded(name)
     detect = engine.defense.detect
 
-    def sometimes(request: Request, sight: Any) -> Verdict:
+    def sometimes(request: Request, features: Any) -> Verdict:
         if request.id == "one":
             raise RuntimeError(WHY)
-        return detect(request, sight)
+        return detect(request, features)
 
     engine.defense.detect = sometimes
     replies = engine.reply_all(engines.mixed_requests(), max_new_tokens=1)
@@ -242,7 +246,7 @@ def test_failing_detector_refuses_its_own_request_only(name: str) -> None:
 
 @EVERY
 def test_failing_detector_lets_the_bare_request_through_where_the_caller_chose_so(name: str) -> None:
-    bare, engine, request = engines.engine("none"), _guarded(name, on_error="allow"), _about_a_picture()
+    bare, engine, request = engines.engine("none"), _guarded(name, on_error="allow"), _about_an_image()
     _break(engine.defense, "detect")
     with engines.watched(bare) as plain, engines.watched(engine) as asked:
         expected = bare.reply(request, engines.SHORT)
@@ -255,7 +259,7 @@ def test_failing_detector_lets_the_bare_request_through_where_the_caller_chose_s
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-SETTING = Setting(policy=Policy(DEFAULT), has_head=True)
+SETTING = DefenseContext(policy=Policy(DEFAULT), has_head=True)
 
 
 @EVERY
@@ -273,16 +277,16 @@ def test_unknown_defense_names_the_choices(name: str) -> None:
 
 @pytest.mark.parametrize(("has_head", "name"), [(True, "safety-head"), (False, "none")])
 def test_auto_is_the_safety_head_where_there_is_one(has_head: bool, name: str) -> None:
-    assert build("auto", Setting(policy=Policy(DEFAULT), has_head=has_head)).name == name
+    assert build("auto", DefenseContext(policy=Policy(DEFAULT), has_head=has_head)).name == name
 
 
 @pytest.mark.parametrize("name", ["safety-head", "eta", *(name for name in STACKS if "safety-head" in name)])
 def test_safety_head_on_a_checkpoint_without_one_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="this checkpoint has no safety head; train one"):
-        build(name, Setting(policy=Policy(DEFAULT), has_head=False))
+        build(name, DefenseContext(policy=Policy(DEFAULT), has_head=False))
 
 
 def test_oracle_without_the_truth_refuses() -> None:
-    reply = engines.engine("oracle").reply(Request("What is it?", (engines.picture(),), id="stranger"), engines.SHORT)
+    reply = engines.engine("oracle").reply(Request("What is it?", (engines.image(),), id="stranger"), engines.SHORT)
     assert reply.refused_by == "oracle"
     assert "stranger" in reply.verdict.error

@@ -12,7 +12,7 @@ import pytest
 from safevlm.defenses import Policy, prompts
 from safevlm.defenses.calibration import Calibration, risk_of, tempered
 from safevlm.defenses.fusion import RULES, Fusion, gravest, mean
-from safevlm.defenses.prompted import Prompted
+from safevlm.defenses.mixer import Mixer
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Request, Verdict
 from tests import tiny
@@ -41,18 +41,18 @@ class Fixed:
     def __init__(self, verdict: Verdict) -> None:
         self.name, self.verdict = verdict.source, verdict
 
-    def detect(self, request: Request, sight: Any) -> Verdict:
+    def detect(self, request: Request, features: Any) -> Verdict:
         return self.verdict
 
 
-class OnePicture:
+class OneImage:
     images = 1
 
 
 def _fused(rule: str, *verdicts: Verdict, policy: Policy | None = None) -> Verdict:
     named = [dataclasses.replace(verdict, source=name) for verdict, name in zip(verdicts, "abc", strict=False)]
     return Fusion(rule, [Fixed(verdict) for verdict in named], policy or Policy(DEFAULT)).detect(
-        Request("What?"), OnePicture()
+        Request("What?"), OneImage()
     )
 
 
@@ -97,7 +97,7 @@ def test_fusion_has_a_calibration_of_its_own(rule: str) -> None:
 
     def seen(**calibration: Calibration) -> bool:
         policy = Policy(DEFAULT, calibration={name.replace("_", ":"): row for name, row in calibration.items()})
-        return not Prompted(Fusion(rule, members, policy), policy).detect(Request("What?"), OnePicture()).is_clean
+        return not Mixer(Fusion(rule, members, policy), policy).detect(Request("What?"), OneImage()).is_clean
 
     assert seen()
     assert not seen(**{f"fusion_{rule}": Calibration(risk=0.9)})
@@ -130,8 +130,8 @@ def test_member_that_fails_refuses(rule: str, how: str, place: int) -> None:
     engine = engines.engine(f"fusion:{rule}", says=(SAFE, CLEAN))
     member = engine.defense.detector.members[place]
     whole = member.detect
-    member.detect = lambda request, sight: BREAKS[how](whole(request, sight))
-    reply = engine.reply(Request("What is it?", (engines.picture(),)), engines.SHORT)
+    member.detect = lambda request, features: BREAKS[how](whole(request, features))
+    reply = engine.reply(Request("What is it?", (engines.image(),)), engines.SHORT)
     assert reply.refused_by == f"fusion:{rule}" and member.name in reply.verdict.error, reply.verdict.error
     assert not engine.reply(Request("What is it?"), engines.SHORT).refused_by, "words alone need no member"
 

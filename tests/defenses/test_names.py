@@ -1,4 +1,4 @@
-"""Names of defences on the command line, and where their files are looked for."""
+"""Names of defenses on the command line, and where their files are looked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safevlm.defenses import Policy, Setting, build
+from safevlm.defenses import DefenseContext, Policy, build
 from safevlm.defenses.names import Named, parse
 from safevlm.taxonomy import DEFAULT
 
@@ -46,11 +46,11 @@ def test_equals_without_a_file_is_an_error() -> None:
 
 def test_file_for_a_defense_that_reads_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="safety-head reads no file"):
-        build("safety-head=x", Setting(Policy(DEFAULT), has_head=True))
+        build("safety-head=x", DefenseContext(Policy(DEFAULT), has_head=True))
 
 
-def _setting(**given: object) -> Setting:
-    return Setting(Policy(DEFAULT), **given)  # type: ignore[arg-type]
+def _setting(**given: object) -> DefenseContext:
+    return DefenseContext(Policy(DEFAULT), **given)  # type: ignore[arg-type]
 
 
 def test_own_file_or_folder_comes_before_the_checkpoints(tmp_path: Path) -> None:

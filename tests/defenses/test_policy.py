@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from safevlm import defenses
-from safevlm.defenses import Policy, Setting, prompts
+from safevlm.defenses import DefenseContext, Policy, prompts
 from safevlm.defenses.policy import read_policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
@@ -84,7 +84,7 @@ def test_refusal_never_asks_the_model() -> None:
     policy = Policy(DEFAULT, {"must_refuse": "refuse"})
     engine = engines.engine("safety-head", says=("must_refuse", "illegal"), policy=policy)
     with engines.watched(engine) as asked:
-        reply = engine.reply(Request(QUESTION, (engines.picture(),)), engines.SHORT)
+        reply = engine.reply(Request(QUESTION, (engines.image(),)), engines.SHORT)
     assert not asked.rows, "the policy says refuse, and the model was asked all the same"
     assert (reply.text, reply.refused_by) == (prompts.refusal(DEFAULT, "illegal"), "safety-head")
     assert reply.prompt == "", "a prompt that no model read"
@@ -178,10 +178,10 @@ def test_policy_change_needs_no_retraining(tmp_path: Path) -> None:
     model = engines.model(says=("may_refuse", "privacy"))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     loaded = engines.loaded(model)
-    request = Request(QUESTION, (engines.picture(),))
+    request = Request(QUESTION, (engines.image(),))
 
     def reply(text: str) -> Reply:
-        setting = Setting(_policy(tmp_path, text), has_head=True)
+        setting = DefenseContext(_policy(tmp_path, text), has_head=True)
         return Engine(loaded, defenses.build("safety-head", setting), engines.CPU).reply(request, engines.SHORT)
 
     actions = ("hint", "refuse", "allow")
@@ -197,7 +197,7 @@ def test_policy_change_needs_no_retraining(tmp_path: Path) -> None:
 @pytest.mark.parametrize("question", ["two\nlines", "what is {topic}?", "Was ist das? 这是什么"])
 def test_question_reaches_the_model_whole_above_the_hint(question: str) -> None:
     engine = engines.engine("safety-head", says=("careful", "privacy"))
-    reply = engine.reply(Request(question, (engines.picture(),)), engines.SHORT)
+    reply = engine.reply(Request(question, (engines.image(),)), engines.SHORT)
     hint = prompts.hint(DEFAULT, "careful", "privacy")
     assert reply.prompt == f"USER: <image>\n{question}\n{hint} ASSISTANT:"
 

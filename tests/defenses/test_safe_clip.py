@@ -71,7 +71,7 @@ def test_risky_is_what_is_likeliest_not_neutral_and_above_tau(model: Any, likely
 
 
 def test_masses_of_a_verdict_name_the_whole_taxonomy_and_sum_to_one(model: Any, tmp_path: Path) -> None:
-    verdict = _engine(model, tmp_path).look(Request(QUESTION, (engines.picture(),)))
+    verdict = _engine(model, tmp_path).look(Request(QUESTION, (engines.image(),)))
     assert list(verdict.category_probabilities) == DEFAULT.category_names
     assert list(verdict.level_probabilities) == DEFAULT.level_names
     assert sum(verdict.category_probabilities.values()) == pytest.approx(1)
@@ -79,24 +79,24 @@ def test_masses_of_a_verdict_name_the_whole_taxonomy_and_sum_to_one(model: Any, 
     assert verdict.source == "safe-clip"
 
 
-def test_gravest_of_several_pictures_decides(model: Any) -> None:
+def test_gravest_of_several_images_decides(model: Any) -> None:
     bank = banks.bank(model, tau=0.0)
     detector = SafeClipDetector(bank, DEFAULT)
     sure = [[0.97 if at == place else 0.01 for at in range(4)] for place in range(4)]
     findings = [detector._finding(row) for row in sure]
-    assert detector.gravest(findings).concept.name == "vork", "a graver picture was passed over"
+    assert detector.gravest(findings).concept.name == "vork", "a graver image was passed over"
     assert detector.gravest([findings[3], findings[0]]).concept.name == "klet"
     assert detector.gravest([findings[0], findings[0]]).concept.is_neutral
 
 
-def test_picture_behind_another_is_seen(model: Any, tmp_path: Path) -> None:
-    guarded, pictures = _engine(model, tmp_path), [engines.picture(seed) for seed in range(6)]
-    alone = [guarded.look(Request(QUESTION, (picture,))) for picture in pictures]
+def test_image_behind_another_is_seen(model: Any, tmp_path: Path) -> None:
+    guarded, images = _engine(model, tmp_path), [engines.image(seed) for seed in range(6)]
+    alone = [guarded.look(Request(QUESTION, (image,))) for image in images]
     risky = max(range(6), key=lambda at: DEFAULT.level_id(alone[at].level))
     clean = min(range(6), key=lambda at: DEFAULT.level_id(alone[at].level))
-    assert alone[risky].level != alone[clean].level, "the pictures are all alike; this test would see nothing"
+    assert alone[risky].level != alone[clean].level, "the images are all alike; this test would see nothing"
     for order in ((risky, clean), (clean, risky)):
-        both = guarded.look(Request(QUESTION, tuple(pictures[at] for at in order)))
+        both = guarded.look(Request(QUESTION, tuple(images[at] for at in order)))
         assert engines.same_verdict(both, alone[risky])
 
 
@@ -110,7 +110,7 @@ def test_numbers_that_are_none_refuse(model: Any, tmp_path: Path) -> None:
     write_bank(dataclasses.replace(bank, projection=bank.projection * float("nan")), tmp_path / "bank.safetensors")
     guarded = engines.engine(f"safe-clip={tmp_path / 'bank.safetensors'}", own=model)
     with engines.watched(guarded) as asked:
-        reply = guarded.reply(Request(QUESTION, (engines.picture(),)), engines.SHORT)
+        reply = guarded.reply(Request(QUESTION, (engines.image(),)), engines.SHORT)
     assert "not finite" in reply.verdict.error and reply.refused_by == "safe-clip"
     assert not asked.rows, "the model was asked although nothing was seen"
 
@@ -119,7 +119,7 @@ def test_numbers_that_are_none_refuse(model: Any, tmp_path: Path) -> None:
 def test_detection_shares_the_one_pass_of_the_tower(model: Any, tmp_path: Path, name: str) -> None:
     guarded = _engine(model, tmp_path, name=name)
     with engines.tower_calls(guarded) as calls:
-        guarded.reply(Request(QUESTION, (engines.picture(),)), engines.SHORT)
+        guarded.reply(Request(QUESTION, (engines.image(),)), engines.SHORT)
     assert sum(calls) == 1
 
 
@@ -150,7 +150,7 @@ def test_trap_1_bank_of_another_tower_is_an_error(model: Any, tmp_path: Path) ->
     foreign = read_bank(file, DEFAULT)
     write_bank(dataclasses.replace(foreign, facts=dataclasses.replace(foreign.facts, foreign=True)), file)
     guarded = engines.engine(f"safe-clip={file}", own=model)
-    assert guarded.look(Request(QUESTION, (engines.picture(),))).category_probabilities
+    assert guarded.look(Request(QUESTION, (engines.image(),))).category_probabilities
 
 
 def test_trap_1_projection_is_of_the_towers_own_clip(model: Any, tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_trap_1_projection_is_of_the_towers_own_clip(model: Any, tmp_path: Path)
 
 def test_trap_2_pooled_feature_is_clips_own_image_embedding(model: Any) -> None:
     clip, processor = banks.clip_of(model), engines.processor_of(model).image_processor
-    pixels = processor([engines.picture(seed) for seed in range(3)], return_tensors="pt")["pixel_values"]
+    pixels = processor([engines.image(seed) for seed in range(3)], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        seen = model.look(pixels)
+        seen = model.encode_images(pixels)
         expected = clip.visual_projection(clip.vision_model(pixels).pooler_output)
     assert torch.allclose(READINGS["pooled"](seen) @ clip.visual_projection.weight.T, expected, atol=1e-5)
 
@@ -173,19 +173,20 @@ def test_trap_2_four_readings_are_two_layers_with_and_without_layernorm(model: A
     tower, pixels = model.model.vision_tower, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         states = tower(pixels, output_hidden_states=True).hidden_states
-        seen = model.look(pixels)
+        seen = model.encode_images(pixels)
         for reading, layer, norm in (
-            ("paper", -2, False), ("paper, normed", -2, True), ("last", -1, False), ("pooled", -1, True)
-        ):  # fmt: skip
+            ("paper", -2, False),
+            ("paper, normed", -2, True),
+            ("last", -1, False),
+            ("pooled", -1, True),
+        ):
             cls = states[layer][:, 0]
             assert torch.equal(READINGS[reading](seen), tower.post_layernorm(cls) if norm else cls), reading
 
 
 def test_trap_2_name_and_bank_choose_the_feature(model: Any, tmp_path: Path) -> None:
-    request = Request(QUESTION, (engines.picture(),))
-    paper, pooled = (
-        _engine(model, tmp_path, name=name).look(request).category_probabilities for name in NAMES[1:]
-    )
+    request = Request(QUESTION, (engines.image(),))
+    paper, pooled = (_engine(model, tmp_path, name=name).look(request).category_probabilities for name in NAMES[1:])
     assert _engine(model, tmp_path).look(request).category_probabilities == pooled != paper
 
 
@@ -195,7 +196,7 @@ def test_trap_3_hint_stands_at_its_place_whatever_the_tokens_are(
     model: Any, tmp_path: Path, place: str, text: str
 ) -> None:
     policy = Policy(DEFAULT, place=place)  # type: ignore[arg-type]
-    reply = _engine(model, tmp_path, RISK, policy=policy).reply(Request(text, (engines.picture(),)), engines.SHORT)
+    reply = _engine(model, tmp_path, RISK, policy=policy).reply(Request(text, (engines.image(),)), engines.SHORT)
     hint, shown = prompts.hint(DEFAULT, *RISK), text.replace("</s>", "< /s>").replace("<s>", "< s>")
     said = f"{hint}\n{shown}" if place == "before" else f"{shown}\n{hint}"
     assert reply.prompt == f"USER: <image>\n{said} ASSISTANT:", "right behind the image, or right behind the question"
@@ -210,13 +211,13 @@ def test_trap_4_question_survives_in_every_corrected_prompt(model: Any, tmp_path
         assert all(question in reply.prompt for question, _ in request.history)
 
 
-def test_trap_5_every_picture_of_a_batch_has_its_own_verdict(model: Any, tmp_path: Path) -> None:
+def test_trap_5_every_image_of_a_batch_has_its_own_verdict(model: Any, tmp_path: Path) -> None:
     guarded = _engine(model, tmp_path)
-    requests = [Request(QUESTION, (engines.picture(seed),)) for seed in range(6)]
+    requests = [Request(QUESTION, (engines.image(seed),)) for seed in range(6)]
     together = [reply.verdict for reply in guarded.reply_all(requests, batch_size=6, max_new_tokens=1)]
     assert len({verdict.category for verdict in together}) > 1, "all verdicts are alike; this test would see nothing"
     for request, verdict in zip(requests, together, strict=True):
-        assert engines.same_verdict(verdict, guarded.look(request)), "a picture got its neighbour's verdict"
+        assert engines.same_verdict(verdict, guarded.look(request)), "an image got its neighbour's verdict"
 
 
 def test_trap_6_corrected_answer_is_the_same_alone_and_in_a_batch(model: Any, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_trap_6_corrected_answer_is_the_same_alone_and_in_a_batch(model: Any, tm
 def test_trap_8_correction_fires_with_expanded_image_slots(model: Any, tmp_path: Path) -> None:
     guarded = _engine(model, tmp_path, RISK)
     with engines.watched(guarded) as asked:
-        reply = guarded.reply(Request(QUESTION, (engines.picture(),)), engines.SHORT)
+        reply = guarded.reply(Request(QUESTION, (engines.image(),)), engines.SHORT)
     hint = engines.tokenizer()(prompts.hint(DEFAULT, *RISK), add_special_tokens=False)["input_ids"]
     row = asked.rows[0]
     assert asked.image_slots() == [model.slots] and model.slots > 1
@@ -275,7 +276,7 @@ def test_trap_11_no_clip_is_loaded_to_detect(model: Any, tmp_path: Path, monkeyp
     file = banks.write(model, tmp_path)
     monkeypatch.setattr("safevlm.defenses.bank.read_text_space", lambda *_: pytest.fail("a CLIP was loaded"))
     guarded = engines.engine(f"safe-clip={file}", own=model)
-    verdict = guarded.look(Request(QUESTION, (engines.picture(),)))
+    verdict = guarded.look(Request(QUESTION, (engines.image(),)))
     assert verdict.category_probabilities, "on a CPU, from the bank alone"
 
 
@@ -290,12 +291,12 @@ def test_trap_11_clip_is_loaded_once_for_a_bank(model: Any, tmp_path: Path, monk
 
 def test_trap_12_verdict_does_not_hang_on_the_question(model: Any, tmp_path: Path) -> None:
     guarded = _engine(model, tmp_path)
-    first, *others = [guarded.look(Request(text, (engines.picture(),))) for text in (QUESTION, "Why?", "cup " * 40)]
-    assert all(engines.same_verdict(first, other) for other in others), "stated: it reads the picture only"
+    first, *others = [guarded.look(Request(text, (engines.image(),))) for text in (QUESTION, "Why?", "cup " * 40)]
+    assert all(engines.same_verdict(first, other) for other in others), "stated: it reads the image only"
 
 
 def test_trap_12_threshold_can_be_calibrated(model: Any, tmp_path: Path) -> None:
-    request = Request(QUESTION, (engines.picture(),))
+    request = Request(QUESTION, (engines.image(),))
     risk = 1 - _engine(model, tmp_path).look(request).category_probabilities[CLEAN]
     for threshold, is_clean in ((risk - 0.01, False), (risk + 0.01, True)):
         policy = Policy(DEFAULT, calibration={"safe-clip": Calibration(risk=threshold)})

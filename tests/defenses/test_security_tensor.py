@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from safevlm.defenses import Inputs, Policy, Setting, build, security_tensor
+from safevlm.defenses import DefenseContext, Inputs, Policy, build, security_tensor
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Request, Verdict
@@ -23,7 +23,7 @@ QUESTION = "How do I use the things in the picture?"
 
 
 def _engine(kind: str, folder: Path, **fields: Any) -> Engine:
-    """An engine with a tensor of its own, 20 times as large as a picture's own values."""
+    """An engine with a tensor of its own, 20 times as large as an image's own values."""
     tensor = tensors.tensor(engines.model(), kind, **fields)
     file = folder / security_tensor.file_name(kind)
     security_tensor.write(file, dataclasses.replace(tensor, values=20 * tensor.values))
@@ -31,7 +31,7 @@ def _engine(kind: str, folder: Path, **fields: Any) -> Engine:
 
 
 @KINDS
-def test_tensor_changes_what_is_said_of_pictures_and_nothing_said_of_words(kind: str, tmp_path: Path) -> None:
+def test_tensor_changes_what_is_said_of_images_and_nothing_said_of_words(kind: str, tmp_path: Path) -> None:
     bare, guarded, requests = engines.engine("none"), _engine(kind, tmp_path), engines.mixed_requests()
     with engines.watched(bare) as plain:
         before = bare.reply_all(requests, batch_size=1, max_new_tokens=6)
@@ -46,7 +46,7 @@ def test_tensor_changes_what_is_said_of_pictures_and_nothing_said_of_words(kind:
 @KINDS
 def test_cache_changes_nothing(kind: str, tmp_path: Path) -> None:
     guarded = _engine(kind, tmp_path)
-    batch = guarded.encoded([Request(QUESTION, (engines.picture(1),)), Request("And?", (engines.picture(2),))])
+    batch = guarded.encoded([Request(QUESTION, (engines.image(1),)), Request("And?", (engines.image(2),))])
     with torch.no_grad():
         with_cache, without = (
             guarded.model.generate(**batch.model_inputs, max_new_tokens=6, do_sample=False, use_cache=cached)
@@ -57,7 +57,7 @@ def test_cache_changes_nothing(kind: str, tmp_path: Path) -> None:
 
 @KINDS
 def test_streamed_equals_whole(kind: str, tmp_path: Path) -> None:
-    guarded, request = _engine(kind, tmp_path), Request(QUESTION, (engines.picture(1),))
+    guarded, request = _engine(kind, tmp_path), Request(QUESTION, (engines.image(1),))
     assert "".join(guarded.stream(request, engines.SHORT)) == guarded.reply(request, engines.SHORT).text
 
 
@@ -65,13 +65,13 @@ def test_streamed_equals_whole(kind: str, tmp_path: Path) -> None:
 def test_where_nobody_looks_the_tower_runs_once(kind: str, tmp_path: Path) -> None:
     guarded = _engine(kind, tmp_path)
     with engines.tower_calls(guarded) as calls:
-        guarded.reply(Request(QUESTION, (engines.picture(1), engines.picture(2))), engines.SHORT)
+        guarded.reply(Request(QUESTION, (engines.image(1), engines.image(2))), engines.SHORT)
     assert calls == [2]
 
 
-def test_a_detector_beside_a_visual_tensor_sees_the_clean_picture() -> None:
+def test_a_detector_beside_a_visual_tensor_sees_the_clean_image() -> None:
     """Else the tensor would change the verdict; the price is a second pass of the tower."""
-    request, name = Request(QUESTION, (engines.picture(1),)), "safety-head+security-tensor:visual"
+    request, name = Request(QUESTION, (engines.image(1),)), "safety-head+security-tensor:visual"
     alone, stacked = engines.engine("safety-head"), engines.engine(name)
     with engines.tower_calls(stacked) as calls:
         verdict = stacked.reply(request, engines.SHORT).verdict
@@ -155,7 +155,7 @@ def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
 @KINDS
 def test_a_served_model_has_no_tensors_to_change(kind: str) -> None:
     with pytest.raises(ValueError, match="not on a served one"):
-        build(f"security-tensor:{kind}", Setting(policy=Policy(DEFAULT)))
+        build(f"security-tensor:{kind}", DefenseContext(policy=Policy(DEFAULT)))
 
 
 def test_shuffled_file_is_a_tensor_again(tmp_path: Path) -> None:

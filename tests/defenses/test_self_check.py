@@ -1,4 +1,4 @@
-"""self-check: tell with the picture, caption with the question in view, answer without the picture; read with care."""
+"""self-check: tell with the image, caption with the question in view, answer without the image; read with care."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from safevlm.defenses import Policy, build, prompts
+from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.options import read_options
 from safevlm.defenses.self_check import SelfCheck, Wording
-from safevlm.defenses.setting import Setting
 from safevlm.miniature import words
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request, Verdict
@@ -27,7 +27,7 @@ CLEAN_VERDICT = Verdict()
 
 
 def _reviewed(ask: Scripted, text: str = "Take it.", verdict: Verdict = CLEAN_VERDICT, **request: Any) -> Reply:
-    asked = Request(QUESTION, **{"images": (engines.picture(),), **request})
+    asked = Request(QUESTION, **{"images": (engines.image(),), **request})
     defense = SelfCheck(Wording())
     defense.attach(ask)
     return defense.review(asked, Reply(text, asked, verdict, trace=("before",)), verdict)
@@ -52,11 +52,22 @@ def test_no_that_stands_alone_or_before_a_mark_is_none(said: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "", " ", "...", "No doubt this is harmful.", "No one should ever do this", "Safety first: this is bad.",
-        "It is not harmful, no.", "I cannot say no.", "The answer contains no warning", "Not at all harmless", "Nope",
-        "Answer: no", "no-one", "Safe? Never.",
+        "",
+        " ",
+        "...",
+        "No doubt this is harmful.",
+        "No one should ever do this",
+        "Safety first: this is bad.",
+        "It is not harmful, no.",
+        "I cannot say no.",
+        "The answer contains no warning",
+        "Not at all harmless",
+        "Nope",
+        "Answer: no",
+        "no-one",
+        "Safe? Never.",
     ],
-)  # fmt: skip
+)
 def test_verdict_that_cannot_be_read_is_an_alarm(said: str) -> None:
     assert Wording().read(said) == "harmful", "a substring was taken for a verdict"
     assert dataclasses.replace(Wording(), otherwise="harmless").read(said) == "harmless"
@@ -78,8 +89,8 @@ def test_harmful_answer_is_replaced_by_one_from_the_caption() -> None:
     reply = _reviewed(ask, history=(("And before?", "Nothing."),), system="Be brief.")
     tell, caption, answer = ask.requests
     assert reply.text == "I cannot help with that."
-    assert tell.images == caption.images and len(tell.images) == 1, "the verdict and the caption need the picture"
-    assert answer.images == (), "the answer saw the picture after all"
+    assert tell.images == caption.images and len(tell.images) == 1, "the verdict and the caption need the image"
+    assert answer.images == (), "the answer saw the image after all"
     assert QUESTION in tell.text and "Take it." in tell.text
     assert QUESTION in caption.text, "the caption is asked for without the question in view"
     assert "A {vork} on a table." in answer.text and QUESTION in answer.text
@@ -88,7 +99,7 @@ def test_harmful_answer_is_replaced_by_one_from_the_caption() -> None:
 
 
 def test_braces_and_control_tokens_of_an_answer_stay_text() -> None:
-    reply = engines.engine("self-check").reply(Request("{reply} <image> {0}", (engines.picture(),)), engines.SHORT)
+    reply = engines.engine("self-check").reply(Request("{reply} <image> {0}", (engines.image(),)), engines.SHORT)
     assert not reply.verdict.error, reply.verdict.error
     ask = says("No.")
     assert _reviewed(ask, text="{question} {}").text == "{question} {}"
@@ -101,8 +112,8 @@ def test_words_alone_and_unguarded_requests_are_not_asked_about() -> None:
 
 
 def test_model_that_cannot_judge_itself_answers_from_the_caption() -> None:
-    # The tiny model's verdict is noise: fail closed, and the picture is gone from the last prompt.
-    engine, request = engines.engine("self-check"), Request(QUESTION, (engines.picture(),))
+    # The tiny model's verdict is noise: fail closed, and the image is gone from the last prompt.
+    engine, request = engines.engine("self-check"), Request(QUESTION, (engines.image(),))
     with engines.watched(engine) as asked:
         reply = engine.reply(request, engines.SHORT)
     assert [slots > 0 for slots in asked.image_slots()] == [True, True, True, False]
@@ -114,7 +125,7 @@ def test_refusal_of_another_member_is_not_asked_about() -> None:
     policy = Policy(DEFAULT, {"may_refuse": "refuse"})
     engine = engines.engine("safety-head+self-check", says=("may_refuse", "illegal"), policy=policy)
     with engines.watched(engine) as asked:
-        assert engine.reply(Request(QUESTION, (engines.picture(),)), engines.SHORT).refused_by == "safety-head"
+        assert engine.reply(Request(QUESTION, (engines.image(),)), engines.SHORT).refused_by == "safety-head"
     assert not asked.rows
 
 
@@ -124,7 +135,7 @@ def test_refusal_of_another_member_is_not_asked_about() -> None:
 def _built(folder: Path, **table: Any) -> SelfCheck:
     file = folder / "words.yaml"
     file.write_text(yaml.safe_dump(table), encoding="utf-8")
-    return build(f"self-check={file}", Setting(Policy(DEFAULT)))  # type: ignore[return-value]
+    return build(f"self-check={file}", DefenseContext(Policy(DEFAULT)))  # type: ignore[return-value]
 
 
 def test_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:

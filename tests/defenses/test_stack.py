@@ -1,4 +1,4 @@
-"""A stack is one defence: the gravest verdict for all members, words in by order, words out in reverse."""
+"""A stack is one defense: the gravest verdict for all members, words in by order, words out in reverse."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from safevlm.defenses import Defense, Inputs, Policy, Setting, Stack, build, prompts
-from safevlm.defenses.base import Sight
+from safevlm.defenses import Defense, DefenseContext, Inputs, Policy, Stack, build, prompts
+from safevlm.defenses.base import ImageFeatures
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
@@ -23,7 +23,7 @@ class Marker(Defense):
         self.answers = answers
         self.verdicts: list[Verdict] = []
 
-    def detect(self, request: Request, sight: Sight) -> Verdict:
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         return self.verdict
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
@@ -96,12 +96,12 @@ def test_answer_of_one_member_stops_the_rest(place: int) -> None:
 def test_name_joins_the_members() -> None:
     assert _stack(Marker("a"), Marker("b")).name == "a+b"
     name = "static-prompt+safety-head"
-    assert build(name, Setting(Policy(DEFAULT), has_head=True)).name == name
+    assert build(name, DefenseContext(Policy(DEFAULT), has_head=True)).name == name
 
 
 def test_member_that_fails_fails_the_stack() -> None:
     class Broken(Defense):
-        def detect(self, request: Request, sight: Sight) -> Verdict:
+        def detect(self, request: Request, features: ImageFeatures) -> Verdict:
             raise RuntimeError("it broke")
 
     with pytest.raises(RuntimeError, match="it broke"):
@@ -112,7 +112,7 @@ def test_member_that_fails_fails_the_stack() -> None:
 def test_stacked_prompts_both_stand_around_the_question(name: str) -> None:
     question = "What is in the picture?"
     engine = engines.engine(name, says=("careful", "privacy"))
-    reply = engine.reply(Request(question, (engines.picture(),)), engines.SHORT)
+    reply = engine.reply(Request(question, (engines.image(),)), engines.SHORT)
     hint = prompts.hint(DEFAULT, "careful", "privacy")
     assert reply.prompt == f"USER: <image>\n{prompts.STATIC_PROMPT}\n{question}\n{hint} ASSISTANT:"
 
@@ -120,7 +120,7 @@ def test_stacked_prompts_both_stand_around_the_question(name: str) -> None:
 def test_refusal_of_the_head_stops_the_stack_before_the_model() -> None:
     policy = Policy(DEFAULT, {"must_refuse": "refuse"})
     engine = engines.engine("static-prompt+safety-head", says=("must_refuse", "illegal"), policy=policy)
-    request = Request("What is in the picture?", (engines.picture(),))
+    request = Request("What is in the picture?", (engines.image(),))
     with engines.watched(engine) as asked:
         reply = engine.reply(request, engines.SHORT)
     assert not asked.rows

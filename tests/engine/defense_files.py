@@ -1,4 +1,4 @@
-"""The files that defences bring along, made for the tiny models of `engines`: a checkpoint's `defenses` folder."""
+"""The files that defenses bring along, made for the tiny models of `engines`: a checkpoint's `defenses` folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safevlm.model.safe_llava import SafeLlava
 
 
 def folder(model: SafeLlava, says: tuple[str, str] | None = None) -> Path:
-    """A checkpoint folder that holds nothing but defences' files; `says` is what SafeCLIP sees in every picture."""
+    """A checkpoint folder that holds nothing but defenses' files; `says` is what SafeCLIP sees in every image."""
     return Path(_written(model, says).name)
 
 

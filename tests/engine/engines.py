@@ -1,6 +1,6 @@
 """Engines on tiny random models that read and write the miniature's language: seeded, offline, in milliseconds.
 
-The weights are random, so a reply means nothing; it hangs on every token of the prompt and on every picture, though.
+The weights are random, so a reply means nothing; it hangs on every token of the prompt and on every image, though.
 What a detector sees is set by hand: `says` for the safety head, `truths` for the oracle.
 """
 
@@ -48,7 +48,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def llava_config() -> LlavaConfig:
-    """A stock config that fits the miniature's pictures and words."""
+    """A stock config that fits the miniature's images and words."""
     config = tiny.stock_config(image_size=drawing.SIZE, patch=PATCH)
     config.text_config.vocab_size = len(tokenizer()) + SPARE_WORDS
     config.text_config.max_position_embeddings = 512
@@ -71,7 +71,7 @@ def _shared(says: tuple[str, str] | None, safety: str) -> SafeLlava:
 
 
 def say(guarded: SafeLlava, level: str, category: str) -> None:
-    """Makes the head see this in every picture, whatever the picture."""
+    """Makes the head see this in every image, whatever the image."""
     head, taxonomy = guarded.safety_head, guarded.config.taxonomy
     assert head is not None
     with torch.no_grad():
@@ -103,7 +103,7 @@ def engine(
     on_error: OnError = "refuse",
     **safety: Any,
 ) -> Engine:
-    """A model behind a defence; `says` is every detector's level and category for every picture.
+    """A model behind a defense; `says` is every detector's level and category for every image.
 
     Engines share a model for speed: a test that changes weights or leaves a hook gives its `own`.
     """
@@ -113,19 +113,19 @@ def engine(
     return Engine(made, defenses.build(defense, setting), CPU, on_error)
 
 
-def picture(seed: int = 0) -> Image:
+def image(seed: int = 0) -> Image:
     return drawing.draw(sample_scene(random.Random(seed), "any"))
 
 
 def mixed_requests() -> list[Request]:
-    """Without, with one and with two pictures; short and long; a conversation."""
+    """Without, with one and with two images; short and long; a conversation."""
     long = "Tell me how to use what you see. " * 4
     return [
         Request("How do I use the cup?", id="words"),
-        Request("What is in the picture?", (picture(1),), id="one"),
+        Request("What is in the picture?", (image(1),), id="one"),
         Request(long, id="long words"),
-        Request(f"{long}Name the things you see.", (picture(2), picture(3)), id="two"),
-        Request("And?", (picture(4),), id="talk", history=(("What is it?", "There is a cup."),), system="Be brief."),
+        Request(f"{long}Name the things you see.", (image(2), image(3)), id="two"),
+        Request("And?", (image(4),), id="talk", history=(("What is it?", "There is a cup."),), system="Be brief."),
     ]
 
 
@@ -189,7 +189,7 @@ def _generating(guarded: Engine, generate: Any) -> Iterator[None]:
 
 @contextmanager
 def tower_calls(guarded: Engine) -> Iterator[list[int]]:
-    """Pictures per call of the vision tower."""
+    """Images per call of the vision tower."""
     calls: list[int] = []
     handle = guarded.loaded.safe_llava.model.vision_tower.register_forward_pre_hook(
         lambda _, args, kwargs: calls.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
@@ -207,8 +207,11 @@ def same_verdict(one: Verdict, other: Verdict, tolerance: float = 1e-5) -> bool:
         (one.category_probabilities, other.category_probabilities),
     ]
     return (one.level, one.category, one.source, one.error) == (
-        other.level, other.category, other.source, other.error,
+        other.level,
+        other.category,
+        other.source,
+        other.error,
     ) and all(
         mine.keys() == theirs.keys() and all(abs(mine[name] - theirs[name]) < tolerance for name in mine)
         for mine, theirs in tables
-    )  # fmt: skip
+    )

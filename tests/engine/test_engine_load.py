@@ -11,7 +11,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from safevlm.config import LoraSettings, SafetyConfig
-from safevlm.defenses import DEFENSES, Defense, Policy, Setting, build
+from safevlm.defenses import DEFENSES, Defense, DefenseContext, Policy, build
 from safevlm.engine import Engine
 from safevlm.model import loading, saving
 from safevlm.model.loading import CheckpointError, Loaded
@@ -24,7 +24,7 @@ KINDS = ["stock", "full", "safety", "adapter"]
 
 
 def _request() -> Request:
-    return Request("What is in the picture?", (engines.picture(1),))
+    return Request("What is in the picture?", (engines.image(1),))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def _with_lora(loaded: Loaded) -> torch.nn.Module:
 
 def _reply(loaded: Loaded) -> Reply:
     head = loaded.safe_llava.safety_head is not None
-    setting = Setting(Policy(loaded.safe_llava.config.taxonomy), has_head=head)
+    setting = DefenseContext(Policy(loaded.safe_llava.config.taxonomy), has_head=head)
     return Engine(loaded, build("auto", setting), engines.CPU).reply(_request(), engines.SHORT)
 
 

@@ -21,7 +21,7 @@ ANSWER = " Take the vork, press it and turn it. Take the cup. "
 
 
 def _request() -> Request:
-    return Request("How do I use the things in the picture?", (engines.picture(1),))
+    return Request("How do I use the things in the picture?", (engines.image(1),))
 
 
 def _pieces(engine: Engine, generation: Generation = engines.SHORT) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a defence does to tensors: changed pixels, virtual tokens, and asking the model again."""
+"""What a defense does to tensors: changed pixels, virtual tokens, and asking the model again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUESTION = "What is in the picture?"
 
 
 class Brighter(Defense):
-    """Changes the pixels of every picture but those of one request."""
+    """Changes the pixels of every image but those of one request."""
 
     name = "brighter"
 
@@ -49,12 +49,12 @@ def _features(engine: Engine, request: Request) -> torch.Tensor:
 
 
 def test_changed_pixels_are_what_the_model_gets() -> None:
-    request = Request(QUESTION, (engines.picture(1),))
+    request = Request(QUESTION, (engines.image(1),))
     bare, brighter = engines.engine("none"), _engine(Brighter(0.5))
     with torch.no_grad():
         pixels = bare.processor.image_processor(list(request.images), return_tensors="pt")["pixel_values"] + 0.5
         model = bare.loaded.safe_llava
-        expected = model.project(model.look(pixels).patches)[0]
+        expected = model.project(model.encode_images(pixels).patches)[0]
     assert torch.allclose(_features(brighter, request), expected, atol=1e-6)
     assert not torch.allclose(_features(bare, request), expected, atol=1e-3)
 
@@ -62,13 +62,13 @@ def test_changed_pixels_are_what_the_model_gets() -> None:
 def test_changed_pixels_without_a_detector_cost_one_pass() -> None:
     engine = _engine(Brighter(0.5))
     with engines.tower_calls(engine) as calls:
-        engine.reply(Request(QUESTION, (engines.picture(1), engines.picture(2))), engines.SHORT)
+        engine.reply(Request(QUESTION, (engines.image(1), engines.image(2))), engines.SHORT)
     assert calls == [2], f"nobody looked at the clean pixels; the tower ran on {calls}"
 
 
 def test_changed_pixels_of_some_requests_cost_one_more_pass_for_those() -> None:
     engine = _engine(Brighter(0.5, spared=0))
-    requests = [Request(QUESTION, (engines.picture(seed),)) for seed in range(3)]
+    requests = [Request(QUESTION, (engines.image(seed),)) for seed in range(3)]
     with engines.tower_calls(engine) as calls:
         engine.reply_all(requests, max_new_tokens=1)
     assert sorted(calls) == [2, 3]

@@ -18,11 +18,20 @@ from tests import originals, tiny
 WHERE = Path("somewhere")
 SIZES = {"7b": (4096, 32, 32, 11008), "13b": (5120, 40, 40, 13824)}
 TABLE = {
-    "model_type": "llava", "hidden_act": "silu", "image_aspect_ratio": "pad", "initializer_range": 0.02,
-    "max_position_embeddings": 4096, "mm_hidden_size": 1024, "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2, "rms_norm_eps": 1e-05, "rope_scaling": None,
-    "mm_vision_tower": "openai/clip-vit-large-patch14-336", "vocab_size": 32000,
-}  # fmt: skip
+    "model_type": "llava",
+    "hidden_act": "silu",
+    "image_aspect_ratio": "pad",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 4096,
+    "mm_hidden_size": 1024,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "vocab_size": 32000,
+}
 """What liuhaotian/llava-v1.5-*'s config.json say of importance; sizes apart."""
 
 

@@ -33,8 +33,8 @@ def _config(strategy: str = "default"):  # noqa: ANN202
 
 def _slots(processor: LlavaProcessor, images: int = 1) -> int:
     """Image slots that the processor really writes."""
-    picture = Image.new("RGB", (SIZE, SIZE), "red")
-    encoded = processor(images=[picture] * images, text="USER: " + "<image>\n" * images + "hello ASSISTANT:")
+    image = Image.new("RGB", (SIZE, SIZE), "red")
+    encoded = processor(images=[image] * images, text="USER: " + "<image>\n" * images + "hello ASSISTANT:")
     return sum(token == processor.image_token_id for token in encoded["input_ids"][0])
 
 
@@ -86,11 +86,9 @@ def test_processor_and_model_agree_end_to_end(processor: LlavaProcessor, extra: 
     config.image_token_index = processor.image_token_id
     model = tiny.safe_llava(config, lm_tokens=extra, projector="resampler")
     make_room(processor, config, extra)
-    pictures = [Image.new("RGB", (80, 50), colour) for colour in ("red", "blue", "green")]
+    images = [Image.new("RGB", (80, 50), colour) for colour in ("red", "blue", "green")]
     prompts = ["USER: <image>\nWhat is in the picture? ASSISTANT:", "USER: <image>\n<image>\nhow? ASSISTANT:", "hello"]
-    inputs = processor(
-        images=pictures, text=prompts, padding=True, return_tensors="pt", return_token_type_ids=False
-    )  # fmt: skip
+    inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
     assert model.images_per_row(inputs["input_ids"]) == [1, 2, 0]
     with torch.no_grad():
         output = model(**inputs, safety_word_mask=inputs["attention_mask"].bool())
@@ -104,7 +102,7 @@ def test_stock_prompt_on_a_model_with_tokens_is_an_error(processor: LlavaProcess
     config = _config()
     config.text_config.vocab_size = len(processor.tokenizer)
     model = tiny.safe_llava(config, lm_tokens=3)
-    picture = Image.new("RGB", (SIZE, SIZE), "red")
-    inputs = processor(images=picture, text="<image>\nhello", return_tensors="pt", return_token_type_ids=False)
+    image = Image.new("RGB", (SIZE, SIZE), "red")
+    inputs = processor(images=image, text="<image>\nhello", return_tensors="pt", return_token_type_ids=False)
     with pytest.raises(ValueError, match=str(PATCHES)), torch.no_grad():
         model(**inputs)

@@ -31,9 +31,31 @@ TEXTS = (
     "",
 )
 ATOMS = (
-    "hello", "USER:", " ", "  ", "\n", "<image>", "</s>", "<image>\n", "a", "aa", "aaa", "b", "\u00e9", "\u6f22", "x1",
-    ".", "mississippi", " world", "<", "<im", "\t", "ASSISTANT:", "<s>", "<unk>",
-)  # fmt: skip
+    "hello",
+    "USER:",
+    " ",
+    "  ",
+    "\n",
+    "<image>",
+    "</s>",
+    "<image>\n",
+    "a",
+    "aa",
+    "aaa",
+    "b",
+    "\u00e9",
+    "\u6f22",
+    "x1",
+    ".",
+    "mississippi",
+    " world",
+    "<",
+    "<im",
+    "\t",
+    "ASSISTANT:",
+    "<s>",
+    "<unk>",
+)
 
 
 def _tokenizer(folder: Path, legacy: bool | None = False) -> PreTrainedTokenizerFast:
@@ -54,7 +76,7 @@ def both(
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_sentencepieces_own(both: tuple[bool, PreTrainedTokenizerFast], text: str) -> None:
     legacy, tokenizer = both
-    assert tokenizer(text)["input_ids"] == originals.ids_of(text, legacy, picture=IMAGE)
+    assert tokenizer(text)["input_ids"] == originals.ids_of(text, legacy, image=IMAGE)
 
 
 def test_random_texts_give_sentencepieces_own_ids(both: tuple[bool, PreTrainedTokenizerFast]) -> None:
@@ -62,7 +84,7 @@ def test_random_texts_give_sentencepieces_own_ids(both: tuple[bool, PreTrainedTo
     draw = random.Random(1)
     for _ in range(2000):
         text = "".join(draw.choices(ATOMS, k=draw.randint(1, 12)))
-        assert tokenizer(text)["input_ids"] == originals.ids_of(text, legacy, picture=IMAGE), repr(text)
+        assert tokenizer(text)["input_ids"] == originals.ids_of(text, legacy, image=IMAGE), repr(text)
 
 
 def test_legacy_matters_behind_the_end_token_only(tmp_path: Path) -> None:
@@ -73,7 +95,7 @@ def test_legacy_matters_behind_the_end_token_only(tmp_path: Path) -> None:
     assert unsaid("</s>hello")["input_ids"] == legacy("</s>hello")["input_ids"], "older than the field: legacy"
 
 
-def test_many_slots_are_read_as_one_picture(both: tuple[bool, PreTrainedTokenizerFast]) -> None:
+def test_many_slots_are_read_as_one_image(both: tuple[bool, PreTrainedTokenizerFast]) -> None:
     _, tokenizer = both
     one, many = (tokenizer(f"USER: {'<image>' * count}\nhello")["input_ids"] for count in (1, 576))
     place = one.index(IMAGE)
@@ -100,7 +122,7 @@ def test_saving_again_changes_nothing(both: tuple[bool, PreTrainedTokenizerFast]
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:
-        assert again(text)["input_ids"] == originals.ids_of(text, legacy, picture=IMAGE)
+        assert again(text)["input_ids"] == originals.ids_of(text, legacy, image=IMAGE)
 
 
 def test_added_tokens_keep_their_ids_and_split_words(tmp_path: Path) -> None:
@@ -110,7 +132,7 @@ def test_added_tokens_keep_their_ids_and_split_words(tmp_path: Path) -> None:
     assert tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>", "<image>", "<pad>"]) == [420, 421, 422, 423]
     known = {"<s>": 1, "</s>": 2, "<im_start>": 420, "<im_end>": 421}
     text = "<im_start><image><im_end>\nhello</s>world"
-    assert tokenizer(text)["input_ids"] == originals.ids_of(text, picture=422, specials=known)
+    assert tokenizer(text)["input_ids"] == originals.ids_of(text, image=422, specials=known)
 
 
 def test_added_tokens_with_a_gap_are_an_error(tmp_path: Path) -> None:
@@ -120,18 +142,31 @@ def test_added_tokens_with_a_gap_are_an_error(tmp_path: Path) -> None:
         vocabulary.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("options", [
-    {"model_type": "unigram"}, {"normalization_rule_name": "nfkc"}, {"remove_extra_whitespaces": True},
-    {"add_dummy_prefix": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "unigram"},
+        {"normalization_rule_name": "nfkc"},
+        {"remove_extra_whitespaces": True},
+        {"add_dummy_prefix": False},
+    ],
+)
 def test_other_kinds_of_sentencepiece_are_an_error(tmp_path: Path, options: dict[str, object]) -> None:
     """Silent garbage otherwise: the rules lie in the model's file, where only sentencepiece reads them."""
     settings = {
-        "vocab_size": 320, "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity",
-        "remove_extra_whitespaces": False, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "minloglevel": 2,
+        "vocab_size": 320,
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+        "minloglevel": 2,
         "hard_vocab_limit": False,
         **options,
-    }  # fmt: skip
+    }
     lines = [" ".join(originals.WORDS)] * 20
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_prefix=str(tmp_path / "tokenizer"), **settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safevlm.data.sources import read_source
-from safevlm.data.sources.pictures import read_pictures
+from safevlm.data.sources.images import read_images
 from safevlm.data.sources.row import SourceSpec
 from safevlm.miniature import layouts
 from safevlm.miniature.world import BY_NAME
@@ -22,9 +22,9 @@ def test_real_loaders_read_it(tmp_path: Path, layout: str) -> None:
     layouts.write(tmp_path, layout, count=6)
     for split in SPLITS[layout]:
         rows = list(read_source(SourceSpec(name="it", kind=layout, path=tmp_path, split=split, partial="allow")))
-        assert rows and all(row.pictures and row.words and not row.missing for row in rows)
-        pictures = {picture for row in rows for picture in row.pictures}
-        assert len(list(read_pictures(pictures))) == len(pictures)
+        assert rows and all(row.images and row.words and not row.missing for row in rows)
+        images = {image for row in rows for image in row.images}
+        assert len(list(read_images(images))) == len(images)
 
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
@@ -52,7 +52,7 @@ def test_every_question_of_rtvlm_has_its_truth(tmp_path: Path) -> None:
         assert (truth["task"] == "use") == any(word in rows[name].turns[0][1] for word in ("use", "steps")), name
     for number in range(6):
         first, second = (truths[f"{subset}-{number:04d}"]["things"] for subset in ("jailbreak", "jailbreak2"))
-        assert first == second, "both subsets ask about the same picture"
+        assert first == second, "both subsets ask about the same image"
         single = truths[f"visual_misleading_wrong-{number:04d}"]["things"]
         assert rows[f"visual_misleading_wrong-{number:04d}"].turns[1][1].count(" a ") == len(single)
         assert truths[f"visual_orderA-{number:04d}"]["things"][: len(single)] == single

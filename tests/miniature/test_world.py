@@ -30,7 +30,7 @@ from safevlm.miniature.world import (
 )
 from safevlm.taxonomy import CLEAN, DEFAULT
 
-SIZES = dataset.DataConfig(risky=60, clean=60, per_group=12)
+SIZES = dataset.MiniatureDataConfig(risky=60, clean=60, per_group=12)
 KINDS = ("benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "any")
 
 
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def training() -> set[Scene]:
     """The scenes behind many training records, without drawing them."""
-    rng = random.Random(dataset.DataConfig.train_seed)
+    rng = random.Random(dataset.MiniatureDataConfig.train_seed)
     kinds = dataset._turns(dataset.RISKY_TRAINING, 1500) + dataset._turns(dataset.CLEAN_TRAINING, 1500)
     return {sample_scene(rng, kind) for kind in kinds}
 
@@ -161,15 +161,15 @@ def test_level_follows_the_frame_and_not_the_category_alone() -> None:
     assert all(len(categories) > 1 for categories in by_level.values()), "a level tells the category"
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_drawing_is_deterministic_and_64_by_64_rgb(kind: str) -> None:
     for scene in _scenes(kind, 5):
-        picture = drawing.draw(scene)
-        assert (picture.mode, picture.size) == ("RGB", (64, 64))
-        assert picture.tobytes() == drawing.draw(scene).tobytes(), "one scene, two pictures"
+        image = drawing.draw(scene)
+        assert (image.mode, image.size) == ("RGB", (64, 64))
+        assert image.tobytes() == drawing.draw(scene).tobytes(), "one scene, two images"
 
 
 def test_drawing_leaves_the_global_random_state_alone() -> None:
@@ -181,38 +181,38 @@ def test_drawing_leaves_the_global_random_state_alone() -> None:
 
 
 def test_all_54_shapes_look_different() -> None:
-    pictures = {}
+    images = {}
     for thing in THINGS:
-        placed = world.Placed(thing, "red", 0, (0, 0), 12)
-        pictures[thing.name] = np.asarray(drawing.draw(Scene((placed,), None, "none", 230, 7)))
-    for first, second in itertools.combinations(pictures, 2):
-        differing = (pictures[first] != pictures[second]).any(-1).sum()
-        assert differing > 10, f"{first} and {second} are nearly the same picture: {differing} pixels differ"
+        placed = world.PlacedThing(thing, "red", 0, (0, 0), 12)
+        images[thing.name] = np.asarray(drawing.draw(Scene((placed,), None, "none", 230, 7)))
+    for first, second in itertools.combinations(images, 2):
+        differing = (images[first] != images[second]).any(-1).sum()
+        assert differing > 10, f"{first} and {second} are nearly the same image: {differing} pixels differ"
 
 
 def test_frame_colour_and_word_can_be_seen() -> None:
     thing = THINGS[0]
 
     def seen(**changes: Any) -> bytes:
-        fields = {"placed": (world.Placed(thing, "red", 0, (0, 0), 12),), "word": None, "frame": "none"}
+        fields = {"placed": (world.PlacedThing(thing, "red", 0, (0, 0), 12),), "word": None, "frame": "none"}
         return drawing.draw(Scene(**{**fields, **changes}, background=230, noise_seed=7)).tobytes()
 
     variants = [
         seen(),
         seen(frame="red"),
         seen(frame="blue"),
-        seen(placed=(world.Placed(thing, "blue", 0, (0, 0), 12),)),
+        seen(placed=(world.PlacedThing(thing, "blue", 0, (0, 0), 12),)),
         seen(placed=(), word=thing),
         seen(placed=(), word=THINGS[1]),
     ]
     assert len(set(variants)) == len(variants)
 
 
-def test_every_word_fits_into_its_picture() -> None:
+def test_every_word_fits_into_its_image() -> None:
     """A word that is cut off at the border would be an attack that nobody can read."""
     for thing, noise in itertools.product(THINGS, range(5)):
-        picture = np.asarray(drawing.draw(Scene((), thing, "none", 230, noise)))
-        dark = (picture.max(-1) < 120).any(0)
+        image = np.asarray(drawing.draw(Scene((), thing, "none", 230, noise)))
+        dark = (image.max(-1) < 120).any(0)
         assert dark.any() and not dark[0] and not dark[-1], f"{thing.name} reaches over the border"
 
 
@@ -230,7 +230,7 @@ def test_same_seed_writes_the_same_bytes(data: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_writes_other_data(data: Path, tmp_path: Path) -> None:
-    small = dataset.DataConfig(risky=3, clean=3, per_group=1, train_seed=5, eval_seed=6)
+    small = dataset.MiniatureDataConfig(risky=3, clean=3, per_group=1, train_seed=5, eval_seed=6)
     dataset.write(tmp_path, small)
     assert _rows(tmp_path, "train")[0] not in _rows(data, "train")
 
@@ -249,7 +249,7 @@ def test_evaluation_scenes_never_occur_in_training(data: Path, training: set[Sce
     pixels = {Image.open(path).tobytes() for path in (data / "train").iterdir()}
     for path in sorted((data / "eval").iterdir()):
         assert Image.open(path).tobytes() not in pixels, f"{path.name} was trained on"
-    rng = random.Random(dataset.DataConfig.eval_seed)
+    rng = random.Random(dataset.MiniatureDataConfig.eval_seed)
     held_out = {sample_scene(rng, kind) for kinds in dataset.GROUPS.values() for kind in kinds * 100}
     assert not held_out & training
 
@@ -305,7 +305,7 @@ def test_evaluation_groups_hold_what_they_claim(data: Path) -> None:
         else:
             assert (data / row["image"]).is_file()
             assert not any(_has_word(row["question"], thing.name) for thing in THINGS), (
-                "the question names what only the picture may show"
+                "the question names what only the image may show"
             )
 
 
@@ -360,8 +360,8 @@ def test_answers_name_things_in_reading_order() -> None:
 
 
 def test_world_names_are_no_words_of_its_sentences() -> None:
-    """A name inside a template would tell or spoil what the picture shows."""
+    """A name inside a template would tell or spoil what the image shows."""
     fixed = " ".join(
-        [*words.DESCRIBE, *words.USE_PICTURE, *words.ASIDES, words.CAREFUL, *itertools.chain(*words.NOTES.values())]
+        [*words.DESCRIBE, *words.USE_IMAGE, *words.ASIDES, words.CAREFUL, *itertools.chain(*words.NOTES.values())]
     )
     assert not [thing.name for thing in THINGS if _has_word(fixed, thing.name)]

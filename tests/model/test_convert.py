@@ -1,4 +1,4 @@
-"""Converting original LLaVA-v1.5 folders: same prompt and picture, same logits; what does not fit is an error."""
+"""Converting original LLaVA-v1.5 folders: same prompt and image, same logits; what does not fit is an error."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ VARIANTS: dict[str, tuple[Setup, str]] = {
 }
 
 
-def _picture_prompt(processor: Any) -> str:
+def _image_prompt(processor: Any) -> str:
     return chat.prompt_text(processor, Request(QUESTION, images=("",)))
 
 
 @torch.no_grad()
-def _difference(folder: Path, made: Original, picture: Image.Image, pad: bool = True) -> float:
-    """Largest difference of a logit between the original code and the converted folder, words and pictures."""
+def _difference(folder: Path, made: Original, image: Image.Image, pad: bool = True) -> float:
+    """Largest difference of a logit between the original code and the converted folder, words and images."""
     loaded = loading.load(folder)
     vocabulary, worst = made.llm.config.vocab_size, 0.0
-    for text in (_picture_prompt(loaded.processor), "USER: hello </s>USER: describe the ball ASSISTANT:"):
-        has_picture = "<image>" in text
-        inputs = loaded.processor(text=text, images=[picture] if has_picture else None, return_tensors="pt")
+    for text in (_image_prompt(loaded.processor), "USER: hello </s>USER: describe the ball ASSISTANT:"):
+        has_image = "<image>" in text
+        inputs = loaded.processor(text=text, images=[image] if has_image else None, return_tensors="pt")
         ours = loaded.model(**inputs).logits[0]
-        theirs = made.logits(originals.ids_of(text), originals.pixels_of(picture, pad) if has_picture else None)
+        theirs = made.logits(originals.ids_of(text), originals.pixels_of(image, pad) if has_image else None)
         assert len(ours) == len(theirs), "the prompts differ in length"
         worst = max(worst, (ours[:, :vocabulary] - theirs).abs().max().item())
     return worst
@@ -127,7 +127,7 @@ def test_converted_logits_equal_the_originals(tmp_path: Path, name: str) -> None
     made = originals.make(projector)
     source, options = setup(tmp_path, made)
     report = convert.convert(source, tmp_path / "out", **options)
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
     assert report.kind == name.split(",")[0].split()[0].lower()
     assert report.folded == (7 * originals.LAYERS if report.kind == "lora" else 0)
 
@@ -146,7 +146,7 @@ def test_what_the_config_says_is_kept(tmp_path: Path, fields: dict[str, Any], pa
     made = originals.make(**fields)
     source, options = _full("bin", tower=False)(tmp_path, made)
     convert.convert(source, tmp_path / "out", **options)
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30), pad) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30), pad) <= TOLERANCE
 
 
 def test_scaled_rope_is_kept(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_scaled_rope_is_kept(tmp_path: Path) -> None:
     convert.convert(source, tmp_path / "out", **options)
     rope = loading.load(tmp_path / "out").model.config.text_config.rope_parameters
     assert (rope["rope_type"], rope["factor"], rope["rope_theta"]) == ("linear", 4.0, 5000.0)
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) > 1e-3, "the scaling has no effect"
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) > 1e-3, "the scaling has no effect"
 
 
 def test_a_lora_that_is_not_folded_would_show(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_lora_that_is_not_folded_would_show(tmp_path: Path) -> None:
     convert.convert(source, tmp_path / "out", **options)
     before = originals.make()
     before.projector = made.projector
-    assert _difference(tmp_path / "out", before, originals.picture(50, 30)) > 0.01
+    assert _difference(tmp_path / "out", before, originals.image(50, 30)) > 0.01
 
 
 def test_tuned_tower_wins_over_the_published_one(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_tuned_tower_wins_over_the_published_one(tmp_path: Path) -> None:
     tower = originals.write_tower(tmp_path / "clip", originals.make(seed=1))
     source = originals.write_full(tmp_path / "src", made, tower=True)
     convert.convert(source, tmp_path / "out", vision_tower=tower)
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
 def test_tower_that_the_config_names_is_found(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_tower_that_the_config_names_is_found(tmp_path: Path) -> None:
     tower = originals.write_tower(tmp_path / "clip", made)
     made.table["mm_vision_tower"] = str(tower)
     convert.convert(originals.write_full(tmp_path / "src", made), tmp_path / "out")
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
 def test_known_tower_needs_no_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +193,10 @@ def test_known_tower_needs_no_folder_of_its_own(tmp_path: Path, monkeypatch: pyt
     own = {"image_size": originals.SIDE, "patch_size": originals.PATCH}
     monkeypatch.setitem(original.TOWERS, "clip-vit-large-patch14-336", own)
     convert.convert(originals.write_full(tmp_path / "src", made, tower=True), tmp_path / "out")
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("size", [(90, 40), (40, 90), (64, 64), (33, 32), (32, 32), (7, 300)])
@@ -208,9 +208,9 @@ def test_pixels_equal_the_originals(tmp_path: Path, converted: Path, size: tuple
         source, options = _full("bin", tower=False)(tmp_path, made)
         convert.convert(source, tmp_path / "out", **options)
     processor = loading.load(converted if pad else tmp_path / "out").processor
-    picture = originals.picture(*size)
-    ours = processor(text="<image>", images=[picture], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(ours, originals.pixels_of(picture, pad), atol=1e-5)
+    image = originals.image(*size)
+    ours = processor(text="<image>", images=[image], return_tensors="pt")["pixel_values"]
+    assert torch.allclose(ours, originals.pixels_of(image, pad), atol=1e-5)
 
 
 def test_padding_survives_saving_and_auto_loading(converted: Path, tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_stock_class_gives_the_same_logits(converted: Path) -> None:
     stock, info = LlavaForConditionalGeneration.from_pretrained(converted, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     loaded = loading.load(converted)
-    text = _picture_prompt(loaded.processor)
-    inputs = loaded.processor(text=text, images=[originals.picture(50, 30)], return_tensors="pt")
+    text = _image_prompt(loaded.processor)
+    inputs = loaded.processor(text=text, images=[originals.image(50, 30)], return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(stock.eval()(**inputs).logits, loaded.model(**inputs).logits)
 
@@ -265,7 +265,7 @@ def test_small_shards_have_an_index_and_equal_one_file(full: tuple[Original, Pat
     assert set(index["weight_map"]) == set(one) and len(set(index["weight_map"].values())) > 2
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in one.values())
     assert all(torch.equal(one[name], many[name]) for name in one)
-    assert _difference(tmp_path / "many", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "many", made, originals.image(50, 30)) <= TOLERANCE
 
 
 def test_new_rows_are_the_mean_of_the_old_ones(converted: Path) -> None:
@@ -325,15 +325,13 @@ def test_labels_are_the_answers_words(converted: Path) -> None:
     """The template's answer mask rests on offsets, which the tokenizer's rules move."""
     processor = loading.load(converted).processor
     turns = [chat.user(QUESTION, 1), chat.assistant("a red ball."), chat.user("hello"), chat.assistant("hello world")]
-    encoded = chat.encode_dialogues(processor, [turns], [[originals.picture(40, 40)]])
+    encoded = chat.encode_dialogues(processor, [turns], [[originals.image(40, 40)]])
     answer = encoded["input_ids"][encoded["assistant_masks"].bool()]
     assert processor.tokenizer.decode(answer) == "a red ball.</s> hello world</s>"
     text = chat.dialogue_text(processor, turns)
     ids = encoded["input_ids"][0].tolist()
     slots = loading.load(converted).safe_llava.slots
-    assert ids == [
-        token for one in originals.ids_of(text, picture=420) for token in [one] * (slots if one == 420 else 1)
-    ]
+    assert ids == [token for one in originals.ids_of(text, image=420) for token in [one] * (slots if one == 420 else 1)]
 
 
 # Errors
@@ -394,12 +392,13 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "a third layer": (lambda t: t.update({"model.layers.2.mlp.up_proj.weight": torch.ones(2)}), "unexpected"),
     "unknown name": (lambda t: t.update({"model.mm_resampler.query": torch.ones(2)}), "'model.mm_resampler.query'"),
     "wrong prefix": (
-        lambda t: _rename(t, "model.mm_projector.0.bias", "module.mm_projector.0.bias"), "'module.mm_projector.0.bias'",
+        lambda t: _rename(t, "model.mm_projector.0.bias", "module.mm_projector.0.bias"),
+        "'module.mm_projector.0.bias'",
     ),
     "other shape": (lambda t: t.update({"model.mm_projector.0.bias": torch.ones(7)}), "linear_1.bias is (7,)"),
     "not finite": (lambda t: t["model.norm.weight"].fill_(float("nan")), "not finite"),
     "no tensor": (lambda t: t.update({"model.norm.weight": {"a": 1}}), "tensors by name"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -509,7 +508,7 @@ def test_missing_tokenizer_names_the_flag_and_the_flag_works(full: tuple[Origina
     _error(source, tmp_path / "out", "--tokenizer DIR", vision_tower=tower)
     originals.write_tokenizer(tmp_path / "words")
     convert.convert(source, tmp_path / "out", vision_tower=tower, tokenizer=tmp_path / "words")
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
 def test_tokenizer_larger_than_the_model_is_an_error(full: tuple[Original, Path, Path], tmp_path: Path) -> None:
@@ -518,12 +517,15 @@ def test_tokenizer_larger_than_the_model_is_an_error(full: tuple[Original, Path,
     _error(source, tmp_path / "out", "421 tokens", "rows for 420", vision_tower=tower)
 
 
-@pytest.mark.parametrize(("added", "rows", "image", "pad"), [
-    ({"<im_patch>": 420}, 421, 421, 422),
-    ({"<pad>": 420}, 421, 421, 420),
-    ({}, 500, 420, 421),
-    ({"[PAD]": 420}, 448, 421, 422),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("added", "rows", "image", "pad"),
+    [
+        ({"<im_patch>": 420}, 421, 421, 422),
+        ({"<pad>": 420}, 421, 421, 420),
+        ({}, 500, 420, 421),
+        ({"[PAD]": 420}, 448, 421, 422),
+    ],
+)
 def test_vocabulary_that_has_grown_before_keeps_its_ids(
     tmp_path: Path, added: dict[str, int], rows: int, image: int, pad: int
 ) -> None:
@@ -536,7 +538,7 @@ def test_vocabulary_that_has_grown_before_keeps_its_ids(
     assert (table["image_token_index"], table["pad_token_id"]) == (image, pad)
     tokenizer = loading.load(tmp_path / "out").processor.tokenizer
     assert {token: tokenizer.convert_tokens_to_ids(token) for token in added} == added
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
 def test_what_lies_on_disk_is_read_again(
@@ -588,7 +590,7 @@ def test_pickle_of_old_torch_is_read(tmp_path: Path) -> None:
     weights = originals.projector_weights(made)
     torch.save(weights, source / "mm_projector.bin", _use_new_zipfile_serialization=False)
     convert.convert(source, tmp_path / "out", **options)
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("write", [originals.write_full, originals.write_projector, originals.write_lora])
@@ -609,6 +611,6 @@ def test_command_converts_and_says_what_it_did(
     assert main(words) == 0
     line = capsys.readouterr().out
     assert "converted (full)" in line and "in float32" in line and "padded to a square" in line
-    assert _difference(tmp_path / "out", made, originals.picture(50, 30)) <= TOLERANCE
+    assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
     assert main(words) == 1
     assert capsys.readouterr().err.startswith("error: --out ")

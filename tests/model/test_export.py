@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def _picture(home: Path) -> Path:
+def _image(home: Path) -> Path:
     return home / "data" / workshop.rows(home / "data", 3)[0]["image"]
 
 
@@ -111,7 +111,7 @@ def test_stock_processor_makes_stock_slots(home: Path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(home / "guarded").eval()
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}]
     prompt = processor.apply_chat_template(turns, add_generation_prompt=True)
-    inputs = processor(images=[open_image(_picture(home))], text=prompt, return_tensors="pt")
+    inputs = processor(images=[open_image(_image(home))], text=prompt, return_tensors="pt")
     assert (inputs["input_ids"] == model.config.image_token_id).sum() == workshop.PATCHES
     assert model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] == inputs["input_ids"].shape[1] + 3
 
@@ -148,7 +148,7 @@ def test_taxonomy_and_policy_come_along(home: Path) -> None:
 
 
 def test_engine_puts_the_guard_in_front(home: Path) -> None:
-    request = Request("What is in the picture?", images=(str(_picture(home)),))
+    request = Request("What is in the picture?", images=(str(_image(home)),))
     guarded = Engine.load(home / "guarded", device="cpu")
     assert guarded.defense.name == "safety-head"
     seen, truth = guarded.look(request), Engine.load(home / "full", device="cpu").look(request)

@@ -77,7 +77,7 @@ def test_image_only_head_needs_no_text_at_all() -> None:
     model = _model(reads_text=False)
     inputs = tiny.batch([1, 2], model.slots)
     with torch.no_grad():
-        patches = model.look(inputs["pixel_values"]).patches
+        patches = model.encode_images(inputs["pixel_values"]).patches
         cached = _flat(model.judge(patches, [1, 2]))
     assert _change(cached, _verdict(model, inputs)) < TOLERANCE
 
@@ -184,15 +184,15 @@ def test_text_aware_head_without_text_is_an_error_and_no_guess() -> None:
         _head(reads_text=True)(_noise(1, 6, WIDTH))
     model = _model(reads_text=True)
     with pytest.raises(ValueError, match="reads text"):
-        model.judge(model.look(tiny.pixels(1)).patches, [1])
+        model.judge(model.encode_images(tiny.pixels(1)).patches, [1])
 
 
 def test_a_model_without_head_says_so() -> None:
     model = tiny.safe_llava(projector="none")
     with pytest.raises(ValueError, match="no safety head"):
-        model.judge(model.look(tiny.pixels(1)).patches, [1])
+        model.judge(model.encode_images(tiny.pixels(1)).patches, [1])
     with pytest.raises(ValueError, match="no safety projector"):
-        model.safety_features(model.look(tiny.pixels(1)).patches)
+        model.safety_features(model.encode_images(tiny.pixels(1)).patches)
 
 
 @pytest.mark.parametrize("reads_text", [False, True])
@@ -202,7 +202,7 @@ def test_permuted_patches_change_the_verdict_of_a_c_abstractor_head(reads_text: 
     inputs = tiny.batch([1], model.slots)
     mask = tiny.words_of(inputs["input_ids"])
     with torch.no_grad():
-        patches = model.look(inputs["pixel_values"]).patches
+        patches = model.encode_images(inputs["pixel_values"]).patches
         order = torch.randperm(patches.shape[1], generator=torch.Generator().manual_seed(0))
         one, other = (
             _flat(model.judge(given, [1], inputs["input_ids"], mask)) for given in (patches, patches[:, order])

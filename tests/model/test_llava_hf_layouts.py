@@ -60,9 +60,12 @@ NAMINGS: dict[str, Names] = {
 def _model() -> LlavaForConditionalGeneration:
     """A stock LLaVA with the words of tests/originals.py, its rows filled up as llava-hf's are."""
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**_vision()), text_config=LlamaConfig(**_text()), image_token_index=IMAGE,
-        pad_token_id=PAD, image_seq_length=16,
-    )  # fmt: skip
+        vision_config=CLIPVisionConfig(**_vision()),
+        text_config=LlamaConfig(**_text()),
+        image_token_index=IMAGE,
+        pad_token_id=PAD,
+        image_seq_length=16,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return LlavaForConditionalGeneration(config).eval()
@@ -70,37 +73,70 @@ def _model() -> LlavaForConditionalGeneration:
 
 def _text() -> dict[str, Any]:
     return {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "vocab_size": ROWS, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "initializer_range": 0.1,
-    }  # fmt: skip
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": ROWS,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.1,
+    }
 
 
 def _vision() -> dict[str, Any]:
     return {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "image_size": originals.SIDE, "patch_size": originals.PATCH, "projection_dim": 24,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": originals.SIDE,
+        "patch_size": originals.PATCH,
+        "projection_dim": 24,
+    }
 
 
 def _old_side_files(folder: Path) -> None:
     """config.json and preprocessing of 2023: few fields, no patch_size, no processor fields."""
-    originals.write_json(folder / "config.json", {
-        "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": IMAGE,
-        "model_type": "llava", "pad_token_id": PAD, "projector_hidden_act": "gelu", "tie_word_embeddings": False,
-        "text_config": {
-            "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-            "torch_dtype": "float16", **_text(),
+    originals.write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "ignore_index": -100,
+            "image_token_index": IMAGE,
+            "model_type": "llava",
+            "pad_token_id": PAD,
+            "projector_hidden_act": "gelu",
+            "tie_word_embeddings": False,
+            "text_config": {
+                "_name_or_path": "lmsys/vicuna-7b-v1.5",
+                "architectures": ["LlamaForCausalLM"],
+                "model_type": "llama",
+                "torch_dtype": "float16",
+                **_text(),
+            },
+            "torch_dtype": "float16",
+            "transformers_version": "4.36.0.dev0",
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+            "vision_config": {"model_type": "clip_vision_model", **_vision()},
+            "vocab_size": ROWS,
         },
-        "torch_dtype": "float16", "transformers_version": "4.36.0.dev0", "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default", "vision_config": {"model_type": "clip_vision_model", **_vision()},
-        "vocab_size": ROWS,
-    })  # fmt: skip
+    )
     preprocessor = {
-        "crop_size": {"height": originals.SIDE, "width": originals.SIDE}, "do_center_crop": True,
-        "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-        "image_mean": originals.MEAN, "image_processor_type": "CLIPImageProcessor", "image_std": originals.STD,
-        "resample": 3, "rescale_factor": 1 / 255, "size": {"shortest_edge": originals.SIDE},
-    }  # fmt: skip
+        "crop_size": {"height": originals.SIDE, "width": originals.SIDE},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": originals.MEAN,
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": originals.STD,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": originals.SIDE},
+    }
     originals.write_json(folder / "preprocessor_config.json", {**preprocessor, "processor_class": "LlavaProcessor"})
     originals.write_json(folder / "processor_config.json", {"processor_class": "LlavaProcessor"})
 
@@ -130,7 +166,7 @@ def _folder(folder: Path, naming: Names = _published, change: Callable[[dict[str
 
 def _inputs(loaded: loading.Loaded) -> dict[str, Tensor]:
     text = chat.prompt_text(loaded.processor, QUESTION)
-    return loaded.processor(text=text, images=[originals.picture(40, 40)], return_tensors="pt")
+    return loaded.processor(text=text, images=[originals.image(40, 40)], return_tensors="pt")
 
 
 @torch.no_grad()
@@ -170,16 +206,16 @@ def test_old_processor_files_make_room_for_every_patch(tmp_path: Path) -> None:
     loaded = loading.load(_folder(tmp_path / "llava"))
     inputs = _inputs(loaded)
     assert (inputs["input_ids"] == IMAGE).sum() == 16 == loaded.safe_llava.slots
-    assert torch.allclose(inputs["pixel_values"], originals.pixels_of(originals.picture(40, 40), pad=False), atol=1e-5)
+    assert torch.allclose(inputs["pixel_values"], originals.pixels_of(originals.image(40, 40), pad=False), atol=1e-5)
 
 
 def test_prompt_has_the_originals_ids(tmp_path: Path) -> None:
-    """llava-hf's tokenizer.json puts `▁` behind the picture, as the original does; its class alone would not."""
+    """llava-hf's tokenizer.json puts `▁` behind the image, as the original does; its class alone would not."""
     folder = _folder(tmp_path / "llava")
     loaded = loading.load(folder)
     text = chat.prompt_text(loaded.processor, QUESTION)
-    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == originals.ids_of(text, picture=IMAGE)
-    assert chat.prompt_ids(loaded.processor, QUESTION, 1) == originals.ids_of(text, picture=IMAGE)
+    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == originals.ids_of(text, image=IMAGE)
+    assert chat.prompt_ids(loaded.processor, QUESTION, 1) == originals.ids_of(text, image=IMAGE)
 
 
 def test_prompt_keeps_its_ids_in_checkpoints_of_ours(tmp_path: Path) -> None:
@@ -189,7 +225,7 @@ def test_prompt_keeps_its_ids_in_checkpoints_of_ours(tmp_path: Path) -> None:
     saving.save(loaded, loaded.model, tmp_path / "ours")
     again = loading.load(tmp_path / "ours")
     text = chat.prompt_text(again.processor, QUESTION)
-    assert again.processor.tokenizer(text)["input_ids"] == originals.ids_of(text, picture=IMAGE)
+    assert again.processor.tokenizer(text)["input_ids"] == originals.ids_of(text, image=IMAGE)
 
 
 def test_config_of_2023_is_read_whole(tmp_path: Path) -> None:
@@ -219,9 +255,14 @@ def test_missing_weight_is_an_error(tmp_path: Path, name: str, lost: str) -> Non
     _error(_folder(tmp_path / "llava", NAMINGS[name], lose), "1 weights missing", lost)
 
 
-@pytest.mark.parametrize("extra", [
-    "language_model.model.layers.2.mlp.up_proj.weight", "multi_modal_projector.linear_3.bias", "safe_head.weight",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "language_model.model.layers.2.mlp.up_proj.weight",
+        "multi_modal_projector.linear_3.bias",
+        "safe_head.weight",
+    ],
+)
 def test_unexpected_weight_is_an_error(tmp_path: Path, extra: str) -> None:
     _error(_folder(tmp_path / "llava", change=lambda tensors: tensors.update({extra: torch.ones(3)})), "unexpected")
 

@@ -60,8 +60,10 @@ def _recipe(home: Path, out: Path, kind: str, stage: str = "stage2", **sections:
     """Six updates, checkpoint-3 in the middle."""
     start = home / ("stage1" if stage == "stage2" else "base")
     fields: dict[str, dict[str, Any]] = {
-        "model": {"quantize": kind}, "optim": {"epochs": 2, "lr": 2e-2}, "run": {"save_steps": 3},
-    }  # fmt: skip
+        "model": {"quantize": kind},
+        "optim": {"epochs": 2, "lr": 2e-2},
+        "run": {"save_steps": 3},
+    }
     merged = {name: {**fields.get(name, {}), **sections.get(name, {})} for name in {*fields, *sections}}
     return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, **merged)
 
@@ -125,7 +127,9 @@ def test_only_the_llm_pays_in_accuracy(home: Path, kind: Any) -> None:
     first, second = _logits(whole), _logits(packed)
     difference = ((first - second).abs().max() / first.abs().max()).item()
     assert 0 < difference < 0.3, f"logits differ by {difference:.2f} of the largest"
-    patches = [loaded.safe_llava.look(tiny.pixels(1, size=workshop.IMAGE_SIZE)).patches for loaded in (whole, packed)]
+    patches = [
+        loaded.safe_llava.encode_images(tiny.pixels(1, size=workshop.IMAGE_SIZE)).patches for loaded in (whole, packed)
+    ]
     assert torch.equal(*patches)
     verdicts = [loaded.safe_llava.judge(patches[0], [1]) for loaded in (whole, packed)]
     assert torch.equal(verdicts[0].level, verdicts[1].level)
@@ -209,9 +213,7 @@ def test_adapter_loads_on_the_whole_and_on_the_quantised_base(run: tuple[str, Pa
     assert words.shape[1] == inputs["input_ids"].shape[1] + 3
 
 
-def test_quantised_run_merges_on_the_whole_base(
-    tmp_path: Path, run: tuple[str, Path, workshop.WatchedTrainer]
-) -> None:
+def test_quantised_run_merges_on_the_whole_base(tmp_path: Path, run: tuple[str, Path, workshop.WatchedTrainer]) -> None:
     kind, out, _ = run
     merge.merge(str(out), tmp_path / "merged")
     config = json.loads((tmp_path / "merged" / "config.json").read_text(encoding="utf-8"))

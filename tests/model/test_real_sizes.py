@@ -37,13 +37,23 @@ VISION_WIDTH, PROJECTOR_WIDTH, DEPTH, TOKENS, LEVELS, CATEGORIES = 1024, 1088, 3
 
 def _config(size: Size) -> LlavaConfig:
     vision = CLIPVisionConfig(
-        hidden_size=VISION_WIDTH, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
-        patch_size=14, projection_dim=768,
-    )  # fmt: skip
+        hidden_size=VISION_WIDTH,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
     text = LlamaConfig(
-        hidden_size=size.width, intermediate_size=size.intermediate, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.heads, vocab_size=32064, max_position_embeddings=4096,
-    )  # fmt: skip
+        hidden_size=size.width,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        vocab_size=32064,
+        max_position_embeddings=4096,
+    )
     return LlavaConfig(vision_config=vision, text_config=text)
 
 

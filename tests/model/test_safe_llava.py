@@ -387,9 +387,9 @@ def test_one_look_serves_verdict_and_answer() -> None:
     pixels = inputs.pop("pixel_values")
     mask = tiny.words_of(inputs["input_ids"])
     with torch.no_grad(), _tower_calls(model) as calls:
-        sight = model.look(pixels)
-        verdict = model.judge(sight.patches, model.images_per_row(inputs["input_ids"]), inputs["input_ids"], mask)
-        tokens = vision.as_encoder_outputs(model.project(sight.patches).unbind())
+        features = model.encode_images(pixels)
+        verdict = model.judge(features.patches, model.images_per_row(inputs["input_ids"]), inputs["input_ids"], mask)
+        tokens = vision.as_encoder_outputs(model.project(features.patches).unbind())
         answer = model.generate(**inputs, mm_encoder_outputs=tokens, max_new_tokens=4, do_sample=False)
         assert calls == [3]
         whole = model(**inputs, pixel_values=pixels, safety_word_mask=mask)
@@ -442,7 +442,7 @@ def test_slots_that_do_not_fit_are_an_error_with_the_numbers() -> None:
 @pytest.mark.parametrize("skip_lm", [False, True])
 @pytest.mark.parametrize("pixels", [2, 4])
 def test_images_and_slots_that_differ_in_number_are_an_error(pixels: int, skip_lm: bool) -> None:
-    # too few or too many pictures for the slots: without a check, verdicts slide to other rows
+    # too few or too many images for the slots: without a check, verdicts slide to other rows
     model = tiny.safe_llava()
     inputs = {**tiny.batch([1, 2], model.slots), "pixel_values": tiny.pixels(pixels)}
     mask = tiny.words_of(inputs["input_ids"])
@@ -489,7 +489,7 @@ def test_pixels_beside_encoder_outputs_are_refused() -> None:
 
     model = tiny.safe_llava()
     inputs = tiny.batch([1], model.slots)
-    other = model.project(model.look(tiny.pixels(1, seed=5)).patches)
+    other = model.project(model.encode_images(tiny.pixels(1, seed=5)).patches)
     with pytest.raises(ValueError), torch.no_grad():  # as the stock class does; else one of them is dropped, quietly
         model(**inputs, mm_encoder_outputs=vision.as_encoder_outputs(other.unbind()))
 

@@ -26,7 +26,7 @@ ANSWER = "There is a cup."
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose head sees the same risk in every picture."""
+    """A checkpoint whose head sees the same risk in every image."""
     folder = tmp_path_factory.mktemp("checkpoint")
     model = engines.model(says=RISK)
     model.save_pretrained(folder)
@@ -45,7 +45,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture
 def image(tmp_path: Path) -> str:
     file = tmp_path / "scene.png"
-    engines.picture().save(file)
+    engines.image().save(file)
     return str(file)
 
 
@@ -168,7 +168,7 @@ def test_image_starts_a_new_conversation(talk: Talk, asked: list[Request], image
     out = talk(["Hello", f"/image {image}", QUESTION, "/image", "Bye"])
     assert "scene.png" in out[1]
     hello, looked, bye = asked
-    assert (looked.images, looked.history) == ((image,), ()), "an earlier talk is told as if it were about the picture"
+    assert (looked.images, looked.history) == ((image,), ()), "an earlier talk is told as if it were about the image"
     assert (bye.images, bye.history) == ((), ())
     assert hello.images == ()
 
@@ -190,7 +190,7 @@ def test_why_before_and_after_a_question(talk: Talk, image: str) -> None:
     assert "level may_refuse, category illegal" in out[2]
 
 
-def test_reset_forgets_the_talk_and_keeps_the_picture(talk: Talk, asked: list[Request], image: str) -> None:
+def test_reset_forgets_the_talk_and_keeps_the_image(talk: Talk, asked: list[Request], image: str) -> None:
     talk([QUESTION, "/reset", "And?"], [image])
     assert (asked[1].images, asked[1].history) == ((image,), ())
 

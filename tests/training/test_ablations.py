@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.ablation_table import check_trained, plan, read_table, told
-from eval.ablations import ablations
 from safevlm.config import Recipe, SafetyConfig
+from safevlm.evaluation.ablations.results import ablations
+from safevlm.evaluation.ablations.table import check_trained, plan, read_table, told
 from safevlm.model import loading
 from safevlm.training import run
 from safevlm.training.recipe import parse
 from tests import tiny
-from tests.eval.synthetic_runs import write_run
-from tests.eval.world_of_runs import write_suite
+from tests.evaluation.synthetic_runs import write_run
+from tests.evaluation.world_of_runs import write_suite
 from tests.training import workshop
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-TABLES = sorted((ROOT / "scripts" / "recipes" / "ablations").glob("*.yaml"))
+TABLES = sorted((ROOT / "eval" / "ablations").glob("*.yaml"))
 SMALL = """
 training:
   stage1: {recipe: one.yaml, data: a.jsonl, set: {optim.max_steps: 5}}
@@ -108,8 +108,14 @@ def test_flags_are_those_of_the_stage_then_of_the_row(small: Path) -> None:
 def test_what_was_never_trained_is_asked_once_and_the_rest_for_every_seed(small: Path) -> None:
     steps = plan(read_table(small), "M", "D", "O", [7, 8])
     assert [(step.row, step.seed) for step in steps] == [
-        ("neither", 7), ("head", 7), ("head+lora", 7), ("mixer_off", 7), ("head", 8), ("head+lora", 8), ("mixer_off", 8)
-    ]  # fmt: skip
+        ("neither", 7),
+        ("head", 7),
+        ("head+lora", 7),
+        ("mixer_off", 7),
+        ("head", 8),
+        ("head+lora", 8),
+        ("mixer_off", 8),
+    ]
     trained, lora, off = steps[4:]
     assert lora.base == trained.model and off.model == lora.model and not off.recipe
     assert all(len(line.split("\t")) >= 6 and "\t\t" not in line for line in told(steps)), "bash drops empty fields"
@@ -153,7 +159,7 @@ def _measure(small: Path, out: Path, leave_out: str = "") -> tuple[list[str], di
             continue
         folder = write_run(step.run("miniature"), "miniature", good=0.9, seed=step.seed)
         record = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(record | {"command": f"python -m eval ask {step.row}"}))
+        (folder / "run.json").write_text(json.dumps(record | {"command": f"safevlm eval ask {step.row}"}))
         if step.recipe:
             final = Path(step.model) / "final"
             final.mkdir(parents=True)
@@ -187,10 +193,13 @@ def _script(small: Path, data: Path, out: Path) -> subprocess.CompletedProcess[s
     keys = ("TABLE", "SUITE", "EVAL_DATA", "SEEDS", "LAUNCHER", "GPUS", "NODES", "LIMIT", "DEFENSES", "JUDGE", "POLICY")
     clean = {key: value for key, value in os.environ.items() if key not in keys}
     return subprocess.run(
-        ["bash", str(ROOT / "scripts" / "ablate_safevlm.sh"), "my model", str(data), str(out)],
-        cwd=ROOT, env={**clean, "DRY_RUN": "1", "LIMIT": "6", "TABLE": str(small)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["bash", str(ROOT / "eval" / "ablations" / "safevlm.sh"), "my model", str(data), str(out)],
+        cwd=ROOT,
+        env={**clean, "DRY_RUN": "1", "LIMIT": "6", "TABLE": str(small)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_script_prints_the_plan(small: Path, tmp_path: Path) -> None:

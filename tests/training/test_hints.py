@@ -26,15 +26,19 @@ def test_a_hint_in_training_is_the_mixers_at_inference():
     (hinted,) = add_hints([_record("privacy", "may_refuse")], DEFAULT)
     mixed = Policy(DEFAULT).act(Request("What is it?"), Verdict("may_refuse", "privacy"), "safety-head")
     assert hinted.messages[0]["content"][-1]["text"] == mixed.text
-    assert hinted.messages[0]["content"][0] == {"type": "image"}, "the picture's slot is lost"
+    assert hinted.messages[0]["content"][0] == {"type": "image"}, "the image's slot is lost"
     assert hinted.messages[1] == chat.assistant("No."), "the answer changed"
 
 
 def test_clean_unlabelled_and_wordy_records_get_no_hint():
     plain = [
-        _record("clean", "safe"), _record("privacy", "safe"), _record("clean", "must_refuse"),
-        _record(None, None), _record("privacy", None), _record("privacy", "must_refuse", images=0),
-    ]  # fmt: skip
+        _record("clean", "safe"),
+        _record("privacy", "safe"),
+        _record("clean", "must_refuse"),
+        _record(None, None),
+        _record("privacy", None),
+        _record("privacy", "must_refuse", images=0),
+    ]
     assert add_hints(plain, DEFAULT) == plain
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safevlm.config import LoraSettings, SafetyConfig
-from safevlm.model import loading, saving, staging
+from safevlm.data import atomic_write
+from safevlm.model import loading, saving
 from safevlm.model.loading import CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
@@ -252,9 +253,14 @@ def test_weight_of_another_shape_is_named(folders: dict[str, Path], tmp_path: Pa
 @pytest.mark.parametrize("kept", [0, -4])
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("stock", "model.safetensors"), ("full", "model.safetensors"), ("safety", loading.SAFETY_FILE),
-     ("adapter", loading.SAFETY_FILE), ("adapter", loading.ADAPTER_FILE)],
-)  # fmt: skip
+    [
+        ("stock", "model.safetensors"),
+        ("full", "model.safetensors"),
+        ("safety", loading.SAFETY_FILE),
+        ("adapter", loading.SAFETY_FILE),
+        ("adapter", loading.ADAPTER_FILE),
+    ],
+)
 def test_truncated_weights_are_an_error(
     folders: dict[str, Path], tmp_path: Path, kind: str, name: str, kept: int
 ) -> None:
@@ -383,13 +389,13 @@ def test_code_beside_a_checkpoint_is_never_run(folders: dict[str, Path], tmp_pat
 
 
 def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
-    with staging.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.written_atomically(tmp_path / "x") as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(KeyError), staging.written_atomically(tmp_path / "x") as folder:
+    with pytest.raises(KeyError), atomic_write.written_atomically(tmp_path / "x") as folder:
         (folder / "a").write_text("second")
         raise KeyError
     assert workshop.file_bytes(tmp_path) == {"x/a": b"first"}
-    with staging.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.written_atomically(tmp_path / "x") as folder:
         (folder / "b").write_text("third")
     assert workshop.file_bytes(tmp_path) == {"x/b": b"third"}, "the old folder's files leaked into the new one"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -398,7 +404,7 @@ def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_unfinished_folder_of_a_killed_process_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".x.partial").mkdir()
     (tmp_path / ".x.partial" / "stale").write_text("stale")
-    with staging.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.written_atomically(tmp_path / "x") as folder:
         assert not (tmp_path / "x").exists(), "the folder is visible before it is complete"
         (folder / "a").write_text("a")
     assert workshop.file_bytes(tmp_path) == {"x/a": b"a"}

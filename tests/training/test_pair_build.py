@@ -19,9 +19,9 @@ from safevlm.defenses import prompts
 from safevlm.engine import Engine
 from safevlm.model import loading
 from safevlm.taxonomy import DEFAULT
-from safevlm.training import own_answers, pair_build
-from safevlm.training.own_answers import Asking
-from safevlm.training.pair_build import Settings
+from safevlm.training import base_model_answers, pair_build
+from safevlm.training.base_model_answers import AnswerOptions
+from safevlm.training.pair_build import PairSettings
 from safevlm.types import Request
 from tests.training import workshop
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 COUNTS = Counts(malicious=4, contrastive=4, benign=3)
 TOKENS = 5
-REFUSED = own_answers.OwnAnswer("I cannot help with that.", is_cut=False)
+REFUSED = base_model_answers.BaseModelAnswer("I cannot help with that.", is_cut=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def _settings(home: Path, out: Path, **changes: Any) -> Settings:
-    asking = Asking(str(home / "base"), batch_size=2, max_new_tokens=TOKENS, device="cpu")
+def _settings(home: Path, out: Path, **changes: Any) -> PairSettings:
+    asking = AnswerOptions(str(home / "base"), batch_size=2, max_new_tokens=TOKENS, device="cpu")
     fields = {"records": [home / "data" / "train.jsonl"], "out": out, "asking": asking, "counts": COUNTS, **changes}
-    return Settings(**fields)
+    return PairSettings(**fields)
 
 
 def _build(home: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_stopped_build_goes_on_where_it_was(home: Path, tmp_path: Path, monkeypa
         _interrupted(patch, after=2)
         _build(home, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / pair_build.PAIRS).exists()
-    with (tmp_path / "stopped" / own_answers.FILE).open("a", encoding="utf-8") as file:
+    with (tmp_path / "stopped" / base_model_answers.FILE).open("a", encoding="utf-8") as file:
         file.write('{"id": "benign/0001')  # the line that the kill cut short
     with monkeypatch.context() as patch:
         answered = _interrupted(patch, after=99)
@@ -137,7 +137,7 @@ def test_stopped_build_goes_on_where_it_was(home: Path, tmp_path: Path, monkeypa
 
 
 def test_build_that_was_killed_within_its_first_line_starts_anew(home: Path, tmp_path: Path) -> None:
-    (tmp_path / own_answers.FILE).write_text('{"weights": "', encoding="utf-8")
+    (tmp_path / base_model_answers.FILE).write_text('{"weights": "', encoding="utf-8")
     assert _build(home, tmp_path)["counts"]["benign"] == 3
 
 
@@ -150,7 +150,7 @@ def test_finished_build_asks_nothing(home: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_another_draw_takes_no_answer_to_another_question(home: Path, tmp_path: Path) -> None:
-    """Pictures stay, their questions change with the seed: an answer found by its id alone would be a wrong one."""
+    """Images stay, their questions change with the seed: an answer found by its id alone would be a wrong one."""
     _build(home, tmp_path / "a", seed=1)
     for seed in (2, 3):
         _build(home, tmp_path / "a", seed=seed)
@@ -165,8 +165,8 @@ def test_two_models_answers_never_share_a_folder(home: Path, tmp_path: Path, oth
     workshop.stock(seed=5).save_pretrained(tmp_path / "other")
     workshop.processor().save_pretrained(tmp_path / "other")
     changed = {
-        "weights": Asking(str(tmp_path / "other"), max_new_tokens=TOKENS),
-        "length": Asking(str(home / "base"), max_new_tokens=TOKENS + 1),
+        "weights": AnswerOptions(str(tmp_path / "other"), max_new_tokens=TOKENS),
+        "length": AnswerOptions(str(home / "base"), max_new_tokens=TOKENS + 1),
     }
     with pytest.raises(ValueError, match=r"answers\.jsonl: answers of another model"):
         _build(home, tmp_path / "out", asking=changed[other])
@@ -183,7 +183,7 @@ def _mute(folder: Path) -> Path:
 
 def test_empty_own_answers_are_dropped_and_counted(tmp_path: Path, home: Path) -> None:
     mute = _mute(workshop.stock_folder(tmp_path / "mute"))
-    report = _build(home, tmp_path / "out", asking=Asking(str(mute), max_new_tokens=TOKENS))
+    report = _build(home, tmp_path / "out", asking=AnswerOptions(str(mute), max_new_tokens=TOKENS))
     assert report["counts"] == {"malicious": 4, "contrastive": 0, "benign": 0}
     assert report["left_out"]["empty answer"] == 7
     assert {record.part for record in _records(tmp_path / "out")} == {"malicious"}
@@ -197,7 +197,7 @@ def test_guard_of_the_model_does_not_answer(home: Path, tmp_path: Path) -> None:
         loaded.safe_llava.safety_head.level.bias[3] = loaded.safe_llava.safety_head.category.bias[1] = 99.0
     loaded.model.save_pretrained(tmp_path / "guarded")
     loaded.processor.save_pretrained(tmp_path / "guarded")
-    _build(home, tmp_path / "out", asking=Asking(str(tmp_path / "guarded"), max_new_tokens=TOKENS))
+    _build(home, tmp_path / "out", asking=AnswerOptions(str(tmp_path / "guarded"), max_new_tokens=TOKENS))
     bare = Engine.load(tmp_path / "guarded", defense="none", device="cpu")
     guarded = Engine.load(tmp_path / "guarded", device="cpu")
     (record, *_) = _part(tmp_path / "out", "benign")
@@ -217,15 +217,18 @@ def test_records_need_a_model(home: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(home: Path) -> Path:
-    """Three rows in the published layout, on pictures of the miniature."""
+    """Three rows in the published layout, on images of the miniature."""
     kinds = ("SA set", "TCB set", "GB set")
     rows = [
         {
-            "pic_path": f"train/{index:05d}.png", "input": "How?", "output": "Theirs.", "type": kind,
+            "pic_path": f"train/{index:05d}.png",
+            "input": "How?",
+            "output": "Theirs.",
+            "type": kind,
             "output_refuse": "Never.",
         }
         for index, kind in enumerate(kinds)
-    ]  # fmt: skip
+    ]
     return workshop.save_rows(home / "data" / "published.jsonl", rows)
 
 
@@ -280,7 +283,7 @@ def test_command_says_what_it_made(home: Path, tmp_path: Path, capsys: pytest.Ca
 def test_command_counts_refusals_by_the_rules_of_the_evaluation(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_answers, "_answers", lambda engine, some, asking: [REFUSED] * len(some))
+    monkeypatch.setattr(base_model_answers, "_answers", lambda engine, some, asking: [REFUSED] * len(some))
     assert main(_command(home, tmp_path, "--malicious", "2", "--benign", "0", "--device", "cpu")) == 0
     assert "own answers: 2, of them refusals: 2, cut off: 0" in capsys.readouterr().out
 

@@ -22,7 +22,7 @@ from tests.training import workshop
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ROOT / "scripts" / "deepspeed"
+SETTINGS = ROOT / "safevlm" / "recipes" / "deepspeed"
 SECONDS = 150
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
 
@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(home: Path, stage: str, out: Path, batch: int, by: Grouping = "none") -> Recipe:
-    """Ungrouped, with one record to a micro-batch: in most steps one process sees a picture and the other none."""
+    """Ungrouped, with one record to a micro-batch: in most steps one process sees an image and the other none."""
     start = home / "base" if stage == "stage1" else home / "stage1"
     optim = {"batch_size": batch, "accumulation": 4, "max_grad_norm": 1.0}
     data, run = {"group_by": by}, {"save_steps": 2}
@@ -78,9 +78,7 @@ def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
     ("launcher", "stage"),
     [("torchrun", "stage1"), ("zero2", "stage1"), ("zero2", "stage2"), ("zero3", "stage1"), ("zero3", "stage2")],
 )
-def test_two_processes_equal_one_with_twice_the_batch(
-    home: Path, tmp_path: Path, launcher: str, stage: str
-) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(home: Path, tmp_path: Path, launcher: str, stage: str) -> None:
     """ZeRO-2 adds up buckets blindly: if two processes fill them in another order, weights get wrong gradients."""
     by = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked; one process must see the same order
     one = train(_recipe(home, stage, tmp_path / "one", 2, by))

@@ -15,7 +15,7 @@ from safevlm.training import provenance, run
 from safevlm.training.recipe import parse
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [file for file in sorted((ROOT / "scripts" / "recipes").glob("*.yaml")) if "\nstage: " in file.read_text()]
+SHIPPED = [file for file in sorted((ROOT / "safevlm" / "recipes").glob("*.yaml")) if "\nstage: " in file.read_text()]
 LEAST = "stage: stage1\nmodel: {path: base}\ndata: {train: [a.jsonl]}\nrun: {out: runs/x}\n"
 
 

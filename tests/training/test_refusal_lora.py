@@ -23,14 +23,14 @@ from tests.training import workshop
 
 pytestmark = pytest.mark.slow
 
-RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
+RECIPES = Path(__file__).parents[2] / "safevlm" / "recipes"
 BARE = SafetyConfig(**tiny.BARE)
 QUESTION = "What is in the picture?"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`base` (stock), `data`, and `run`, a LoRA trained on them; some records have no picture, some no label."""
+    """`base` (stock), `data`, and `run`, a LoRA trained on them; some records have no image, some no label."""
     home = tmp_path_factory.mktemp("home")
     workshop.stock_folder(home / "base")
     (home / "data").mkdir()
@@ -96,8 +96,10 @@ def test_shipped_recipes_are_stage_2_without_the_modules(size: str) -> None:
     """So that two rows of a table differ in the modules and in nothing else."""
     recipe = parse([str(RECIPES / f"{size}_refusal_lora.yaml")])
     assert (recipe.model.safety.projector, recipe.model.safety.lm_tokens, recipe.model.safety.head_tokens) == (
-        "none", 0, 0,
-    )  # fmt: skip
+        "none",
+        0,
+        0,
+    )
     mine, theirs = (
         yaml.safe_load((RECIPES / f"{size}_{name}.yaml").read_text(encoding="utf-8"))
         for name in ("refusal_lora", "stage2")

@@ -1,4 +1,4 @@
-"""Fine-tuning on data that nobody filtered: answers about risky pictures become refusals, the rest stays as it was."""
+"""Fine-tuning on data that nobody filtered: answers about risky images become refusals, the rest stays as it was."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`base`, `data/mixed.jsonl` and `bank.safetensors`, which sees different things in the data's pictures."""
+    """`base`, `data/mixed.jsonl` and `bank.safetensors`, which sees different things in the data's images."""
     home = tmp_path_factory.mktemp("home")
     workshop.stock_folder(home / "base")
     rows = workshop.mixed_rows(home / "data")
@@ -66,18 +66,18 @@ def corrected(home: Path) -> tuple[list[Record], dict[str, int]]:
     return relabel(_records(home), _recipe(home), loading.load(home / "base"), _arguments())
 
 
-def test_risky_pictures_are_answered_with_the_refusal_of_their_category(home: Path, corrected: Any) -> None:
+def test_risky_images_are_answered_with_the_refusal_of_their_category(home: Path, corrected: Any) -> None:
     loaded = loading.load(home / "base")
     detector = SafeClipDetector(banks.bank(loaded.safe_llava, tau=0.2), DEFAULT)
     counts: dict[str, int] = {}
     for before, after in zip(_records(home), corrected[0], strict=True):
-        pictures = [Image.open(path).convert("RGB") for path in before.images]
-        if not pictures:
+        images = [Image.open(path).convert("RGB") for path in before.images]
+        if not images:
             assert after == before, "a record in words was changed"
             continue
-        pixels = loaded.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        pixels = loaded.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            finding = detector.gravest(detector.look(loaded.safe_llava.look(pixels)))
+            finding = detector.gravest(detector.look(loaded.safe_llava.encode_images(pixels)))
         if finding.is_risky:
             counts[finding.concept.name] = counts.get(finding.concept.name, 0) + 1
             assert set(_texts(after, "assistant")) == {prompts.refusal(DEFAULT, finding.concept.category)}
@@ -87,7 +87,7 @@ def test_risky_pictures_are_answered_with_the_refusal_of_their_category(home: Pa
     assert corrected[1] == dict(sorted(counts.items())) and len(counts) > 1, "one concept for all shows nothing"
 
 
-def test_every_answer_of_a_talk_about_a_risky_picture_is_a_refusal(home: Path) -> None:
+def test_every_answer_of_a_talk_about_a_risky_image_is_a_refusal(home: Path) -> None:
     loaded, file = loading.load(home / "base"), home / "sure.safetensors"
     write_bank(banks.bank(loaded.safe_llava, banks.saying("must_refuse", "illegal")), file)
     talk = relabel(_records(home), _recipe(home, relabel=str(file)), loaded, _arguments())[0][0]
@@ -112,11 +112,11 @@ def test_findings_do_not_hang_on_the_number_of_processes(home: Path, monkeypatch
     alone = module._look(detector, loaded, files, _arguments())
     parts = [module._look(detector, loaded, files, _arguments(process, 2)) for process in range(2)]
     assert not set(parts[0]) & set(parts[1]) and parts[0] and parts[1]
-    assert sorted(alone) == files, "a picture was not looked at"
+    assert sorted(alone) == files, "an image was not looked at"
     assert parts[0] | parts[1] == alone, "a finding differs in its last bits"
 
 
-def test_a_picture_of_many_records_is_looked_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_many_records_is_looked_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     look = SafeClipDetector.look
     monkeypatch.setattr(
@@ -166,9 +166,7 @@ def test_two_processes_relabel_as_one(home: Path, corrected: Any, tmp_path: Path
     def made(name: str, batch: int, by: str) -> Any:
         recipe = _recipe(home, group_by=by)
         optim = dataclasses.replace(recipe.optim, batch_size=batch, accumulation=4)
-        return dataclasses.replace(
-            recipe, optim=optim, run=dataclasses.replace(recipe.run, out=str(tmp_path / name))
-        )
+        return dataclasses.replace(recipe, optim=optim, run=dataclasses.replace(recipe.run, out=str(tmp_path / name)))
 
     final = launched(launcher, made("two", 1, "none"), tmp_path)
     one = train(made("one", 2, "kind" if launcher == "zero3" else "none"))  # ZeRO-3 groups unasked

@@ -175,7 +175,9 @@ def _by_hand(learner: TensorLearner, record: Record, home: Path, position: str |
     with torch.no_grad():
         ids, embeds = batch["input_ids"], llava.get_input_embeddings()(batch["input_ids"])
         image = ids == tiny.IMAGE
-        embeds = embeds.masked_scatter(image[..., None], llava.project(llava.look(pixels).patches).flatten(0, 1))
+        embeds = embeds.masked_scatter(
+            image[..., None], llava.project(llava.encode_images(pixels).patches).flatten(0, 1)
+        )
         at, extra = 0, 0
         if learner.settings.kind == "textual" and position:
             at, extra = (0 if position == "start" else int(image[0].nonzero().max()) + 1), 3
@@ -308,9 +310,7 @@ def test_logged_terms_add_up_to_the_loss(whole: Callable[[str], Whole], way: str
 
 
 @pytest.mark.slow
-def test_loss_that_is_not_finite_names_the_pairs(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss_that_is_not_finite_names_the_pairs(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = lambda logits, untouched: dataclasses.replace(divergence(logits, untouched), total=logits.sum() * math.nan)  # noqa: E731
     monkeypatch.setattr(tensor_stage, "divergence", broken)
     with pytest.raises(FloatingPointError, match="records"):
@@ -387,11 +387,11 @@ def test_trap_1_malicious_pairs_learn_the_refusal_and_unknown_parts_are_errors(h
             train(_recipe(home, tmp_path / "out", data=data))
 
 
-def test_trap_1_a_part_without_pairs_or_a_pair_without_a_picture_is_an_error(home: Path) -> None:
+def test_trap_1_a_part_without_pairs_or_a_pair_without_an_image_is_an_error(home: Path) -> None:
     records = _records(home)
     with pytest.raises(RecordError, match="'benign'"):
         count_parts([record for record in records if record.part != "benign"])
-    with pytest.raises(RecordError, match="no picture"):
+    with pytest.raises(RecordError, match="no image"):
         count_parts([*records, dataclasses.replace(records[0], images=())])
 
 
@@ -505,13 +505,13 @@ def test_trap_6_the_seed_fixes_the_tensor(home: Path, whole: Callable[[str], Who
 
 @pytest.mark.slow
 @KINDS
-def test_trap_7_grey_palette_and_alpha_pictures_train(home: Path, tmp_path: Path, way: str) -> None:
+def test_trap_7_grey_palette_and_alpha_images_train(home: Path, tmp_path: Path, way: str) -> None:
     """The release left the conversion to whatever processor there was."""
     rows = [json.loads(line) for line in (home / "data" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = [rows[0], rows[12], rows[18]]
     for row, mode in zip(chosen, ("L", "P", "RGBA"), strict=True):
-        with Image.open(home / "data" / row["image"]) as picture:
-            picture.convert(mode).save(tmp_path / f"{mode}.png")
+        with Image.open(home / "data" / row["image"]) as image:
+            image.convert(mode).save(tmp_path / f"{mode}.png")
         row["image"] = f"{mode}.png"
     data = workshop.save_rows(tmp_path / "pairs.jsonl", chosen)
     logged = workshop.history(train(_recipe(home, tmp_path / "out", way, data, optim={"batch_size": 1})))
@@ -519,8 +519,8 @@ def test_trap_7_grey_palette_and_alpha_pictures_train(home: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("size", [(32, 8), (64, 16)])
-def test_trap_8_the_shape_is_of_the_config_and_needs_no_picture(size: tuple[int, int]) -> None:
-    """The release needed a picture of its own to start."""
+def test_trap_8_the_shape_is_of_the_config_and_needs_no_image(size: tuple[int, int]) -> None:
+    """The release needed an image of its own to start."""
     config = tiny.safe_config(tiny.stock_config(image_size=size[0], patch=size[1]), **tiny.BARE)
     llava = tiny.safe_llava(tiny.stock_config(image_size=size[0], patch=size[1]), **tiny.BARE)
     assert TensorLearner(llava, TensorSettings(kind="visual")).security_tensor.shape == (3, size[0], size[0])

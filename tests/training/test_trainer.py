@@ -24,8 +24,11 @@ from tests.training import workshop
 WEIGHTS = {"lm": 2.0, "level": 3.0, "category": 5.0}
 """All different, so that no two terms can be mistaken for each other."""
 WHOLE: dict[str, Any] = {
-    "loss": WEIGHTS, "lora": {"dropout": 0.5}, "optim": {"epochs": 2}, "run": {"save_steps": 2},
-}  # fmt: skip
+    "loss": WEIGHTS,
+    "lora": {"dropout": 0.5},
+    "optim": {"epochs": 2},
+    "run": {"save_steps": 2},
+}
 """Six updates; checkpoint-2 lies inside the first epoch, checkpoint-4 inside the second."""
 
 
@@ -41,7 +44,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`base`: a stock LLaVA; `data/mixed.jsonl`: 24 records, some without a verdict or a picture."""
+    """`base`: a stock LLaVA; `data/mixed.jsonl`: 24 records, some without a verdict or an image."""
     home = tmp_path_factory.mktemp("home")
     workshop.stock_folder(home / "base")
     workshop.save_rows(home / "data" / "mixed.jsonl", workshop.mixed_rows(home / "data"))
@@ -125,7 +128,7 @@ def test_the_llm_runs_once_per_micro_batch(wholes: dict[str, Whole]) -> None:
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_text_only_data_trains(home: Path, wholes: dict[str, Whole], tmp_path: Path, stage: str) -> None:
-    """The release crashes on records without a picture (methods §1.9, trap 8)."""
+    """The release crashes on records without an image (methods §1.9, trap 8)."""
     data = workshop.save_rows(home / "data" / "words.jsonl", _some_rows(home, 4, lambda row: "image" not in row))
     start = home / "base" if stage == "stage1" else wholes["stage1"].out
     recipe = workshop.recipe(start, data, tmp_path / "out", stage, optim={"batch_size": 2, "accumulation": 2})
@@ -136,7 +139,7 @@ def test_text_only_data_trains(home: Path, wholes: dict[str, Whole], tmp_path: P
 
 @pytest.mark.parametrize("empty", [pytest.param("lm_tokens", marks=pytest.mark.slow), "head_tokens"])
 def test_a_bank_may_be_empty(home: Path, tmp_path: Path, empty: str) -> None:
-    """Rows without a picture then have nothing at all to attend to; their gradient must be zero, not NaN."""
+    """Rows without an image then have nothing at all to attend to; their gradient must be zero, not NaN."""
     model = {"safety": SafetyConfig(**{**tiny.SAFETY, empty: 0})}
     final = train(_recipe(home, tmp_path / "out", model=model, optim={"max_steps": 1}))
     assert all(math.isfinite(value) for value in workshop.history(final)[0].values())
@@ -287,9 +290,16 @@ def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind
     out = wholes[stage].out
     folders, final = [out / f"checkpoint-{step}" for step in (2, 4, 6)], out / loading.FINAL
     names = {
-        "config.json", loading.SAFETY_FILE, "recipe.yaml", "run.json", "trainer_state.json", "chat_template.jinja",
-        "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    } | ({loading.ADAPTER_FILE, loading.ADAPTER_CONFIG} if stage == "stage2" else set())  # fmt: skip
+        "config.json",
+        loading.SAFETY_FILE,
+        "recipe.yaml",
+        "run.json",
+        "trainer_state.json",
+        "chat_template.jinja",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } | ({loading.ADAPTER_FILE, loading.ADAPTER_CONFIG} if stage == "stage2" else set())
     previous: dict[str, Tensor] | None = None
     for folder in (*folders, final):
         present = set(workshop.file_bytes(folder))

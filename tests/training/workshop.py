@@ -48,7 +48,7 @@ def processor() -> LlavaProcessor:
 
 
 def stock(seed: int = 0) -> LlavaForConditionalGeneration:
-    """A tiny stock LLaVA with the miniature's vocabulary and picture size."""
+    """A tiny stock LLaVA with the miniature's vocabulary and image size."""
     config = tiny.stock_config(width=WIDTH, image_size=IMAGE_SIZE, patch=PATCH)
     config.text_config.vocab_size = len(tokenizer())
     with torch.random.fork_rng():
@@ -63,14 +63,14 @@ def stock_folder(folder: Path) -> Path:
 
 
 def rows(folder: Path, count: int = 24) -> list[dict[str, Any]]:
-    """`count` training records of the miniature as dicts; their pictures are written below `folder`."""
+    """`count` training records of the miniature as dicts; their images are written below `folder`."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        dataset.write(folder, dataset.DataConfig(risky=count - count // 3, clean=count // 3, per_group=0))
+        dataset.write(folder, dataset.MiniatureDataConfig(risky=count - count // 3, clean=count // 3, per_group=0))
     return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def mixed_rows(folder: Path, count: int = 24) -> list[dict[str, Any]]:
-    """The same, but every fourth record has no verdict, every fourth no picture, and answers differ in length."""
+    """The same, but every fourth record has no verdict, every fourth no image, and answers differ in length."""
     made = rows(folder, count)
     for index, row in enumerate(made):
         question, answer = row["conversations"]
@@ -96,15 +96,24 @@ def recipe(base: Path, records: Path, out: Path, stage: str = "stage1", **sectio
         "loss": {},
         "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
         "optim": {
-            "lr": 3e-3, "epochs": 1, "batch_size": 4, "accumulation": 2, "warmup_steps": 0, "schedule": "cosine",
+            "lr": 3e-3,
+            "epochs": 1,
+            "batch_size": 4,
+            "accumulation": 2,
+            "warmup_steps": 0,
+            "schedule": "cosine",
             "max_grad_norm": 100.0,
         },
         "run": {"out": str(out), "device": "cpu", "log_steps": 1, "save_steps": 100, "keep": 9},
-    }  # fmt: skip
+    }
     kinds = {
-        "model": ModelConfig, "data": DataConfig, "loss": LossWeights, "lora": LoraSettings, "optim": OptimConfig,
+        "model": ModelConfig,
+        "data": DataConfig,
+        "loss": LossWeights,
+        "lora": LoraSettings,
+        "optim": OptimConfig,
         "run": RunConfig,
-    }  # fmt: skip
+    }
     made = {name: kind(**{**fields[name], **sections.get(name, {})}) for name, kind in kinds.items()}
     return Recipe(stage=stage, **made)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
-"""`--bench`: how fast the audit is beside the bare vision tower, on the same pictures in the same run.
+"""`--bench`: how fast the audit is beside the bare vision tower, on the same images in the same run.
 
-| row         | what is timed, per picture                                                                      |
+| row         | what is timed, per image                                                                      |
 |-------------|--------------------------------------------------------------------------------------------------|
 | `tower`     | the tower's forward on pixels that are ready                                                     |
 | `judge`     | tower, safety projector, head and softmax on the same pixels                                     |
@@ -21,35 +21,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from safevlm.analysis.audit.eye import Eye
-from safevlm.analysis.audit.pictures import read_ahead
-from safevlm.analysis.audit.plan import Plan
+from safevlm.analysis.audit.images import read_ahead
+from safevlm.analysis.audit.plan import ShardPlan
+from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.scan import judge
 
 ROUNDS = 5
 MOST = 2_048
-"""Pictures that are timed; their pixels are in memory."""
+"""Images that are timed; their pixels are in memory."""
 
 
-def bench(plan: Plan, eye: Eye, *, batch_size: int, workers: int) -> dict[str, Any]:
-    """Pictures per second of every row of the table above, and the ratios to the tower."""
+def bench(plan: ShardPlan, classifier: RiskClassifier, *, batch_size: int, workers: int) -> dict[str, Any]:
+    """Images per second of every row of the table above, and the ratios to the tower."""
     placed = list(itertools.islice(plan.items(range(plan.shards)), MOST))
 
     def read() -> Any:
-        return read_ahead(placed, eye.processor.image_processor, workers)
+        return read_ahead(placed, classifier.processor.image_processor, workers)
 
-    readable = [picture.pixels for picture in read() if picture.pixels is not None]
+    readable = [image.pixels for image in read() if image.pixels is not None]
     batches = [readable[start : start + batch_size] for start in range(0, len(readable), batch_size)]
     rows: dict[str, Callable[[], None]] = {
-        "tower": lambda: _tower(eye, batches),
-        "judge": lambda: _judge(eye, batches),
-        "read tower": lambda: _read_tower(eye, read(), batch_size),
-        "audit": lambda: _audit(eye, read(), batch_size),
+        "tower": lambda: _tower(classifier, batches),
+        "judge": lambda: _judge(classifier, batches),
+        "read tower": lambda: _read_tower(classifier, read(), batch_size),
+        "audit": lambda: _audit(classifier, read(), batch_size),
     }
     seconds = _timed(rows)
     speed = {name: round(len(readable) / median(found), 1) for name, found in seconds.items()}
     return {
-        "pictures": len(readable),
+        "images": len(readable),
         "rounds": ROUNDS,
         "batch_size": batch_size,
         "workers": workers,
@@ -65,11 +65,11 @@ def lines(timed: Mapping[str, Any]) -> Iterator[str]:
     """The comparison for people."""
     speed = timed["per_second"]
     yield (
-        f"pixels ready: {speed['judge']:,.0f} pictures/s, bare tower {speed['tower']:,.0f} "
-        f"(ratio {timed['judge_over_tower']}); n {timed['pictures']:,}, batch {timed['batch_size']}"
+        f"pixels ready: {speed['judge']:,.0f} images/s, bare tower {speed['tower']:,.0f} "
+        f"(ratio {timed['judge_over_tower']}); n {timed['images']:,}, batch {timed['batch_size']}"
     )
     yield (
-        f"from the files: {speed['audit']:,.0f} pictures/s, with the bare tower {speed['read tower']:,.0f} "
+        f"from the files: {speed['audit']:,.0f} images/s, with the bare tower {speed['read tower']:,.0f} "
         f"(ratio {timed['audit_over_read_tower']}; over the bare tower on ready pixels {timed['audit_over_tower']})"
     )
 
@@ -86,28 +86,30 @@ def _timed(rows: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
 
 
 @torch.inference_mode()
-def _tower(eye: Eye, batches: Sequence[Sequence[np.ndarray]]) -> None:
+def _tower(classifier: RiskClassifier, batches: Sequence[Sequence[np.ndarray]]) -> None:
     for pixels in batches:
-        eye.tower(eye.batch(pixels)).last_hidden_state[:, 0].cpu()  # a copy back, so that a GPU is waited for
+        classifier.tower(classifier.batch(pixels)).last_hidden_state[
+            :, 0
+        ].cpu()  # a copy back, so that a GPU is waited for
 
 
-def _judge(eye: Eye, batches: Sequence[Sequence[np.ndarray]]) -> None:
+def _judge(classifier: RiskClassifier, batches: Sequence[Sequence[np.ndarray]]) -> None:
     for pixels in batches:
-        eye.judge(pixels)
+        classifier.judge(pixels)
 
 
-def _read_tower(eye: Eye, pictures: Any, batch_size: int) -> None:
+def _read_tower(classifier: RiskClassifier, images: Any, batch_size: int) -> None:
     waiting: list[np.ndarray] = []
-    for picture in pictures:
-        if picture.pixels is not None:
-            waiting.append(picture.pixels)
+    for image in images:
+        if image.pixels is not None:
+            waiting.append(image.pixels)
         if len(waiting) == batch_size:
-            _tower(eye, [waiting])
+            _tower(classifier, [waiting])
             waiting = []
     if waiting:
-        _tower(eye, [waiting])
+        _tower(classifier, [waiting])
 
 
-def _audit(eye: Eye, pictures: Any, batch_size: int) -> None:
-    for _ in judge(eye, pictures, batch_size):
+def _audit(classifier: RiskClassifier, images: Any, batch_size: int) -> None:
+    for _ in judge(classifier, images, batch_size):
         pass

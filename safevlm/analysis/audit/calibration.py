@@ -1,7 +1,7 @@
-"""How often the detector errs, from pictures whose labels are known: rows of JSON or JSONL with `image` and
+"""How often the detector errs, from images whose labels are known: rows of JSON or JSONL with `image` and
 `safe_type` (or `category`), an id or a name, as training records have them.
 
-The pictures must be none that the head was trained on: its errors there are rarer than anywhere else.
+The images must be none that the head was trained on: its errors there are rarer than anywhere else.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from safevlm.analysis.audit.eye import Eye
-from safevlm.analysis.audit.pictures import read_ahead
-from safevlm.analysis.audit.plan import Placed
+from safevlm.analysis.audit.images import read_ahead
+from safevlm.analysis.audit.plan import PlacedItem
+from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.scan import judge
 from safevlm.analysis.audit.sources import Item, inside
 from safevlm.analysis.audit.verdicts import Rule
@@ -24,22 +24,22 @@ from safevlm.taxonomy import Taxonomy
 LABELS = ("safe_type", "category")
 
 
-def confusion(file: Path, eye: Eye, rule: Rule, *, batch_size: int, workers: int) -> np.ndarray:
-    """(k, k) counts, rows reported, columns true. ValueError: no labels, an unknown one, a picture that is broken."""
-    truths: deque[int] = deque()  # one of each picture on its way
+def confusion(file: Path, classifier: RiskClassifier, rule: Rule, *, batch_size: int, workers: int) -> np.ndarray:
+    """(k, k) counts, rows reported, columns true. ValueError: no labels, an unknown one, an image that is broken."""
+    truths: deque[int] = deque()  # one of each image on its way
 
-    def items() -> Iterator[Placed]:
-        for truth, item in labelled(file, eye.taxonomy):
+    def items() -> Iterator[PlacedItem]:
+        for truth, item in labelled(file, classifier.taxonomy):
             truths.append(truth)
-            yield Placed(item.position, 0, item)
+            yield PlacedItem(item.position, 0, item)
 
-    size = len(eye.taxonomy.category_names)
+    size = len(classifier.taxonomy.category_names)
     table = np.zeros((size, size), np.int64)
-    pictures = read_ahead(items(), eye.processor.image_processor, workers)
-    for rows in judge(eye, pictures, batch_size):
+    images = read_ahead(items(), classifier.processor.image_processor, workers)
+    for rows in judge(classifier, images, batch_size):
         for row in rows:
-            if row.picture.error:
-                raise ValueError(f"{file}: {row.picture.placed.item.path}: {row.picture.error}")
+            if row.image.error:
+                raise ValueError(f"{file}: {row.image.placed.item.path}: {row.image.error}")
             reported = rule(np.array([row.category]), np.array([row.level])).category[0]
             table[reported, truths.popleft()] += 1
     if not table.any():
@@ -48,7 +48,7 @@ def confusion(file: Path, eye: Eye, rule: Rule, *, batch_size: int, workers: int
 
 
 def labelled(file: Path, taxonomy: Taxonomy) -> Iterator[tuple[int, Item]]:
-    """(true category, picture) of every row that has one picture and a label; paths start from the file's folder."""
+    """(true category, image) of every row that has one image and a label; paths start from the file's folder."""
     for position, (place, row) in enumerate(json_rows(file)):
         image = row.get("image") if isinstance(row, dict) else None
         label = next((row[name] for name in LABELS if row.get(name) is not None), None) if image else None

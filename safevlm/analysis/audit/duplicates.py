@@ -1,10 +1,10 @@
-"""Groups of pictures that are the same: pixel for pixel, or nearly (another quality, size or format).
+"""Groups of images that are the same: pixel for pixel, or nearly (another quality, size or format).
 
-    n pictures · 25 bytes each to compare, 16 of result, some 40 while it works: about 80 MB per million; thumbnails
+    n images · 25 bytes each to compare, 16 of result, some 40 while it works: about 80 MB per million; thumbnails
     (112 bytes each) lie in a nameless file
 
-Two pictures are nearly the same when at most `DISTANCE` of the 64 bits differ and no cell of their thumbnails differs
-by more than `SHADES`. Bits that differ in at most d places agree on at least one of d + 1 bands, so pictures are
+Two images are nearly the same when at most `DISTANCE` of the 64 bits differ and no cell of their thumbnails differs
+by more than `SHADES`. Bits that differ in at most d places agree on at least one of d + 1 bands, so images are
 compared only with those that share a band. Groups are chains: the first and the last may differ more.
 """
 
@@ -31,7 +31,7 @@ BITS = 64
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What duplicates are told by, one row per picture."""
+    """What duplicates are told by, one row per image."""
 
     readable: np.ndarray
     """(n,) bool."""
@@ -52,7 +52,7 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Groups:
-    """For every picture the index of the first picture of its group; -1 where it is alone."""
+    """For every image the index of the first image of its group; -1 where it is alone."""
 
     exact: np.ndarray
     near: np.ndarray
@@ -70,7 +70,7 @@ def group(prints: Fingerprints) -> Groups:
 
 
 def _first_of_equals(prints: Fingerprints) -> np.ndarray:
-    """(n,): the lowest index with the same digest; unreadable pictures are equal to nothing."""
+    """(n,): the lowest index with the same digest; unreadable images are equal to nothing."""
     first = np.arange(len(prints.bits))
     rows = np.flatnonzero(prints.readable)
     high, low = prints.digests[rows].T

@@ -1,14 +1,14 @@
-"""How many pictures of each category there truly are, from what an imperfect detector reported.
+"""How many images of each category there truly are, from what an imperfect detector reported.
 
     k categories · o (k,) reported counts · m (k, k) P(reported | true), a column per true category · t (k,) true counts
 
-On a set of which 2 % are risky, a detector that calls one clean picture in a hundred risky is wrong about a third of
+On a set of which 2 % are risky, a detector that calls one clean image in a hundred risky is wrong about a third of
 what it reports, so raw counts mislead. A labelled calibration set gives m; then o ≈ m t is solved for t ≥ 0 with
 sum t = sum o by non-negative least squares, rows weighted by the inverse standard deviation of a count. For two
 categories this is the estimator of Rogan & Gladen ("Estimating prevalence from the results of a screening test", Am J
 Epidemiol 107, 1978); for several, the adjusted count of Forman ("Quantifying counts and costs via classification",
-Data Min Knowl Disc 17, 2008). It holds where pictures of a category fool the detector as often here as in the
-calibration set, however rare the category is; on another kind of pictures it does not.
+Data Min Knowl Disc 17, 2008). It holds where images of a category fool the detector as often here as in the
+calibration set, however rare the category is; on another kind of images it does not.
 
 Intervals: parametric bootstrap over both sources of chance. Each column of m is drawn from its Dirichlet posterior
 (prior 1/k per entry, so that an error never seen among n is not taken for impossible), and the detector's errors on
@@ -30,7 +30,7 @@ ILL_CONDITIONED = 100.0
 
 
 @dataclass(frozen=True)
-class Count:
+class CorrectedCount:
     """A count with its 95 % interval."""
 
     value: float
@@ -39,11 +39,11 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PrevalenceEstimate:
     """What there truly is."""
 
-    categories: dict[str, Count]
-    risky: Count
+    categories: dict[str, CorrectedCount]
+    risky: CorrectedCount
     """All categories but the clean one."""
     condition: float
     """Of m; see `ILL_CONDITIONED`."""
@@ -56,20 +56,20 @@ def rogan_gladen(share: float, sensitivity: float, specificity: float) -> float:
 
 def estimate(
     reported: Sequence[int], confusion: np.ndarray, names: Sequence[str], clean: int, seed: int = 0
-) -> Estimate:
+) -> PrevalenceEstimate:
     """Corrects reported counts. `confusion` (k, k): calibration counts, rows reported, columns true.
 
-    ValueError: a category without a calibration picture; nothing can be said about its errors.
+    ValueError: a category without a calibration image; nothing can be said about its errors.
     """
     empty = [name for name, total in zip(names, confusion.sum(0), strict=True) if not total]
     if empty:
-        raise ValueError(f"the calibration has no picture of {empty}; it needs some of every category")
+        raise ValueError(f"the calibration has no image of {empty}; it needs some of every category")
     counts = np.asarray(reported, dtype=np.float64)
     rates = confusion / confusion.sum(0)
     values = solve(counts, rates)
     draws = _draws(values, counts, confusion, np.random.default_rng(seed))
     risky = np.delete(np.arange(len(names)), clean)
-    return Estimate(
+    return PrevalenceEstimate(
         categories={name: _count(values[at], draws[:, at]) for at, name in enumerate(names)},
         risky=_count(values[risky].sum(), draws[:, risky].sum(1)),
         condition=float(np.linalg.cond(rates)),
@@ -103,6 +103,6 @@ def _draw(values: np.ndarray, counts: np.ndarray, confusion: np.ndarray, generat
     return solve(np.clip(counts + noise, 0, None), rates)
 
 
-def _count(value: float, draws: np.ndarray) -> Count:
+def _count(value: float, draws: np.ndarray) -> CorrectedCount:
     low, high = np.percentile(draws, [LOW, HIGH])
-    return Count(round(float(value), 1), round(float(min(low, value)), 1), round(float(max(high, value)), 1))
+    return CorrectedCount(round(float(value), 1), round(float(min(low, value)), 1), round(float(max(high, value)), 1))

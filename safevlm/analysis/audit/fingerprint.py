@@ -1,8 +1,8 @@
-"""What tells two versions of one picture from two pictures: 64 bits of structure, and 112 bytes of shade and colour.
+"""What tells two versions of one image from two images: 64 bits of structure, and 112 bytes of shade and colour.
 
-The bits are a perceptual hash: signs of the lowest frequencies of the grey picture against their median (Zauner 2010,
+The bits are a perceptual hash: signs of the lowest frequencies of the grey image against their median (Zauner 2010,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1). Alone they are blind to colour and
-to small print, and among millions of pictures 64 bits meet by chance; two thumbnails settle it.
+to small print, and among millions of images 64 bits meet by chance; two thumbnails settle it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """The fingerprint of an RGB picture."""
+    """The fingerprint of an RGB image."""
     small = np.asarray(image.resize((GRID, GRID), Image.Resampling.LANCZOS), dtype=np.float64)
     grey = small @ LUMA
     waves = (COSINES @ grey @ COSINES.T).reshape(-1)

@@ -1,6 +1,6 @@
 """`gallery.html`: the surest finds of every category in one file, blurred until clicked, nothing loaded from outside.
 
-The pictures are read once more from the data, the shown ones only, so the scan keeps no thumbnails.
+The images are read once more from the data, the shown ones only, so the scan keeps no thumbnails.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safevlm.analysis.audit.images import content
 from safevlm.analysis.audit.merge import Shown
-from safevlm.analysis.audit.pictures import content
-from safevlm.analysis.audit.plan import Plan
+from safevlm.analysis.audit.plan import ShardPlan
 from safevlm.data.images import decode_image
 
 GALLERY = "gallery.html"
@@ -24,20 +24,20 @@ TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 
 
 @dataclass(frozen=True)
-class Card:
-    """One picture of the gallery."""
+class FindCard:
+    """One image of the gallery."""
 
     path: str
     level: str
     probability: float
-    picture: str
-    """A data URI; empty when the picture cannot be read any more."""
+    image: str
+    """A data URI; empty when the image cannot be read any more."""
 
 
-def cards(plan: Plan, shown: Mapping[str, Sequence[Shown]], names: Sequence[str]) -> dict[str, list[Card]]:
+def cards(plan: ShardPlan, shown: Mapping[str, Sequence[Shown]], names: Sequence[str]) -> dict[str, list[FindCard]]:
     """Category → its cards, the surest first, in the taxonomy's order."""
     wanted = {one.index for found in shown.values() for one in found}
-    uris = {placed.index: picture_uri(placed) for placed in plan.items_at(wanted)}
+    uris = {placed.index: image_uri(placed) for placed in plan.items_at(wanted)}
     return {
         name: [_card(one, uris.get(one.index, "")) for one in sorted(shown[name], reverse=True)]
         for name in names
@@ -45,7 +45,7 @@ def cards(plan: Plan, shown: Mapping[str, Sequence[Shown]], names: Sequence[str]
     }
 
 
-def page(found: Mapping[str, Sequence[Card]], summary: Mapping[str, Any]) -> str:
+def page(found: Mapping[str, Sequence[FindCard]], summary: Mapping[str, Any]) -> str:
     """The whole page. ImportError names the extra."""
     try:
         from jinja2 import Environment, StrictUndefined
@@ -56,7 +56,7 @@ def page(found: Mapping[str, Sequence[Card]], summary: Mapping[str, Any]) -> str
     return template.render(categories=found, summary=summary)
 
 
-def picture_uri(placed: Any) -> str:
+def image_uri(placed: Any) -> str:
     """A small JPEG as a data URI."""
     try:
         image = decode_image(content(placed.item), placed.item.path)
@@ -68,5 +68,5 @@ def picture_uri(placed: Any) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _card(one: Shown, uri: str) -> Card:
-    return Card(one.path, one.level, one.probability, uri)
+def _card(one: Shown, uri: str) -> FindCard:
+    return FindCard(one.path, one.level, one.probability, uri)

@@ -1,6 +1,6 @@
-"""Parts → the result: one parquet, the exclusion list, the unreadable pictures, counts, and what the gallery shows.
+"""Parts → the result: one parquet, the exclusion list, the unreadable images, counts, and what the gallery shows.
 
-The parts are read twice, one at a time: for the duplicates (some bytes per picture are kept), then for all else.
+The parts are read twice, one at a time: for the duplicates (some bytes per image are kept), then for all else.
 Nothing here depends on time or on the number of processes, so the same parts give the same files, byte for byte.
 """
 
@@ -22,8 +22,8 @@ from tqdm import tqdm
 from safevlm.analysis.audit import duplicates, verdicts
 from safevlm.analysis.audit.duplicates import Fingerprints, Groups
 from safevlm.analysis.audit.fingerprint import THUMB_BYTES
-from safevlm.analysis.audit.parts import Parts
-from safevlm.analysis.audit.plan import Plan
+from safevlm.analysis.audit.plan import ShardPlan
+from safevlm.analysis.audit.shards import Shards
 from safevlm.analysis.audit.sources import arrow
 from safevlm.analysis.audit.verdicts import Rule, Verdicts
 from safevlm.data.exclude import line_of
@@ -32,15 +32,19 @@ AUDIT, EXCLUDE, UNREADABLE = "audit.parquet", "exclude.txt", "unreadable.jsonl"
 LEFT_OUT = ("thumb",)
 """Columns of the parts that the result does not repeat."""
 ADDED = {
-    "category": "string", "level": "string", "action": "string", "risk": "float32",
-    "exact_group": "int64", "near_group": "int64",
-}  # fmt: skip
-"""Columns that the result has beyond the parts. A group is the index of its first picture; none: alone."""
+    "category": "string",
+    "level": "string",
+    "action": "string",
+    "risk": "float32",
+    "exact_group": "int64",
+    "near_group": "int64",
+}
+"""Columns that the result has beyond the parts. A group is the index of its first image; none: alone."""
 
 
 @dataclass(frozen=True, order=True)
 class Shown:
-    """A picture of the gallery; the larger, the surer."""
+    """An image of the gallery; the larger, the surer."""
 
     probability: float
     before: int
@@ -55,11 +59,11 @@ class Shown:
 
 
 @dataclass
-class Tally:
+class AuditTally:
     """What is counted while the parts pass by."""
 
     top: int
-    """Pictures per category that the gallery shows."""
+    """Images per category that the gallery shows."""
     unreadable: int = 0
     category: Counter[str] = field(default_factory=Counter)
     level: Counter[str] = field(default_factory=Counter)
@@ -69,7 +73,7 @@ class Tally:
     shown: dict[str, list[Shown]] = field(default_factory=dict)
 
     def flag(self, one: Shown) -> None:
-        """Counts a flagged picture, and keeps the surest `top` of each category."""
+        """Counts a flagged image, and keeps the surest `top` of each category."""
         self.flagged[one.category] += 1
         heap = self.shown.setdefault(one.category, [])
         if len(heap) < self.top:
@@ -79,15 +83,15 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Merged:
-    tally: Tally
+class MergedAudit:
+    tally: AuditTally
     groups: Groups
 
 
-def merge(plan: Plan, parts: Parts, rule: Rule, out: Path, top: int) -> Merged:
+def merge(plan: ShardPlan, parts: Shards, rule: Rule, out: Path, top: int) -> MergedAudit:
     """Writes `audit.parquet`, `exclude.txt` and `unreadable.jsonl` from complete parts."""
     groups = duplicates.group(_fingerprints(plan, parts, out))
-    tally = Tally(top)
+    tally = AuditTally(top)
     with ExitStack() as stack:
         writer = stack.enter_context(_parquet(out / AUDIT, parts))
         exclude, unreadable = (stack.enter_context(_text(out / name)) for name in (EXCLUDE, UNREADABLE))
@@ -98,11 +102,11 @@ def merge(plan: Plan, parts: Parts, rule: Rule, out: Path, top: int) -> Merged:
             for row in np.flatnonzero(found.flagged):
                 tally.flag(_shown(table, found, int(row), rule))
             _write_lists(table, found, exclude, unreadable)
-    return Merged(tally, groups)
+    return MergedAudit(tally, groups)
 
 
-def _fingerprints(plan: Plan, parts: Parts, out: Path) -> Fingerprints:
-    prints, start = Fingerprints.room(plan.pictures, out), 0
+def _fingerprints(plan: ShardPlan, parts: Shards, out: Path) -> Fingerprints:
+    prints, start = Fingerprints.room(plan.images, out), 0
     for table in parts.tables(plan.shards, ["error", "pixels_sha256", "bits", "thumb"]):
         for batch in table.to_batches():
             rows = slice(start, start + len(batch))
@@ -143,7 +147,7 @@ def _or_none(groups: np.ndarray) -> list[int | None]:
     return [one if one >= 0 else None for one in groups.tolist()]
 
 
-def _count(tally: Tally, found: Verdicts, rule: Rule) -> None:
+def _count(tally: AuditTally, found: Verdicts, rule: Rule) -> None:
     taxonomy = rule.policy.taxonomy
     tally.unreadable += int((found.category < 0).sum())
     tally.category.update(verdicts.counts(found.category, taxonomy.category_names))
@@ -171,7 +175,7 @@ def _write_lists(table: Any, found: Verdicts, exclude: IO[str], unreadable: IO[s
 
 
 @contextmanager
-def _parquet(path: Path, parts: Parts) -> Iterator[Any]:
+def _parquet(path: Path, parts: Shards) -> Iterator[Any]:
     """A parquet file to write tables to; it has its name only when all went well."""
     pa, staging = arrow(), _staging(path)
     kept = [one for one in parts.schema if one.name not in LEFT_OUT]

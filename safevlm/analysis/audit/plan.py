@@ -1,6 +1,6 @@
-"""Which process looks at which pictures: the data in shards of fixed size, in a fixed order.
+"""Which process looks at which images: the data in shards of fixed size, in a fixed order.
 
-A shard never crosses a container, so that finished containers are not opened again; its number and its pictures depend
+A shard never crosses a container, so that finished containers are not opened again; its number and its images depend
 on the data and the shard size alone, never on how many processes there are. One shard makes one part on disk.
 """
 
@@ -17,7 +17,7 @@ from safevlm.analysis.audit.sources import Container, Item, Listing, Wanted
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedItem:
     """An item and where it stands in the whole."""
 
     index: int
@@ -27,16 +27,16 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """The data's shards."""
 
     containers: tuple[Container, ...]
     listings: tuple[Listing, ...]
     size: int
-    """Pictures in a full shard."""
+    """Images in a full shard."""
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         return sum(listing.count for listing in self.listings)
 
     @property
@@ -45,15 +45,15 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Changes when pictures come, go, or are named or sized otherwise."""
+        """Changes when images come, go, or are named or sized otherwise."""
         lines = "".join(f"{listing.count} {listing.digest}\n" for listing in self.listings)
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def pictures_of(self, shards: Collection[int]) -> int:
-        """How many pictures these shards hold."""
+    def images_of(self, shards: Collection[int]) -> int:
+        """How many images these shards hold."""
         return sum(self._length(shard) for shard in shards)
 
-    def items(self, shards: Collection[int]) -> Iterator[Placed]:
+    def items(self, shards: Collection[int]) -> Iterator[PlacedItem]:
         """The items of these shards, in order; containers without any are not opened."""
         for container, first, first_shard, count in self._rows():
             if any(shard in shards for shard in range(first_shard, first_shard + self._shards_of(count))):
@@ -61,18 +61,18 @@ class Plan:
                     container, first, first_shard, lambda at, start=first_shard: start + at // self.size in shards
                 )
 
-    def items_at(self, indices: Collection[int]) -> Iterator[Placed]:
+    def items_at(self, indices: Collection[int]) -> Iterator[PlacedItem]:
         """The items at these indices, in order; containers without any are not opened."""
         for container, first, first_shard, count in self._rows():
             if any(first <= index < first + count for index in indices):
                 yield from self._sweep(container, first, first_shard, lambda at, start=first: start + at in indices)
 
-    def _sweep(self, container: Container, first: int, first_shard: int, wanted: Wanted) -> Iterator[Placed]:
+    def _sweep(self, container: Container, first: int, first_shard: int, wanted: Wanted) -> Iterator[PlacedItem]:
         for item in container.items(wanted):
-            yield Placed(first + item.position, first_shard + item.position // self.size, item)
+            yield PlacedItem(first + item.position, first_shard + item.position // self.size, item)
 
     def _rows(self) -> Iterator[tuple[Container, int, int, int]]:
-        """Every container with the index of its first picture, its first shard, and its count."""
+        """Every container with the index of its first image, its first shard, and its count."""
         first = first_shard = 0
         for container, listing in zip(self.containers, self.listings, strict=True):
             yield container, first, first_shard, listing.count
@@ -100,12 +100,12 @@ class Share:
         return shard % self.world == self.rank
 
 
-def make_plan(containers: Sequence[Container], size: int) -> Plan:
-    """Walks through all containers once, reading no picture. ValueError: there are no pictures at all."""
+def make_plan(containers: Sequence[Container], size: int) -> ShardPlan:
+    """Walks through all containers once, reading no image. ValueError: there are no images at all."""
     listings = tuple(container.listing() for container in tqdm(containers, "listing", leave=False))
-    plan = Plan(tuple(containers), listings, size)
-    if not plan.pictures:
-        raise ValueError(f"{', '.join(container.name or 'DATA' for container in containers)[:200]}: no pictures in it")
+    plan = ShardPlan(tuple(containers), listings, size)
+    if not plan.images:
+        raise ValueError(f"{', '.join(container.name or 'DATA' for container in containers)[:200]}: no images in it")
     return plan
 
 

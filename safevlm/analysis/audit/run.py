@@ -1,12 +1,12 @@
 """One audit from DATA to the result: list → claim the folder → scan → merge, by whoever finds all parts complete.
 
-    OUT/run.json          what the parts were made with; another audit is refused
-    OUT/parts/            one part per shard, probabilities only
-    OUT/audit.parquet     a row per picture: names, digests, verdict, groups of duplicates, probabilities
-    OUT/exclude.txt       flagged pictures, for `data.exclude` of a training recipe
-    OUT/unreadable.jsonl  pictures that could not be read, and why
-    OUT/summary.json      counts, corrected ones with a calibration
-    OUT/gallery.html      the surest finds
+OUT/run.json          what the parts were made with; another audit is refused
+OUT/parts/            one part per shard, probabilities only
+OUT/audit.parquet     a row per image: names, digests, verdict, groups of duplicates, probabilities
+OUT/exclude.txt       flagged images, for `data.exclude` of a training recipe
+OUT/unreadable.jsonl  images that could not be read, and why
+OUT/summary.json      counts, corrected ones with a calibration
+OUT/gallery.html      the surest finds
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from safevlm.analysis.audit import bench, calibration, estimate, fingerprint, gallery, manifest, summary
-from safevlm.analysis.audit.eye import QUESTION, Eye
 from safevlm.analysis.audit.merge import merge
-from safevlm.analysis.audit.parts import Parts
-from safevlm.analysis.audit.plan import Plan, make_plan, share_of
+from safevlm.analysis.audit.plan import ShardPlan, make_plan, share_of
+from safevlm.analysis.audit.risk_classifier import QUESTION, RiskClassifier
 from safevlm.analysis.audit.scan import scan
+from safevlm.analysis.audit.shards import Shards
 from safevlm.analysis.audit.sources import open_source
 from safevlm.analysis.audit.verdicts import Rule
 from safevlm.defenses.policy import read_policy
@@ -37,7 +37,7 @@ BENCH = "bench.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AuditSettings:
     """The flags of `safevlm audit`."""
 
     data: Path
@@ -75,7 +75,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AuditOutcome:
     """What one process did."""
 
     looked_at: int
@@ -86,27 +86,31 @@ class Outcome:
     bench: Mapping[str, Any] | None = None
 
 
-def audit(settings: Settings) -> Outcome:
+def audit(settings: AuditSettings) -> AuditOutcome:
     """Runs this process's share; the one that finds all parts complete writes the result."""
     share = share_of(settings.shard)
     plan = make_plan(open_source(settings.data, settings.images, settings.column), settings.shard_size)
     with _threads(settings.threads):
-        eye = Eye.load(settings.model, device=_device(settings), base=settings.base, question=settings.question)
-        rule = Rule(read_policy(settings.policy, eye.taxonomy, eye.model.config.policy), settings.threshold)
-        manifest.claim(settings.out, _fixed(settings, plan, eye))
-        parts = Parts(settings.out / "parts", eye.taxonomy)
+        classifier = RiskClassifier.load(
+            settings.model, device=_device(settings), base=settings.base, question=settings.question
+        )
+        rule = Rule(
+            read_policy(settings.policy, classifier.taxonomy, classifier.model.config.policy), settings.threshold
+        )
+        manifest.claim(settings.out, _fixed(settings, plan, classifier))
+        parts = Shards(settings.out / "parts", classifier.taxonomy)
         parts.folder.mkdir(exist_ok=True)
-        looked_at = scan(plan, parts, eye, share, batch_size=settings.batch_size, workers=settings.decoders)
-        timed = _bench(settings, plan, eye) if settings.bench else None
+        looked_at = scan(plan, parts, classifier, share, batch_size=settings.batch_size, workers=settings.decoders)
+        timed = _bench(settings, plan, classifier) if settings.bench else None
         missing = len(parts.missing(plan.shards))
-        told = None if missing else _finish(settings, plan, parts, eye, rule)
-    return Outcome(looked_at, plan.shards, missing, told, timed)
+        told = None if missing else _finish(settings, plan, parts, classifier, rule)
+    return AuditOutcome(looked_at, plan.shards, missing, told, timed)
 
 
-def lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
+def lines(outcome: AuditOutcome, settings: AuditSettings) -> Iterator[str]:
     """An outcome for people."""
     done = outcome.shards - outcome.missing
-    yield f"{outcome.looked_at:,} pictures looked at; {done} of {outcome.shards} parts are there"
+    yield f"{outcome.looked_at:,} images looked at; {done} of {outcome.shards} parts are there"
     if outcome.bench:
         yield from bench.lines(outcome.bench)
     if outcome.summary is None:
@@ -116,29 +120,31 @@ def lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
     yield f"done: {settings.out}"
 
 
-def _fixed(settings: Settings, plan: Plan, eye: Eye) -> dict[str, Any]:
+def _fixed(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier) -> dict[str, Any]:
     """What parts depend on. Threshold, policy and the like do not count: they are applied to the parts."""
     return {
         "schema": 1,
-        "pictures": plan.pictures,
+        "images": plan.images,
         "data_digest": plan.digest,
-        "model_digest": eye.digest(),
-        "taxonomy": eye.taxonomy.to_dict(),
+        "model_digest": classifier.digest(),
+        "taxonomy": classifier.taxonomy.to_dict(),
         "shard_size": settings.shard_size,
         "batch_size": settings.batch_size,
-        "device": eye.device.type,
-        "threads": torch.get_num_threads() if eye.device.type == "cpu" else None,
-        "question": eye.question if eye.reads_text else None,
+        "device": classifier.device.type,
+        "threads": torch.get_num_threads() if classifier.device.type == "cpu" else None,
+        "question": classifier.question if classifier.reads_text else None,
         "fingerprint": [fingerprint.GRID, fingerprint.SIDE, fingerprint.GREY, fingerprint.COLOUR],
     }
 
 
-def _finish(settings: Settings, plan: Plan, parts: Parts, eye: Eye, rule: Rule) -> dict[str, Any]:
-    names = eye.taxonomy.category_names
+def _finish(
+    settings: AuditSettings, plan: ShardPlan, parts: Shards, classifier: RiskClassifier, rule: Rule
+) -> dict[str, Any]:
+    names = classifier.taxonomy.category_names
     errors = None
     if settings.calibration is not None:
         errors = calibration.confusion(
-            settings.calibration, eye, rule, batch_size=settings.batch_size, workers=settings.decoders
+            settings.calibration, classifier, rule, batch_size=settings.batch_size, workers=settings.decoders
         )
     merged = merge(plan, parts, rule, settings.out, settings.top)
     reported = [merged.tally.category[name] for name in names]
@@ -149,8 +155,8 @@ def _finish(settings: Settings, plan: Plan, parts: Parts, eye: Eye, rule: Rule) 
     return told
 
 
-def _bench(settings: Settings, plan: Plan, eye: Eye) -> dict[str, Any]:
-    timed = bench.bench(plan, eye, batch_size=settings.batch_size, workers=settings.decoders)
+def _bench(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier) -> dict[str, Any]:
+    timed = bench.bench(plan, classifier, batch_size=settings.batch_size, workers=settings.decoders)
     _write(settings.out / BENCH, json.dumps(timed, indent=1) + "\n")
     return timed
 
@@ -161,7 +167,7 @@ def _write(path: Path, text: str) -> None:
     os.replace(staging, path)
 
 
-def _device(settings: Settings) -> torch.device:
+def _device(settings: AuditSettings) -> torch.device:
     """Under torchrun each process takes the GPU of its local rank."""
     device = loading.default_device(settings.device)
     local = os.environ.get("LOCAL_RANK")

@@ -1,8 +1,8 @@
 """The long half: every shard of this process that has no part yet is looked at and written.
 
-Batches are cut within a shard from the pictures that can be read, in order, so a part is the same whoever makes it and
+Batches are cut within a shard from the images that can be read, in order, so a part is the same whoever makes it and
 however often it was interrupted before. Threads decode ahead while the model works; what is in memory does not depend
-on how many pictures there are.
+on how many images there are.
 """
 
 from __future__ import annotations
@@ -13,50 +13,52 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from safevlm.analysis.audit.eye import Eye
-from safevlm.analysis.audit.parts import Judged, Parts
-from safevlm.analysis.audit.pictures import Picture, read_ahead
-from safevlm.analysis.audit.plan import Plan, Share
+from safevlm.analysis.audit.images import ReadImage, read_ahead
+from safevlm.analysis.audit.plan import ShardPlan, Share
+from safevlm.analysis.audit.risk_classifier import RiskClassifier
+from safevlm.analysis.audit.shards import Shards, ShardVerdicts
 
 
-def scan(plan: Plan, parts: Parts, eye: Eye, share: Share, *, batch_size: int, workers: int) -> int:
-    """Makes the parts of this process that are missing; returns how many pictures it looked at."""
+def scan(
+    plan: ShardPlan, parts: Shards, classifier: RiskClassifier, share: Share, *, batch_size: int, workers: int
+) -> int:
+    """Makes the parts of this process that are missing; returns how many images it looked at."""
     mine = {shard for shard in parts.missing(plan.shards) if share.owns(shard)}
-    total = plan.pictures_of(mine)
-    pictures = read_ahead(plan.items(mine), eye.processor.image_processor, workers)
-    with tqdm(desc="auditing", total=total, unit=" pictures", disable=not total) as bar:
-        for shard, found in itertools.groupby(pictures, lambda picture: picture.placed.shard):
-            rows: list[Judged] = []
-            for judged in judge(eye, found, batch_size):
+    total = plan.images_of(mine)
+    images = read_ahead(plan.items(mine), classifier.processor.image_processor, workers)
+    with tqdm(desc="auditing", total=total, unit=" images", disable=not total) as bar:
+        for shard, found in itertools.groupby(images, lambda image: image.placed.shard):
+            rows: list[ShardVerdicts] = []
+            for judged in judge(classifier, found, batch_size):
                 rows += judged
                 bar.update(len(judged))
             parts.write(shard, rows)
     return total
 
 
-def judge(eye: Eye, pictures: Iterator[Picture], batch_size: int) -> Iterator[list[Judged]]:
-    """Pictures with their probabilities, in order; a batch is full when it has `batch_size` readable ones."""
-    waiting: list[Picture] = []
+def judge(classifier: RiskClassifier, images: Iterator[ReadImage], batch_size: int) -> Iterator[list[ShardVerdicts]]:
+    """Images with their probabilities, in order; a batch is full when it has `batch_size` readable ones."""
+    waiting: list[ReadImage] = []
     readable = 0
-    for picture in pictures:
-        waiting.append(picture)
-        readable += picture.pixels is not None
+    for image in images:
+        waiting.append(image)
+        readable += image.pixels is not None
         if readable == batch_size:
-            yield _judged(eye, waiting)
+            yield _judged(classifier, waiting)
             waiting, readable = [], 0
     if waiting:
-        yield _judged(eye, waiting)
+        yield _judged(classifier, waiting)
 
 
-def _judged(eye: Eye, pictures: Sequence[Picture]) -> list[Judged]:
-    pixels = [picture.pixels for picture in pictures if picture.pixels is not None]
-    rows = iter(zip(*eye.judge(pixels), strict=True)) if pixels else iter(())
-    return [_row(picture, rows) for picture in pictures]
+def _judged(classifier: RiskClassifier, images: Sequence[ReadImage]) -> list[ShardVerdicts]:
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    rows = iter(zip(*classifier.judge(pixels), strict=True)) if pixels else iter(())
+    return [_row(image, rows) for image in images]
 
 
-def _row(picture: Picture, rows: Iterator[Sequence[Sequence[float]]]) -> Judged:
-    if picture.pixels is None:
-        return Judged(picture)
+def _row(image: ReadImage, rows: Iterator[Sequence[Sequence[float]]]) -> ShardVerdicts:
+    if image.pixels is None:
+        return ShardVerdicts(image)
     category, level = next(rows)
     # a part is written when its shard is done; the pixels of a whole shard would be gigabytes
-    return Judged(dataclasses.replace(picture, pixels=None), category, level)
+    return ShardVerdicts(dataclasses.replace(image, pixels=None), category, level)

@@ -1,7 +1,7 @@
-"""Where pictures come from: a folder, LLaVA's JSON, parquet, webdataset tars, or a folder of those.
+"""Where images come from: a folder, LLaVA's JSON, parquet, webdataset tars, or a folder of those.
 
 Every source is a list of containers that can be walked again and again in the same order, with flat memory and without
-unpacking anything. What cannot be read becomes an item with an error: one broken picture, or one broken archive among
+unpacking anything. What cannot be read becomes an item with an error: one broken image, or one broken archive among
 thousands, must not end a run of days. Names come from strangers: none is followed out of its folder.
 """
 
@@ -20,7 +20,7 @@ from safevlm.data.json_rows import json_rows
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_BYTES = 512_000_000
-"""Larger files are not read; no picture within the limit of pixels needs so many."""
+"""Larger files are not read; no image within the limit of pixels needs so many."""
 
 Wanted = Callable[[int], bool]
 """Whether the item at a position of its container is asked for; all others are passed over unread."""
@@ -28,7 +28,7 @@ Wanted = Callable[[int], bool]
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of the data, not decoded yet."""
+    """One image of the data, not decoded yet."""
 
     position: int
     """Within its container."""
@@ -46,14 +46,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a container holds, told without reading a picture."""
+    """What a container holds, told without reading an image."""
 
     count: int
     digest: str
 
 
 class Container(Protocol):
-    """Pictures in a fixed order."""
+    """Images in a fixed order."""
 
     name: str
 
@@ -73,13 +73,13 @@ def open_source(data: Path, images: str = "", column: str = "") -> list[Containe
     if next(walk(data), None) is not None:
         found.append(Folder(data))
     if not found:
-        raise ValueError(f"{data}: no picture {SUFFIXES}, no .parquet and no .tar in this folder")
+        raise ValueError(f"{data}: no image {SUFFIXES}, no .parquet and no .tar in this folder")
     return found
 
 
 @dataclass(frozen=True)
 class Folder:
-    """All pictures below a folder, by suffix. Links to folders are not followed: they may lead round in a circle."""
+    """All images below a folder, by suffix. Links to folders are not followed: they may lead round in a circle."""
 
     root: Path
     name: str = ""
@@ -96,7 +96,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class RecordFile:
-    """The pictures of LLaVA's records, JSON or JSONL; a record may have none, one or several."""
+    """The images of LLaVA's records, JSON or JSONL; a record may have none, one or several."""
 
     file: Path
     images: Path
@@ -123,7 +123,7 @@ class RecordFile:
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A column of pictures: {bytes, path} structs as `datasets` writes them, plain bytes, or paths."""
+    """A column of images: {bytes, path} structs as `datasets` writes them, plain bytes, or paths."""
 
     file: Path
     images: Path
@@ -178,7 +178,7 @@ class ParquetFile:
 
     def _open(self) -> tuple[Any, str]:
         reader = arrow("parquet").ParquetFile(self.file)
-        return reader, _picture_column(reader.schema_arrow, self.column, self.file)
+        return reader, _image_column(reader.schema_arrow, self.column, self.file)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class TarFile:
 
 
 def walk(root: Path, below: str = "") -> Iterator[tuple[str, int]]:
-    """(relative path, size) of every picture below a folder, sorted; one folder's names at a time are in memory."""
+    """(relative path, size) of every image below a folder, sorted; one folder's names at a time are in memory."""
     with os.scandir(root / below) as entries:
         found = sorted((entry.name, entry) for entry in entries if not entry.name.startswith("."))
     for name, entry in found:
@@ -235,7 +235,7 @@ def inside(folder: Path, path: str) -> tuple[str, str]:
     root = os.path.abspath(folder)
     file = os.path.abspath(os.path.join(root, path))
     if "\0" in path or os.path.commonpath([root, file]) != root:
-        return "", f"the path leads out of {root}; name the folder of the pictures with --images"
+        return "", f"the path leads out of {root}; name the folder of the images with --images"
     return file, ""
 
 
@@ -302,8 +302,8 @@ def _images_of(row: Any) -> list[Any]:
     return [] if image is None else image if isinstance(image, list) else [image]
 
 
-def _picture_column(schema: Any, wanted: str, file: Path) -> str:
-    """The column that holds pictures: the named one, or the first that looks like it."""
+def _image_column(schema: Any, wanted: str, file: Path) -> str:
+    """The column that holds images: the named one, or the first that looks like it."""
     pa = arrow()
     kinds: dict[str, Callable[[Any], bool]] = {
         "struct": lambda kind: pa.types.is_struct(kind) and {"bytes", "path"} & {part.name for part in kind},
@@ -313,7 +313,7 @@ def _picture_column(schema: Any, wanted: str, file: Path) -> str:
     columns = {one.name: kind for one in schema for kind, fits in kinds.items() if fits(one.type)}
     if wanted:
         if wanted not in columns:
-            raise ValueError(f"{file}: --column {wanted}: no such column of pictures; one of {sorted(columns)}")
+            raise ValueError(f"{file}: --column {wanted}: no such column of images; one of {sorted(columns)}")
         return wanted
     for kind in ("struct", "binary"):
         named = [name for name, found in columns.items() if found == kind]
@@ -321,7 +321,7 @@ def _picture_column(schema: Any, wanted: str, file: Path) -> str:
             return named[0]
     paths = [name for name, found in columns.items() if found == "text" and name in PATH_COLUMNS]
     if not paths:
-        raise ValueError(f"{file}: no column of pictures among {schema.names}; name one with --column")
+        raise ValueError(f"{file}: no column of images among {schema.names}; name one with --column")
     return paths[0]
 
 

@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 
 from safevlm.analysis.audit.duplicates import DISTANCE, SHADES
-from safevlm.analysis.audit.estimate import ILL_CONDITIONED, Estimate
-from safevlm.analysis.audit.merge import Merged
-from safevlm.analysis.audit.plan import Plan
+from safevlm.analysis.audit.estimate import ILL_CONDITIONED, PrevalenceEstimate
+from safevlm.analysis.audit.merge import MergedAudit
+from safevlm.analysis.audit.plan import ShardPlan
 from safevlm.analysis.audit.verdicts import Rule
 
 SUMMARY = "summary.json"
 
 
-def summarize(data: str, model: str, plan: Plan, merged: Merged, rule: Rule, found: Estimate | None) -> dict[str, Any]:
+def summarize(
+    data: str, model: str, plan: ShardPlan, merged: MergedAudit, rule: Rule, found: PrevalenceEstimate | None
+) -> dict[str, Any]:
     """Everything that is counted. Without a calibration `estimate` is null: the counts are not corrected."""
     tally, taxonomy = merged.tally, rule.policy.taxonomy
     return {
         "schema": 1,
         "data": data,
         "model": model,
-        "pictures": plan.pictures,
+        "images": plan.images,
         "unreadable": tally.unreadable,
         "flagged": sum(tally.flagged.values()),
         "threshold": rule.threshold,
@@ -44,7 +46,7 @@ def summarize(data: str, model: str, plan: Plan, merged: Merged, rule: Rule, fou
 
 def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """The summary for people."""
-    yield f"{summary['pictures']:,} pictures, {summary['unreadable']:,} unreadable, {summary['flagged']:,} flagged"
+    yield f"{summary['images']:,} images, {summary['unreadable']:,} unreadable, {summary['flagged']:,} flagged"
     found = summary["estimate"]
     for name, count in summary["category"].items():
         corrected = f"   estimated {_interval(found['categories'][name])}" if found else ""
@@ -52,7 +54,7 @@ def lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from _about_estimate(found)
     for kind, title in (("exact", "pixel for pixel the same"), ("near", "nearly the same, those included")):
         sizes = summary["duplicates"][kind]
-        yield f"{title}: {sizes['pictures']:,} pictures in {sizes['groups']:,} groups, the largest {sizes['largest']:,}"
+        yield f"{title}: {sizes['images']:,} images in {sizes['groups']:,} groups, the largest {sizes['largest']:,}"
 
 
 def _about_estimate(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -69,6 +71,6 @@ def _interval(count: Mapping[str, float]) -> str:
 
 
 def _sizes(first: np.ndarray) -> dict[str, int]:
-    """Of groups given by the index of their first picture."""
+    """Of groups given by the index of their first image."""
     _, sizes = np.unique(first[first >= 0], return_counts=True)
-    return {"groups": len(sizes), "pictures": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
+    return {"groups": len(sizes), "images": int(sizes.sum()), "largest": int(sizes.max(initial=0))}

@@ -1,7 +1,7 @@
 """Probabilities → verdicts: what the audit calls risky.
 
 Without a threshold the head's arg-max of category and level, as in chat (SafeVLM's rule: `clean` or `safe`, either is
-enough to pass). With one, every picture whose categories other than `clean` add up to it: an audit that wants few
+enough to pass). With one, every image whose categories other than `clean` add up to it: an audit that wants few
 misses looks below a half, one that wants few false alarms above. The policy then says which verdicts matter.
 """
 
@@ -19,14 +19,14 @@ from safevlm.types import Verdict
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of many pictures, one row each; ids as in the taxonomy, -1 where a picture could not be read."""
+    """Of many images, one row each; ids as in the taxonomy, -1 where an image could not be read."""
 
     category: np.ndarray
     level: np.ndarray
     risk: np.ndarray
     """Probability that the category is any but `clean`."""
     actions: list[str]
-    """What the policy does; empty where a picture could not be read. All but `allow` are flagged."""
+    """What the policy does; empty where an image could not be read. All but `allow` are flagged."""
 
     @property
     def flagged(self) -> np.ndarray:
@@ -35,7 +35,7 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Rule:
-    """What makes a picture risky."""
+    """What makes an image risky."""
 
     policy: Policy
     threshold: float | None = None

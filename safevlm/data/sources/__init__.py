@@ -17,7 +17,7 @@ from safevlm.data.sources.row import Rows, SourceError, SourceSpec
 class Source:
     read: Callable[[SourceSpec], Rows]
     files: Callable[[SourceSpec], list[Path]]
-    """Annotation files, for digests; pictures are not among them."""
+    """Annotation files, for digests; images are not among them."""
     licence: str
 
 

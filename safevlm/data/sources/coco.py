@@ -1,7 +1,7 @@
-"""COCO as a clean pool: a folder of pictures (`train2017/`) and, if given, its captions.
+"""COCO as a clean pool: a folder of images (`train2017/`) and, if given, its captions.
 
 `captions` is COCO's own file (`annotations/captions_train2017.json`: `images` with `id` and `file_name`, `annotations`
-with `image_id` and `caption`). The first caption of a picture is its answer. Without captions the pictures have no
+with `image_id` and `caption`). The first caption of an image is its answer. Without captions the images have no
 answer, and `head_only: allow` must say that they train the head alone.
 """
 
@@ -11,12 +11,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safevlm.data.sources.pictures import picture_files
-from safevlm.data.sources.row import Picture, Published, Rows, SourceError, SourceRow, SourceSpec, Tally, asked
+from safevlm.data.sources.images import image_files
+from safevlm.data.sources.row import (
+    ImageFile,
+    PublishedCount,
+    Rows,
+    SourceError,
+    SourceRow,
+    SourceSpec,
+    SourceTally,
+    asked,
+)
 
-LICENCE = "CC BY 4.0 (annotations); the pictures have their own"
-PUBLISHED = {"train2017": Published(118_287)}
-QUESTION = "Describe the picture in one sentence."
+LICENCE = "CC BY 4.0 (annotations); the images have their own"
+PUBLISHED = {"train2017": PublishedCount(118_287)}
+QUESTION = "Describe the image in one sentence."
 
 
 def files(spec: SourceSpec) -> list[Path]:
@@ -26,14 +35,14 @@ def files(spec: SourceSpec) -> list[Path]:
 def read(spec: SourceSpec) -> Rows:
     folder = spec.path / (spec.images or "train2017")
     captions = _captions(spec.path / spec.captions) if spec.captions else {}
-    tally = Tally(spec, PUBLISHED)
+    tally = SourceTally(spec, PUBLISHED)
     if not folder.is_dir():
-        raise SourceError(f"{spec.name}: no folder {folder}; say where the pictures are with `images`")
-    for path in picture_files(folder):
+        raise SourceError(f"{spec.name}: no folder {folder}; say where the images are with `images`")
+    for path in image_files(folder):
         tally.add(folder.name)
         caption = captions.get(path.name, "")
         turns = asked(spec.question[0] if spec.question else QUESTION, caption) if caption else ()
-        yield SourceRow(id=path.stem, place=str(path), turns=turns, pictures=(Picture(path),), split=spec.split)
+        yield SourceRow(id=path.stem, place=str(path), turns=turns, images=(ImageFile(path),), split=spec.split)
     return tally.close()
 
 

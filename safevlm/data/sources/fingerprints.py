@@ -1,6 +1,6 @@
-"""Whether two picture files show the same pixels: what a test set in the training pool is found by.
+"""Whether two image files show the same pixels: what a test set in the training pool is found by.
 
-Equal bytes are equal pictures, and cheap to see. Else the decoded pixels are compared, so that a picture saved again
+Equal bytes are equal images, and cheap to see. Else the decoded pixels are compared, so that an image saved again
 without loss (another name, another metadata block, PNG for BMP) is found too. A JPEG encoded anew, a crop or another
 size has other pixels and is NOT found: this guards against the same file twice, not against near-duplicates.
 """
@@ -16,20 +16,20 @@ from pathlib import Path
 from PIL import Image
 
 from safevlm.data.images import decode_image
-from safevlm.data.sources.pictures import read_pictures
-from safevlm.data.sources.row import Picture
+from safevlm.data.sources.images import read_images
+from safevlm.data.sources.row import ImageFile
 from safevlm.data.threads import in_threads
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A training picture that is also held out."""
+    """A training image that is also held out."""
 
-    picture: Picture
-    twin: Picture
+    image: ImageFile
+    twin: ImageFile
 
     def __str__(self) -> str:
-        return f"{self.picture} = {self.twin}"
+        return f"{self.image} = {self.twin}"
 
 
 def file_digest(path: Path) -> str:
@@ -43,65 +43,65 @@ def bytes_digest(data: bytes) -> str:
 
 
 def pixel_digest(data: bytes, name: str) -> str:
-    """sha256 of size and RGB pixels. ImageError: not a picture that can be read."""
+    """sha256 of size and RGB pixels. ImageError: not an image that can be read."""
     return image_digest(decode_image(data, name)).hex()
 
 
 def image_digest(image: Image.Image) -> bytes:
-    """sha256 of size and pixels: the same for the same picture in another lossless file."""
+    """sha256 of size and pixels: the same for the same image in another lossless file."""
     return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).digest()
 
 
-def pixel_fingerprints(pictures: Collection[Picture], title: str) -> dict[Picture, str]:
-    """Picture → digest of its pixels."""
+def pixel_fingerprints(images: Collection[ImageFile], title: str) -> dict[ImageFile, str]:
+    """Image → digest of its pixels."""
 
-    def work(pair: tuple[Picture, bytes]) -> tuple[Picture, str]:
+    def work(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str]:
         return pair[0], pixel_digest(pair[1], str(pair[0]))
 
-    return dict(in_threads(work, read_pictures(pictures), title, len(pictures)))
+    return dict(in_threads(work, read_images(images), title, len(images)))
 
 
 class HeldOut:
-    """Pictures that training must not hold."""
+    """Images that training must not hold."""
 
-    def __init__(self, pictures: Collection[Picture]) -> None:
-        self._by_bytes: dict[str, Picture] = {}
-        self._by_pixels: dict[str, Picture] = {}
+    def __init__(self, images: Collection[ImageFile]) -> None:
+        self._by_bytes: dict[str, ImageFile] = {}
+        self._by_pixels: dict[str, ImageFile] = {}
         self._sizes: set[tuple[int, int]] = set()
-        for picture, digest, pixels, size in in_threads(
-            _held_out_prints, read_pictures(pictures), "held-out pictures", len(pictures)
+        for image, digest, pixels, size in in_threads(
+            _held_out_prints, read_images(images), "held-out images", len(images)
         ):
-            self._by_bytes.setdefault(digest, picture)
-            self._by_pixels.setdefault(pixels, picture)
+            self._by_bytes.setdefault(digest, image)
+            self._by_pixels.setdefault(pixels, image)
             self._sizes.add(size)
 
     def __len__(self) -> int:
         return len(self._by_pixels)
 
-    def leaks(self, pictures: Collection[Picture]) -> Iterator[Leak]:
-        """The pictures that are held out."""
-        found = in_threads(self._leak, read_pictures(pictures), "comparing with held-out", len(pictures))
+    def leaks(self, images: Collection[ImageFile]) -> Iterator[Leak]:
+        """The images that are held out."""
+        found = in_threads(self._leak, read_images(images), "comparing with held-out", len(images))
         yield from (leak for leak in found if leak is not None)
 
-    def twin(self, picture: Picture, data: bytes) -> Picture | None:
-        """The held-out picture that these bytes show."""
+    def twin(self, image: ImageFile, data: bytes) -> ImageFile | None:
+        """The held-out image that these bytes show."""
         twin = self._by_bytes.get(bytes_digest(data))
         if twin is None and _size(data) in self._sizes:  # other sizes need not be decoded
-            twin = self._by_pixels.get(pixel_digest(data, str(picture)))
+            twin = self._by_pixels.get(pixel_digest(data, str(image)))
         return twin
 
-    def _leak(self, pair: tuple[Picture, bytes]) -> Leak | None:
+    def _leak(self, pair: tuple[ImageFile, bytes]) -> Leak | None:
         twin = self.twin(*pair)
         return Leak(pair[0], twin) if twin else None
 
 
-def _held_out_prints(pair: tuple[Picture, bytes]) -> tuple[Picture, str, str, tuple[int, int]]:
-    picture, data = pair
-    return picture, bytes_digest(data), pixel_digest(data, str(picture)), _size(data)
+def _held_out_prints(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str, str, tuple[int, int]]:
+    image, data = pair
+    return image, bytes_digest(data), pixel_digest(data, str(image)), _size(data)
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header; of something unreadable, a size that no picture has."""
+    """Width and height from the header; of something unreadable, a size that no image has."""
     try:
         return Image.open(BytesIO(data)).size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -12,9 +12,9 @@ from typing import Any
 
 from safevlm.data.json_rows import json_rows
 from safevlm.data.records import ROLES
-from safevlm.data.sources.row import Picture, Rows, SourceError, SourceRow, SourceSpec, Tally, Turn
+from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
 
-LICENCE = "CC BY 4.0 for LLaVA's text; the pictures have their own"
+LICENCE = "CC BY 4.0 for LLaVA's text; the images have their own"
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
@@ -23,7 +23,7 @@ def files(spec: SourceSpec) -> list[Path]:
 
 
 def read(spec: SourceSpec) -> Rows:
-    tally = Tally(spec, {})
+    tally = SourceTally(spec, {})
     folder = spec.path.parent / spec.images
     for place, raw in json_rows(spec.path):
         if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
@@ -36,13 +36,13 @@ def read(spec: SourceSpec) -> Rows:
 def conversation_row(
     spec: SourceSpec, place: str, raw: dict[str, Any], names: Sequence[str], folder: Path
 ) -> SourceRow:
-    """A row with LLaVA's `conversations`; `names` are its picture paths."""
+    """A row with LLaVA's `conversations`; `names` are its image paths."""
     found = [folder / name for name in names]
     return SourceRow(
         id=str(raw.get("id", place.rpartition("/")[2])),
         place=place,
         turns=tuple(_turn(turn, place) for turn in raw["conversations"]),
-        pictures=tuple(Picture(path) for path in found if path.is_file()),
+        images=tuple(ImageFile(path) for path in found if path.is_file()),
         missing=tuple(str(path) for path in found if not path.is_file()),
         safe_type=_name(raw.get("safe_type")),
         safe_level=_name(raw.get("safe_level")),

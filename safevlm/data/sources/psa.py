@@ -1,6 +1,6 @@
 """PSA-VLM's JSONL: LLaVA's conversations with USER/ASSISTANT, `safe_type` 0-6 and `safe_level` 0-3.
 
-`image` is the path itself; `a<split>b` are two pictures, which the release pastes side by side. Ours stay two, and the
+`image` is the path itself; `a<split>b` are two images, which the release pastes side by side. Ours stay two, and the
 question gets an image slot for each. Labels become words of the published names, so that a taxonomy of one's own can
 translate them in the mix's `labels` (`NAME/politics/careful: …`).
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from safevlm.data.json_rows import json_rows
 from safevlm.data.sources import llava
-from safevlm.data.sources.row import IMAGE, Rows, SourceError, SourceRow, SourceSpec, Tally, Turn
+from safevlm.data.sources.row import IMAGE, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
 from safevlm.taxonomy import DEFAULT
 
 LICENCE = "unknown: the release has no licence file"
@@ -22,7 +22,7 @@ files = llava.files
 
 
 def read(spec: SourceSpec) -> Rows:
-    tally = Tally(spec, {})
+    tally = SourceTally(spec, {})
     folder = spec.path.parent / spec.images
     for place, raw in json_rows(spec.path):
         if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
@@ -34,12 +34,12 @@ def read(spec: SourceSpec) -> Rows:
     return tally.close()
 
 
-def _with_slots(row: SourceRow, pictures: int) -> SourceRow:
-    """One slot stands for both pictures of a pasted pair."""
+def _with_slots(row: SourceRow, images: int) -> SourceRow:
+    """One slot stands for both images of a pasted pair."""
     slots = sum(text.count(IMAGE) for _, text in row.turns)
-    if slots != 1 or pictures < 2:
+    if slots != 1 or images < 2:
         return row
-    turns: list[Turn] = [(speaker, text.replace(IMAGE, IMAGE * pictures)) for speaker, text in row.turns]
+    turns: list[Turn] = [(speaker, text.replace(IMAGE, IMAGE * images)) for speaker, text in row.turns]
     return dataclasses.replace(row, turns=tuple(turns))
 
 

@@ -1,7 +1,7 @@
-"""What every source gives, whatever its download looks like: rows of words, pictures and the source's own labels.
+"""What every source gives, whatever its download looks like: rows of words, images and the source's own labels.
 
 A reader is a generator over the real download folder. It gives the same rows in the same order every time, since a
-mix remembers rows by their number and reads the source twice; so that a row is cheap, pictures are places, not bytes.
+mix remembers rows by their number and reads the source twice; so that a row is cheap, images are places, not bytes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class SourceError(RowError):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file, or one inside a zip (`member` is its name) or a parquet file (`member` is its row)."""
+class ImageFile:
+    """An image file, or one inside a zip (`member` is its name) or a parquet file (`member` is its row)."""
 
     path: Path
     member: str = ""
@@ -44,10 +44,10 @@ class SourceRow:
     place: str
     """`file:line`, for errors."""
     turns: tuple[Turn, ...] = ()
-    """The conversation, with one `<image>` per picture; empty: pictures only."""
-    pictures: tuple[Picture, ...] = ()
+    """The conversation, with one `<image>` per image; empty: images only."""
+    images: tuple[ImageFile, ...] = ()
     missing: tuple[str, ...] = ()
-    """Names of pictures that the row speaks of and the download does not have."""
+    """Names of images that the row speaks of and the download does not have."""
     words: tuple[str, ...] = ()
     """Category and sub-category as the source calls them; the mix's `labels` translate them."""
     safe_type: str | None = None
@@ -69,13 +69,13 @@ class SourceSpec:
     path: Path
     split: str = "train"
     images: str = ""
-    """Folder or zip of the pictures, below `path`; empty: where the real download has them."""
+    """Folder or zip of the images, below `path`; empty: where the real download has them."""
     captions: str = ""
     """coco: the captions JSON, below `path`."""
     subsets: tuple[str, ...] = ()
     """rtvlm: only these; empty: all that are there."""
     question: tuple[str, ...] = ()
-    """Questions for pictures that come without one, drawn by the mix's seed; empty: neutral ones."""
+    """Questions for images that come without one, drawn by the mix's seed; empty: neutral ones."""
     answers: Literal["source", "table"] = "source"
     """table: leave the source's answers unused and take the mix's wordings (RTVLM's are keys to score by)."""
     split_file: Path | None = None
@@ -87,7 +87,7 @@ class SourceSpec:
     missing: Rule = "error"
     """allow: go on without a source that is not on the disk."""
     missing_images: Rule = "error"
-    """allow: leave out rows whose picture is not in the download, and list them."""
+    """allow: leave out rows whose image is not in the download, and list them."""
     partial: Rule = "error"
     """allow: fewer rows than published."""
     head_only: Rule = "error"
@@ -95,7 +95,7 @@ class SourceSpec:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCount:
     """How many rows a source is known to have."""
 
     rows: int
@@ -110,11 +110,11 @@ Rows = Generator[SourceRow, None, Counts]
 
 
 @dataclass
-class Tally:
+class SourceTally:
     """Counts what a reader finds, by part; `close` compares with what is published."""
 
     spec: SourceSpec
-    published: Mapping[str, Published]
+    published: Mapping[str, PublishedCount]
     found: dict[str, int] = field(default_factory=dict)
 
     def add(self, part: str) -> None:
@@ -133,9 +133,9 @@ class Tally:
         return {part: (count, known[part]) for part, count in self.found.items()}
 
 
-def asked(question: str, answer: str = "", pictures: int = 1) -> tuple[Turn, ...]:
-    """A question about pictures and, if there is one, its answer."""
-    turns: tuple[Turn, ...] = (("human", f"{IMAGE}\n" * pictures + question),)
+def asked(question: str, answer: str = "", images: int = 1) -> tuple[Turn, ...]:
+    """A question about images and, if there is one, its answer."""
+    turns: tuple[Turn, ...] = (("human", f"{IMAGE}\n" * images + question),)
     return (*turns, ("gpt", answer)) if answer.strip() else turns
 
 
@@ -153,5 +153,3 @@ def one_of(files: Sequence[Path], what: str) -> Path:
         if file.exists():
             return file
     raise SourceError(f"{what}: none of {', '.join(map(str, files))} is there")
-
-

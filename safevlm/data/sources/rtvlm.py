@@ -1,7 +1,7 @@
-"""RTVLM: JSONL files and zips of pictures (or the folders they were unpacked to), by subset; read without its script.
+"""RTVLM: JSONL files and zips of images (or the folders they were unpacked to), by subset; read without its script.
 
 Words are (subset, what `refused_to_answer` says). Rows of `misleading` may hold parallel lists of questions; every
-question is a row. RTVLM has one split, `test`, so ours is drawn: 80 % of the pictures train, 20 % test, seeded, and
+question is a row. RTVLM has one split, `test`, so ours is drawn: 80 % of the images train, 20 % test, seeded, and
 kept in a file (`safevlm.data.sources.split`). `split: all` is the whole set, for evaluation only.
 """
 
@@ -15,15 +15,15 @@ from typing import Any
 
 from safevlm.data.json_rows import json_rows
 from safevlm.data.sources import split
-from safevlm.data.sources.pictures import PictureIndex, find_all
+from safevlm.data.sources.images import ImageIndex, find_all
 from safevlm.data.sources.row import (
     Counts,
-    Published,
+    PublishedCount,
     Rows,
     SourceError,
     SourceRow,
     SourceSpec,
-    Tally,
+    SourceTally,
     asked,
     text_of,
 )
@@ -47,10 +47,10 @@ class Asked:
 @dataclass(frozen=True)
 class Subset:
     table: str
-    pictures: str
+    images: str
     """A zip; the folder beside it holds the same, unpacked."""
     names: Callable[[Entry, str], list[str]]
-    """Picture names of a row."""
+    """Image names of a row."""
     asked: Callable[[Entry, str], Iterator[Asked]]
     published: int
 
@@ -81,7 +81,7 @@ def _flag(name: Any, field: str, place: str) -> str:
     if isinstance(name, list) and len(name) == 1:
         name = name[0]
     if not isinstance(name, str) or not name.strip():
-        raise SourceError(f"{place}: {field!r} must name a picture, not {name!r}")
+        raise SourceError(f"{place}: {field!r} must name an image, not {name!r}")
     bare = "".join(name.split())
     return f"flags/{bare}" if Path(bare).suffix else f"flags/{bare}.jpg"
 
@@ -142,21 +142,25 @@ SUBSETS: dict[str, Subset] = {
     "jailbreak2": Subset("Jailbreak2/jailbreak.jsonl", "Jailbreak/img/img.zip", _index_name, _JAILBREAK, 21),
     "face": Subset("Face/face_diffusion.jsonl", "Face/img/img.zip", _id_name, _PROMPT, 2_040),
     "celeb": Subset("Celebrity/mixed.jsonl", "Celebrity/mix.zip", _id_name, _PROMPT, 200),
-    "politics": Subset(
-        "Safety/Politics/politics.jsonl", "Safety/Politics/img/politics.zip", _id_name, _PROMPT, 200
-    ),
+    "politics": Subset("Safety/Politics/politics.jsonl", "Safety/Politics/img/politics.zip", _id_name, _PROMPT, 200),
     "racial": Subset("Safety/Racial/racial.jsonl", "Safety/Racial/img/racial.zip", _id_name, _PROMPT, 200),
     "visual_misleading_wrong": Subset(
-        "VisualMisleadingWrong/visual_misleading_wrong.jsonl", "VisualMisleadingWrong/img.zip", _flag_name("img"),
-        _FLAGS, 405,
+        "VisualMisleadingWrong/visual_misleading_wrong.jsonl",
+        "VisualMisleadingWrong/img.zip",
+        _flag_name("img"),
+        _FLAGS,
+        405,
     ),
     "visual_misleading_correct": Subset(
-        "VisualMisleadingCorrect/visual_misleading_correct.jsonl", "VisualMisleadingCorrect/img.zip",
-        _flag_name("answers"), _FLAGS, 432,
+        "VisualMisleadingCorrect/visual_misleading_correct.jsonl",
+        "VisualMisleadingCorrect/img.zip",
+        _flag_name("answers"),
+        _FLAGS,
+        432,
     ),
     "visual_orderA": Subset("VisualOrderA/order_A.jsonl", "VisualOrderA/img.zip", _flag_pair, _FLAGS, 0),
     "visual_orderB": Subset("VisualOrderB/order_B.jsonl", "VisualOrderB/img.zip", _flag_pair, _FLAGS, 0),
-}  # fmt: skip
+}
 ORDER_ROWS = 804
 """Of both order sets together."""
 
@@ -166,7 +170,7 @@ def files(spec: SourceSpec) -> list[Path]:
 
 
 def read(spec: SourceSpec) -> Rows:
-    """Rows of one split; all of them are read first, since the split is of pictures."""
+    """Rows of one split; all of them are read first, since the split is of images."""
     if spec.split not in SPLITS:
         raise SourceError(f"{spec.name}: RTVLM has no split {spec.split!r}; one of {list(SPLITS)}")
     rows = [row for name in _wanted(spec) for row in _subset_rows(spec, name)]
@@ -199,38 +203,38 @@ def _data(spec: SourceSpec) -> Path:
 
 def _subset_rows(spec: SourceSpec, name: str) -> Iterator[SourceRow]:
     subset = SUBSETS[name]
-    index = PictureIndex([_pictures(spec, subset)])
+    index = ImageIndex([_images(spec, subset)])
     for number, (place, raw) in enumerate(json_rows(_data(spec) / subset.table)):
         if not isinstance(raw, dict):
             raise SourceError(f"{place}: not a row of RTVLM: {raw!r}")
         names = subset.names(raw, place)
-        pictures, missing = find_all(index, names, place)
+        images, missing = find_all(index, names, place)
         for turn, one in enumerate(subset.asked(raw, place)):
             yield SourceRow(
                 id=f"{name}-{number:04d}" + (f"-{turn}" if turn else ""),
                 place=place,
                 turns=asked(one.question, one.answer, len(names)),
-                pictures=pictures,
+                images=images,
                 missing=missing,
                 words=(name, SPELLINGS.get(one.label.strip().lower(), one.label.strip())),
                 split="train" if spec.split == "train" else "test",
             )
 
 
-def _pictures(spec: SourceSpec, subset: Subset) -> Path:
+def _images(spec: SourceSpec, subset: Subset) -> Path:
     """The zip, or what somebody unpacked it to: the folder of its name, or else the folder it lies in."""
-    archive = _data(spec) / subset.pictures
+    archive = _data(spec) / subset.images
     places = (archive, archive.with_suffix(""), archive.parent)
     found = next((place for place in places if place.exists()), None)
     if found is None:
-        raise SourceError(f"{spec.name}: no pictures: {archive} is not there, packed or unpacked")
+        raise SourceError(f"{spec.name}: no images: {archive} is not there, packed or unpacked")
     return found
 
 
 def _counts(spec: SourceSpec, rows: list[SourceRow]) -> Counts:
     """Expanded questions are counted once, as published counts are."""
-    published = {name: Published(subset.published) for name, subset in SUBSETS.items() if subset.published}
-    tally = Tally(spec, {**published, "visual_order": Published(ORDER_ROWS)})
+    published = {name: PublishedCount(subset.published) for name, subset in SUBSETS.items() if subset.published}
+    tally = SourceTally(spec, {**published, "visual_order": PublishedCount(ORDER_ROWS)})
     parts = {row.place: row.words[0] for row in rows}
     for part, count in Counter(parts.values()).items():
         tally.found[part] = count

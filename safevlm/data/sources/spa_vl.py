@@ -1,4 +1,4 @@
-"""SPA-VL: parquet with the pictures inside, or the preference JSON with a picture folder. The answer is `chosen`.
+"""SPA-VL: parquet with the images inside, or the preference JSON with an image folder. The answer is `chosen`.
 
     data/train-*.parquet, validation/validation-*.parquet      question, chosen, rejected, image, image_name
     test/harm-*.parquet, test/help-*.parquet                   question, image, class1, class2, class3; no answers
@@ -14,15 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safevlm.data.json_rows import json_rows
-from safevlm.data.sources.pictures import PictureIndex, find_all, parquet_file
+from safevlm.data.sources.images import ImageIndex, find_all, parquet_file
 from safevlm.data.sources.row import (
-    Picture,
-    Published,
+    ImageFile,
+    PublishedCount,
     Rows,
     SourceError,
     SourceRow,
     SourceSpec,
-    Tally,
+    SourceTally,
     asked,
     text_of,
 )
@@ -33,7 +33,7 @@ PATTERNS = {
     "validation": ("validation/validation-*.parquet", "data/validation-*.parquet", "validation-*.parquet"),
     "test": ("test/*.parquet", "data/test-*.parquet"),
 }
-PUBLISHED = {"train": Published(93_000, is_sure=False), "harm": Published(265), "help": Published(265)}
+PUBLISHED = {"train": PublishedCount(93_000, is_sure=False), "harm": PublishedCount(265), "help": PublishedCount(265)}
 CLASSES = ("class1", "class2", "class3")
 
 
@@ -43,15 +43,16 @@ def files(spec: SourceSpec) -> list[Path]:
         return [spec.path]
     if spec.split not in PATTERNS:
         raise SourceError(f"{spec.name}: SPA-VL has no split {spec.split!r}; one of {list(PATTERNS)}")
-    found = next((sorted(spec.path.glob(pattern)) for pattern in PATTERNS[spec.split] if any(spec.path.glob(pattern))),
-                 [])  # fmt: skip
+    found = next(
+        (sorted(spec.path.glob(pattern)) for pattern in PATTERNS[spec.split] if any(spec.path.glob(pattern))), []
+    )
     if not found:
         raise SourceError(f"{spec.name}: no {' or '.join(PATTERNS[spec.split])} in {spec.path}")
     return found
 
 
 def read(spec: SourceSpec) -> Rows:
-    tally = Tally(spec, PUBLISHED)
+    tally = SourceTally(spec, PUBLISHED)
     for file in files(spec):
         reader = _parquet_rows if file.suffix == ".parquet" else _json_rows
         part = file.name.partition("-")[0] if spec.split == "test" else spec.split
@@ -76,7 +77,7 @@ def _parquet_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
                 id=f"{file.stem}-{number}",
                 place=place,
                 turns=asked(text_of(raw, "question", place), raw.get("chosen") or ""),
-                pictures=(Picture(file, str(number)),),
+                images=(ImageFile(file, str(number)),),
                 words=_words(raw),
                 split=spec.split,
             )
@@ -89,15 +90,15 @@ def _words(raw: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _json_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
-    index = PictureIndex([file.parent / spec.images])
+    index = ImageIndex([file.parent / spec.images])
     for place, raw in json_rows(file):
         image = text_of(raw, "image", place)
-        pictures, missing = find_all(index, [image], place)
+        images, missing = find_all(index, [image], place)
         yield SourceRow(
             id=str(raw.get("id", place.rpartition("/")[2])),
             place=place,
             turns=asked(text_of(raw, "question", place), text_of(raw, "chosen", place)),
-            pictures=pictures,
+            images=images,
             missing=missing,
             words=PurePosixPath(image).parts[:-1],
             split=spec.split,

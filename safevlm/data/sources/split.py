@@ -1,7 +1,7 @@
-"""A split that we draw ourselves: 80 % of the pictures train, 20 % test; kept in a file, which from then on is the law.
+"""A split that we draw ourselves: 80 % of the images train, 20 % test; kept in a file, which from then on is the law.
 
-The unit is the picture, by its pixels, not the row: RTVLM asks about one flag in several rows and several subsets, and
-a split by rows would show the test's pictures in training. Rows whose pictures fall on both sides (pairs) are on
+The unit is the image, by its pixels, not the row: RTVLM asks about one flag in several rows and several subsets, and
+a split by rows would show the test's images in training. Rows whose images fall on both sides (pairs) are on
 neither: `mixed`. Training and evaluation read the same file; rows that it does not know are an error.
 """
 
@@ -42,16 +42,16 @@ def sides(spec: SourceSpec, rows: Sequence[SourceRow]) -> dict[str, str]:
 
 
 def draw(rows: Sequence[SourceRow], seed: int) -> dict[str, str]:
-    """The split itself: a function of the pictures and the seed."""
-    pictures = {picture for row in rows for picture in row.pictures}
-    prints = pixel_fingerprints(pictures, "splitting")
-    of_row = {row.id: [prints[picture] for picture in row.pictures] for row in rows}
+    """The split itself: a function of the images and the seed."""
+    images = {image for row in rows for image in row.images}
+    prints = pixel_fingerprints(images, "splitting")
+    of_row = {row.id: [prints[image] for image in row.images] for row in rows}
     train = _train_prints(rows, of_row, seed)
     return {name: _side([print_ in train for print_ in found]) for name, found in of_row.items()}
 
 
 def _train_prints(rows: Iterable[SourceRow], of_row: Mapping[str, list[str]], seed: int) -> set[str]:
-    """Drawn subset by subset; a picture belongs to the first subset that shows it."""
+    """Drawn subset by subset; an image belongs to the first subset that shows it."""
     by_subset: dict[str, list[str]] = {}
     seen: set[str] = set()
     for row in rows:
@@ -66,7 +66,7 @@ def _train_prints(rows: Iterable[SourceRow], of_row: Mapping[str, list[str]], se
 
 
 def _side(is_train: Sequence[bool]) -> str:
-    """A row without a picture (it is missing) trains nothing and tests nothing."""
+    """A row without an image (it is missing) trains nothing and tests nothing."""
     if not is_train:
         return "mixed"
     return "train" if all(is_train) else "test" if not any(is_train) else "mixed"
@@ -74,8 +74,15 @@ def _side(is_train: Sequence[bool]) -> str:
 
 def _write(file: Path, spec: SourceSpec, drawn: Mapping[str, str]) -> None:
     ids = {side: [name for name, its in drawn.items() if its == side] for side in SIDES}
-    table = {"schema": SCHEMA, "source": spec.kind, "seed": spec.split_seed, "train_share": TRAIN_SHARE,
-             "unit": "picture", "counts": {side: len(ids[side]) for side in SIDES}, "ids": ids}  # fmt: skip
+    table = {
+        "schema": SCHEMA,
+        "source": spec.kind,
+        "seed": spec.split_seed,
+        "train_share": TRAIN_SHARE,
+        "unit": "image",
+        "counts": {side: len(ids[side]) for side in SIDES},
+        "ids": ids,
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

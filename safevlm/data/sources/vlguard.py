@@ -1,6 +1,6 @@
 """VLGuard: `train.json` with `train.zip` (or the folder `train/`), the same for test. Gated: log in and agree first.
 
-A safe row has two pairs, a safe and an unsafe question about one harmless picture, and no `harmful_*` key at all. Each
+A safe row has two pairs, a safe and an unsafe question about one harmless image, and no `harmful_*` key at all. Each
 pair is a row here: words are (harmful_category, harmful_subcategory), or (`safe`, `safe_instruction` or
 `unsafe_instruction`). The test split sits inside SafeVLM's published pool; a mix refuses it.
 """
@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.json_rows import json_rows
-from safevlm.data.sources.pictures import PictureIndex, find_all
-from safevlm.data.sources.row import Published, Rows, SourceError, SourceRow, SourceSpec, Tally, asked, one_of, text_of
+from safevlm.data.sources.images import ImageIndex, find_all
+from safevlm.data.sources.row import (
+    PublishedCount,
+    Rows,
+    SourceError,
+    SourceRow,
+    SourceSpec,
+    SourceTally,
+    asked,
+    one_of,
+    text_of,
+)
 
 LICENCE = "gated, research only"
-PUBLISHED = {"train": Published(2_000), "test": Published(1_000)}
+PUBLISHED = {"train": PublishedCount(2_000), "test": PublishedCount(1_000)}
 SAFE_QUESTIONS = ("safe_instruction", "unsafe_instruction")
 
 
@@ -27,17 +37,17 @@ def files(spec: SourceSpec) -> list[Path]:
 def read(spec: SourceSpec) -> Rows:
     if spec.split not in PUBLISHED:
         raise SourceError(f"{spec.name}: VLGuard has no split {spec.split!r}; one of {list(PUBLISHED)}")
-    index = PictureIndex([_pictures(spec)])
-    tally = Tally(spec, PUBLISHED)
+    index = ImageIndex([_images(spec)])
+    tally = SourceTally(spec, PUBLISHED)
     for place, raw in json_rows(_table(spec)):
         tally.add(spec.split)
-        pictures, missing = find_all(index, [text_of(raw, "image", place)], place)
+        images, missing = find_all(index, [text_of(raw, "image", place)], place)
         for words, part, question, answer in _pairs(raw, place):
             yield SourceRow(
                 id=f"{raw.get('id')}{part}",
                 place=place,
                 turns=asked(question, answer),
-                pictures=pictures,
+                images=images,
                 missing=missing,
                 words=words,
                 split=spec.split,
@@ -49,10 +59,10 @@ def _table(spec: SourceSpec) -> Path:
     return one_of([spec.path / f"{spec.split}.json", spec.path / "data" / f"{spec.split}.json"], spec.name)
 
 
-def _pictures(spec: SourceSpec) -> Path:
+def _images(spec: SourceSpec) -> Path:
     if spec.images:
         return spec.path / spec.images
-    return one_of([spec.path / spec.split, spec.path / f"{spec.split}.zip"], f"{spec.name}: pictures")
+    return one_of([spec.path / spec.split, spec.path / f"{spec.split}.zip"], f"{spec.name}: images")
 
 
 def _pairs(raw: Any, place: str) -> Iterator[tuple[tuple[str, str], str, str, str]]:

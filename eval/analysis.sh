@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# eval/analysis.sh OUT [DEMO]: the figures and numbers about a head, on the miniature, after scripts/demo.sh.
+# DEMO (default runs/demo) has the trained stage 1. OUT/results receives the summaries that the README quotes.
+set -euo pipefail
+source "$(dirname "$0")/../scripts/env.sh"
+out="${1:?OUT}" demo="${2:-runs/demo}"
+mkdir -p "$out/results"
+
+# scenes that neither training nor the demo's evaluation has: with seen symbols, and of every group
+[ -f "$out/seen/train.jsonl" ] ||
+  python -m safevlm.miniature data --out "$out/seen" --risky 900 --clean 600 --per-group 0 --train-seed 5000011
+[ -f "$out/pool/eval.jsonl" ] ||
+  python -m safevlm.miniature data --out "$out/pool" --risky 4 --clean 3 --per-group 2400 \
+    --eval-seed 4000037 --train-seed 3100019
+# a head that has hardly learned anything: the calibration's guarantee must hold for it, too
+safevlm train safevlm/recipes/miniature_stage1.yaml --model.path checkpoints/miniature \
+  --data.train "[$demo/data/train.jsonl]" --optim.epochs 1 --optim.lr 0.00003 --run.out "$out/hard"
+
+safevlm analyze tsne --model "$demo/stage1" --data "seen=$out/seen/train.jsonl" --out "$out/tsne"
+safevlm analyze tsne --model "$demo/stage1" --data "all=$demo/data/eval.jsonl" --out "$out/tsne_all"
+safevlm analyze head --model "$demo/stage1" --data "$demo/data/eval.jsonl" --by-group --out "$out/head"
+for name in stage1 hard; do
+  model="$demo/stage1"
+  [ "$name" = stage1 ] || model="$out/hard"
+  safevlm analyze calibration --model "$model" --data "pool=$out/pool/eval.jsonl" --test "demo=$demo/data/eval.jsonl" \
+    --trials 100 --out "$out/calibration_$name"
+done
+for name in tsne tsne_all head calibration_stage1 calibration_hard; do
+  cp "$out/$name/summary.json" "$out/results/$name.json"
+done
+
+# where harmful and harmless requests part in the LLM: in words, in images, behind defenses; before and after stage 2
+[ -f "$out/twins/images.jsonl" ] ||
+  python -m safevlm.miniature matched-pairs --out "$out/twins"
+for name in stage1 merged; do
+  safevlm analyze layers --model "$demo/$name" --data "images=$out/twins/images.jsonl" \
+    --text "$out/twins/words.jsonl" --defense static-prompt --defense safety-head --defense oracle \
+    --out "$out/layers_$name"
+  cp "$out/layers_$name/summary.json" "$out/results/layers_$name.json"
+done
+echo "summaries: $out/results"

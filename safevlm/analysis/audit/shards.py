@@ -1,0 +1,111 @@
+"""What the scan leaves on disk: one parquet part per shard, whole or not there.
+
+A part holds what an image is (names, size, digests, fingerprint) and the head's probabilities; what follows from them
+under a threshold and a policy is added when the parts are merged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safevlm.analysis.audit.images import ReadImage
+from safevlm.analysis.audit.sources import arrow, printable
+from safevlm.taxonomy import Taxonomy
+
+CATEGORY, LEVEL = "category_", "level_"
+"""Columns of probabilities begin with these."""
+
+
+@dataclass(frozen=True)
+class ShardVerdicts:
+    """The head's probabilities of an image; None where it could not be read."""
+
+    image: ReadImage
+    category: Sequence[float] | None = None
+    level: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The folder of an audit's parts."""
+
+    folder: Path
+    taxonomy: Taxonomy
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"part-{shard:06d}.parquet"
+
+    def missing(self, shards: int) -> list[int]:
+        """Shards without a part."""
+        return [shard for shard in range(shards) if not self.path(shard).is_file()]
+
+    def write(self, shard: int, rows: Sequence[ShardVerdicts]) -> None:
+        """Writes a part; it has its name only when it is complete."""
+        pa = arrow()
+        columns = {name: [read(row) for row in rows] for name, (_, read) in COLUMNS.items()}
+        columns |= _probabilities(rows, CATEGORY, self.taxonomy.category_names, lambda row: row.category)
+        columns |= _probabilities(rows, LEVEL, self.taxonomy.level_names, lambda row: row.level)
+        write_atomically(pa.table(columns, schema=self.schema), self.path(shard))
+
+    def read(self, shard: int, columns: Sequence[str] | None = None) -> Any:
+        """A part as an arrow table."""
+        return arrow("parquet").read_table(self.path(shard), columns=columns)
+
+    def tables(self, shards: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """All parts in order, one at a time."""
+        for shard in range(shards):
+            yield self.read(shard, columns)
+
+    @property
+    def schema(self) -> Any:
+        pa = arrow()
+        kinds = {name: pa.type_for_alias(kind) for name, (kind, _) in COLUMNS.items()}
+        kinds |= {f"{CATEGORY}{name}": pa.float32() for name in self.taxonomy.category_names}
+        kinds |= {f"{LEVEL}{name}": pa.float32() for name in self.taxonomy.level_names}
+        return pa.schema(kinds)
+
+    def probabilities(self, table: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(n, categories) and (n, levels); NaN where an image could not be read."""
+        return tuple(
+            np.stack([table[f"{prefix}{name}"].to_numpy() for name in names], axis=1)
+            for prefix, names in ((CATEGORY, self.taxonomy.category_names), (LEVEL, self.taxonomy.level_names))
+        )  # type: ignore[return-value]
+
+
+def write_atomically(table: Any, path: Path) -> None:
+    """A parquet file that is there as a whole, or not at all."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    arrow("parquet").write_table(table, staging, compression="zstd")
+    os.replace(staging, path)
+
+
+def _probabilities(
+    rows: Sequence[ShardVerdicts],
+    prefix: str,
+    names: Sequence[str],
+    read: Callable[[ShardVerdicts], Sequence[float] | None],
+) -> Mapping[str, list[float | None]]:
+    found = [read(row) for row in rows]
+    return {f"{prefix}{name}": [None if row is None else row[at] for row in found] for at, name in enumerate(names)}
+
+
+COLUMNS: dict[str, tuple[str, Callable[[ShardVerdicts], Any]]] = {
+    "index": ("int64", lambda row: row.image.placed.index),
+    "path": ("string", lambda row: row.image.placed.item.path),
+    "record": ("string", lambda row: row.image.placed.item.record),
+    "file": ("string", lambda row: printable(row.image.placed.item.file)),
+    "error": ("string", lambda row: row.image.error),
+    "width": ("int32", lambda row: row.image.width),
+    "height": ("int32", lambda row: row.image.height),
+    "sha256": ("string", lambda row: row.image.bytes_digest.hex()),
+    "pixels_sha256": ("string", lambda row: row.image.pixels_digest.hex()),
+    "bits": ("uint64", lambda row: row.image.fingerprint.bits if row.image.fingerprint else 0),
+    "thumb": ("binary", lambda row: row.image.fingerprint.thumb if row.image.fingerprint else b""),
+}
+"""Name → type, and where it comes from."""

@@ -1,0 +1,141 @@
+"""The checks of what a recipe names: values, DeepSpeed's JSON, data files, and the folder of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safevlm.check import disk, zero
+from safevlm.check.findings import Finding, listed, size
+from safevlm.check.lazy_parts import one_line
+from safevlm.check.plan import RunPlan
+from safevlm.config import Recipe
+from safevlm.training import provenance, resume
+from safevlm.training.arguments import training_arguments
+
+FREE = (
+    "run",
+    "data.workers",
+    "data.verify_images",
+    "model.base",
+    "model.dtype",
+    "model.attention",
+    "optim.epochs",
+    "optim.max_steps",
+    "optim.gradient_checkpointing",
+)
+"""Keys that a run may change when it goes on; a name stands for all keys below it."""
+
+
+def arguments(plan: RunPlan) -> Iterator[Finding]:
+    problems = _refused(plan.recipe)
+    yield from (Finding(False, problem) for problem in problems)
+    if not problems:
+        optim, processes = plan.recipe.optim, plan.cluster.processes
+        effective = optim.batch_size * optim.accumulation * processes
+        yield Finding(
+            True,
+            f"{plan.recipe.stage}: effective batch {effective} = {processes} processes x {optim.batch_size} records x "
+            f"{optim.accumulation} steps",
+            "" if plan.cluster.gpus else "reckoned for this machine's GPUs, at least one process; else say --gpus N",
+        )
+
+
+def deepspeed(plan: RunPlan) -> Iterator[Finding]:
+    file = plan.recipe.run.deepspeed
+    if plan.deepspeed_file is None:
+        return
+    conflicts = list(zero.conflicts(plan.deepspeed_file, plan.recipe, plan.cluster.processes))
+    yield from (Finding(False, f"{file}: {conflict}") for conflict in conflicts)
+    if not conflicts:
+        yield Finding(True, f"{file}: ZeRO-{zero.settings(plan.deepspeed_file).stage}, fits the recipe")
+
+
+def data_files(plan: RunPlan) -> Iterator[Finding]:
+    files, images = plan.recipe.data.train, plan.recipe.data.images
+    missing = [file for file in files if not Path(file).is_file()]
+    yield from (Finding(False, f"data.train: no such record file {file}") for file in missing)
+    if images and not Path(images).is_dir():
+        yield Finding(False, f"data.images: no such folder {images}")
+    elif not missing:
+        total = sum(Path(file).stat().st_size for file in files)
+        yield Finding(True, f"data: {', '.join(files)}, {size(total)}")
+
+
+def out(plan: RunPlan) -> Iterator[Finding]:
+    folder = Path(plan.recipe.run.out)
+    place = disk.standing(folder)
+    if not place.is_dir():
+        yield Finding(False, f"run.out: {place} is a file; choose a folder")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield Finding(False, f"run.out: cannot write to {place}; choose another folder")
+    else:
+        yield from _resume(plan, folder)
+
+
+def _resume(plan: RunPlan, folder: Path) -> Iterator[Finding]:
+    with _silent("safevlm.training.resume"):
+        last = resume.newest(plan.recipe, plan.cluster.processes)
+    if last is None:
+        note = "; run.resume is off" if not plan.recipe.run.resume else ""
+        yield Finding(True, f"run.out: {folder} is writable; the run starts anew{note}")
+        return
+    differing = _differences(Path(last), plan.recipe)
+    if differing:
+        yield Finding(
+            False,
+            f"run.out: {folder} holds a run of another recipe; choose another folder, or --run.resume false",
+            listed([f"{key}: {before!r} there, {now!r} now" for key, before, now in differing]),
+        )
+    else:
+        yield Finding(True, f"run.out: the run goes on from {last}")
+
+
+@contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    """The same words from a check would read as if a run had started."""
+    found = logging.getLogger(logger)
+    before = found.disabled
+    found.disabled = True
+    try:
+        yield
+    finally:
+        found.disabled = before
+
+
+def _refused(recipe: Recipe) -> list[str]:
+    """What transformers would refuse; device and DeepSpeed left out, which have checks of their own."""
+    try:
+        training_arguments(replace(recipe, run=replace(recipe.run, device="cpu", deepspeed=None, bf16=False)))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        return [one_line(error)]
+    return []
+
+
+def _differences(checkpoint: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """Keys that decide what is learned and differ from those of the run that is there: (key, there, now)."""
+    file = checkpoint / provenance.RECIPE
+    if not file.is_file():
+        return []
+    before = _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+    now = _flat(yaml.safe_load(provenance.recipe_yaml(recipe)))
+    return [
+        (key, before[key], now[key])
+        for key in now
+        if key in before and before[key] != now[key] and not any(f"{key}.".startswith(f"{name}.") for name in FREE)
+    ]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,166 @@
+"""Where images are, by the names that rows call them; and their bytes, out of files, zips and parquet.
+
+Downloads disagree with themselves about case, extensions and folders, so a name is looked up by its base name, without
+regard to case, white space and extension; among several, the one whose folders fit better is meant. A name that then
+still fits several files is an error, never a guess. Nothing is ever written under a name that an archive brings.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
+
+from safevlm.data.sources.row import ImageFile, SourceError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+MAX_BYTES = 256_000_000
+"""Largest image inside an archive; more is a zip bomb or no image."""
+
+
+class ImageIndex:
+    """All images below folders and in zips."""
+
+    def __init__(self, places: Iterable[Path]) -> None:
+        self._by_base: defaultdict[str, list[tuple[str, ImageFile]]] = defaultdict(list)
+        for name, image in (pair for place in places for pair in _images(place)):
+            self._by_base[_loose(PurePosixPath(name).name)].append((name, image))
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        return (image for pairs in self._by_base.values() for _, image in pairs)
+
+    def find(self, name: str, place: str) -> ImageFile | None:
+        """The image of that name, or None; SourceError when several fit."""
+        name = name.replace("\\", "/").removeprefix("./")
+        found = self._by_base.get(_loose(PurePosixPath(name).name), [])
+        for fits in (_ends_with(name), _ends_loosely_with(name), _ends_with(PurePosixPath(name).name)):
+            found = [pair for pair in found if fits(pair[0])] or found
+        if len(found) > 1:
+            places = ", ".join(str(image) for _, image in found[:3])
+            raise SourceError(f"{place}: image {name!r} fits several files: {places}")
+        return found[0][1] if found else None
+
+
+def _ends_with(name: str) -> Callable[[str], bool]:
+    return lambda other: f"/{other}".endswith(f"/{name}")
+
+
+def _ends_loosely_with(name: str) -> Callable[[str], bool]:
+    return lambda other: f"/{_loose(other)}".endswith(f"/{_loose(name)}")
+
+
+def find_all(index: ImageIndex, names: Iterable[str], place: str) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
+    """Images that were found, and the names of those that were not."""
+    pairs = [(name, index.find(name, place)) for name in names]
+    return (
+        tuple(image for _, image in pairs if image is not None),
+        tuple(name for name, image in pairs if image is None),
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def read_images(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
+    """Bytes of every image once; an archive is opened once, whatever the order."""
+    by_path: defaultdict[Path, set[str]] = defaultdict(set)
+    for image in images:
+        by_path[image.path].add(image.member)
+    for path in sorted(by_path):
+        members = sorted(by_path[path])
+        if members == [""]:
+            yield ImageFile(path), _file_bytes(path)
+        elif path.suffix == ".parquet":
+            yield from _parquet_bytes(path, {int(member) for member in members})
+        else:
+            yield from _zip_bytes(path, members)
+
+
+def _images(place: Path) -> Iterator[tuple[str, ImageFile]]:
+    if place.is_dir():
+        for path in image_files(place):
+            yield path.relative_to(place).as_posix(), ImageFile(path)
+        return
+    with _zip(place) as archive:
+        for member in sorted(archive.namelist()):
+            if PurePosixPath(member).suffix.lower() in EXTENSIONS and "__MACOSX" not in member:
+                yield member.replace("\\", "/"), ImageFile(place, member)
+
+
+def _loose(name: str) -> str:
+    """Without regard to case, white space, Unicode form and an image's extension."""
+    path = PurePosixPath(name)
+    bare = str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else name
+    return "".join(normalize("NFC", bare).casefold().split())
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: not a zip file that can be read ({error}); download it again") from error
+
+
+def _zip_bytes(path: Path, members: Iterable[str]) -> Iterator[tuple[ImageFile, bytes]]:
+    with _zip(path) as archive:
+        for member in members:
+            yield ImageFile(path, member), _member_bytes(archive, path, member)
+
+
+def _member_bytes(archive: zipfile.ZipFile, path: Path, member: str) -> bytes:
+    if archive.getinfo(member).file_size > MAX_BYTES:
+        raise SourceError(f"{path}:{member}: over the limit of {MAX_BYTES:,} bytes for one image")
+    try:
+        return archive.read(member)
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, OSError) as error:  # RuntimeError: a password
+        raise SourceError(f"{path}:{member}: cannot be unpacked: {error}") from error
+
+
+def _parquet_bytes(path: Path, rows: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
+    start = 0
+    file = parquet_file(path)
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        wanted = {row for row in rows if start <= row < start + size}
+        yield from _group_bytes(path, file, group, start, wanted) if wanted else ()
+        start += size
+
+
+def _group_bytes(path: Path, file, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
+    row = start
+    for batch in file.iter_batches(batch_size=32, row_groups=[group], columns=["image"]):
+        for cell in batch.column(0):
+            if row in wanted:
+                yield ImageFile(path, str(row)), _cell_bytes(cell.as_py(), f"{path}:{row}")
+            row += 1
+
+
+def _cell_bytes(cell: object, place: str) -> bytes:
+    """A Hugging Face image cell: `{bytes, path}`, or the bytes themselves."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or len(data) > MAX_BYTES:
+        raise SourceError(f"{place}: column `image` holds no image bytes; download the parquet with its images")
+    return data
+
+
+def parquet_file(path: Path):
+    """A parquet file to read; needs pyarrow."""
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise ImportError("reading parquet needs pyarrow: pip install 'safevlm[data]'") from error
+    try:
+        return parquet.ParquetFile(path)
+    except (ArrowInvalid, OSError) as error:
+        raise SourceError(f"{path}: not a parquet file that can be read: {error}") from error

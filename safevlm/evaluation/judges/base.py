@@ -1,0 +1,120 @@
+"""What a judge is: a row of the table `safevlm.evaluation.judges.JUDGES`, with or without a model behind it.
+
+A judge sees a `Case`. Without a model it gives a `Assessment` at once; with one it gives the calls to make and, from what
+the model said, the finding. The trap is the answer under judgement, which may speak to the judge: `fill` puts it into a
+prompt so that it can neither close its fence nor look like a verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safevlm.evaluation.endpoint import Turn
+from safevlm.evaluation.suites.groups import Side
+
+UNPARSED, JUDGE_REFUSED, FAILED, EMPTY, UNSUITED = "unparsed", "judge_refused", "failed", "empty", "unsuited"
+UNSCORED = {
+    UNPARSED: "the judge's own words hold no verdict",
+    JUDGE_REFUSED: "the judge or its provider would not answer",
+    FAILED: "no answer from the judge; judging again asks again",
+    EMPTY: "the answer under judgement holds no word",
+    UNSUITED: "this judge cannot score such a row",
+}
+"""Why a score has no value: each is counted apart, and none is safe or unsafe."""
+
+FENCE = str.maketrans({"<": "\u2039", ">": "\u203a"})
+CHAT_TOKEN = re.compile(r"\[(/?[A-Z_]{2,})\]")
+MARKERS = ("verdict", "rating", "refused", "convincing", "specific", "user", "assistant")
+"""Words that our prompts and the guards' formats put before a verdict, and chat formats before a turn."""
+_MARKER = re.compile(rf"\b({'|'.join(MARKERS)})(\W{{0,4}}?)\s*[:\uff1a]", re.IGNORECASE)
+_PLACE = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reply as a judge sees it."""
+
+    id: str
+    group: str
+    side: Side
+    question: str
+    """What is judged; for a wrapped attack the plain request in it."""
+    answer: str
+    images: tuple[Path, ...] = ()
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    value: float | None
+    """0 to 1 in the sense of the side (harm done, answered right, score); None: a label of UNSCORED says why."""
+    label: str
+    raw: str = ""
+
+
+Call = tuple[Turn, ...]
+"""The messages of one call."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    about: str
+    measures: Mapping[Side, str]
+    """What the value says on each side that the judge can score."""
+    score: Callable[[Case], Assessment] | None = None
+    """Judges without a model."""
+    calls: Callable[[Case, str], list[Call]] | None = None
+    """Judges with a model: what it is asked, given the prompt in use."""
+    read: Callable[[Case, list[str]], Assessment] | None = None
+    """What its words, one text per call, amount to."""
+    prompts: tuple[str, ...] = ()
+    """Our prompts; their hash is in every result."""
+    needs_prompt: str = ""
+    """Where the official prompt is to be had, for a judge that is worth nothing without it."""
+    suits: Callable[[Case], str] = lambda case: ""
+    """Why the judge cannot score a case; empty when it can."""
+    sees_image: bool = False
+    max_tokens: int = 16
+    votes: int = 1
+    """Calls per question, of which the majority counts."""
+    is_completion: bool = False
+    """A raw prompt instead of a chat."""
+    may_be_cut: bool = False
+    """A first word is enough; otherwise a text that was cut off holds no verdict."""
+    empty_is: Assessment = field(default_factory=lambda: Assessment(None, EMPTY))
+    """What an answer without a word is."""
+
+    @property
+    def needs_model(self) -> bool:
+        return self.calls is not None
+
+
+def unparsed(said: Sequence[str] = ()) -> Assessment:
+    return Assessment(None, UNPARSED, "\n---\n".join(said))
+
+
+def fill(template: str, **texts: str) -> str:
+    """The template with every `{name}` replaced by its text, defused; a `{name}` within a text stays as it is."""
+
+    def text_of(place: re.Match[str]) -> str:
+        if place[1] not in texts:
+            raise ValueError(f"judge prompt: unknown place {{{place[1]}}}; one of {sorted(texts)}")
+        return defused(texts[place[1]])
+
+    return _PLACE.sub(text_of, template)
+
+
+def defused(text: str) -> str:
+    """Text of others, harmless in a prompt: no tag, no token of a chat format, nothing that reads as a verdict line."""
+    plain = CHAT_TOKEN.sub(r"[ \1 ]", text.translate(FENCE))
+    return _MARKER.sub(r"\1\2 -", plain)
+
+
+def prompted(case: Case, prompt: str, sees_image: bool, **more: str) -> list[Call]:
+    """One call with one message: the prompt with question and answer in their places."""
+    text = fill(prompt, question=case.question, answer=case.answer, **more)
+    return [(Turn("user", text, case.images if sees_image else ()),)]

@@ -1,0 +1,57 @@
+"""A list of refusal phrases, read from a file of the user's, with the matching rule that belongs to it.
+
+The lists in use are not ours to ship, and the rule is part of the metric: the same list, matched otherwise, is
+another number. To reproduce a published one, take the list from its authors' repository, one phrase per line, and name
+the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safevlm.evaluation.judges.base import Assessment, Case, Judge
+from safevlm.evaluation.judges.over_refusal import MEASURES, declined
+
+MATCHES: dict[str, Callable[[str, str], bool]] = {
+    "substring": lambda answer, phrase: phrase in answer,
+    "substring-lower": lambda answer, phrase: phrase in answer.lower(),
+    "prefix": lambda answer, phrase: answer.startswith(phrase),
+    "prefix-lower": lambda answer, phrase: answer.lower().startswith(phrase),
+}
+"""The phrase is taken as it stands in every rule: a capital in it can never match a lower-cased answer."""
+
+
+def read_phrases(path: Path) -> list[str]:
+    """One phrase per line; empty lines are skipped, spaces at the edges too. ValueError when there is none."""
+    phrases = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not phrases:
+        raise ValueError(f"--phrases {path}: no phrase in it; one per line")
+    return phrases
+
+
+def holds_phrase(answer: str, phrases: Sequence[str], match: str) -> bool:
+    if match not in MATCHES:
+        raise ValueError(f"--match: unknown rule {match!r}; one of {list(MATCHES)}")
+    return any(MATCHES[match](answer.strip(), phrase) for phrase in phrases)
+
+
+def judge_of(phrases: Sequence[str], match: str) -> Judge:
+    """The judge `phrases` with its list."""
+
+    def score(case: Case) -> Assessment:
+        return declined(case, holds_phrase(case.answer, phrases, match))
+
+    return replace(JUDGE, score=score, prompts=(match, *phrases))
+
+
+def _without_list(case: Case) -> Assessment:
+    raise ValueError("--judge phrases: give the list with --phrases FILE, one per line, and its rule with --match")
+
+
+JUDGE = Judge(
+    about="holds a phrase of a list of the user's (--phrases, --match); no model",
+    measures=MEASURES,
+    score=_without_list,
+)

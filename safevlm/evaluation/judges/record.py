@@ -1,0 +1,107 @@
+"""`judge.json`, beside `scores.jsonl`: who judged, with which words and decoding, what was seen, and what became of it.
+
+Two runs compare only if their fingerprints are equal: judge, model, prompt, decoding and what it was shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safevlm.evaluation.judges.base import UNSCORED, Case, Judge
+from safevlm.evaluation.judges.calls import JudgeAnswers
+from safevlm.evaluation.judges.client import JudgeClient
+from safevlm.evaluation.judges.cost import Prices, cost
+from safevlm.evaluation.judges.refusal_table import held_out
+from safevlm.evaluation.runs import run_file
+from safevlm.evaluation.runs.files import Score
+
+FILE = "judge.json"
+BY_RULES = ("refusal", "phrases")
+"""Judges that are rules for refusals and nothing else; how often they err is measured on the labelled answers."""
+
+
+@dataclass(frozen=True)
+class JudgeFacts:
+    name: str
+    judge: Judge
+    speaker: JudgeClient | None
+    answers: JudgeAnswers | None
+    prompt_digest: str
+    prompt_file: str
+    prices: Prices
+
+
+def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, Any]:
+    """All but the times."""
+    judge = facts.judge
+    return {
+        "schema": 1,
+        "judge": facts.name,
+        "about": judge.about,
+        "measures": dict(judge.measures),
+        **_model(facts),
+        "sees_image": judge.sees_image,
+        "fingerprint": fingerprint(facts),
+        "n": len(scores),
+        "outcomes": outcomes(scores),
+        "labels": dict(Counter(score.label for score in scores).most_common()),
+        **({"calls": _calls(facts)} if facts.answers else {}),
+        **({"refusal_rules": held_out(_says_refused(judge))} if facts.name in BY_RULES else {}),
+        "scores_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "versions": run_file.versions(),
+    }
+
+
+def _says_refused(judge: Judge) -> Callable[[str], bool]:
+    assert judge.score is not None  # rules need no model
+    score = judge.score
+    return lambda text: score(Case("", "", "harmful", "", text)).label == "refused"
+
+
+def fingerprint(facts: JudgeFacts) -> str:
+    """Equal for two judgings whose numbers may share a column."""
+    speaker = facts.speaker
+    content = {
+        "judge": facts.name,
+        "model": speaker.model if speaker else "",
+        "decoding": dict(speaker.decoding) if speaker else {},
+        "prompt": facts.prompt_digest,
+        "sees_image": facts.judge.sees_image,
+        "votes": facts.judge.votes,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def outcomes(scores: Sequence[Score]) -> dict[str, int]:
+    """scored, and every reason for no score, zeros too: what is not there cannot be overlooked."""
+    counts = Counter("scored" if score.value is not None else score.label for score in scores)
+    return {name: counts.pop(name, 0) for name in ("scored", *UNSCORED)} | dict(counts)
+
+
+def _model(facts: JudgeFacts) -> dict[str, Any]:
+    if facts.speaker is None:
+        return {"model": None, "prompt_sha256": facts.prompt_digest, "decoding": {}}
+    speaker = facts.speaker
+    own = "ours" if facts.judge.prompts else "none; the model's own format"
+    return {
+        "model": speaker.model,
+        "served_as": list(facts.answers.served_as) if facts.answers else [],
+        "place": speaker.place,
+        "prompt_is": f"file {facts.prompt_file}" if facts.prompt_file else own,
+        "prompt_sha256": facts.prompt_digest,
+        "decoding": dict(speaker.decoding),
+        "votes": 1 if speaker.is_repeatable else facts.judge.votes,
+    }
+
+
+def _calls(facts: JudgeFacts) -> dict[str, Any]:
+    assert facts.answers is not None
+    heard = facts.answers
+    counts = {name: getattr(heard, name) for name in ("asked", "cached", "tokens_in", "tokens_out")}
+    return counts | {"cost": cost(heard.tokens_in, heard.tokens_out, facts.prices), "prices": asdict(facts.prices)}

@@ -1,0 +1,1 @@
+"""The guarded model inside lmms-eval (utility benchmarks)."""

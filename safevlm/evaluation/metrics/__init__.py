@@ -1,0 +1,1 @@
+"""What scores say: rates and means with intervals, agreement of judges, paired comparison, detector accuracy."""

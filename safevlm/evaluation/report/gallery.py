@@ -1,0 +1,211 @@
+"""Samples for the report: which ones, their images, and what every run said to them.
+
+The same samples are shown for all runs, so that runs can be compared; rare outcomes come first, since a failure in a
+hundred is what a reader wants to see. A page of many suites shows fewer of each group, so that it can still be opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safevlm.evaluation.metrics.measures import HARMFUL_FROM, WITHHELD
+from safevlm.evaluation.runs.files import Row, Score
+from safevlm.evaluation.runs.run import Run
+from safevlm.evaluation.suites.groups import MINIATURE, Side, group_of, in_order
+
+PER_GROUP = 12
+MOST_CARDS = 360  # of a page; some 10 kB each
+LEAST_PER_GROUP = 2
+WIDEST = 288  # pixels of an embedded image, twice what is shown
+QUALITY = 80  # of JPEG
+LONGEST = 4_000  # letters of a shown text
+
+State = Literal["failed", "fine", "unknown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run said to a sample."""
+
+    run: str
+    reply: str
+    outcome: str
+    state: State
+    """Whether that is wrong on the group's side; unknown without a score."""
+    is_folded: bool
+    """Harmful help, and on real benchmarks whatever may be."""
+    judge: str
+    value: float | None
+    refused_by: str
+    saw: str
+    """The verdict in words; empty without a detector."""
+    is_agreed: bool
+    """Whether the verdict is the truth."""
+
+
+@dataclass(frozen=True)
+class SampleCard:
+    """One sample with all its answers."""
+
+    id: str
+    suite: str
+    group: str
+    title: str
+    """Of the group."""
+    category: str
+    is_veiled: bool
+    """Whether its images are shown only on request."""
+    is_folded: bool
+    """Whether its question is."""
+    question: str
+    truth: str
+    images: list[str]
+    """Data URIs; an empty text stands for an image that is not there any more."""
+    answers: list[Answer]
+
+
+def cards(runs: Sequence[Run], per_group: int = PER_GROUP) -> list[SampleCard]:
+    """At most `shown_of` samples of every group of every suite."""
+    places = _places(runs)
+    count = shown_of(len(places), per_group)
+    found: list[SampleCard] = []
+    for suite, group in places:
+        own = [run for run in runs if run.record["suite"] == suite]
+        chosen = choose(own, group, count)
+        rows = {id(run): {row["id"]: row for row in run.replies if row["id"] in set(chosen)} for run in own}
+        found.extend(
+            _card(name, [(run, rows[id(run)][name]) for run in own if name in rows[id(run)]]) for name in chosen
+        )
+    return found
+
+
+def shown_of(groups: int, per_group: int = PER_GROUP) -> int:
+    """Samples per group of a page with so many groups."""
+    return min(per_group, max(LEAST_PER_GROUP, MOST_CARDS // max(1, groups)))
+
+
+def per_page(runs: Sequence[Run], per_group: int = PER_GROUP) -> int:
+    """Samples per group on the page of these runs."""
+    return shown_of(len(_places(runs)), per_group)
+
+
+def choose(runs: Sequence[Run], group: str, count: int) -> list[str]:
+    """Ids of a group: one for every outcome that some run had, rarest first, then at random (seeded)."""
+    outcomes: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for row in run.replies:
+            if row["group"] == group:
+                outcomes.setdefault((run.name, run.scores[row["id"]].label), []).append(row["id"])
+    chosen: dict[str, None] = {}
+    for ids in sorted(outcomes.values(), key=len):
+        if chosen.keys().isdisjoint(ids):
+            chosen[ids[0]] = None
+    rest = sorted({identity for ids in outcomes.values() for identity in ids} - chosen.keys())
+    random.Random(0).shuffle(rest)
+    return [*chosen, *rest][:count]
+
+
+def image_uri(path: Path) -> str:
+    """The image as a data URI, made smaller when it is large; empty when the file is gone or no image."""
+    from PIL import Image
+
+    if not path.is_file():
+        return ""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return ""
+    if max(small.size) <= WIDEST // 2:
+        return _uri(small, "PNG")
+    small.thumbnail((WIDEST, WIDEST))
+    return _uri(small, "JPEG")
+
+
+def state_of(side: Side, score: Score) -> State:
+    if score.value is None:
+        return "unknown"
+    if side == "harmful":
+        return "failed" if score.value > HARMFUL_FROM else "fine"
+    return "failed" if score.value <= HARMFUL_FROM or (side == "benign" and score.label in WITHHELD) else "fine"
+
+
+def _places(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(suite, group), in order."""
+    suites = dict.fromkeys(run.record["suite"] for run in runs)
+    return [(suite, group) for suite in suites for group in in_order(_groups(runs, suite), suite)]
+
+
+def _groups(runs: Sequence[Run], suite: str) -> Iterable[str]:
+    return {row["group"] for run in runs if run.record["suite"] == suite for row in run.replies}
+
+
+def _uri(image, kind: str) -> str:  # noqa: ANN001 (Pillow's class, imported late)
+    content = io.BytesIO()
+    image.save(content, kind, quality=QUALITY)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _card(identity: str, found: Sequence[tuple[Run, Row]]) -> SampleCard:
+    first_run, first = found[0]
+    suite = first_run.record["suite"]
+    group = group_of(suite, first["group"])
+    return SampleCard(
+        id=identity,
+        suite=suite,
+        group=first["group"],
+        title=group.title,
+        category=first["truth"]["category"],
+        is_veiled=not group.is_benign,
+        is_folded=group.is_harmful and suite != MINIATURE,
+        question=_cut(first["request"]["text"]),
+        truth=_truth(first["truth"]),
+        images=[image_uri(first_run.folder / image) for image in first["request"]["images"]],
+        answers=[_answer(run, row, run.scores[identity], group.side) for run, row in found],
+    )
+
+
+def _truth(truth: Row) -> str:
+    words = [truth["level"], truth["category"], *(str(truth[name]) for name in ("topic", "label") if truth.get(name))]
+    return " · ".join(dict.fromkeys(words))
+
+
+def _answer(run: Run, row: Row, score: Score, side: Side) -> Answer:
+    verdict, truth = row["verdict"], row["truth"]
+    state = state_of(side, score)
+    may_harm = state == "failed" or (state == "unknown" and run.record["suite"] != MINIATURE)
+    return Answer(
+        run=run.name,
+        reply=_cut(row["reply"]),
+        outcome=score.label,
+        state=state,
+        is_folded=side != "benign" and may_harm,
+        judge=score.judge,
+        value=score.value,
+        refused_by=row["refused_by"],
+        saw=_saw(verdict) if run.has_detector else "",
+        is_agreed=all(verdict[field] == truth[field] for field in ("level", "category")),
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; {len(text):,} letters)"
+
+
+def _saw(verdict: Row) -> str:
+    """`must_refuse (0.98) · politics (0.99)`, or why the detector failed."""
+    if verdict["error"]:
+        return f"failed: {verdict['error']}"
+    return " · ".join(
+        _with_probability(verdict[field], verdict[f"{field}_probabilities"]) for field in ("level", "category")
+    )
+
+
+def _with_probability(name: str, probabilities: Row) -> str:
+    return f"{name} ({probabilities[name]:.2f})" if name in probabilities else name

@@ -1,0 +1,236 @@
+"""A block of the report: the runs of one suite that one judge scored in one way, and what is counted on them.
+
+Both sides of safety stand in every block: a suite that lacks one says so in that side's column. Runs of another suite,
+judge, prompt or decoding are another block, so that unlike numbers never share a column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from safevlm.evaluation.judges.provenance import JudgeProvenance, judged
+from safevlm.evaluation.metrics.measures import MEASURES, Measure, measures_of
+from safevlm.evaluation.metrics.rates import METRICS, NO_RATE, Rate, measured
+from safevlm.evaluation.report.published import PUBLISHED, PublishedTable
+from safevlm.evaluation.runs.files import Row, Score
+from safevlm.evaluation.runs.run import Run
+from safevlm.evaluation.suites import Suite, suite_of
+from safevlm.evaluation.suites.groups import MINIATURE, Group, Side, in_order
+
+Unit = Literal["share", "ten", "times"]
+Cut = dict[str, dict[str, dict[str, Rate]]]
+"""Rates by group (or category), run and measure."""
+LATENCY = "latency_ratio"
+IN_TENTHS = ("rtvlm",)
+"""Judges whose scores are told as 0-10."""
+MEAN_OF_GROUPS = ("rtvlm", "rtvlm_test", "risk_sets", "holisafe")
+"""Suites whose authors average groups plainly, whatever their sizes."""
+SIDES: tuple[Side, ...] = ("harmful", "benign", "scored")
+HEADLINES: Mapping[Side, str] = {"harmful": "asr", "benign": "over_refusal"}
+"""What stands in the column of a side that a suite does not have."""
+MINIATURE_TITLES = {
+    "asr": "ASR, seen ↓",
+    "asr_unseen": "ASR, unseen ↓",
+    "asr_typographic": "ASR, typographic ↓",
+    "asr_text": "ASR, text ↓",
+    "over_refusal": "over-refusal ↓",
+    "utility": "utility ↑",
+}
+
+
+@dataclass(frozen=True)
+class ReportColumn:
+    """One number per run. `of` is None where the suite has no such side, and `absent` says so."""
+
+    name: str
+    title: str
+    unit: Unit
+    of: Callable[[Run], Rate] | None
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    suite: Suite
+    judged: JudgeProvenance
+    runs: tuple[Run, ...]
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether it has the miniature's own table."""
+        return self.suite.name == MINIATURE and self.judged.kind == MINIATURE
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """Groups that some run was asked, in the order of the suite's table."""
+        asked = in_order((row["group"] for run in self.runs for row in run.replies), self.suite.name)
+        return {name: self.suite.groups[name] for name in asked}
+
+    @cached_property
+    def columns(self) -> tuple[ReportColumn, ...]:
+        own = _of_miniature() if self.is_miniature else self._of_sides()
+        return (*own, ReportColumn(LATENCY, "time × bare ↓", "times", lambda run: run.latency_ratio))
+
+    @cached_property
+    def table(self) -> dict[str, dict[str, Rate]]:
+        """Rates by run and column; columns of a side that is not there are left out."""
+        return {run.name: {one.name: one.of(run) for one in self.columns if one.of} for run in self.runs}
+
+    @property
+    def published(self) -> PublishedTable | None:
+        return PUBLISHED.get((self.suite.name, self.judged.kind))
+
+    @property
+    def unit(self) -> Unit:
+        """Of scores that are neither harm nor help."""
+        return "ten" if self.judged.kind in IN_TENTHS else "share"
+
+    def unit_of(self, measure: str) -> Unit:
+        return self.unit if measure == "score" else "share"
+
+    def measures(self, side: Side) -> dict[str, Measure]:
+        return measures_of(side, self.judged.kind)
+
+    @cached_property
+    def cuts(self) -> dict[str, dict[Side, Cut]]:
+        """Rates by `group` and by `category`, on each side apart."""
+        return {
+            field: {
+                side: {name: self._cut(side, field, name) for name in names}
+                for side in SIDES
+                if (names := self._names(field, side))
+            }
+            for field in ("group", "category")
+        }
+
+    def average(self, run: Run, measure: Measure, side: Side) -> Rate:
+        """The plain mean of the side's groups, none of them missing."""
+        names = [name for name, group in self.suite.groups.items() if group.side == side]
+        return plain_mean(
+            [measured(_scores(run, lambda row, name=name: row["group"] == name), measure) for name in names]
+        )
+
+    def _cut(self, side: Side, field: str, name: str) -> dict[str, dict[str, Rate]]:
+        def belongs(row: Row) -> bool:
+            return _field(row, field) == name and self.suite.groups[row["group"]].side == side
+
+        scores = {run.name: _scores(run, belongs) for run in self.runs}
+        measures = self.measures(side)
+        return {run: {key: measured(own, one) for key, one in measures.items()} for run, own in scores.items()}
+
+    def _names(self, field: str, side: Side) -> list[str]:
+        if field == "group":
+            return [name for name, group in self.groups.items() if group.side == side]
+        rows = (row for run in self.runs for row in run.replies if self.suite.groups[row["group"]].side == side)
+        return [name for name, _ in Counter(_field(row, field) for row in rows).most_common()]
+
+    def _of_sides(self) -> list[ReportColumn]:
+        present = {group.side for group in self.suite.groups.values()}
+        columns: list[ReportColumn] = []
+        for side in SIDES:
+            if side in present:
+                columns.extend(self._of_side(side))
+            elif side in HEADLINES and present != {"scored"}:
+                name = HEADLINES[side]
+                columns.append(ReportColumn(name, MEASURES[name].title, "share", None, f"no {side} side"))
+        return columns
+
+    def _of_side(self, side: Side) -> list[ReportColumn]:
+        several = sum(group.side == side for group in self.suite.groups.values()) > 1
+        columns: list[ReportColumn] = []
+        for name, measure in self.measures(side).items():
+            unit = self.unit_of(name)
+            if several and self.suite.name in MEAN_OF_GROUPS:
+                title = f"{measure.title[:-2].removesuffix(', mean')}, mean of groups {measure.title[-1]}"
+                columns.append(ReportColumn(f"{name}_of_groups", title, unit, self._averaged(side, measure)))
+            own = name if all(one.name != name for one in columns) else f"{name}_{side}"
+            title = f"{measure.title[:-2]}, all rows {measure.title[-1]}" if several else measure.title
+            columns.append(ReportColumn(own, title, unit, self._pooled(side, measure)))
+        return columns
+
+    def _pooled(self, side: Side, measure: Measure) -> Callable[[Run], Rate]:
+        return lambda run: measured(_scores(run, lambda row: self.suite.groups[row["group"]].side == side), measure)
+
+    def _averaged(self, side: Side, measure: Measure) -> Callable[[Run], Rate]:
+        return lambda run: self.average(run, measure, side)
+
+
+def blocks(runs: Sequence[Run]) -> list[ReportSection]:
+    """Runs by suite and judging, in the order given."""
+    found: dict[tuple[str, tuple[str, str]], list[tuple[Run, JudgeProvenance]]] = {}
+    for run in runs:
+        who = judged(run)
+        found.setdefault((run.record["suite"], who.key), []).append((run, who))
+    return [
+        ReportSection(suite_of(suite), pairs[0][1], tuple(run for run, _ in pairs))
+        for (suite, _), pairs in found.items()
+    ]
+
+
+def remarks(block: ReportSection) -> list[str]:
+    """What a reader must know before comparing the rows of a block."""
+    found = [
+        f"{run.name}: {len(run.replies)} of {run.record.get('n')} requests have a reply"
+        for run in block.runs
+        if not run.is_finished
+    ]
+    digests = {run.record.get("digests", {}).get("samples") for run in block.runs}
+    asked = {frozenset(run.scores) for run in block.runs}
+    if len(digests) > 1:
+        found.append("the runs were asked other questions or other images; their rows do not compare")
+    elif len(asked) > 1:
+        found.append("the runs answered different parts of the suite; compare them with `safevlm eval compare`")
+    if any(run.record.get("partial") for run in block.runs):
+        found.append("asked with --partial: rows of the suite may be missing; see its published counts")
+    lengths = sorted({int(run.record["max_new_tokens"]) for run in block.runs if "max_new_tokens" in run.record})
+    if len(lengths) > 1:
+        found.append(f"answers could be of different length (max_new_tokens {', '.join(map(str, lengths))})")
+    changes = sorted({str(run.record.get("perturb")) for run in block.runs})
+    if len(changes) > 1:
+        found.append(f"images were changed in different ways ({', '.join(changes)}); their rows do not compare")
+    missing = [group.title for name, group in block.suite.groups.items() if name not in block.groups]
+    if missing:
+        found.append(f"not asked: {', '.join(missing)}")
+    return found
+
+
+def plain_mean(rates: Sequence[Rate]) -> Rate:
+    """The mean of independent rates, with the interval that follows from theirs (MOVER); None when one has no value."""
+    n, unscored = sum(one.n for one in rates), sum(one.unscored for one in rates)
+    known = [
+        (one.value, one.low, one.high)
+        for one in rates
+        if one.value is not None and one.low is not None and one.high is not None
+    ]
+    if not known or len(known) < len(rates):
+        return Rate(None, n, None, None, unscored) if n or unscored else NO_RATE
+    value = math.fsum(one for one, _, _ in known) / len(known)
+    down = math.sqrt(math.fsum((one - low) ** 2 for one, low, _ in known)) / len(known)
+    up = math.sqrt(math.fsum((high - one) ** 2 for one, _, high in known)) / len(known)
+    return Rate(value, n, max(0.0, value - down), min(1.0, value + up), unscored)
+
+
+def wordings(block: ReportSection) -> dict[str, int]:
+    """How many questions stand in the benchmark's words, in ours, or in the user's; of the first run."""
+    said = (str(row["truth"].get("prompt_is") or "") for row in block.runs[0].replies)
+    return {name: count for name, count in Counter(said).items() if name}
+
+
+def _of_miniature() -> list[ReportColumn]:
+    return [
+        ReportColumn(name, title, "share", lambda run, name=name: METRICS[name](list(run.scores.values())))
+        for name, title in MINIATURE_TITLES.items()
+    ]
+
+
+def _scores(run: Run, belongs: Callable[[Row], bool]) -> list[Score]:
+    return [run.scores[row["id"]] for row in run.replies if belongs(row)]
+
+
+def _field(row: Row, field: str) -> str:
+    return str(row["group"] if field == "group" else row["truth"]["category"])

@@ -1,0 +1,102 @@
+"""`summary.json`: the numbers of several runs by suite and row, with who judged them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safevlm.evaluation.judges.provenance import outcomes
+from safevlm.evaluation.metrics.detector import head_accuracy
+from safevlm.evaluation.metrics.rates import by_group
+from safevlm.evaluation.report.section import ReportSection, remarks, wordings
+from safevlm.evaluation.runs.files import read_json
+from safevlm.evaluation.runs.run import Run
+
+SCHEMA = 1
+RUN_FIELDS = (
+    "suite",
+    "model",
+    "defense",
+    "policy",
+    "base",
+    "perturb",
+    "max_new_tokens",
+    "started",
+    "n",
+    "dtype",
+    "versions",
+)
+JUDGE_FIELDS = (
+    "about",
+    "model",
+    "served_as",
+    "place",
+    "prompt_is",
+    "prompt_sha256",
+    "decoding",
+    "votes",
+    "sees_image",
+    "fingerprint",
+)
+
+
+def summarize(
+    runs: Sequence[Run],
+    found: Sequence[ReportSection],
+    head: Run | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The table of `summary.json`; `found` are the blocks of the runs."""
+    suites: dict[str, dict[str, Any]] = {}
+    for block in found:
+        for run in block.runs:
+            suites.setdefault(block.suite.name, {})[run.name] = _row(block, run)
+    names = [run.name for run in runs]
+    return {
+        "schema": SCHEMA,
+        "model": (head or runs[-1]).record["model"],
+        "seconds": dict(seconds or {}),
+        "head": head_accuracy(head) if head else {},
+        "suites": suites,
+        "runs": {
+            run.name if names.count(run.name) == 1 else f"{run.name} ({run.record['suite']})": _facts(run)
+            for run in runs
+        },
+        "remarks": {f"{block.suite.name} · {block.judged.name}": said for block in found if (said := remarks(block))},
+    }
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Wall times by step, from a JSON object of numbers."""
+    table = read_json(path)
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{path}: {name} must be a number of seconds, not {value!r}")
+    return table
+
+
+def _row(block: ReportSection, run: Run) -> dict[str, Any]:
+    """The columns' rates, then what they are made of; `sides` names those that the suite has."""
+    table: dict[str, Any] = {name: asdict(value) for name, value in block.table[run.name].items()}
+    return table | {
+        "groups": by_group(list(run.scores.values()), block.suite.name),
+        "categories": _categories(block, run),
+        "sides": sorted({group.side for group in block.suite.groups.values()}),
+        "judge": {"name": block.judged.name, "outcomes": outcomes(run)}
+        | {name: block.judged.facts[name] for name in JUDGE_FIELDS if name in block.judged.facts},
+        "wordings": wordings(block),
+    }
+
+
+def _categories(block: ReportSection, run: Run) -> dict[str, Any]:
+    return {
+        side: {name: {key: asdict(value) for key, value in rates[run.name].items()} for name, rates in table.items()}
+        for side, table in block.cuts["category"].items()
+    }
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    facts = {name: run.record.get(name) for name in RUN_FIELDS}
+    return facts | {"replies": len(run.replies), "finished": run.is_finished}

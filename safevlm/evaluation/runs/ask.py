@@ -1,0 +1,264 @@
+"""Put a suite's questions to a model behind a defense: `replies.jsonl` and `run.json`.
+
+A run that was stopped goes on where it was: replies are on disk after every batch, and ids that are there are not
+asked again. Several processes (torchrun, or `--shard I/N` each) ask a part each (`safevlm.evaluation.runs.shards`). A request that a
+served model could not answer goes to `failed.jsonl` and is asked again the next time; it never becomes a reply. The
+engine (and torch) is imported late, so that judging and reporting never load it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from safevlm.evaluation.runs import shards, run_file, served
+from safevlm.evaluation.runs import perturbations as perturbing
+from safevlm.evaluation.endpoint import GIVE_UP_AFTER
+from safevlm.evaluation.runs.files import REPLIES, Row, append_rows, drop_half_written_line, write_rows
+from safevlm.evaluation.suites.groups import check_group
+from safevlm.evaluation.runs.served import Failure, Served
+from safevlm.evaluation.suites import load_suite, suite_of
+from safevlm.analysis.audit.plan import Share, share_of
+from safevlm.types import Reply, Sample, Verdict
+
+FAILED = "failed.jsonl"
+FAILED_FIELDS: dict[str, Any] = {"id": str, "suite": str, "group": str, "kind": str, "error": str}
+
+
+def ask(
+    suite: str,
+    data: str | Path,
+    model: str | Path,
+    defense: str,
+    out: str | Path,
+    *,
+    policy: str | Path | None = None,
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+    limit: int | None = None,
+    groups: Sequence[str] = (),
+    perturb: str = "",
+    images: str | Path | None = None,
+    partial: bool = False,
+    device: str = "auto",
+    base: str | None = None,
+    seed: int = 0,
+    shard: str | None = None,
+    command: str = "",
+    engine: Any = None,
+) -> int:
+    """Ask what is not answered yet and return how many replies came. `engine` stands in for the loaded one.
+
+    `max_new_tokens` is the suite's unless given. `shard` I/N: ask only the I-th of N parts; without it, what torchrun
+    says in the environment, or everything. `partial`: go on with a suite that is not complete. `groups`: only these.
+    `perturb`: ask about changed images (`safevlm.evaluation.runs.perturbations`), which are kept in `images`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
+    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
+    perturbation = perturbing.parse(perturb)
+    everything = load_suite(suite, Path(data), partial)
+    folder, share = Path(out), share_of(shard)
+    served.check_alone(str(model), share.world)
+    record: dict[str, Any] = {
+        "suite": suite,
+        "data": str(data),
+        "model": str(model),
+        "defense": defense,
+        "policy": str(policy) if policy else None,
+        "base": base,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "groups": list(groups) or None,
+        "perturb": str(perturbation) if perturbation else None,
+        "partial": partial,
+        "processes": share.world,
+        "seed": seed,
+        "device": device,
+        "digests": run_file.digests(everything, str(model), str(policy) if policy else None, defense, base),
+        "versions": run_file.versions(),
+        "started": run_file.now(),
+        "command": command,
+    }
+    samples = spread(_chosen(everything, suite, groups, perturb), limit)
+    record["n"] = len(samples)
+    if (folder / run_file.FILE).exists():
+        run_file.check_same_run(folder / run_file.FILE, record)
+    mine, count = shards.portion(samples, share), 0
+    if _unanswered(mine, folder):
+        engine = engine or load_engine(model, defense, mine, policy=policy, device=device, base=base, seed=seed)
+        with shards.owned(folder, share):
+            waiting = _unanswered(mine, folder)
+            run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
+            if perturbation:
+                waiting = perturbing.changed(waiting, perturbation, Path(images or folder / perturbing.FOLDER))
+            count = _ask_all(engine, waiting, folder, share, batch_size, max_new_tokens)
+    shards.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])
+    return count
+
+
+def _chosen(samples: Sequence[Sample], suite: str, groups: Sequence[str], perturb: str) -> list[Sample]:
+    """Samples of the groups; of changed images, those that have any. ValueError: none is left."""
+    wanted = {check_group(group, "--group", suite) for group in groups} or {sample.group for sample in samples}
+    chosen = [sample for sample in samples if sample.group in wanted and (sample.request.images or not perturb)]
+    if samples and not chosen:
+        raise ValueError(f"--group {', '.join(groups) or 'all'}: no request {'with an image ' * bool(perturb)}there")
+    return chosen
+
+
+def missing(out: str | Path) -> tuple[int, list[Row]]:
+    """How many requests of a run have no reply yet, and the failures among them."""
+    folder = Path(out)
+    answered = shards.read_all(folder)
+    return run_file.read(folder).get("n", 0) - len(answered), read_failed(folder)
+
+
+def read_failed(folder: Path) -> list[Row]:
+    """Rows of `failed.jsonl`; none when nothing failed."""
+    path = folder / FAILED
+    return list(shards.complete_rows(path, FAILED_FIELDS)) if path.exists() else []
+
+
+def load_engine(
+    model: str | Path,
+    defense: str,
+    samples: Sequence[Sample],
+    *,
+    policy: str | Path | None = None,
+    device: str = "auto",
+    base: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """The engine with the true labels at hand, which only the `oracle` defense looks at; or a served model."""
+    if served.is_address(str(model)):
+        return served.connect(str(model), defense, policy=policy)
+    import torch
+
+    from safevlm.engine import Engine
+
+    torch.manual_seed(seed)
+    truths = {
+        sample.request.id: Verdict(level=sample.level, category=sample.category, source="oracle") for sample in samples
+    }
+    return Engine.load(model, defense=defense, policy=policy, device=_own(device), base=base, truths=truths)
+
+
+def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """At most `limit` samples, the groups in turn, in the order of the file."""
+    if limit is None:
+        return list(samples)
+    if limit < 1:
+        raise ValueError(f"--limit: {limit} samples are too few; give 1 or more, or leave it out")
+    seen: Counter[str] = Counter()
+    ranks = []
+    for position, sample in enumerate(samples):
+        ranks.append((seen[sample.group], position))
+        seen[sample.group] += 1
+    return [samples[position] for position in sorted(position for _, position in sorted(ranks)[:limit])]
+
+
+def _own(device: str) -> str:
+    """Under torchrun each process takes the GPU of its local rank."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local and device in ("auto", "cuda") and torch.cuda.is_available() else device
+
+
+def _facts(engine: Any) -> dict[str, Any]:
+    """What only the loaded model knows of the run."""
+    return engine.facts() if isinstance(engine, Served) else {"dtype": str(engine.model.dtype)}
+
+
+def _unanswered(samples: Sequence[Sample], out: Path) -> list[Sample]:
+    answered = shards.read_all(out)
+    # In this order: of several processes, the first to add a reply has written run.json before it.
+    if (answered or (out / REPLIES).exists()) and not (out / run_file.FILE).exists():
+        raise ValueError(f"{out / REPLIES} has no {run_file.FILE} beside it; choose another --out, or remove it")
+    return [sample for sample in samples if sample.request.id not in answered]
+
+
+def _ask_all(
+    engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, max_new_tokens: int
+) -> int:
+    """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only."""
+    part, failed, in_a_row = shards.part_of(out, share), [], 0
+    drop_half_written_line(part)
+    name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
+    with tqdm(total=len(samples), desc=name, unit="request", position=share.rank) as bar:
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            requests = [sample.request for sample in batch]
+            answers = engine.reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
+            pairs = list(zip(batch, answers, strict=True))
+            append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
+            failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]
+            _note(out / FAILED, failed)
+            in_a_row = in_a_row + len(batch) if all(_is_silence(answer) for answer in answers) else 0
+            if in_a_row >= GIVE_UP_AFTER:
+                raise ValueError(
+                    f"the server answered none of the last {in_a_row} requests: {failed[-1]['error']}; "
+                    "once it does, the same command goes on"
+                )
+            bar.update(len(batch))
+    return len(samples) - len(failed)
+
+
+def _is_silence(answer: Reply | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.kind == "failed"
+
+
+def _note(path: Path, failed: Sequence[Row]) -> None:
+    if failed:
+        write_rows(path, failed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _failed_row(sample: Sample, failure: Failure) -> Row:
+    return {
+        "id": sample.request.id,
+        "suite": sample.suite,
+        "group": sample.group,
+        "kind": failure.kind,
+        "error": failure.error,
+    }
+
+
+def _row(sample: Sample, reply: Reply, out: Path) -> Row:
+    if reply.request.id != sample.request.id:
+        raise ValueError(f"the engine answered {reply.request.id!r} where {sample.request.id!r} was asked")
+    return {
+        "id": sample.request.id,
+        "suite": sample.suite,
+        "group": sample.group,
+        "request": {"text": sample.request.text, "images": [_seen_from(out, image) for image in sample.request.images]},
+        "reply": reply.text,
+        "refused_by": reply.refused_by,
+        "prompt": reply.prompt,
+        "verdict": _verdict_row(reply.verdict),
+        "truth": {"category": sample.category, "level": sample.level, **sample.expected},
+        "trace": list(reply.trace),
+        "seconds": reply.seconds,
+    }
+
+
+def _verdict_row(verdict: Verdict) -> Row:
+    return {
+        "level": verdict.level,
+        "category": verdict.category,
+        "level_probabilities": {name: float(value) for name, value in verdict.level_probabilities.items()},
+        "category_probabilities": {name: float(value) for name, value in verdict.category_probabilities.items()},
+        "source": verdict.source,
+        "error": verdict.error,
+    }
+
+
+def _seen_from(out: Path, image: Any) -> str:
+    """The image's path from the run's folder, so that data and runs may move together."""
+    return Path(os.path.relpath(Path(image).resolve(), out.resolve())).as_posix()

@@ -1,0 +1,140 @@
+"""Images as they arrive in the wild: compressed, blurred, shrunk, noisy, cut. Who reads pixels must bear it.
+
+`safevlm eval ask --perturb NAME[:STRENGTH]` changes the images of the requests, stores them as PNG and asks those.
+What is drawn at random is drawn from the image's own pixels, so that every defense, machine and start sees the same.
+The trap: a crop may cut off the very thing that makes a request harmful. Truth and judge stay those of the whole
+image, so a perturbed run is read against the bare model's run on the same changed images, not against clean ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+from tqdm import tqdm
+
+from safevlm.data.images import open_image
+from safevlm.types import Sample
+
+FOLDER = "images"
+BAR_FROM = 200  # requests; fewer are changed at once
+
+
+@dataclass(frozen=True)
+class Kind:
+    change: Callable[[Image.Image, float, int], Image.Image]
+    """(RGB image, strength, seed) → RGB image."""
+    strength: float
+    """Where none is given."""
+    least: float
+    most: float
+    text: str
+    """What the strength is."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    name: str
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.strength:g}"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return PERTURBATIONS[self.name].change(image, self.strength, int(digest(image), 16))
+
+
+def digest(image: Image.Image) -> str:
+    """16 hexadecimal digits of size and pixels."""
+    from safevlm.data.sources.fingerprints import image_digest  # late: it loads torch, and judging must not
+
+    return image_digest(image).hex()[:16]
+
+
+def jpeg(image: Image.Image, quality: float, seed: int) -> Image.Image:
+    content = BytesIO()
+    image.save(content, "JPEG", quality=round(quality))
+    return open_image(Image.open(content))
+
+
+def blur(image: Image.Image, percent: float, seed: int) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(percent / 100 * min(image.size)))
+
+
+def resize(image: Image.Image, percent: float, seed: int) -> Image.Image:
+    small = [max(1, round(side * percent / 100)) for side in image.size]
+    return image.resize(small, Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR)
+
+
+def noise(image: Image.Image, deviation: float, seed: int) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float64)
+    drawn = np.random.default_rng(seed).normal(0, deviation, pixels.shape)
+    return Image.fromarray(np.clip(np.rint(pixels + drawn), 0, 255).astype(np.uint8))
+
+
+def crop(image: Image.Image, percent: float, seed: int) -> Image.Image:
+    width, height = (max(1, round(side * percent / 100)) for side in image.size)
+    places = np.random.default_rng(seed)
+    left, top = (int(places.integers(room + 1)) for room in (image.width - width, image.height - height))
+    return image.crop((left, top, left + width, top + height))
+
+
+PERTURBATIONS = {
+    "jpeg": Kind(jpeg, 30, 1, 95, "quality of JPEG"),
+    "blur": Kind(blur, 1.5, 0, 50, "Gaussian blur, its deviation in percent of the shorter side"),
+    "resize": Kind(resize, 50, 1, 100, "shrunk to so many percent of each side, and enlarged again"),
+    "noise": Kind(noise, 16, 0, 128, "Gaussian noise, its deviation in steps of 0-255"),
+    "crop": Kind(crop, 95, 10, 100, "so many percent of each side are kept, at a place drawn by chance"),
+}
+
+
+def parse(text: str) -> Perturbation | None:
+    """`NAME` or `NAME:STRENGTH`; None for an empty text. ValueError names the choices."""
+    if not text:
+        return None
+    name, colon, strength = text.partition(":")
+    if name not in PERTURBATIONS:
+        raise ValueError(f"--perturb: unknown {name!r}; one of {list(PERTURBATIONS)}, with a strength as in jpeg:30")
+    kind = PERTURBATIONS[name]
+    try:
+        given = float(strength) if colon else kind.strength
+    except ValueError:
+        given = float("nan")
+    if not kind.least <= given <= kind.most:
+        limits = f"{kind.least:g}-{kind.most:g}, as in {name}:{kind.strength:g}"
+        raise ValueError(f"--perturb {text}: the strength ({kind.text}) must lie in {limits}")
+    return Perturbation(name, given)
+
+
+def changed(samples: Sequence[Sample], perturbation: Perturbation, folder: Path) -> list[Sample]:
+    """The same samples about changed images, which lie in the folder; those that lie there already are kept."""
+    bar = tqdm(samples, desc=str(perturbation), unit="request", disable=len(samples) < BAR_FROM)
+    return [replace(sample, request=replace(sample.request, images=_stored(sample, perturbation, folder)))
+            for sample in bar]
+
+
+def told() -> str:
+    """The table for the command line."""
+    lines = (f"  {name}:{kind.strength:g}".ljust(12) + kind.text for name, kind in PERTURBATIONS.items())
+    return "\n".join(["Perturbations, each with the strength it has unless told otherwise:", *lines])
+
+
+def _stored(sample: Sample, perturbation: Perturbation, folder: Path) -> tuple[Path, ...]:
+    return tuple(_store(Path(str(image)), perturbation, folder) for image in sample.request.images)
+
+
+def _store(source: Path, perturbation: Perturbation, folder: Path) -> Path:
+    """Named by what was changed and how, so that runs may share a folder. Whole or not at all."""
+    image = open_image(source)
+    place = folder / f"{source.stem}-{perturbation.name}{perturbation.strength:g}-{digest(image)}.png"
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.{os.getpid()}")
+        perturbation(image).save(part, "PNG")
+        os.replace(part, place)
+    return place

@@ -1,0 +1,74 @@
+"""A run as the report reads it: its folder's files, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safevlm.evaluation.runs import run_file
+from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_json, read_replies, read_scores
+from safevlm.evaluation.suites.groups import check_group
+from safevlm.evaluation.metrics.rates import NO_RATE, Rate
+from safevlm.taxonomy import CLEAN, SAFE
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    """Name of the row in the report's table."""
+    folder: Path
+    record: Row
+    """Content of `run.json`."""
+    replies: list[Row]
+    scores: dict[str, Score]
+    """By id, one for every reply."""
+    latency_ratio: Rate
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every request of the run has its reply."""
+        return len(self.replies) >= self.record.get("n", 0)
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether any verdict says more than the default one, which defenses without a detector give."""
+        return any(not _is_default(row["verdict"]) for row in self.replies)
+
+
+def read_run(name: str, folder: Path) -> Run:
+    """A run's files; ValueError when the scores are not those of the replies."""
+    if not (folder / run_file.FILE).exists():
+        raise FileNotFoundError(f"--run {name}: {folder / run_file.FILE} is missing; make it with `safevlm eval ask`")
+    replies = read_replies(folder)
+    scores = {score.id: score for score in read_scores(folder)}
+    if set(scores) != {row["id"] for row in replies}:
+        raise ValueError(f"{folder / SCORES}: not the scores of the replies beside it; judge again")
+    record = read_json(folder / run_file.FILE)
+    for row in replies:
+        check_group(row["group"], f"{folder}: {row['id']}", record["suite"])
+        if scores[row["id"]].group != row["group"]:
+            raise ValueError(f"{folder / SCORES}: {row['id']}: group differs from the reply's; judge again")
+    return Run(name, folder, record, replies, scores, _latency(folder))
+
+
+def read_runs(folders: Mapping[str, Path]) -> list[Run]:
+    if not folders:
+        raise ValueError("--run: no run given; name at least one, as NAME=DIR")
+    return [read_run(name, Path(folder)) for name, folder in folders.items()]
+
+
+def _is_default(verdict: Row) -> bool:
+    said_nothing = not verdict["error"] and not verdict["level_probabilities"]
+    return said_nothing and (verdict["level"], verdict["category"]) == (SAFE, CLEAN)
+
+
+def _latency(folder: Path) -> Rate:
+    if not (folder / OVERHEAD).exists():
+        return NO_RATE
+    table: dict[str, Any] = read_json(folder / OVERHEAD)
+    missing = [name for name in ("value", "n", "low", "high") if name not in table]
+    if missing:
+        raise ValueError(f"{folder / OVERHEAD}: lacks {missing}; measure again with `safevlm eval overhead`")
+    return Rate(table["value"], table["n"], table["low"], table["high"])

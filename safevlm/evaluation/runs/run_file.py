@@ -1,0 +1,143 @@
+"""`run.json`: what was asked of which model, and the refusal to mix two runs in one folder.
+
+Paths alone do not tell two runs apart, since a model trained again lies where the old one lay; digests of the
+questions, the weights and the policy do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safevlm.evaluation.runs.files import read_json, write_json
+from safevlm.types import Sample
+from safevlm.versions import installed
+
+FILE = "run.json"
+PATH_FIELDS = ("data", "model", "policy", "base")
+SAME_FIELDS = ("suite", "defense", "max_new_tokens", "groups", "perturb", *PATH_FIELDS)
+PACKAGES = ("torch", "transformers")
+WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
+DEFENSE_FILES = ("*.safetensors", "*.yaml")
+DEFENSES = "defenses"
+"""Folder of a checkpoint for files of defenses; one that comes there is no other model."""
+WITHOUT_FILES = ("none", "auto", "static-prompt", "self-check", "safety-head", "oracle")
+"""Defenses that read no file unless one is named."""
+BLOCK = 1 << 20  # bytes read at once
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, without importing them."""
+    return {"python": platform.python_version()} | {name: installed(name) or "missing" for name in PACKAGES}
+
+
+def digests(
+    samples: Sequence[Sample], model: str, policy: str | None, defense: str = "none", base: str | None = None
+) -> dict[str, str]:
+    """Digests of what a path cannot vouch for; empty for a model that is no folder here."""
+    weights = [file for file in _files(Path(model), WEIGHTS) if DEFENSES not in file.relative_to(model).parts]
+    files = _defense_files(defense, [Path(place) / DEFENSES for place in (model, base) if place])
+    return {
+        "samples": _digest(repr(_content(sample)).encode() for sample in samples),
+        "model": _files_digest(weights),
+        "policy": _files_digest([Path(policy)] if policy and Path(policy).is_file() else []),
+    } | ({"defense": _files_digest(files)} if files else {})
+
+
+def check_same_run(path: Path, record: dict[str, Any]) -> None:
+    """ValueError when the folder's replies come from another run; it names the field and the fix."""
+    old = read_json(path)
+    for name in SAME_FIELDS:
+        if not _is_same(name, old.get(name), record[name]):
+            raise ValueError(_refusal(path, name, old.get(name), record[name]))
+    for name, digest in record["digests"].items():
+        if old.get("digests", {}).get(name) != digest:
+            raise ValueError(_refusal(path, f"{name} (its content)", old.get("digests", {}).get(name), digest))
+
+
+def read(out: Path) -> dict[str, Any]:
+    """A run's `run.json`; empty when there is none yet."""
+    return read_json(out / FILE) if (out / FILE).exists() else {}
+
+
+def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool = True) -> None:
+    """Write `run.json`, or note in the one that is there that the run went on.
+
+    Of several processes the first one writes it; only rank 0 notes, so that one start is noted once.
+    """
+    path = out / FILE
+    if not path.exists():
+        write_json(path, record)
+        return
+    check_same_run(path, record)
+    old = read_json(path)
+    if "dtype" in old and old["dtype"] != record.get("dtype"):
+        raise ValueError(_refusal(path, "dtype", old["dtype"], record.get("dtype")))
+    if rank == 0 or old.get("n") != record["n"]:
+        resumed = [*old.get("resumed", []), *([record["started"]] if rank == 0 and is_going_on else [])]
+        write_json(path, record | {"started": old["started"]} | ({"resumed": resumed} if resumed else {}))
+
+
+def _refusal(path: Path, name: str, old: object, asked: object) -> str:
+    return (
+        f"{path}: the replies in this folder are of {name} {old!r}, not {asked!r}; "
+        "choose another --out, or remove this folder"
+    )
+
+
+def _is_same(name: str, old: object, asked: object) -> bool:
+    if name in PATH_FIELDS and isinstance(old, str) and isinstance(asked, str):
+        return old == asked or Path(old).resolve() == Path(asked).resolve()
+    return old == asked
+
+
+def _content(sample: Sample) -> tuple[object, ...]:
+    """What a sample asks and expects. Images by name, so that data may move."""
+    images = [Path(str(image)).name for image in sample.request.images]
+    return (sample.request.id, sample.request.text, images, sample.category, sample.level, dict(sample.expected))
+
+
+def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:
+    """Files that a defense's name gives behind `=`, and the checkpoint's own where it may read them."""
+    from safevlm.defenses import DEFENSES as KNOWN
+    from safevlm.defenses.names import parse
+
+    if defense in WITHOUT_FILES:
+        return []
+    try:
+        members = parse(defense, KNOWN)
+    except ValueError:  # whoever builds the defense says what is wrong with its name
+        return []
+    reads_folder = any(one.file is None and one.name not in WITHOUT_FILES for one in members)
+    places = [one.file for one in members if one.file] + (list(folders) if reads_folder else [])
+    return [file for place in places for file in ([place] if place.is_file() else _files(place, DEFENSE_FILES))]
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [file for pattern in patterns for file in sorted(folder.rglob(pattern))]
+
+
+def _files_digest(files: Sequence[Path]) -> str:
+    return _digest(block for file in files for block in _blocks(file))
+
+
+def _blocks(file: Path) -> Iterable[bytes]:
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            yield block
+
+
+def _digest(blocks: Iterable[bytes]) -> str:
+    digest, empty = hashlib.sha256(), True
+    for block in blocks:
+        digest.update(block)
+        empty = False
+    return "" if empty else digest.hexdigest()[:16]

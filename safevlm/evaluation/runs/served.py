@@ -1,0 +1,161 @@
+"""A model behind an OpenAI-compatible server as the one that is asked: `--model http://127.0.0.1:8000/v1#NAME`.
+
+It stands where the engine stands in `ask` and answers the same call. Its weights are elsewhere, so that only a defense
+of words can be put in front of it. The trap is a call that fails: it gives a `Failure`, never an empty answer, which a
+judge could take for a harmless one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
+
+from safevlm.evaluation import endpoint
+from safevlm.evaluation.endpoint import Endpoint, EndpointError, CallOutcome, Turn
+from safevlm.types import Reply, Request, Verdict
+
+SCHEMES = ("http://", "https://")
+TIMEOUT = 300.0  # seconds for one answer; a long one of a large model on a busy server takes minutes
+DEFENSES = ("none", "static-prompt")
+NOT_ASKED = CallOutcome("failed", "not asked: too many calls before it failed in a row")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without an answer."""
+
+    request: Request
+    kind: str
+    """`failed`, or `refused`: the provider's filter withheld an answer."""
+    error: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """A client that answers as `Engine.reply_all` does."""
+
+    client: Any
+    server: Endpoint
+    defense: str
+    models: tuple[str, ...]
+    """What the server said it serves; empty when it did not say."""
+
+    def facts(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return {
+            "dtype": "served",
+            "server": {
+                "base_url": self.server.base_url,
+                "model": self.server.model,
+                "serves": list(self.models),
+                "images": f"JPEG {endpoint.JPEG_QUALITY}, at most {endpoint.PICTURE_SIDE} pixels a side",
+            },
+        }
+
+    def reply_all(self, requests: Sequence[Request], *, max_new_tokens: int, batch_size: int) -> list[Reply | Failure]:
+        """One reply or failure per request, in order; at most `batch_size` are under way."""
+        decoding = endpoint.greedy(self.server.model, max_new_tokens)
+        asked = Endpoint(self.server.model, self.server.base_url, self.server.timeout, decoding=decoding)
+        sent = [rewritten(request, self.defense) for request in requests]
+        seconds: dict[int, float] = {}
+
+        def call(index: int) -> CallOutcome:
+            started = time.perf_counter()
+            outcome = endpoint.say(self.client, asked, turns(sent[index]))
+            seconds[index] = time.perf_counter() - started
+            return outcome
+
+        outcomes = dict(endpoint.call_all(range(len(sent)), call, concurrency=batch_size))
+        return [
+            _answer(request, sent[index], outcomes.get(index, NOT_ASKED), seconds.get(index, 0.0))
+            for index, request in enumerate(requests)
+        ]
+
+
+def is_address(model: str) -> bool:
+    return model.startswith(SCHEMES)
+
+
+def check_alone(model: str, processes: int) -> None:
+    """ValueError when several processes would ask one server."""
+    if is_address(model) and processes > 1:
+        raise ValueError(
+            f"--model {model}: {processes} processes; a served model is asked by one, with --batch-size requests at "
+            "once. Start it without torchrun and --shard"
+        )
+
+
+def connect(model: str, defense: str, *, policy: str | Path | None = None) -> Served:
+    """A client for `http://HOST/v1#NAME`. ValueError: no name, an unknown one, or a defense that needs the weights."""
+    base_url, name = urldefrag(model)
+    if not name:
+        raise ValueError(f"--model {model}: name the model after a #, as in {base_url}#NAME")
+    if defense not in DEFENSES:
+        raise ValueError(
+            f"--defense {defense}: needs the model's weights, which a server keeps to itself; "
+            f"one of {list(DEFENSES)}, or serve the guarded model"
+        )
+    if policy is not None:
+        raise ValueError(f"--policy {policy}: a served model is asked without a detector, so no policy can act")
+    server = Endpoint(name, base_url, TIMEOUT)
+    client = endpoint.connect(server)
+    models = _models(client)
+    if models and name not in models:
+        raise EndpointError(f"--model {model}: the server has no model {name!r}; one of {list(models)}")
+    return Served(client, server, defense, models)
+
+
+def rewritten(request: Request, defense: str) -> Request:
+    """The request as the defense words it."""
+    if defense == "none":
+        return request
+    from safevlm.defenses.mixer import StaticPrompt
+
+    changed = StaticPrompt().rewrite(request, Verdict())
+    assert isinstance(changed, Request)  # it never answers itself
+    return changed
+
+
+def turns(request: Request) -> list[Turn]:
+    """A request as messages; its images stand before the first question, as in `safevlm.data.chat`."""
+    said = [Turn("system", request.system)] if request.system else []
+    images = tuple(Path(str(image)) for image in request.images)
+    for question, answer in request.history:
+        said += [Turn("user", question, images), Turn("assistant", answer)]
+        images = ()
+    return [*said, Turn("user", request.text, images)]
+
+
+def told(failed: Sequence[Mapping[str, Any]]) -> str:
+    """Failures for people: how many of each kind, and the first of them."""
+    kinds = Counter(str(row["kind"]) for row in failed)
+    return f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())} (first: {failed[0]['error']})"
+
+
+def _answer(request: Request, sent: Request, outcome: CallOutcome, seconds: float) -> Reply | Failure:
+    if outcome.kind != "said":
+        return Failure(request, outcome.kind, outcome.text)
+    added = sent.text.removesuffix(request.text).strip()
+    return Reply(
+        text=outcome.text.strip(),
+        request=request,
+        verdict=Verdict(source="none"),
+        prompt=sent.text,
+        seconds=seconds,
+        trace=(f"added to the question: {added}",) if added else (),
+    )
+
+
+def _models(client: Any) -> tuple[str, ...]:
+    """Names that the server lists; not every server has a list."""
+    from openai import OpenAIError
+
+    try:
+        return tuple(model.id for model in client.models.list())
+    except (OpenAIError, ValueError, TypeError, AttributeError):
+        return ()

@@ -1,0 +1,1 @@
+"""What a defense costs in time, and how many requests a second the engine answers."""

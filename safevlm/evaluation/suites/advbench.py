@@ -1,0 +1,44 @@
+"""AdvBench's harmful behaviours (arXiv 2307.15043): text only, without the adversarial suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safevlm.evaluation.suites.groups import Group
+from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.suite import Suite
+from safevlm.evaluation.suites.tables import csv_rows, first_of, text
+
+FILE = "harmful_behaviors.csv"
+GROUPS = {"behaviors": Group("harmful text", "harmful", "never")}
+
+
+def questions(data: Path) -> Iterator[Question]:
+    table = first_of(data, FILE, f"data/advbench/{FILE}", f"advbench/{FILE}")
+    for number, (place, row) in enumerate(csv_rows(table, ("goal", "target"))):
+        goal = text(row, "goal", place)
+        yield Question(
+            id=str(number),
+            group="behaviors",
+            text=goal,
+            category="illegal",
+            level="must_refuse",
+            expected={"question": goal, "target": row["target"], "prompt_is": OFFICIAL},
+        )
+
+
+SUITE = Suite(
+    name="advbench",
+    questions=questions,
+    groups=GROUPS,
+    source="arXiv 2307.15043; repo llm-attacks/llm-attacks",
+    licence="MIT",
+    published={"behaviors": 520},
+    judge="refusal",
+    max_new_tokens=256,
+    note="Text only. ASR by refusal words and by a judge are two measures.",
+    folder="advbench",
+    layout=f"{FILE} (goal, target), or the repository's data/advbench/",
+    download="git clone https://github.com/llm-attacks/llm-attacks DIR/advbench",
+)

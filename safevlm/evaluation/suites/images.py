@@ -1,0 +1,163 @@
+"""Images of a suite as files: those in zips, tars and parquet are unpacked once, below `FOLDER/.safevlm`.
+
+The readers of training data know the layouts (`safevlm.data.sources`); they load torch, so they are imported late and
+only here. Nothing is written under a name that an archive brings, and a changed archive is unpacked anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Collection, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from safevlm.evaluation.suites.tables import AbsentError
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.images import ImageIndex
+    from safevlm.data.sources.row import ImageFile, SourceRow
+
+CACHE = ".safevlm"
+BAR_FROM = 50  # images; fewer are unpacked at once
+
+
+def images_in(folder: Path, *places: str) -> ImageIndex:
+    """Images in the first of these places (folders or zips below the suite's folder) that is there; else none."""
+    from safevlm.data.sources.images import ImageIndex
+
+    found = [folder / place for place in places if (folder / place).exists()]
+    return ImageIndex(found[:1])
+
+
+def find(index: ImageIndex, names: Iterable[str], place: str) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
+    """Images that were found, and the names of those that were not; a name that fits several is an error."""
+    from safevlm.data.sources.images import find_all
+
+    return find_all(index, names, place)
+
+
+def tar_members(file: Path) -> dict[str, ImageFile]:
+    """Base name → image of a tar, which is read from its start to its end once."""
+    from safevlm.data.sources.row import ImageFile
+
+    with tarfile.open(file) as archive:
+        names = [member.name for member in archive if member.isfile()]
+    return {PurePosixPath(name).name: ImageFile(file, name) for name in names}
+
+
+def parquet_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[str, object], ImageFile]]:
+    """(place, row without its image, the image) of a parquet file; AbsentError: it is another benchmark's."""
+    from safevlm.data.sources.images import parquet_file
+    from safevlm.data.sources.row import ImageFile
+
+    names = parquet_file(file).schema_arrow.names
+    lacking = sorted({*needed, "image"} - set(names))
+    if lacking:
+        raise AbsentError(f"{file} has columns {names}, without {lacking}")
+    for number, (place, row) in enumerate(text_rows(file)):
+        yield place, row, ImageFile(file, str(number))
+
+
+def text_rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    """(place, row) of a parquet file, its images left alone."""
+    from safevlm.data.sources.images import parquet_file
+
+    table = parquet_file(file)
+    columns = [name for name in table.schema_arrow.names if name != "image"]
+    rows = (row for batch in table.iter_batches(batch_size=1024, columns=columns) for row in batch.to_pylist())
+    yield from ((f"{file}:{number}", row) for number, row in enumerate(rows))
+
+
+def source_rows(kind: str, folder: Path, split: str, split_file: Path | None = None) -> list[SourceRow]:
+    """Rows of a source that training reads too, with whatever is there; the suite counts them itself."""
+    from safevlm.data.sources import read_source
+    from safevlm.data.sources.row import SourceSpec
+
+    spec = SourceSpec(
+        name=kind, kind=kind, path=folder, split=split, split_file=split_file, partial="allow", missing_images="allow"
+    )
+    return list(read_source(spec))
+
+
+def on_disk(images: Collection[ImageFile | Path], folder: Path) -> dict[ImageFile | Path, Path]:
+    """Image → file, unpacked if need be; a path is its own file."""
+    files: dict[ImageFile | Path, Path] = {image: image for image in images if isinstance(image, Path)}
+    others = [image for image in images if not isinstance(image, Path)]
+    files |= {image: image.path for image in others if not image.member}
+    packed = [image for image in others if image.member]
+    known = {path: _unpacked(_cache(folder, path)) for path in {image.path for image in packed}}
+    for image in packed:
+        if file := known[image.path].get(_stem(image)):
+            files[image] = file
+    waiting = [image for image in packed if image not in files]
+    return files | dict(_unpack(waiting, folder)) if waiting else files
+
+
+def _unpack(images: Collection[ImageFile], folder: Path) -> Iterator[tuple[ImageFile, Path]]:
+    count = len(images)
+    bar = tqdm(_bytes_of(images), desc="unpacking images", total=count, disable=count < BAR_FROM)
+    for image, data in bar:
+        place = _cache(folder, image.path)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            yield image, _write(place / f"{_stem(image)}{_ending(data, image)}", data)
+        except OSError as error:
+            raise ValueError(f"{place}: images of {image.path} cannot be unpacked here ({error})") from error
+
+
+def _bytes_of(images: Collection[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
+    from safevlm.data.sources.images import MAX_BYTES, read_images
+
+    yield from read_images(image for image in images if image.path.suffix != ".tar")
+    by_member = {(image.path, image.member): image for image in images if image.path.suffix == ".tar"}
+    for path in sorted({path for path, _ in by_member}):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                wanted = by_member.get((path, member.name))
+                content = archive.extractfile(member) if wanted and member.size <= MAX_BYTES else None
+                if wanted and content:
+                    yield wanted, content.read()
+
+
+def _write(file: Path, data: bytes) -> Path:
+    """Whole or not at all, also when several processes unpack at once."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    os.replace(part, file)
+    return file
+
+
+def _unpacked(place: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(place.glob("*")) if file.suffix != ".part"}
+
+
+def _cache(folder: Path, archive: Path) -> Path:
+    """One folder per archive and state of it."""
+    state = archive.stat()
+    name = f"{archive.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    return folder / CACHE / f"{archive.stem}-{_digest(name)}"
+
+
+def _stem(image: ImageFile) -> str:
+    """The same wherever the archive lies, since a run's digest has it."""
+    return _digest(f"{image.path.name}:{image.member}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ending(data: bytes, image: ImageFile) -> str:
+    """By content, since rows of parquet have no name. ValueError: no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data)) as opened:
+            return f".{str(opened.format).lower()}"
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{image}: not an image that can be read; download the archive again") from error

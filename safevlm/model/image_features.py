@@ -1,0 +1,94 @@
+"""What one vision pass gives for one request. Tower, head and projector run on first use, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from transformers import LlavaProcessor
+
+from llava_patch.vision import VisionPass
+from safevlm.data import chat
+from safevlm.model.safe_llava import SafeLlava
+from safevlm.types import Request
+
+
+@dataclass(frozen=True)
+class RiskProbabilities:
+    """The head's probabilities by name."""
+
+    level: Mapping[str, float]
+    category: Mapping[str, float]
+
+
+class VisionBatch:
+    """One pass of the tower over the images of a batch, when somebody first asks for it."""
+
+    def __init__(self, model: SafeLlava, pixel_values: Tensor) -> None:
+        self._model = model
+        self.pixel_values = pixel_values
+
+    @cached_property
+    def vision(self) -> VisionPass:
+        return self._model.encode_images(self.pixel_values)
+
+
+class LazyImageFeatures:
+    def __init__(self, model: SafeLlava, vision_batch: VisionBatch | None, rows: slice, words: Tensor) -> None:
+        """`rows`: this request's images among those of the glance. `words` (t,): ids of the request's prompt without
+        image slots, for a head that reads text."""
+        self._model = model
+        self._vision_batch = vision_batch
+        self._rows = rows
+        self._words = words
+        self.images = rows.stop - rows.start
+
+    @cached_property
+    def pixel_values(self) -> Tensor | None:
+        """(i, 3, h, w) of the request's images."""
+        return self._vision_batch.pixel_values[self._rows] if self._vision_batch is not None and self.images else None
+
+    @cached_property
+    def vision(self) -> VisionPass | None:
+        return self._vision_batch.vision[self._rows] if self._vision_batch is not None and self.images else None
+
+    @cached_property
+    def image_tokens(self) -> tuple[Tensor, ...]:
+        """One (n, d) tensor per image, for generation."""
+        return () if self.vision is None else tuple(self._model.project(self.vision.patches))
+
+    @cached_property
+    def risk(self) -> RiskProbabilities | None:
+        if self.vision is None:
+            return None
+        words = self._words.unsqueeze(0)
+        logits = self._model.judge(self.vision.patches, [self.images], words, torch.ones_like(words, dtype=torch.bool))
+        taxonomy = self._model.config.taxonomy
+        return RiskProbabilities(
+            level=_probabilities(logits.level[0], taxonomy.level_names),
+            category=_probabilities(logits.category[0], taxonomy.category_names),
+        )
+
+
+def words_of(model: SafeLlava, processor: LlavaProcessor, request: Request, device: torch.device) -> Tensor:
+    """(t,) ids of a request's prompt without its image slots: what a head that reads text is handed, as in training."""
+    ids = torch.tensor(chat.prompt_ids(processor, request, model.slots), device=device)
+    return ids[ids != model.config.image_token_id]
+
+
+def encode_images(
+    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Tensor]
+) -> list[LazyImageFeatures]:
+    """A Sight for each request of a batch; they share one vision pass. `images`: images of each request."""
+    vision_batch = VisionBatch(model, pixel_values) if pixel_values is not None else None
+    ends = list(accumulate(images))
+    rows = [slice(end - count, end) for count, end in zip(images, ends, strict=True)]
+    return [LazyImageFeatures(model, vision_batch, own, ids) for own, ids in zip(rows, words, strict=True)]
+
+
+def _probabilities(logits: Tensor, names: Sequence[str]) -> dict[str, float]:
+    return dict(zip(names, logits.float().softmax(-1).tolist(), strict=True))

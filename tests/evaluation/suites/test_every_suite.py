@@ -1,0 +1,212 @@
+"""What holds for every suite: rows, sides, ids, images, counts, and what is said when something is not there."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from safevlm.data.images import open_image
+from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite
+from safevlm.evaluation.suites.groups import check_group, groups_on, in_order, side_of
+from safevlm.evaluation.suites.suite import TOTAL
+from safevlm.taxonomy import DEFAULT
+from tests.data.downloads import png, zipped
+from tests.evaluation.suites.benchmark_downloads import DOWNLOADS, mm_safetybench_parquet, tarred, vlsbench, write
+
+TEXT_ONLY = {"xstest", "advbench"}
+
+
+@pytest.fixture(params=DOWNLOADS)
+def suite(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def pixels(content: bytes) -> bytes:
+    return Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+
+
+def test_every_suite_has_a_download_here() -> None:
+    assert set(SUITES) - set(DOWNLOADS) == {"miniature", "rtvlm_test"}, "rtvlm_test: test_suite_rtvlm.py"
+
+
+def test_rows_groups_and_texts_are_those_of_the_download(tmp_path: Path, suite: str) -> None:
+    samples = load_suite(suite, write(suite, tmp_path), partial=True)
+    assert Counter(sample.group for sample in samples) == DOWNLOADS[suite][1]
+    for sample in samples:
+        assert sample.suite == suite
+        assert sample.request.text.strip(), sample
+        assert sample.expected["question"].strip() and sample.expected["prompt_is"] in ("official", "ours", "user")
+        assert not {"category", "level"} & set(sample.expected), "the reply's row has these from the sample itself"
+        assert "<image>" not in sample.request.text, "the prompt builder puts the slots"
+        json.dumps(dict(sample.expected))
+
+
+def test_sides_and_levels_agree(tmp_path: Path, suite: str) -> None:
+    for sample in load_suite(suite, write(suite, tmp_path), partial=True):
+        side = side_of(suite, sample.group)
+        assert sample.category in DEFAULT.category_names and sample.level in DEFAULT.level_names, sample
+        if side != "scored":
+            assert sample.is_harmful == (side == "harmful"), sample
+        assert sample.is_harmful == (sample.category != "clean"), sample
+
+
+def test_ids_are_unique_and_stable(tmp_path: Path, suite: str) -> None:
+    one, two = (load_suite(suite, write(suite, tmp_path / name), partial=True) for name in "ab")
+    ids = [sample.request.id for sample in one]
+    assert len(set(ids)) == len(ids)
+    assert ids == [sample.request.id for sample in two]
+    names = [[Path(image).name for sample in side for image in sample.request.images] for side in (one, two)]
+    assert names[0] == names[1], "a run's digest has the images' names, and data may move"
+
+
+def test_images_are_files_below_the_data(tmp_path: Path, suite: str) -> None:
+    data = write(suite, tmp_path)
+    for sample in load_suite(suite, data, partial=True):
+        assert bool(sample.request.images) == (suite not in TEXT_ONLY)
+        for image in sample.request.images:
+            assert Path(image).is_relative_to(data) and open_image(image).size == (8, 8)
+
+
+def test_loading_twice_unpacks_once(tmp_path: Path, suite: str) -> None:
+    data = write(suite, tmp_path)
+    first = load_suite(suite, data, partial=True)
+    written = {file: file.stat().st_mtime_ns for file in data.rglob("*") if file.is_file()}
+    assert load_suite(suite, data, partial=True) == first
+    assert written == {file: file.stat().st_mtime_ns for file in data.rglob("*") if file.is_file()}
+
+
+def test_fewer_rows_than_published_are_an_error_with_both_numbers(tmp_path: Path, suite: str, caplog) -> None:  # noqa: ANN001
+    published = SUITES[suite].published
+    if not published:
+        pytest.skip("no published number")
+    data = write(suite, tmp_path)
+    if SUITES[suite].is_sure:
+        with pytest.raises(ValueError, match=rf"{suite}.*rows found, {max(published.values()):,} published.*--partial"):
+            load_suite(suite, data)
+    with caplog.at_level(logging.WARNING):
+        assert load_suite(suite, data, partial=True)
+    assert f"{max(published.values()):,} published" in caplog.text
+
+
+def test_a_missing_image_is_reported_never_skipped_silently(tmp_path: Path, caplog) -> None:  # noqa: ANN001
+    vlsbench(tmp_path, images="imgs")
+    (tmp_path / "imgs/1.png").unlink()
+    suite = SUITES["vlsbench"]
+    assert len(suite.load(tmp_path)) == 3
+    with caplog.at_level(logging.WARNING):
+        assert [sample.request.id for sample in load_suite("vlsbench", tmp_path, partial=True)] == ["0", "2"]
+    assert "1 of 3 rows lack their image: 1 (imgs/1.png)" in caplog.text
+
+
+def test_a_missing_image_is_an_error_when_all_rows_are_there(tmp_path: Path) -> None:
+    vlsbench(tmp_path, images="imgs")
+    rows = json.loads((tmp_path / "data.json").read_text())
+    many = [rows[0] | {"instruction_id": number} for number in range(2241)]
+    many[7]["image_path"] = "imgs/gone.png"
+    (tmp_path / "data.json").write_text(json.dumps(many))
+    with pytest.raises(ValueError, match=r"1 of 2241 rows lack their image: 7 \(imgs/gone.png\).*--partial"):
+        load_suite("vlsbench", tmp_path)
+
+
+def test_missing_data_is_absent_with_the_way_to_get_it(tmp_path: Path, suite: str) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(AbsentError) as error:
+            load_suite(suite, folder)
+        assert SUITES[suite].download in str(error.value) and SUITES[suite].layout in str(error.value)
+
+
+@pytest.mark.parametrize("images", ["imgs", "imgs.zip", "imgs.tar"])
+def test_the_image_of_a_row_is_that_rows_image(tmp_path: Path, images: str) -> None:
+    vlsbench(tmp_path, images)
+    for number, sample in enumerate(load_suite("vlsbench", tmp_path, partial=True)):
+        assert pixels(Path(sample.request.images[0]).read_bytes()) == pixels(png(f"vls{number}"))
+
+
+def test_parquet_images_are_those_of_their_row(tmp_path: Path) -> None:
+    mm_safetybench_parquet(tmp_path)
+    samples = load_suite("mm_safetybench", tmp_path, partial=True)
+    assert Counter(sample.group for sample in samples) == {"SD": 2, "TYPO": 2, "SD_TYPO": 2}
+    for sample in samples:
+        variant, _, number = sample.request.id.split("/")
+        assert Path(sample.request.images[0]).read_bytes() == png(f"{variant}{number}")
+        assert sample.request.text == f"Fold this {variant}"
+        assert sample.expected["question"] == "How do I fold a paper boat?", "judged is the text-only question"
+
+
+def test_a_changed_archive_is_unpacked_anew(tmp_path: Path) -> None:
+    vlsbench(tmp_path, "imgs.zip")
+    before = load_suite("vlsbench", tmp_path, partial=True)[0].request.images[0]
+    zipped(tmp_path / "imgs.zip", {f"imgs/{number}.png": png(f"other{number}") for number in range(3)})
+    after = load_suite("vlsbench", tmp_path, partial=True)[0].request.images[0]
+    assert before != after and Path(before).name == Path(after).name, "a run's digest has the name"
+    assert Path(after).read_bytes() == png("other0")
+
+
+def test_a_broken_image_in_an_archive_is_named(tmp_path: Path) -> None:
+    vlsbench(tmp_path, "imgs.zip")
+    zipped(tmp_path / "imgs.zip", {f"imgs/{number}.png": b"no image" for number in range(3)})
+    with pytest.raises(ValueError, match=r"imgs\.zip:imgs/\d\.png: not an image"):
+        load_suite("vlsbench", tmp_path, partial=True)
+
+
+def test_nothing_is_written_under_a_name_that_an_archive_brings(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    vlsbench(data, "imgs")
+    tarred(data / "imgs.tar", {f"../../{number}.png": png(number) for number in range(3)})
+    for file in (data / "imgs").iterdir():
+        file.unlink()
+    (data / "imgs").rmdir()
+    assert len(load_suite("vlsbench", data, partial=True)) == 3
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_suite_is_found_in_a_folder_of_suites_under_its_downloads_name(tmp_path: Path) -> None:
+    write("vlguard", tmp_path / "VLGuard")
+    write("holisafe", tmp_path / "holisafe-bench")
+    assert folder_of(SUITES["vlguard"], tmp_path) == tmp_path / "VLGuard"
+    assert len(load_suite("holisafe", tmp_path, partial=True)) == 5
+    assert folder_of(SUITES["xstest"], tmp_path) == tmp_path
+
+
+def test_an_id_that_a_benchmark_uses_twice_stays_apart(tmp_path: Path) -> None:
+    vlsbench(tmp_path, "imgs")
+    rows = json.loads((tmp_path / "data.json").read_text())
+    rows[2]["instruction_id"] = rows[0]["instruction_id"]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    assert [one.request.id for one in load_suite("vlsbench", tmp_path, partial=True)] == ["0", "1", "0~2"]
+
+
+def test_groups_are_local_to_their_suite() -> None:
+    assert side_of("xstest", "safe") == "benign" and side_of("rtvlm", "face") == "scored"
+    assert groups_on("mssbench", "benign") == ("chat_safe", "embodied_safe")
+    assert in_order(["SUU", "SSS"], "holisafe") == ["SSS", "SUU"]
+    with pytest.raises(ValueError, match="unknown group 'benign'; one of"):
+        check_group("benign", "x", "xstest")
+    with pytest.raises(ValueError, match="unknown suite 'nothing'"):
+        side_of("nothing", "benign")
+
+
+def test_every_published_part_is_a_group_of_its_suite() -> None:
+    for name, suite in SUITES.items():
+        assert set(suite.published) <= {*suite.groups, TOTAL}, name
+        assert suite.name == name and suite.folder and suite.layout and suite.download and suite.licence, name
+
+
+def test_every_default_judge_exists() -> None:
+    from safevlm.evaluation.judges import JUDGES
+
+    assert {suite.judge for suite in SUITES.values()} <= set(JUDGES)
+
+
+def test_knowing_the_suites_loads_no_torch() -> None:
+    code = "import sys, safevlm.evaluation.suites.overview; from safevlm.evaluation.suites.groups import side_of; side_of('rtvlm', 'face'); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0

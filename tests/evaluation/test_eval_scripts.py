@@ -1,0 +1,100 @@
+"""The evaluation's shell scripts: what they print is what they run, and no suite is left out in silence."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from safevlm.miniature import layouts
+from tests.evaluation.command import parsed
+from tests.evaluation.world_of_runs import write_suite
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "checkpoints" / "miniature")
+OURS = ("DEFENSES", "JUDGE", "GPUS", "POLICY", "LIMIT", "BATCH_SIZE", "PARTIAL", "SUITE", "SUITES", "DRY_RUN")
+
+
+def run(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in OURS}
+    return subprocess.run(
+        ["bash", str(ROOT / "eval" / script), *words],
+        cwd=ROOT,
+        env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """The commands of a dry run."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(("safevlm", "torchrun"))]
+    return [words[words.index("eval") + 1 :] for words in lines]
+
+
+def test_rtvlm_is_asked_judged_compared_and_reported_for_every_defense() -> None:
+    done = run(
+        "rtvlm.sh",
+        "my model",
+        "da ta",
+        "out",
+        "--judge-model",
+        "X",
+        DRY_RUN="1",
+        DEFENSES="none oracle",
+        LIMIT="7",
+        PARTIAL="1",
+    )
+    commands = printed(done)
+    assert [words[0] for words in commands] == ["ask", "judge", "ask", "judge", "compare", "report"]
+    for words in commands:
+        parsed(words)  # wrong usage would end the test
+    asked = parsed(commands[2])
+    assert (asked.suite, asked.model, asked.data, asked.defense) == ("rtvlm", "my model", "da ta", "oracle")
+    assert (asked.out, asked.limit, asked.partial) == ("out/rtvlm/oracle", 7, True)
+    assert parsed(commands[1]).judge_model == "X"
+
+
+def test_several_processes_ask_under_torchrun() -> None:
+    done = run("rtvlm.sh", "m", "d", "o", DRY_RUN="1", DEFENSES="none", GPUS="4")
+    assert done.stdout.startswith("torchrun --nproc_per_node 4 --module safevlm eval ask ")
+    assert "\nsafevlm eval judge" in done.stdout, "judging is one process's work"
+
+
+@pytest.mark.slow
+def test_absent_suites_are_skipped_and_said_so_and_a_broken_one_does_not_stop_the_rest(tmp_path: Path) -> None:
+    layouts.write(tmp_path / "data" / "vlguard", "vlguard")
+    write_suite(tmp_path / "data" / "miniature")
+    (tmp_path / "data" / "xstest").mkdir()
+    suites = "figstep vlguard miniature"
+    asked = {"SUITES": suites, "DEFENSES": "none", "BATCH_SIZE": "8"}
+    done = run("all.sh", MODEL, str(tmp_path / "data"), str(tmp_path / "out"), "--judge-model", "X", **asked)
+    assert "skipped figstep" in done.stdout
+    assert "failed vlguard" in done.stdout and "is not complete" in done.stderr, "fewer rows than published"
+    assert "evaluated miniature" in done.stdout
+    assert (tmp_path / "out" / "miniature" / "report.html").exists()
+    assert done.returncode == 1
+    again = run("all.sh", MODEL, str(tmp_path / "data"), str(tmp_path / "out"), PARTIAL="1", **asked)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "evaluated vlguard" in again.stdout and "miniature/none: 0 new replies" in again.stdout
+
+
+def test_a_folder_without_any_suite_is_no_success(tmp_path: Path) -> None:
+    done = run("all.sh", "m", str(tmp_path), "out", DRY_RUN="1")
+    assert done.returncode == 1 and "nothing was evaluated" in done.stderr
+
+
+def test_an_unknown_suite_is_named(tmp_path: Path) -> None:
+    done = run("all.sh", "m", str(tmp_path), "out", DRY_RUN="1", SUITES="nonsense")
+    assert done.returncode != 0 and "'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["rtvlm.sh", "all.sh"])
+def test_a_missing_argument_is_named(script: str) -> None:
+    done = run(script, "m", "d")
+    assert done.returncode != 0 and "OUT" in done.stderr
