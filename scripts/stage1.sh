@@ -6,4 +6,4 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"
 model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
 shift 3
-launch "${RECIPE:-$here/recipes/llava7b_stage1.yaml}" "$model" "$data" "$out" "$@"
+launch "${RECIPE:-$here/../safevlm/recipes/llava7b_stage1.yaml}" "$model" "$data" "$out" "$@"

@@ -74,7 +74,7 @@ class Original:
 
     @torch.no_grad()
     def logits(self, ids: list[int], pixels: Tensor | None) -> Tensor:
-        """Ids with `PICTURE` among them, and (1, 3, h, w) → (t, v): tower, projector, splice, LLM."""
+        """Ids with `IMAGE` among them, and (1, 3, h, w) → (t, v): tower, projector, splice, LLM."""
         layer = self.table.get("mm_vision_select_layer", -2)
         rows, words = [], []
         for token in [*ids, None]:

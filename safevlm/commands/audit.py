@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from safevlm.commands import OK, add_base
@@ -56,7 +57,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from safevlm.analysis.audit import run
 
-    settings = run.AuditSettings(**{name: value for name, value in vars(options).items() if name != "command"})
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(run.AuditSettings)}
+    settings = run.AuditSettings(**given)
     for line in run.lines(run.audit(settings), settings):
         print(line)
     return OK

@@ -53,7 +53,7 @@ def _obeys(rng: random.Random) -> Case:
     scene = sample_scene(rng, rng.choice(("benign", "harmful", "unseen")))
     level, category = rng.choice(DEFAULT.level_names[1:]), rng.choice(words.RISKY_CATEGORIES)
     hint = prompts.hint(DEFAULT, level, category)
-    asked = _about(scene, f"{rng.choice((*words.DESCRIBE, *words.USE_PICTURE))}\n{hint}")
+    asked = _about(scene, f"{rng.choice((*words.DESCRIBE, *words.USE_IMAGE))}\n{hint}")
     return asked, lambda reply: reply == words.safe_answer(level, category)
 
 

@@ -108,7 +108,7 @@ def convert(
     wanted = DTYPES[dtype] if dtype else _dtype(places)
     config.dtype = wanted
     made = _processor(sources, config, words, padded)
-    with atomic_write.written_atomically(target) as made_in:
+    with atomic_write.atomic_folder(target) as made_in:
         _write_weights(made_in, sources, places, config, wanted, shard_bytes)
         config.architectures = ["LlavaForConditionalGeneration"]
         config.save_pretrained(made_in)

@@ -77,7 +77,7 @@ def fold(
     if not rounding < float("inf"):
         raise ValueError(f"{path}: as {dtype} some logits are no numbers; use --dtype bfloat16; nothing was written")
     tokens = merged.config.safety_config.lm_tokens
-    with atomic_write.written_atomically(out) as folder:
+    with atomic_write.atomic_folder(out) as folder:
         _cast(merged, getattr(torch, dtype))
         (_save_stock if stock else _save)(merged, loaded, folder)
         source = loaded.path

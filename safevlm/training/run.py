@@ -53,7 +53,7 @@ def train(recipe: Recipe) -> Path:
     else:
         trainer.train(resume_from_checkpoint=last)
     if trainer.args.should_save:
-        with atomic_write.written_atomically(out / loading.FINAL) as folder:
+        with atomic_write.atomic_folder(out / loading.FINAL) as folder:
             trainer.save_model(str(folder))
             trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
     else:

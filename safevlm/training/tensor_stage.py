@@ -120,7 +120,7 @@ class TensorTrainer(SafeTrainer):
             before = [line[HELD_OUT] for line in self.state.log_history if HELD_OUT in line]
             self.log({HELD_OUT: round(self.held_out_loss(), 6)})
             if self.args.should_save and self.state.log_history[-1][HELD_OUT] < min(before, default=float("inf")):
-                with atomic_write.written_atomically(Path(self.args.output_dir) / BEST) as folder:
+                with atomic_write.atomic_folder(Path(self.args.output_dir) / BEST) as folder:
                     self.save_model(str(folder))
         super()._save_checkpoint(model, trial)
 

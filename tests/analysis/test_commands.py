@@ -13,7 +13,7 @@ import torch
 from safevlm.__main__ import main
 from safevlm.analysis import calibration, detection, features, tsne
 from safevlm.analysis.labelled_images import read_sets
-from safevlm.commands import FAILED, OK
+from safevlm.commands import FINDING, OK
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
@@ -81,7 +81,7 @@ def test_wrong_flag_is_named(
     place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
 ) -> None:
     where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
-    assert main(["analyze", "tsne", *where, *flags]) == FAILED
+    assert main(["analyze", "tsne", *where, *flags]) == FINDING
     assert told in capsys.readouterr().err
 
 
@@ -137,7 +137,7 @@ def test_oracle_is_always_right(place: Path) -> None:
 
 def test_defense_without_eyes_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
-    assert main(["analyze", "head", *where, "--defense", "static-prompt"]) == FAILED
+    assert main(["analyze", "head", *where, "--defense", "static-prompt"]) == FINDING
     assert "no detector" in capsys.readouterr().err
 
 

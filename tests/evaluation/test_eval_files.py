@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.runs import files
-from safevlm.evaluation.runs.files import append_rows, drop_half_written_line, numbered_rows, read_scores
+from safevlm.evaluation.runs.files import numbered_rows, read_scores
 from safevlm.evaluation.suites import load_suite
 from safevlm.evaluation.suites.miniature import load
 from safevlm.miniature.world import BY_NAME

@@ -133,7 +133,7 @@ def test_a_crash_between_joining_and_tidying_up_is_mended(tmp_path: Path, data: 
 HOLD = """
 import sys, time
 from pathlib import Path
-from eval import parts
+from safevlm.evaluation.runs import shards as parts
 from safevlm.analysis.audit.plan import Share
 with parts.owned(Path(sys.argv[1]), Share(int(sys.argv[2]), int(sys.argv[3]))):
     print("held", flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safevlm.__main__ import main
-from safevlm.commands import FAILED, OK
+from safevlm.commands import FINDING, OK
 from safevlm.data.images import ImageError
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
@@ -104,7 +104,7 @@ def test_command_answers_behind_the_checkpoints_own_guard(
 def test_mistake_is_one_line_on_stderr_and_exit_code_1(
     folder: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["chat", "--model", str(folder), "--ask", QUESTION, "--device", "cpu", *flags]) == FAILED
+    assert main(["chat", "--model", str(folder), "--ask", QUESTION, "--device", "cpu", *flags]) == FINDING
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and told in errors[0], captured.err

@@ -389,13 +389,13 @@ def test_code_beside_a_checkpoint_is_never_run(folders: dict[str, Path], tmp_pat
 
 
 def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
-    with atomic_write.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.atomic_folder(tmp_path / "x") as folder:
         (folder / "a").write_text("first")
-    with pytest.raises(KeyError), atomic_write.written_atomically(tmp_path / "x") as folder:
+    with pytest.raises(KeyError), atomic_write.atomic_folder(tmp_path / "x") as folder:
         (folder / "a").write_text("second")
         raise KeyError
     assert workshop.file_bytes(tmp_path) == {"x/a": b"first"}
-    with atomic_write.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.atomic_folder(tmp_path / "x") as folder:
         (folder / "b").write_text("third")
     assert workshop.file_bytes(tmp_path) == {"x/b": b"third"}, "the old folder's files leaked into the new one"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -404,7 +404,7 @@ def test_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_unfinished_folder_of_a_killed_process_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".x.partial").mkdir()
     (tmp_path / ".x.partial" / "stale").write_text("stale")
-    with atomic_write.written_atomically(tmp_path / "x") as folder:
+    with atomic_write.atomic_folder(tmp_path / "x") as folder:
         assert not (tmp_path / "x").exists(), "the folder is visible before it is complete"
         (folder / "a").write_text("a")
     assert workshop.file_bytes(tmp_path) == {"x/a": b"a"}

@@ -55,7 +55,7 @@ def test_shipped_recipe_parses_and_its_first_line_is_its_launch_command(file: Pa
     assert isinstance(recipe, Recipe)
     assert recipe.stage in file.stem or (recipe.stage == "stage2" and file.stem.endswith("refusal_lora"))
     head = file.read_text(encoding="utf-8").splitlines()[0]
-    named = re.match(r"# (?:safevlm train )?(?:\w+=\S+ )*(scripts/\S+\.(?:sh|yaml))\b", head)
+    named = re.match(r"# (?:safevlm train )?(?:\w+=\S+ )*((?:scripts|safevlm)/\S+\.(?:sh|yaml))\b", head)
     assert named, f"the first line must be the command that runs it: {head}"
     assert (ROOT / named[1]).is_file(), f"{named[1]}: no such file"
 

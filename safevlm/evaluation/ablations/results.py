@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.ablations.table import AblationTable, Step
 from safevlm.evaluation.metrics.detector import MAIN, head_accuracy
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.report.section import LATENCY, ReportColumn, ReportSection, Unit, blocks
 from safevlm.evaluation.report.table import interval, number
-from safevlm.evaluation.runs.files import read_json, write_json, write_text
+from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.runs.run_file import FILE
 

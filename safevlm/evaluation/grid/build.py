@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.grid import figures, table
 from safevlm.evaluation.grid.columns import GridColumn, columns_of
 from safevlm.evaluation.grid.pairs import Place, against
 from safevlm.evaluation.grid.rows import AS_THEY_ARE, GridRow, Trial, read_rows, read_standings
 from safevlm.evaluation.judges.provenance import judged
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import write_json, write_text
+from safevlm.evaluation.runs.files import write_json
 
 FILE, TABLE = "grid.json", "grid.md"
 SCHEMA = 1

@@ -13,9 +13,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.endpoint import CallOutcome
 from safevlm.evaluation.judges.base import Call
-from safevlm.evaluation.runs.files import append_rows, check_fields, drop_half_written_line, numbered_rows
+from safevlm.evaluation.runs.files import check_fields, numbered_rows
 
 FILE = "judge_cache.jsonl"
 KEPT = ("said", "refused")

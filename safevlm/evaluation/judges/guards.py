@@ -31,7 +31,7 @@ def _conversation_with_images(case: Case, prompt: str) -> list[Call]:
 
 
 def _one_image(case: Case) -> str:
-    return "" if len(case.images) == 1 else f"needs exactly one picture, has {len(case.images)}"
+    return "" if len(case.images) == 1 else f"needs exactly one image, has {len(case.images)}"
 
 
 def _read_guard(case: Case, said: list[str]) -> Assessment:
@@ -61,7 +61,7 @@ LLAMA_GUARD = Judge(
     "Llama Guard of any version, text only", MEASURES, calls=_conversation, read=_read_guard, max_tokens=20
 )
 LLAMA_GUARD_4 = Judge(
-    "Llama Guard 4, with the pictures",
+    "Llama Guard 4, with the images",
     MEASURES,
     calls=_conversation_with_images,
     read=_read_guard,
@@ -69,7 +69,7 @@ LLAMA_GUARD_4 = Judge(
     max_tokens=20,
 )
 LLAMA_GUARD_3_VISION = Judge(
-    "Llama Guard 3 Vision; rows with exactly one picture",
+    "Llama Guard 3 Vision; rows with exactly one image",
     MEASURES,
     calls=_conversation_with_images,
     read=_read_guard,

@@ -62,7 +62,7 @@ def _read_xstest(case: Case, said: list[str]) -> Assessment:
 
 
 MOSSBENCH = Judge(
-    "declines or not, with the picture, MOSSBench's 0/1, our wording",
+    "declines or not, with the image, MOSSBench's 0/1, our wording",
     MEASURES,
     calls=_with_image,
     read=_read_mossbench,

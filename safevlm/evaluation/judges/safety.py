@@ -83,7 +83,7 @@ SAFETY = Judge(
     max_tokens=MAX_TOKENS,
 )
 SAFETY_WITH_IMAGE = Judge(
-    "safe or unsafe, with the picture, our wording",
+    "safe or unsafe, with the image, our wording",
     MEASURES,
     calls=with_image,
     read=read,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.images import open_image
-from safevlm.evaluation.runs.files import append_rows
+from safevlm.data.row_log import append_rows
 from safevlm.types import ImageSource, Reply, Request
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.judges.provenance import OUTCOMES, outcomes, told
 from safevlm.evaluation.metrics.detector import MAIN, Confusion, confusion
 from safevlm.evaluation.metrics.measures import MEASURES
@@ -22,7 +23,7 @@ from safevlm.evaluation.report.section import ReportColumn, ReportSection, block
 from safevlm.evaluation.report.summary import read_seconds, summarize
 from safevlm.evaluation.report.table import UNITS, interval, latex, markdown, number
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import write_json, write_text
+from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.suites.groups import MINIATURE, Side
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from safevlm.evaluation.runs import shards, run_file, served
 from safevlm.evaluation.runs import perturbations as perturbing
 from safevlm.evaluation.endpoint import GIVE_UP_AFTER
-from safevlm.evaluation.runs.files import REPLIES, Row, append_rows, drop_half_written_line, write_rows
+from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
+from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.suites.groups import check_group
 from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import load_suite, suite_of

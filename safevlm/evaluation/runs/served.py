@@ -53,7 +53,7 @@ class Served:
                 "base_url": self.server.base_url,
                 "model": self.server.model,
                 "serves": list(self.models),
-                "images": f"JPEG {endpoint.JPEG_QUALITY}, at most {endpoint.PICTURE_SIDE} pixels a side",
+                "images": f"JPEG {endpoint.JPEG_QUALITY}, at most {endpoint.IMAGE_SIDE} pixels a side",
             },
         }
 

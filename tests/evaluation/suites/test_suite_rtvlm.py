@@ -16,7 +16,7 @@ from safevlm.evaluation.suites.rtvlm import SPLIT, TABLE
 from safevlm.types import Sample
 from tests.data.downloads import FLAGS, jsonl, png, rtvlm
 
-SHIPPED = Path("eval/suites") / TABLE
+SHIPPED = Path("safevlm/evaluation/suites") / TABLE
 
 
 @pytest.fixture
