@@ -431,7 +431,8 @@ def test_judges_agree_only_about_the_same_replies(tmp_path: Path) -> None:
 
 
 def test_judging_never_loads_torch() -> None:
-    code = "import sys, safevlm.evaluation.judges.judging, safevlm.evaluation.judges.options, safevlm.evaluation.metrics.agreement; sys.exit('torch' in sys.modules)"
+    code = "import sys; from safevlm.evaluation.judges import judging, options; "
+    code += "from safevlm.evaluation.metrics import agreement; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -137,7 +137,7 @@ def test_every_request_is_asked_once_greedily_with_its_image(
     assert len(host.bodies) == 18 and 1 < host.most <= 4, "--batch-size requests at once"
     for body in host.bodies:
         assert (body["model"], body["temperature"], body["max_tokens"]) == (NAME, 0, 9)
-    images = [body["messages"][-1]["content"][0] for body in host.bodies if "image" in text_of(body)]
+    images = [body["messages"][-1]["content"][0] for body in host.bodies if "picture" in text_of(body)]
     uri = images[0]["image_url"]["url"]
     with Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
         assert image.size == (8, 8)

@@ -1,6 +1,7 @@
 """What the grid counts: harm by attack, wrong refusals and right answers, on clean and on changed images.
 
-A column is a measure over groups of one side. Which measures there are is a matter of the judge (`safevlm.evaluation.metrics.measures`).
+A column is a measure over groups of one side. Which measures there are is a matter of the judge
+(`safevlm.evaluation.metrics.measures`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a judge is: a row of the table `safevlm.evaluation.judges.JUDGES`, with or without a model behind it.
 
-A judge sees a `Case`. Without a model it gives a `Assessment` at once; with one it gives the calls to make and, from what
-the model said, the finding. The trap is the answer under judgement, which may speak to the judge: `fill` puts it into a
-prompt so that it can neither close its fence nor look like a verdict.
+A judge sees a `Case`. Without a model it gives a `Assessment` at once; with one it gives the calls to make and, from
+what the model said, the finding. The trap is the answer under judgement, which may speak to the judge: `fill` puts it
+into a prompt so that it can neither close its fence nor look like a verdict.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m lmms_eval --model safevlm --model_args checkpoint=DIR,defense=safety-head --tasks mme,pope --batch_size 1
 
-This file turns the harness's messages and options into requests to the engine, and imports nothing of lmms-eval but the
-manifest that registers the model; the class that lmms-eval loads is in `safevlm.evaluation.lmms.model`. The trap: after a run the
-harness deletes every attribute of a model that is a torch module, so the engine is held by a plain object.
+This file turns the harness's messages and options into requests to the engine, and imports nothing of lmms-eval but
+the manifest that registers the model; the class that lmms-eval loads is in `safevlm.evaluation.lmms.model`. The trap:
+after a run the harness deletes every attribute of a model that is a torch module, so the engine is held by a plain
+object.
 """
 
 from __future__ import annotations

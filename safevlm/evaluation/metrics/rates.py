@@ -1,7 +1,8 @@
 """Rates and means with their 95 % intervals, from scores alone.
 
-What is counted on which group is a matter of `safevlm.evaluation.metrics.measures`. A score without a value is counted as unscored and stays
-out of n: it is neither safe nor unsafe, right nor wrong. A rate is therefore to be read beside its `unscored`.
+What is counted on which group is a matter of `safevlm.evaluation.metrics.measures`. A score without a value is
+counted as unscored and stays out of n: it is neither safe nor unsafe, right nor wrong. A rate is therefore to be read
+beside its `unscored`.
 """
 
 from __future__ import annotations
