@@ -1,8 +1,12 @@
 """Package metadata. Ranges here; the tested, pinned environment is requirements.txt."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.findall(r'^__version__ = "(.+)"', (HERE / "safevlm" / "__init__.py").read_text(encoding="utf-8"), re.M)[0]
 
 EXTRAS = {
     "train": ["peft>=0.19", "accelerate>=1.10", "deepspeed>=0.18"],
@@ -18,9 +22,9 @@ EXTRAS = {
 
 setup(
     name="safevlm",
-    version="0.1.0",
-    description="Eyes for risk for LLaVA-v1.5: safety tokens, projector and head, trained in two stages, and a mixer",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    version=VERSION,
+    description="Safety modules and defenses for LLaVA-v1.5: training in two stages, evaluation, comparison",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -13,7 +13,7 @@ mkdir -p "$out/results"
   python -m safevlm.miniature data --out "$out/pool" --risky 4 --clean 3 --per-group 2400 \
     --eval-seed 4000037 --train-seed 3100019
 # a head that has hardly learned anything: the calibration's guarantee must hold for it, too
-safevlm train safevlm/recipes/miniature_stage1.yaml --model.path checkpoints/miniature \
+safevlm train miniature_stage1 --model.path checkpoints/miniature \
   --data.train "[$demo/data/train.jsonl]" --optim.epochs 1 --optim.lr 0.00003 --run.out "$out/hard"
 
 safevlm analyze tsne --model "$demo/stage1" --data "seen=$out/seen/train.jsonl" --out "$out/tsne"

@@ -30,7 +30,7 @@ for name in before unfiltered filtered; do
     model="$out/$name"
     exclude="[]"
     [ "$name" = unfiltered ] || exclude="[$out/audit_public/exclude.txt]"
-    safevlm train safevlm/recipes/miniature_stage2.yaml --model.path "$demo/merged" --optim.epochs 1 \
+    safevlm train miniature_stage2 --model.path "$demo/merged" --optim.epochs 1 \
       --data.train "[$out/public/public.jsonl]" --data.exclude "$exclude" --run.out "$out/$name"
   fi
   for defense in none safety-head; do

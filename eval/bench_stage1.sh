@@ -9,7 +9,7 @@ out="${1:?OUT}" steps="${2:-450}"
 [ -f "$out/data/train.jsonl" ] || python -m safevlm.miniature data --out "$out/data"
 for row in head_only:miniature_stage1 full:miniature_stage1_lm_tokens head_only_again:miniature_stage1; do
   name="${row%%:*}"
-  safevlm train "safevlm/recipes/${row#*:}.yaml" --model.path checkpoints/miniature --optim.max_steps "$steps" \
+  safevlm train "${row#*:}" --model.path checkpoints/miniature --optim.max_steps "$steps" \
     --data.train "[$out/data/train.jsonl]" --run.out "$out/$name" --run.resume false --run.save_steps 100000
   safevlm analyze head --model "$out/$name" --data "held-out=$out/data/eval.jsonl" --out "$out/$name/analysis"
 done

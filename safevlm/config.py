@@ -199,7 +199,7 @@ class RunConfig:
     bf16: bool = False
     """Mixed precision."""
     deepspeed: str | None = None
-    """DeepSpeed's JSON; see safevlm/recipes/deepspeed."""
+    """DeepSpeed's JSON: a file, or a shipped one by name: zero2, zero3, zero3_offload, zero2_cpu, zero3_cpu."""
     log_steps: int = 10
     save_steps: int = 500
     keep: int = 2

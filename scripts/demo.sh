@@ -17,13 +17,13 @@ python -m safevlm.miniature data --out "$out/data"
 
 say "stage 1: safety tokens, projector and head; the LLM is frozen"
 mark=$(now)
-safevlm train safevlm/recipes/miniature_stage1.yaml \
+safevlm train miniature_stage1 \
   --model.path "$base" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage1"
 stage1=$(($(now) - mark))
 
 say "stage 2: a LoRA on the LLM; the safety modules are frozen"
 mark=$(now)
-safevlm train safevlm/recipes/miniature_stage2.yaml \
+safevlm train miniature_stage2 \
   --model.path "$out/stage1" --data.train "[$out/data/train.jsonl]" --run.out "$out/stage2"
 [ -f "$out/merged/config.json" ] || safevlm merge "$out/stage2" --out "$out/merged"
 stage2=$(($(now) - mark))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # scripts/stage1.sh MODEL DATA OUT [--key.sub value …]
-# RECIPE (default safevlm/recipes/llava7b_stage1.yaml); LAUNCHER, GPUS, NODES, HOSTFILE, DRY_RUN: see scripts/launch.sh.
+# RECIPE (default llava7b_stage1): a shipped one by name, or a file; LAUNCHER, GPUS, NODES, HOSTFILE, DRY_RUN: see scripts/launch.sh.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"
 model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
 shift 3
-launch "${RECIPE:-$here/../safevlm/recipes/llava7b_stage1.yaml}" "$model" "$data" "$out" "$@"
+launch "${RECIPE:-llava7b_stage1}" "$model" "$data" "$out" "$@"

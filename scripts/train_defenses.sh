@@ -12,7 +12,7 @@ set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"
 model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
-recipes="$here/../safevlm/recipes/${RECIPES:-miniature}" seed="${SEED:-256}"
+recipes="${RECIPES:-miniature}" seed="${SEED:-256}"
 export LAUNCHER="${LAUNCHER:-none}"
 
 step() {
@@ -26,7 +26,7 @@ learn() {
   local name="$1" from="$2" records="$3"
   shift 3
   [ -f "$out/$name/final/run.json" ] ||
-    (launch "${recipes}_$name.yaml" "$from" "$records" "$out/$name" --run.seed "$seed" "$@")
+    (launch "${recipes}_$name" "$from" "$records" "$out/$name" --run.seed "$seed" "$@")
 }
 
 # merged NAME INTO

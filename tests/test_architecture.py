@@ -25,6 +25,7 @@ RANKS = {
     "safevlm.types": 1,
     "safevlm.config": 1,
     "safevlm.versions": 1,
+    "safevlm.recipes": 1,
     "safevlm.intervals": 1,
     "llava_patch": 2,
     "safevlm.data": 3,

@@ -15,7 +15,7 @@ for name in ${ROWS:-before all relabelled}; do
     model="$out/$name"
     relabel=""
     [ "$name" = all ] || relabel="$bank"
-    safevlm train safevlm/recipes/miniature_stage2.yaml --model.path "$demo/merged" --optim.epochs 1 \
+    safevlm train miniature_stage2 --model.path "$demo/merged" --optim.epochs 1 \
       --data.train "[$out/public/public.jsonl]" --data.relabel "$relabel" --run.out "$model"
   fi
   safevlm eval ask --data "$demo/data" --model "$model" --defense none --out "$out/eval/$name" --batch-size 100

@@ -2,13 +2,13 @@
 # eval/ablations/security_tensor.sh MODEL PAIRS DATA OUT: where virtual tokens stand, and what holds benign answers in place:
 # a row each for the recipe, another position, cross-entropy instead of KL, and the recipe's values shuffled.
 #
-#   RECIPE    default safevlm/recipes/miniature_security_tensor_textual.yaml
+#   RECIPE    default miniature_security_tensor_textual
 #   STEPS     updates of each (default 600)
 #   SUITE, BATCH_SIZE
 set -euo pipefail
 model="${1:?MODEL}" pairs="${2:?PAIRS}" data="${3:?DATA}" out="${4:?OUT}"
 here="$(dirname "$0")"
-recipe="${RECIPE:-$here/../../safevlm/recipes/miniature_security_tensor_textual.yaml}" suite="${SUITE:-miniature}"
+recipe="${RECIPE:-miniature_security_tensor_textual}" suite="${SUITE:-miniature}"
 name=security-tensor:textual runs=()
 
 # measured NAME DEFENSE

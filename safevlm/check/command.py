@@ -10,10 +10,11 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from safevlm import recipes
 from safevlm.check import packages
 from safevlm.check.findings import Finding
 from safevlm.check.lazy_parts import PROBLEMS, one_line, run
@@ -61,11 +62,9 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def kind_of(path: Path | None) -> Kind:
-    """What a path is, from its contents; UsageError when nothing is there."""
+    """What a path is, from its contents."""
     if path is None:
         return "machine"
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder; give a recipe, a model or data")
     if path.is_dir():
         places = (path / "config.json", path / "final" / "config.json")
         return "model" if any(place.is_file() for place in places) or not _has_records(path) else "data"
@@ -76,15 +75,27 @@ def findings(request: CheckRequest) -> Iterator[Finding]:
     """Everything there is to say, as it is found. UsageError: recipe flags without a recipe, or wrong ones."""
     if request.gpus < 0 or request.nodes < 1 or (request.gpu_memory or 1) <= 0:
         raise UsageError("--gpus, --nodes and --gpu-memory count from 1")
+    given = request.path
+    request = replace(request, path=_place(given))
     kind = kind_of(request.path)
     if kind != "data" and (request.against or request.taxonomy or request.images):
         raise UsageError("--against, --taxonomy and --images are for data; a recipe names its own (model.taxonomy, …)")
     if request.recipe_flags and kind != "recipe":
-        raise UsageError(f"{request.recipe_flags[0]}: a recipe's flag, but {request.path or 'nothing'} is no recipe")
+        raise UsageError(f"{request.recipe_flags[0]}: a recipe's flag, but {given or 'nothing'} is no recipe")
     if kind == "machine":
         yield from run(packages.CHECKS, None)
     else:
         yield from CHECKS[kind](request)
+
+
+def _place(given: Path | None) -> Path | None:
+    """A path that is there, or the file of a shipped recipe or mix; UsageError: neither."""
+    if given is None or given.exists():
+        return given
+    try:
+        return recipes.find(given, "recipe", "mix")
+    except ValueError as error:
+        raise UsageError(f"{error}; or give a recipe, a model or data of your own") from error
 
 
 def _recipe(request: CheckRequest) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from safevlm import recipes
 from safevlm.check.findings import Finding
 from safevlm.config import Recipe
 from safevlm.versions import installed
@@ -181,7 +182,7 @@ def _compiles(recipe: Recipe) -> bool:
     from safevlm.check import zero
 
     try:
-        table = zero.read(Path(recipe.run.deepspeed or ""))
+        table = zero.read(recipes.find(recipe.run.deepspeed or "", "deepspeed"))
     except ValueError:
         return False  # the check of the file tells
     return recipe.run.device == "cpu" or zero.settings(table).offloads_optimizer

@@ -25,6 +25,7 @@ from safevlm.data.threads import in_threads
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
 from safevlm.training import tensor_stage
+from safevlm.training.arguments import deepspeed_file
 from safevlm.training.hints import add_hints
 from safevlm.training.stages import STAGES, prepare
 
@@ -88,7 +89,8 @@ class RunPlan:
 
     @part
     def deepspeed_file(self) -> dict[str, Any] | None:
-        return zero.read(Path(self.recipe.run.deepspeed)) if self.recipe.run.deepspeed else None
+        file = deepspeed_file(self.recipe.run.deepspeed)
+        return zero.read(file) if file else None
 
     @part
     def rows(self) -> tuple[list[Record], list[str]]:

@@ -190,8 +190,8 @@ def _advice(load: memory.Load) -> str:
         (not load.checkpointing, "set optim.gradient_checkpointing"),
         (
             load.stage < 3 and load.quantize == "none",
-            "use safevlm/recipes/deepspeed/zero3.json, or model.quantize: nf4",
+            "use --run.deepspeed zero3, or model.quantize: nf4",
         ),
-        (not load.offloads_weights and load.stage == 3, "use safevlm/recipes/deepspeed/zero3_offload.json"),
+        (not load.offloads_weights and load.stage == 3, "use --run.deepspeed zero3_offload"),
     )
     return next((advice for helps, advice in steps if helps), "use more or larger GPUs")

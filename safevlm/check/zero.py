@@ -24,9 +24,7 @@ class Zero:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """ValueError: missing, not JSON, or no JSON object."""
-    if not path.is_file():
-        raise ValueError(f"run.deepspeed: no such file {path}; see safevlm/recipes/deepspeed")
+    """ValueError: not JSON, or no JSON object."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -71,7 +69,7 @@ def _impossible(table: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         yield 'run.bf16 is on, but the file has no bf16 section; add "bf16": {"enabled": "auto"}'
     if zero.stage == 3 and recipe.model.quantize != "none":
         kind = recipe.model.quantize
-        yield f"model.quantize {kind}: ZeRO-3 cannot cut packed weights; use safevlm/recipes/deepspeed/zero2.json"
+        yield f"model.quantize {kind}: ZeRO-3 cannot cut packed weights; use --run.deepspeed zero2"
     if zero.offloads_weights and zero.stage != 3:
         yield "offload_param needs ZeRO stage 3"
     on_cpu = recipe.run.device == "cpu" and _get(table, "optimizer.type") is not None

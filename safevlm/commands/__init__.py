@@ -19,9 +19,8 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 
 def print_error(error: BaseException) -> None:
     """The error as one line on stderr, below whatever progress bar was left open."""
-    from tqdm import tqdm
-
-    for bar in list(tqdm._instances):
-        bar.close()
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
     message = " ".join(str(error).split()) or type(error).__name__
     print(f"error: {message}", file=sys.stderr)

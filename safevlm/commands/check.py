@@ -17,7 +17,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="PATH",
-        help="a recipe (with its flags, as train takes them), a model, or data; nothing: the machine only",
+        help="a recipe (with its flags, as train takes them), a mix, a model, or data; shipped recipes and mixes "
+        "also by name; nothing: the machine only",
     )
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs per node; default: those seen here")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the run")

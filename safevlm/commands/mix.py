@@ -11,7 +11,9 @@ TEXT = "Make the training data of both stages out of their sources: safevlm mix 
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mix", metavar="MIX", help="YAML: sources, labels, counts; safevlm/recipes/mix_safevlm.yaml")
+    parser.add_argument(
+        "mix", metavar="MIX", help="sources, labels, counts: a YAML file, or a shipped one by name: mix_safevlm"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where stage1.jsonl, stage2.jsonl, mix.json go")
     parser.add_argument("--seed", type=int, help="instead of the file's")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where source paths start, instead of the file's")
@@ -19,10 +21,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from safevlm import recipes
     from safevlm.data import mix_build, mix_report
 
     make = mix_build.check if options.check else mix_build.build
-    report = make(Path(options.mix), Path(options.out), seed=options.seed, root=options.root)
+    report = make(recipes.find(options.mix, "mix"), Path(options.out), seed=options.seed, root=options.root)
     print("\n".join(mix_report.lines(report)))
     print(f"nothing written ({options.out})" if options.check else f"done: {options.out}")
     return OK

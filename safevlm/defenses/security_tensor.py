@@ -152,7 +152,7 @@ def visual(setting: DefenseContext) -> Defense:
 
 def _find(kind: TensorKind, setting: DefenseContext) -> tuple[Path, SecurityTensor, ModelFacts]:
     facts = setting.fitting()
-    file = setting.find(file_name(kind), f"safevlm train safevlm/recipes/…_security_tensor_{kind}.yaml")
+    file = setting.find(file_name(kind), f"safevlm train …_security_tensor_{kind}")
     tensor = read(file)
     if tensor.kind != kind:
         raise ValueError(f"{file}: a {tensor.kind} security tensor; use it as security-tensor:{tensor.kind}={file}")

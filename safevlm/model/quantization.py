@@ -92,7 +92,7 @@ def _check_possible(kind: Quantization) -> None:
     if is_deepspeed_zero3_enabled():
         raise QuantizationError(
             f"quantize {kind}: ZeRO-3 cuts weights that bitsandbytes packs, which does not work together; use "
-            "safevlm/recipes/deepspeed/zero2.json, or no quantisation"
+            "--run.deepspeed zero2, or no quantisation"
         )
     try:
         import bitsandbytes  # noqa: F401

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 
+from safevlm import recipes
 from safevlm.config import Recipe
 from safevlm.model import loading
 from safevlm.training import processes
@@ -19,8 +21,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     schedules = [kind.value for kind in SchedulerType]
     if optim.schedule not in schedules:
         raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
-    if run.deepspeed:
-        processes.join_deepspeed(run.deepspeed)
+    settings = deepspeed_file(run.deepspeed)
+    if settings:
+        processes.join_deepspeed()
     arguments = TrainingArguments(
         output_dir=run.out,
         per_device_train_batch_size=optim.batch_size,
@@ -36,7 +39,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         seed=run.seed,
         use_cpu=device.type == "cpu",
         bf16=run.bf16,
-        deepspeed=run.deepspeed,
+        deepspeed=str(settings) if settings else None,
         logging_steps=run.log_steps,
         save_steps=run.save_steps,
         save_total_limit=run.keep,
@@ -48,6 +51,14 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if arguments.n_gpu > 1:
         raise ValueError("one process sees several GPUs; launch with deepspeed or torchrun (scripts/stage1.sh)")
     return arguments
+
+
+def deepspeed_file(given: str | None) -> Path | None:
+    """Where `run.deepspeed` lies, a path or the name of a shipped file. ValueError: it does not."""
+    try:
+        return recipes.find(given, "deepspeed") if given else None
+    except ValueError as error:
+        raise ValueError(f"run.deepspeed: {error}") from error
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

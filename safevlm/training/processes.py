@@ -13,10 +13,8 @@ SECONDS = 30
 """Network disks show new files late."""
 
 
-def join_deepspeed(settings: str) -> None:
+def join_deepspeed() -> None:
     """Before anything of the model exists: ZeRO-3 would count one process (base facts §4.5)."""
-    if not Path(settings).is_file():
-        raise ValueError(f"run.deepspeed: {settings}: no such file; the shipped ones are in safevlm/recipes/deepspeed")
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(
             "run.deepspeed wants a launcher: deepspeed --num_gpus N --module safevlm train RECIPE (scripts/stage1.sh), "

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +15,7 @@ import yaml
 from safevlm.config import Recipe
 from safevlm.data.records import Record
 from safevlm.training.stages import trainable
-from safevlm.versions import installed
+from safevlm.versions import commit, installed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
 RECIPE, RUN = "recipe.yaml", "run.json"
@@ -47,7 +45,7 @@ def _run_record(
         "processes": processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
         "records": {
             "all": len(records),
             **changes,
@@ -60,18 +58,3 @@ def _run_record(
 
 def _counts(labels: Any) -> dict[str, int]:
     return {str(label): count for label, count in sorted(Counter(map(str, labels)).items())}
-
-
-def _commit() -> str | None:
-    """Commit of the code that runs; None outside a checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

@@ -1,4 +1,7 @@
-"""`RECIPE.yaml --key.sub value …` → Recipe. Defaults < YAML < flags; an unknown key is an error."""
+"""`RECIPE --key.sub value …` → Recipe. Defaults < YAML < flags; an unknown key is an error.
+
+RECIPE is a YAML file, or the name of a shipped one (safevlm/recipes).
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,20 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from safevlm import recipes
 from safevlm.config import Recipe
 
 
-def _check_yaml(parser: ArgumentParser, words: Sequence[str]) -> None:
-    """The parser's own message on broken YAML does not name the file."""
-    if words and not words[0].startswith("-") and Path(words[0]).is_file():
-        try:
-            yaml.safe_load(Path(words[0]).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            parser.error(f"{words[0]}: not YAML: {' '.join(str(error).split())}")
+def _file(parser: ArgumentParser, given: str) -> Path:
+    """The recipe of a name or path. The parser's own message on broken YAML does not name the file."""
+    try:
+        file = recipes.find(given, "recipe")
+        yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"{given}: not YAML: {' '.join(str(error).split())}")
+    except ValueError as error:
+        parser.error(str(error))
+    return file
 
 
 def parse(words: Sequence[str]) -> Recipe:
@@ -28,9 +35,12 @@ def parse(words: Sequence[str]) -> Recipe:
         usage="safevlm train RECIPE [--key.sub value …]",
         description="Train a stage from a recipe. Every key of the recipe is a flag too.",
     )
-    parser.add_argument("--recipe", action="config", help="YAML file; `safevlm train FILE` is short for it")
+    parser.add_argument(
+        "--recipe", action="config", help="YAML file; `safevlm train FILE` is short for it, and takes names"
+    )
     parser.add_class_arguments(Recipe)
-    _check_yaml(parser, words)
-    flags = ["--recipe", *words] if words and not words[0].startswith("-") else list(words)
+    flags = list(words)
+    if flags and not flags[0].startswith("-"):
+        flags = ["--recipe", str(_file(parser, flags[0])), *flags[1:]]
     values = parser.instantiate_classes(parser.parse_args(flags))
     return Recipe(**{key: value for key, value in vars(values).items() if key != "recipe"})

@@ -186,7 +186,7 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "no verdicts": (_with_rows(_unlabelled), "the head learns nothing"),
     "too long": (_setting("data", max_length=30), "data.max_length 30 cuts"),
     "unknown schedule": (_setting("optim", schedule="nope"), "optim.schedule: unknown 'nope'"),
-    "no deepspeed file": (_setting("run", deepspeed="nope.json"), "run.deepspeed: no such file nope.json"),
+    "no deepspeed file": (_setting("run", deepspeed="nope.json"), "run.deepspeed: nope.json: no such file"),
     "deepspeed in fp16": (_deepspeed(fp16={"enabled": True}), "fp16.enabled"),
     "deepspeed's batch": (_deepspeed(train_micro_batch_size_per_gpu=64), "train_micro_batch_size_per_gpu is 64"),
     "missing model": (_setting("model", path="nowhere"), "nowhere: no such folder"),

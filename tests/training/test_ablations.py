@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safevlm import recipes
 from safevlm.config import Recipe, SafetyConfig
 from safevlm.evaluation.ablations.results import ablations
 from safevlm.evaluation.ablations.table import check_trained, plan, read_table, told
@@ -225,4 +226,4 @@ def test_suite_that_is_not_there_stops_the_script_before_anything_trains(small: 
 @pytest.mark.parametrize("file", TABLES, ids=lambda path: path.stem)
 def test_shipped_table_names_recipes_that_are_there(file: Path) -> None:
     for training in yaml.safe_load(file.read_text(encoding="utf-8"))["training"].values():
-        assert (ROOT / training["recipe"]).is_file()
+        assert training["recipe"] in recipes.shipped("recipe")

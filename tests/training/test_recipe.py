@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,14 +49,10 @@ def test_recipes_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipe_parses_and_its_first_line_is_its_launch_command(file: Path) -> None:
+def test_shipped_recipe_parses(file: Path) -> None:
     recipe = parse([str(file)])
     assert isinstance(recipe, Recipe)
     assert recipe.stage in file.stem or (recipe.stage == "stage2" and file.stem.endswith("refusal_lora"))
-    head = file.read_text(encoding="utf-8").splitlines()[0]
-    named = re.match(r"# (?:safevlm train )?(?:\w+=\S+ )*((?:scripts|safevlm)/\S+\.(?:sh|yaml))\b", head)
-    assert named, f"the first line must be the command that runs it: {head}"
-    assert (ROOT / named[1]).is_file(), f"{named[1]}: no such file"
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)

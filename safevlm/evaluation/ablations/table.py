@@ -1,7 +1,7 @@
 """A table of ablations: rows as overrides of recipes, and the plan that `eval/ablations/safevlm.sh` runs.
 
 training:
-  stage1: {recipe: safevlm/recipes/….yaml, data: train.jsonl, set: {optim.epochs: 1}}
+  stage1: {recipe: …, data: train.jsonl, set: {optim.epochs: 1}}
 sections:
   a heading:
     neither: {}                                   # the model as it is
