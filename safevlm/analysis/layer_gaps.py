@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from safevlm.intervals import ROUNDS, TAILS, Floats, Interval
+from safevlm.intervals import ROUNDS, Floats, Interval, estimate
 
 DRAWN_PAIRS = 100
 """The paper's r."""
@@ -55,7 +55,7 @@ class Curve:
         """Over some layers, counted from 1."""
         places = [layer - 1 for layer in layers]
         value = float(np.mean([self.gap[place].value for place in places]))
-        return _estimate(value, self.samples[:, places].mean(1), self.normal + self.malicious)
+        return estimate(value, self.samples[:, places].mean(1), self.normal + self.malicious)
 
 
 def curve(units: NDArray[np.float32], sides: Floats, seed: int) -> Curve:
@@ -67,10 +67,10 @@ def curve(units: NDArray[np.float32], sides: Floats, seed: int) -> Curve:
         cosines = _cosines(units[:, layer])
         values, sampled = pair_means(cosines, sides), pair_means(cosines, draws)
         n = int(sides.sum())
-        nn.append(_estimate(float(values[0]), sampled[0], n))
-        nm.append(_estimate(float(values[1]), sampled[1], n))
+        nn.append(estimate(float(values[0]), sampled[0], n))
+        nm.append(estimate(float(values[1]), sampled[1], n))
         samples.append(angle(*sampled))
-        gaps.append(_estimate(float(angle(*values)), samples[-1], n))
+        gaps.append(estimate(float(angle(*values)), samples[-1], n))
         null = angle(*pair_means(cosines, shuffles))
         nulls.append(float(np.quantile(null, 1 - NULL_LEVEL / layers, method="higher")))
         drawn.append(drawn_gap(cosines, sides, seed))
@@ -128,8 +128,3 @@ def _shuffled(sides: Floats, seed: int) -> Floats:
     """(rounds, 2, k): the sides given to random requests."""
     generator = np.random.default_rng(seed)
     return np.stack([sides[:, generator.permutation(sides.shape[1])] for _ in range(NULL_ROUNDS)])
-
-
-def _estimate(value: float, samples: Floats, n: int) -> Interval:
-    low, high = np.percentile(samples, TAILS)
-    return Interval(value, n, float(low), float(high))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from safevlm.config import LoraSettings, LossWeights, Quantization, SafetyConfig, StageName
 from safevlm.data.collate import IGNORED
+from safevlm.intervals import bootstrap_median
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 from safevlm.training.stages import STAGES, prepare, trainable
@@ -226,7 +226,7 @@ def measure(shape: BenchShape, mode: Mode, steps: int, size: int, device: torch.
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [_step(model, inputs, mode, trains, optimizer, device) for _ in range(WARM_UP + steps)][WARM_UP:]
-    median = statistics.median(seconds)
+    median, (low, high) = statistics.median(seconds), bootstrap_median(seconds, seed=0)
     return {
         "mode": asdict(mode),
         "batch": size,
@@ -234,7 +234,7 @@ def measure(shape: BenchShape, mode: Mode, steps: int, size: int, device: torch.
         "frozen_dtype": str(loading.default_dtype(device)).removeprefix("torch."),
         "trained_parameters": sum(trainable(model).values()),
         "steps": steps,
-        "seconds_per_step": {"median": median, **_interval(seconds)},
+        "seconds_per_step": {"median": median, "low": low, "high": high},
         "samples_per_second": size / median,
         "peak_memory_bytes": _peak(device),
     }
@@ -275,13 +275,6 @@ def _peak(device: torch.device) -> int:
     # getrusage would start from what the parent held when it made this process
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _interval(seconds: Sequence[float], draws: int = 2000) -> dict[str, float]:
-    """95 % bootstrap interval of the median."""
-    noise = random.Random(0)
-    medians = sorted(statistics.median(noise.choices(seconds, k=len(seconds))) for _ in range(draws))
-    return {"low": medians[int(0.025 * draws)], "high": medians[int(0.975 * draws)]}
 
 
 def _name_of(device: torch.device) -> str:

@@ -14,9 +14,10 @@ from safevlm.evaluation.judges import JUDGES
 from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.comparison import compare, interval, markdown, mcnemar, paired
 from safevlm.evaluation.metrics.measures import BY_JUDGE, MEASURES, measures_of
-from safevlm.evaluation.metrics.rates import by_group, mean, wilson
+from safevlm.evaluation.metrics.rates import by_group, mean
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_scores, write_rows
+from safevlm.intervals import wilson
 from tests.evaluation.command import main
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
 

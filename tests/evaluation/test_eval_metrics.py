@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-
-from safevlm.evaluation.metrics.rates import METRICS, Rate, asr, by_group, over_refusal, rate, utility, wilson
+from safevlm.evaluation.metrics.rates import METRICS, Rate, asr, by_group, over_refusal, rate, utility
 from safevlm.evaluation.runs.files import Score
 from safevlm.evaluation.suites.groups import GROUPS
+from safevlm.intervals import wilson
 
 
 def scores(group: str, *outcomes: tuple[str, float | None]) -> list[Score]:
     return [Score(f"{group}-{index}", group, "j", value, label) for index, (label, value) in enumerate(outcomes)]
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [  # Newcombe 1998 (Statistics in Medicine 17), table I, method 3
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (29, 29, 0.8830, 1.0),
-    ],
-)
-def test_wilson_interval_matches_known_values(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_an_empty_group_has_no_value() -> None:

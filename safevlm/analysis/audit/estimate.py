@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from safevlm.intervals import percentiles
+
 DRAWS = 1_000
-LOW, HIGH = 2.5, 97.5
-"""Percentiles of a 95 % interval."""
 ILL_CONDITIONED = 100.0
 """Above this condition of m, categories are so often taken for each other that their split is a guess."""
 
@@ -104,5 +104,5 @@ def _draw(values: np.ndarray, counts: np.ndarray, confusion: np.ndarray, generat
 
 
 def _count(value: float, draws: np.ndarray) -> CorrectedCount:
-    low, high = np.percentile(draws, [LOW, HIGH])
+    low, high = percentiles(draws)
     return CorrectedCount(round(float(value), 1), round(float(min(low, value)), 1), round(float(max(high, value)), 1))

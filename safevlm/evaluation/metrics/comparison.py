@@ -16,10 +16,11 @@ from typing import Any
 
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.metrics.measures import Measure, measures_of
-from safevlm.evaluation.metrics.rates import Rate, bootstrap, measured, wilson
+from safevlm.evaluation.metrics.rates import Rate, measured
 from safevlm.evaluation.runs.files import Score, read_json, write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.suites.groups import Side, in_order, side_of
+from safevlm.intervals import bootstrap_mean, wilson
 
 SETTINGS = ("model", "defense", "policy", "base", "perturb", "max_new_tokens", "dtype")
 """Facts of a run that are shown where they differ."""
@@ -152,7 +153,7 @@ def interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]
     none of n did (Wilson), in either direction.
     """
     if len(set(differences)) > 1:
-        return bootstrap(differences, seed)
+        return bootstrap_mean(differences, seed)
     reach = wilson(0, len(differences))[1]
     return max(-1.0, differences[0] - reach), min(1.0, differences[0] + reach)
 

@@ -12,15 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from safevlm import intervals
 from safevlm.evaluation.metrics.measures import HARMFUL_FROM as HARMFUL_FROM
 from safevlm.evaluation.metrics.measures import Measure, is_hit, is_withheld, measures_of
 from safevlm.evaluation.runs.files import Score
 from safevlm.evaluation.suites.groups import BENIGN_GROUPS, MINIATURE, in_order, side_of
-
-DRAWS = 10_000  # bootstrap samples of a mean
 
 
 @dataclass(frozen=True)
@@ -37,30 +33,13 @@ class Rate:
 NO_RATE = Rate(None, 0, None, None)
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion."""
-    if not 0 <= hits <= n or n == 0:
-        raise ValueError(f"no interval for {hits} of {n}")
-    return intervals.wilson(hits, n)
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean, seeded."""
-    # How often each value is drawn is all that the mean of a sample depends on, and it is drawn at once.
-    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
-    n = int(counts.sum())
-    means = np.random.default_rng(seed).multinomial(n, counts / n, size=DRAWS) @ distinct / n
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def rate(claims: Iterable[bool | None]) -> Rate:
     """Share of True among the claims; None is counted as unscored and left out."""
     counts = Counter(claims)
     n = counts[True] + counts[False]
     if n == 0:
         return Rate(None, 0, None, None, counts[None])
-    low, high = wilson(counts[True], n)
+    low, high = intervals.wilson(counts[True], n)
     return Rate(counts[True] / n, n, low, high, counts[None])
 
 
@@ -75,7 +54,10 @@ def mean(values: Iterable[float | None], seed: int = 0) -> Rate:
     if not known:
         return Rate(None, 0, None, None, len(given))
     average = sum(known) / len(known)
-    low, high = intervals.wilson_of(average, len(known)) if len(set(known)) == 1 else bootstrap(known, seed)
+    if len(set(known)) == 1:
+        low, high = intervals.wilson_of(average, len(known))
+    else:
+        low, high = intervals.bootstrap_mean(known, seed)
     return Rate(average, len(known), max(0.0, low), min(1.0, high), len(given) - len(known))
 
 

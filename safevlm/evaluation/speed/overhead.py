@@ -7,7 +7,6 @@ has returned, so the clock waits for it; and a defense that reviews whole answer
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections import Counter
@@ -24,12 +23,12 @@ from safevlm.evaluation.runs.files import OVERHEAD, write_json
 from safevlm.evaluation.runs.served import Served
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.evaluation.suites.groups import groups_on
+from safevlm.intervals import bootstrap_median
 from safevlm.types import Request
 
 GROUP = "benign"
 """The group that is timed where the suite has it; elsewhere, all groups of that side."""
 WARM_UP = 3  # requests to each side before the clock counts
-DRAWS = 2000  # bootstrap samples
 TITLES = {"prepare": "until the LLM starts", "first_token": "first token", "answer": "whole answer"}
 """What is timed. `prepare`: vision pass, detection and the prompt; a served model has none that could be seen."""
 PASSES = {"tower": "images through the tower", "llm": "prompts through the LLM", "written": "tokens written"}
@@ -114,13 +113,6 @@ def told(table: dict[str, Any]) -> Iterator[str]:
         yield "more than the bare model: " + ", ".join(f"{extra[name]:+.2f} {PASSES[name]}" for name in PASSES)
 
 
-def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the median."""
-    rng = random.Random(seed)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(DRAWS))
-    return medians[round(0.025 * (DRAWS - 1))], medians[round(0.975 * (DRAWS - 1))]
-
-
 @contextmanager
 def counted(engine: Any) -> Iterator[Counter[str]]:
     """Counts, while it is open, what goes through the engine's tower and LLM; a batch of five is five."""
@@ -195,7 +187,7 @@ def _wait(engine: Any) -> None:
 
 def _ratio(pairs: Sequence[Pair], seed: int) -> dict[str, Any]:
     ratios = [defended / bare for defended, bare in pairs]
-    low, high = bootstrap_interval(ratios, seed)
+    low, high = bootstrap_median(ratios, seed)
     return {
         "value": statistics.median(ratios),
         "n": len(ratios),

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine, spread
 from safevlm.evaluation.runs.files import write_json
-from safevlm.evaluation.speed.overhead import bootstrap_interval
 from safevlm.evaluation.suites import load_suite, suite_of
+from safevlm.intervals import bootstrap_median
 from safevlm.types import Request, Sample
 
 FILE = "throughput.json"
@@ -254,7 +254,7 @@ def _turned(ways: Sequence[Way], number: int) -> list[Way]:
 
 def _summary(way: Way, blocks: Sequence[RequestBlock], asked: Sequence[Sequence[Request]], seed: int) -> dict[str, Any]:
     ratios = [block.seconds[FIRST] / block.seconds[way.name] for block in blocks]
-    low, high = bootstrap_interval(ratios, seed)
+    low, high = bootstrap_median(ratios, seed)
     other = [
         request.id
         for block, requests in zip(blocks, asked, strict=True)
