@@ -160,6 +160,43 @@ def test_no_bare_except() -> None:
     assert not found, f"a bare except hides broken images and Ctrl-C alike: {found}"
 
 
+def test_files_are_replaced_in_one_place() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _files(ROOT)
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.Call) and _renames(node) and path != ROOT / "safevlm" / "data" / "atomic_write.py"
+    ]
+    assert not found, f"write through safevlm.data.atomic_write, so that nobody reads half a file: {found}"
+
+
+def _renames(call: ast.Call) -> bool:
+    """`os.replace(…)`, `shutil.move(…)`, `path.replace(other)` and the like; not `text.replace(a, b)`."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    owner, name = ast.unparse(call.func.value), call.func.attr
+    if owner in ("os", "shutil"):
+        return name in ("replace", "rename", "link", "move")
+    return name == "replace" and len(call.args) == 1 and not call.keywords
+
+
+@pytest.mark.parametrize(
+    ("code", "renames"),
+    [
+        ("os.replace(part, path)", True),
+        ("part.replace(path)", True),
+        ("shutil.move(part, path)", True),
+        ("text.replace('a', 'b')", False),
+        ("dataclasses.replace(one, name='b')", False),
+        ("replace(one)", False),
+    ],
+)
+def test_a_rename_is_told_from_other_replacements(code: str, renames: bool) -> None:
+    call = ast.parse(code, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert _renames(call) == renames
+
+
 def test_nothing_imports_torchvision() -> None:
     imports = [one for path in _files(ROOT) for one in _imports(path, ROOT)]
     found = [one.place for one in imports if one.target.split(".")[0] == "torchvision"]

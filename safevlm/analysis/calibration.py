@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from safevlm.analysis import calibration_figures, detection, reliability, summar
 from safevlm.analysis.labelled_images import read_sets
 from safevlm.analysis.thresholds import Promise, Risks, Thresholds
 from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, judge, union
+from safevlm.data.atomic_write import write_text
 from safevlm.defenses.policy import Policy, policy_from
 from safevlm.intervals import Floats, Interval, share
 from safevlm.model.export import SIDECAR
@@ -266,7 +266,7 @@ def write_policy(path: Path, table: Mapping[str, Any]) -> None:
     import yaml
 
     head = "# Made by `safevlm analyze calibration`; the calibration fits this checkpoint and this detector only.\n"
-    path.write_text(head + yaml.safe_dump(dict(table), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, head + yaml.safe_dump(dict(table), sort_keys=False, allow_unicode=True))
 
 
 def write_into_checkpoint(folder: Path, table: Mapping[str, Any]) -> None:
@@ -274,9 +274,7 @@ def write_into_checkpoint(folder: Path, table: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["policy"] = dict(table)
-    temporary = path.with_name(f".config.json.{os.getpid()}")
-    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _home_of_policy(loaded: Loaded) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.analysis.labelled_images import ImageSet
+from safevlm.data.atomic_write import write_text
 from safevlm.model.loading import Loaded
 from safevlm.versions import installed
 
@@ -30,9 +31,7 @@ def write(out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int, number
         "versions": _versions(),
     }
     path = out / FILE
-    temporary = out / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

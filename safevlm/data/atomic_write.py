@@ -16,7 +16,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The hidden name is the process's own, so several may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = _partial(path)
     try:
         yield partial
         os.replace(partial, path)
@@ -28,6 +28,24 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: a reader sees the old one or the new one."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Writes a file unless there is one; whether it did. Of several processes at once, one does."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.link(partial, path)  # unlike a rename, it fails where there is one already
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
 
 
 @contextlib.contextmanager
@@ -53,3 +71,7 @@ def publish(staging: Path, folder: Path) -> None:
         os.replace(folder, old)
     os.replace(staging, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -26,6 +26,7 @@ from typing import Any
 from PIL import Image
 
 from safevlm.data import answers, mix
+from safevlm.data.atomic_write import write_text
 from safevlm.data.images import decode_image
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
@@ -66,13 +67,13 @@ def build(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
     out.mkdir(parents=True, exist_ok=True)
     names = _store_images(taken, out, copies_all=made_mix.images == "copy")
     files = {f"{name}.jsonl": rows for name, rows in _stage_rows(made, taken, names, out).items()}
-    _write_text(out / "taxonomy.yaml", taxonomy_yaml(made_mix))
+    write_text(out / "taxonomy.yaml", taxonomy_yaml(made_mix))
     for name in set(RECORD_FILES) - set(files):
         (out / name).unlink(missing_ok=True)  # of an earlier mix
     for name, rows in files.items():
-        _write_text(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     report = {**report_of(made), "held_out": compared, "files": _digests(out, files), "splits": _split_files(made_mix)}
-    _write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
 
@@ -205,12 +206,6 @@ def _raw(one: _Taken, names: Mapping[ImageFile, str]) -> Raw:
     raw |= {"safe_type": label.category} if label.category else {}
     raw |= {"safe_level": label.level} if label.level else {}
     return {**raw, "conversations": [{"from": speaker, "value": text} for speaker, text in one.turns]}
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _digests(out: Path, files: Mapping[str, Sequence[Raw]]) -> Raw:

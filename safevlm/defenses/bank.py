@@ -26,6 +26,7 @@ from torch import Tensor
 
 from llava_patch.clip import read_text_space
 from llava_patch.fingerprint import fingerprint, is_same
+from safevlm.data.atomic_write import atomic_file
 from safevlm.defenses.concepts import Concept, concepts_from
 from safevlm.taxonomy import Taxonomy
 
@@ -114,14 +115,11 @@ def make_bank(
 
 
 def write_bank(bank: Bank, path: str | Path) -> None:
-    """Writes the file under a hidden name and renames it, so that a bank is whole or not there."""
-    file = Path(path)
+    """Writes a bank that is there as a whole or not at all."""
     about = json.dumps({**asdict(bank.facts), "concepts": [concept.to_dict() for concept in bank.concepts]})
     tensors = {name: getattr(bank, name).cpu().contiguous() for name in TENSORS}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    save_file(tensors, partial, metadata={"bank": about, "sha256": _digest(about, tensors)})
-    partial.replace(file)
+    with atomic_file(Path(path)) as partial:
+        save_file(tensors, partial, metadata={"bank": about, "sha256": _digest(about, tensors)})
 
 
 def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:

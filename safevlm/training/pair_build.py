@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safevlm.data import pairs, published_pairs
+from safevlm.data.atomic_write import write_text
 from safevlm.data.pairs import Counts, Drawn, Pair
 from safevlm.data.records import PARTS, Record, RecordError, parse_record, read_records, refuse_placeholders
 from safevlm.data.sources.fingerprints import file_digest
@@ -76,8 +77,8 @@ def build(settings: PairSettings, is_refusal: Callable[[str], bool]) -> Raw:
         "left_out": {**drawn.left_out, "empty answer": len(answered) - len(made)},
         "questions": {part: _questions(made, part) for part in PARTS},
     }
-    _write(settings.out / PAIRS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write(settings.out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(settings.out / PAIRS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(settings.out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
 
@@ -141,9 +142,3 @@ def _counts(some: Iterable[Pair]) -> dict[str, int]:
 
 def _questions(made: Iterable[Pair], part: str) -> dict[str, int]:
     return dict(Counter(pair.question for pair in made if pair.part == part).most_common())
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -42,6 +42,7 @@ RESULTS = ("audit.parquet", "exclude.txt", "unreadable.jsonl", "summary.json", "
 
 def _model(folder: Path, **safety: Any) -> Path:
     """A complete checkpoint with a random head whose verdicts hang on the image."""
+    torch.manual_seed(0)
     base = workshop.stock_folder(folder / "base")
     loaded = loading.load(base, safety=SafetyConfig(**{**tiny.SAFETY, **safety}))
     tiny.shake(loaded.model.safety_head, std=0.25)

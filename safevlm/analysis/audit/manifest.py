@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safevlm.data.atomic_write import write_new
 
 NAME = "run.json"
 
@@ -16,18 +17,9 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
     ValueError names every setting that differs. Several processes may claim a folder at once.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    staging = folder / f".{NAME}.{os.getpid()}"
-    staging.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    try:
-        os.link(staging, path)  # fails where there is one already: only one process can be first
-    except FileExistsError:
+    if not write_new(path, json.dumps(settings, indent=1) + "\n"):
         _compare(path, settings)
-    except OSError:  # a file system without hard links
-        _compare(path, settings) if path.exists() else os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _compare(path: Path, settings: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from safevlm.analysis.audit.plan import ShardPlan
 from safevlm.analysis.audit.shards import Shards
 from safevlm.analysis.audit.sources import arrow
 from safevlm.analysis.audit.verdicts import Rule, Verdicts
+from safevlm.data.atomic_write import atomic_file
 from safevlm.data.exclude import line_of
 
 AUDIT, EXCLUDE, UNREADABLE = "audit.parquet", "exclude.txt", "unreadable.jsonl"
@@ -177,22 +177,15 @@ def _write_lists(table: Any, found: Verdicts, exclude: IO[str], unreadable: IO[s
 @contextmanager
 def _parquet(path: Path, parts: Shards) -> Iterator[Any]:
     """A parquet file to write tables to; it has its name only when all went well."""
-    pa, staging = arrow(), _staging(path)
+    pa = arrow()
     kept = [one for one in parts.schema if one.name not in LEFT_OUT]
     schema = pa.schema([*kept, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in ADDED.items())])
-    with arrow("parquet").ParquetWriter(staging, schema, compression="zstd") as writer:
+    # several processes may find all shards complete at once; each writes its own file, all of them the same
+    with atomic_file(path) as partial, arrow("parquet").ParquetWriter(partial, schema, compression="zstd") as writer:
         yield writer
-    os.replace(staging, path)
 
 
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
-    staging = _staging(path)
-    with staging.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         yield file
-    os.replace(staging, path)
-
-
-def _staging(path: Path) -> Path:
-    """Several processes may find the parts complete at once; each writes its own file, all of them the same."""
-    return path.with_name(f".{path.name}.{os.getpid()}")

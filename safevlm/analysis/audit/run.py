@@ -29,6 +29,7 @@ from safevlm.analysis.audit.scan import scan
 from safevlm.analysis.audit.shards import Shards
 from safevlm.analysis.audit.sources import open_source
 from safevlm.analysis.audit.verdicts import Rule
+from safevlm.data.atomic_write import write_text
 from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
 from safevlm.taxonomy import CLEAN
@@ -150,21 +151,15 @@ def _finish(
     reported = [merged.tally.category[name] for name in names]
     found = None if errors is None else estimate.estimate(reported, errors, names, names.index(CLEAN))
     told = summary.summarize(str(settings.data), str(settings.model), plan, merged, rule, found)
-    _write(settings.out / summary.SUMMARY, json.dumps(told, indent=1) + "\n")
-    _write(settings.out / gallery.GALLERY, gallery.page(gallery.cards(plan, merged.tally.shown, names), told))
+    write_text(settings.out / summary.SUMMARY, json.dumps(told, indent=1) + "\n")
+    write_text(settings.out / gallery.GALLERY, gallery.page(gallery.cards(plan, merged.tally.shown, names), told))
     return told
 
 
 def _bench(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier) -> dict[str, Any]:
     timed = bench.bench(plan, classifier, batch_size=settings.batch_size, workers=settings.decoders)
-    _write(settings.out / BENCH, json.dumps(timed, indent=1) + "\n")
+    write_text(settings.out / BENCH, json.dumps(timed, indent=1) + "\n")
     return timed
-
-
-def _write(path: Path, text: str) -> None:
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)
 
 
 def _device(settings: AuditSettings) -> torch.device:

@@ -6,7 +6,6 @@ under a threshold and a policy is added when the parts are merged.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from safevlm.analysis.audit.images import ReadImage
 from safevlm.analysis.audit.sources import arrow, printable
+from safevlm.data.atomic_write import atomic_file
 from safevlm.taxonomy import Taxonomy
 
 CATEGORY, LEVEL = "category_", "level_"
@@ -51,7 +51,8 @@ class Shards:
         columns = {name: [read(row) for row in rows] for name, (_, read) in COLUMNS.items()}
         columns |= _probabilities(rows, CATEGORY, self.taxonomy.category_names, lambda row: row.category)
         columns |= _probabilities(rows, LEVEL, self.taxonomy.level_names, lambda row: row.level)
-        write_atomically(pa.table(columns, schema=self.schema), self.path(shard))
+        with atomic_file(self.path(shard)) as partial:
+            arrow("parquet").write_table(pa.table(columns, schema=self.schema), partial, compression="zstd")
 
     def read(self, shard: int, columns: Sequence[str] | None = None) -> Any:
         """A part as an arrow table."""
@@ -76,13 +77,6 @@ class Shards:
             np.stack([table[f"{prefix}{name}"].to_numpy() for name in names], axis=1)
             for prefix, names in ((CATEGORY, self.taxonomy.category_names), (LEVEL, self.taxonomy.level_names))
         )  # type: ignore[return-value]
-
-
-def write_atomically(table: Any, path: Path) -> None:
-    """A parquet file that is there as a whole, or not at all."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    arrow("parquet").write_table(table, staging, compression="zstd")
-    os.replace(staging, path)
 
 
 def _probabilities(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.atomic_write import write_text
 from safevlm.data.sources.fingerprints import pixel_fingerprints
 from safevlm.data.sources.row import SourceError, SourceRow, SourceSpec
 
@@ -83,10 +84,7 @@ def _write(file: Path, spec: SourceSpec, drawn: Mapping[str, str]) -> None:
         "counts": {side: len(ids[side]) for side in SIDES},
         "ids": ids,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_text(file, json.dumps(table, indent=1) + "\n")
     log.info("%s: split drawn with seed %d: %s (%s)", spec.name, spec.split_seed, table["counts"], file.name)
 
 

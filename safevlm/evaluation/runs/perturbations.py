@@ -8,7 +8,6 @@ image, so a perturbed run is read against the bare model's run on the same chang
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
+from safevlm.data.atomic_write import atomic_file
 from safevlm.data.images import open_image
 from safevlm.types import Sample
 
@@ -133,8 +133,6 @@ def _store(source: Path, perturbation: Perturbation, folder: Path) -> Path:
     image = open_image(source)
     place = folder / f"{source.stem}-{perturbation.name}{perturbation.strength:g}-{digest(image)}.png"
     if not place.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{place.name}.{os.getpid()}")
-        perturbation(image).save(part, "PNG")
-        os.replace(part, place)
+        with atomic_file(place) as partial:
+            perturbation(image).save(partial, "PNG")
     return place

@@ -7,7 +7,6 @@ only here. Nothing is written under a name that an archive brings, and a changed
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from io import BytesIO
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from safevlm.data.atomic_write import atomic_file
 from safevlm.evaluation.suites.tables import AbsentError
 
 if TYPE_CHECKING:
@@ -126,14 +126,13 @@ def _bytes_of(images: Collection[ImageFile]) -> Iterator[tuple[ImageFile, bytes]
 
 def _write(file: Path, data: bytes) -> Path:
     """Whole or not at all, also when several processes unpack at once."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, file)
+    with atomic_file(file) as partial:
+        partial.write_bytes(data)
     return file
 
 
 def _unpacked(place: Path) -> dict[str, Path]:
-    return {file.stem: file for file in sorted(place.glob("*")) if file.suffix != ".part"}
+    return {file.stem: file for file in sorted(place.glob("*")) if file.name[0] != "."}
 
 
 def _cache(folder: Path, archive: Path) -> Path:
