@@ -17,8 +17,11 @@ EXTRAS = {
     "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
     "eval": ["jinja2", "openai>=3"],
     "utility": ["lmms-eval>=0.7.3"],
-    "dev": ["pytest", "pytest-xdist", "ruff"],
+    "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
 }
+ALONE = ("flash", "utility")
+"""Extras that need a compiler and a GPU, or bring a harness of their own."""
+EXTRAS["all"] = sorted({package for name, packages in EXTRAS.items() if name not in ALONE for package in packages})
 
 setup(
     name="safevlm",

@@ -6,7 +6,6 @@ import argparse
 import logging
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 from safevlm import versions
@@ -20,6 +19,7 @@ from safevlm.commands import (
     convert,
     embed,
     evaluation,
+    library_noise,
     merge,
     mix,
     pair,
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in words if not word.startswith("--local_rank")]  # deepspeed's launcher puts it first
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # deprecations among our dependencies
+    library_noise.silence()
     if words[:1] == ["train"]:
         return _run(train.run, words[1:])
     command = words[0] if words else ""

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Lint, the fast tests on all cores, then the slow ones one by one. Arguments go to pytest: scripts/test.sh -k engine
+# Lint, format, types, the fast tests on all cores, then the slow ones one by one. Arguments go to pytest alone:
+# scripts/test.sh -k engine
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny models: more threads only wait for each other
 
-ruff check .
 if [ $# -gt 0 ]; then
   exec python -m pytest "$@"
 fi
+ruff check .
+ruff format --check .
+mypy
 python -m pytest -m "not slow" --numprocesses auto --dist loadfile --durations 5
 python -m pytest -m slow --durations 10
