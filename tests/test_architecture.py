@@ -23,6 +23,7 @@ RANKS = {
     "safevlm": -1,  # the package itself holds nothing
     "safevlm.taxonomy": 0,
     "safevlm.types": 1,
+    "safevlm.plugins": 1,
     "safevlm.config": 1,
     "safevlm.versions": 1,
     "safevlm.recipes": 1,
@@ -47,7 +48,7 @@ FORBIDDEN = {
     "safevlm.defenses": {"safevlm.model"},  # a defense sees what the engine hands it
 }
 """Beyond the ranks."""
-WITHOUT_TORCH = ("safevlm.types", "safevlm.taxonomy")
+WITHOUT_TORCH = ("safevlm.types", "safevlm.taxonomy", "safevlm.plugins")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
