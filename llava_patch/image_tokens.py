@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.models.llava.modeling_llava import LlavaModel
+
+from llava_patch import parts
+from llava_patch.classes import Model
 
 
-def attach(llava: LlavaModel, prepend: Callable[[nn.Module, Any, Tensor], Tensor]) -> RemovableHandle:
+def attach(model: Model, prepend: Callable[[nn.Module, Any, Tensor], Tensor]) -> RemovableHandle:
     """Lets `prepend`, a forward hook, rewrite what the projector returns.
 
     Give a bound method of a module: a copied model then keeps its own hook, a closure would keep the old one's.
     """
-    return llava.multi_modal_projector.register_forward_hook(prepend)
+    return parts.projector(model).register_forward_hook(prepend)
 
 
 def join(extra: Tensor, image: Tensor) -> Tensor:

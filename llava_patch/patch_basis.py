@@ -8,21 +8,25 @@ moves some directions ten times faster than others, and whoever learns these vec
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers.models.llava.modeling_llava import LlavaModel
+
+from llava_patch import fields, parts
+from llava_patch.classes import Config, Model
 
 
-def shape_of(llava: LlavaModel) -> tuple[int, int, int]:
+def shape_of(config: Config) -> tuple[int, int, int]:
     """(r, c, v)."""
-    vision = llava.config.vision_config
-    side = vision.image_size // vision.patch_size
-    return side, side, vision.hidden_size
+    side = fields.patches_per_side(config)
+    return side, side, fields.tower_width(config)
 
 
-def inverse_of(llava: LlavaModel) -> Tensor:
+def inverse_of(model: Model) -> Tensor:
     """(v, 3 p p): from a vector to the smallest change of a patch's pixels that makes it."""
-    weight = llava.vision_tower.embeddings.patch_embedding.weight
+    embeddings: Any = parts.vision_tower(model).embeddings
+    weight: Tensor = embeddings.patch_embedding.weight
     return torch.linalg.pinv(weight.detach().float().flatten(1)).T.contiguous()
 
 

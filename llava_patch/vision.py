@@ -9,11 +9,14 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.llava.modeling_llava import LlavaModel
+
+from llava_patch import fields, parts
+from llava_patch.classes import Model
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,19 @@ class VisionPass:
         return VisionPass(**{part.name: getattr(self, part.name)[rows] for part in dataclasses.fields(self)})
 
 
-def encode_images(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
+def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
     """Runs the vision tower once. (b, 3, h, w) → `VisionPass`.
 
     A frozen tower runs under `no_grad` unless the pixels themselves want a gradient (a visual security tensor);
     gradient checkpointing would otherwise build a graph through it (base facts §4.2).
     """
-    tower = llava.vision_tower
+    tower: Any = parts.vision_tower(model)
     wants_gradient = pixel_values.requires_grad or any(weight.requires_grad for weight in tower.parameters())
     with contextlib.nullcontext() if wants_gradient else torch.no_grad():
         output = tower(pixel_values.to(tower.dtype), output_hidden_states=True)
-        layers = llava.config.vision_feature_layer
+        layers = model.config.vision_feature_layer
         selected = _selected(output.hidden_states, layers)
-        first_patch = 1 if llava.config.vision_feature_select_strategy == "default" else 0
+        first_patch = 0 if fields.keeps_cls(model.config) else 1
         last_cls = output.last_hidden_state[:, 0]
         return VisionPass(
             patches=selected[:, first_patch:],
@@ -58,8 +61,25 @@ def encode_images(llava: LlavaModel, pixel_values: Tensor) -> VisionPass:
         )
 
 
+def project(model: Model, patches: Tensor) -> Tensor:
+    """(b, p, v) → (b, n, d): what stands in the image slots, extra tokens of `image_tokens.attach` included."""
+    projector = parts.projector(model)
+    # the packed bytes of a quantised weight are no type to compute in
+    computes_in = next(weight.dtype for weight in projector.parameters() if weight.is_floating_point())
+    tokens: Tensor = projector(patches.to(computes_in))
+    return tokens
+
+
+def blank_images(model: Model, images: int) -> Tensor:
+    """(images, 3, h, w) of zeros, in the type and on the device of the vision tower's weights."""
+    return next(parts.vision_tower(model).parameters()).new_zeros(images, *fields.pixel_shape(model.config))
+
+
 def as_encoder_outputs(image_tokens: Sequence[Tensor]) -> dict[str, BaseModelOutputWithPooling]:
-    """Projected tokens, one (n, d) tensor per image, as LLaVA's `mm_encoder_outputs`: the tower is not run again."""
+    """Projected tokens, one (n, d) tensor per image, as the argument `mm_encoder_outputs` of `forward` and `generate`.
+
+    With it neither the vision tower nor the projector is run again. Both write into the dict: make a new one per call.
+    """
     return {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))}
 
 

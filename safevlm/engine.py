@@ -7,6 +7,7 @@ and generation gets its projected tokens. A detector or hook that breaks makes t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from llava_patch import virtual_tokens
+from llava_patch import fields, parts, virtual_tokens
 from safevlm import defenses
 from safevlm.config import Quantization
 from safevlm.data import chat
@@ -238,7 +239,7 @@ class Engine:
     def _inputs(self, request: Request, features: LazyImageFeatures, answer_prefix: str = "") -> Inputs:
         model = self.loaded.safe_llava
         ids = torch.tensor(chat.prompt_ids(self.processor, request, model.slots, answer_prefix), device=self.device)
-        return Inputs(ids, features.pixel_values, image_token_id=model.config.image_token_id)
+        return Inputs(ids, features.pixel_values, image_token_id=fields.image_token_id(model.config))
 
     def _encoded(self, turns: Sequence[_Turn]) -> EncodedBatch:
         """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
@@ -340,14 +341,14 @@ def setting_of(
     loaded: loading.Loaded, policy: Policy, truths: Mapping[str, Verdict], device: torch.device
 ) -> DefenseContext:
     """What a defense in front of this checkpoint may be built from."""
-    model, images = loaded.safe_llava, loaded.safe_llava.config.vision_config
+    model = loaded.safe_llava
     facts = ModelFacts(
-        hidden_size=model.config.text_config.hidden_size,
-        pixel_shape=(images.num_channels, images.image_size, images.image_size),
-        image_token_id=model.config.image_token_id,
+        hidden_size=fields.hidden_size(model.config),
+        pixel_shape=fields.pixel_shape(model.config),
+        image_token_id=fields.image_token_id(model.config),
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
-        tower=model.model.vision_tower.state_dict,
+        tower=functools.partial(parts.tower_state, model),
     )
     return DefenseContext(
         policy=policy,

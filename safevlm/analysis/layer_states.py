@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from llava_patch import parts
 from safevlm.engine import Engine
 from safevlm.model.encoded import EncodedBatch
 from safevlm.model.safe_llava import SafeLlava
@@ -65,7 +66,7 @@ def _listening(inner: SafeLlava, last: Tensor) -> Iterator[list[Tensor]]:
         hidden = output[0] if isinstance(output, tuple) else output
         heard.append(hidden[torch.arange(len(last), device=last.device), last].float())
 
-    handles = [layer.register_forward_hook(keep) for layer in inner.model.language_model.layers]
+    handles = [layer.register_forward_hook(keep) for layer in parts.lm_layers(inner)]
     try:
         yield heard
     finally:

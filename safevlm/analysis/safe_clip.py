@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llava_patch import parts
 from safevlm.analysis import detection
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
 from safevlm.defenses.bank import Bank, read_bank
@@ -45,7 +46,7 @@ def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: s
         )
         for one in sets
     }
-    tower = loaded.safe_llava.model.vision_tower.state_dict()
+    tower = parts.tower_state(loaded.safe_llava)
     found = {}
     for name, file in banks.items():
         bank = read_bank(file, taxonomy)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
+from llava_patch import fields
 from safevlm.config import ModelConfig, SafetyConfig
 from safevlm.model import loading
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
@@ -74,7 +75,7 @@ def skeleton(config: SafeLlavaConfig, *, layers: int | None = None) -> SafeLlava
     """The model on the meta device: names and shapes, no numbers. `layers`: so many of the LLM's; none: all."""
     config = copy.deepcopy(config)
     if layers is not None:
-        config.text_config.num_hidden_layers = min(layers, config.text_config.num_hidden_layers)
+        fields.set_lm_layers(config, min(layers, fields.lm_layers(config)))
     with torch.device("meta"):
         return SafeLlava(config)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
-from transformers import GenerationConfig, LlavaProcessor
+from transformers import GenerationConfig
 
+from llava_patch import fields
+from llava_patch import processor as processors
+from llava_patch.classes import Processor
 from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
@@ -36,7 +39,7 @@ class Examined(Protocol):
     @property
     def skeleton(self) -> SafeLlava: ...
     @property
-    def processor(self) -> LlavaProcessor: ...
+    def processor(self) -> Processor: ...
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Subject:
         return checkpoints.skeleton(self.checkpoint.config)
 
     @part
-    def processor(self) -> LlavaProcessor:
+    def processor(self) -> Processor:
         return fitting_processor(self.checkpoint, self.skeleton.slots)
 
 
@@ -100,17 +103,14 @@ def processor(subject: Examined) -> Iterator[Finding]:
     pads = getattr(made.image_processor, "do_pad", False)
     crops = getattr(made.image_processor, "do_center_crop", False)
     how = "pads to a square" if pads else "crops the middle" if crops else "squeezes"
-    fields = (
-        f"patch_size {made.patch_size}, strategy {made.vision_feature_select_strategy}, additional image tokens "
-        f"{made.num_additional_image_tokens}; {type(made.image_processor).__name__} {how}"
-    )
-    side = config.vision_config.image_size
+    counted = f"{processors.describe(made)}; {type(made.image_processor).__name__} {how}"
+    side = fields.image_size(config)
     template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
     title = f"processor: {subject.skeleton.slots} image tokens and 3 x {side} x {side} pixels per image"
-    yield Finding(True, title, f"{fields}\nchat template: {template}")
+    yield Finding(True, title, f"{counted}\nchat template: {template}")
 
 
-def fitting_processor(found: Checkpoint, slots: int) -> LlavaProcessor:
+def fitting_processor(found: Checkpoint, slots: int) -> Processor:
     """The folder's processor. ValueError: it makes other ids, slots or pixels than the model takes."""
     made = loading.load_processor(found.folder, found.config)
     problems = list(_differences(made, found.config, slots))
@@ -119,13 +119,14 @@ def fitting_processor(found: Checkpoint, slots: int) -> LlavaProcessor:
     return made
 
 
-def _differences(made: LlavaProcessor, config: SafeLlavaConfig, slots: int) -> Iterator[str]:
-    side = config.vision_config.image_size
-    words, rows = len(made.tokenizer), config.text_config.vocab_size
+def _differences(made: Processor, config: SafeLlavaConfig, slots: int) -> Iterator[str]:
+    side = fields.image_size(config)
+    words, rows = len(made.tokenizer), fields.vocabulary_size(config)
     if words > rows:
         yield f"the tokenizer knows {words} tokens, the model {rows}; this is another model's tokenizer"
-    if made.image_token_id != config.image_token_id:
-        yield f"{made.image_token} is {made.image_token_id} for the tokenizer, {config.image_token_id} in config.json"
+    image_token = fields.image_token_id(config)
+    if made.image_token_id != image_token:
+        yield f"{made.image_token} is {made.image_token_id} for the tokenizer, {image_token} in config.json"
     if made.tokenizer.pad_token_id is None:
         yield "the tokenizer has no pad token; set pad_token in tokenizer_config.json"
         return

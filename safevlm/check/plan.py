@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import LlavaProcessor
 
+from llava_patch.classes import Processor
 from safevlm.check import checkpoint, model, samples, zero
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.lazy_parts import Skipped, one_line, part
@@ -84,7 +84,7 @@ class RunPlan:
             return prepare(self.skeleton, STAGES[self.recipe.stage], self.recipe.lora, self.recipe.tensor)
 
     @part
-    def processor(self) -> LlavaProcessor:
+    def processor(self) -> Processor:
         return model.fitting_processor(self.checkpoint, self.skeleton.slots)
 
     @part

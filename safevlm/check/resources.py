@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from llava_patch import fields, names
 from safevlm.check import checkpoint, disk, dry_run, memory, model, zero
 from safevlm.check.findings import Finding, size
 from safevlm.check.lazy_parts import PROBLEMS, Skipped
 from safevlm.check.plan import RunPlan
 from safevlm.check.samples import EncodedRecord
-from safevlm.model import loading
 from safevlm.training.arguments import frozen_dtype
 from safevlm.training.stages import trainable
 
@@ -113,23 +113,23 @@ def rehearse(plan: RunPlan) -> Iterator[Finding]:
 def shape_of(plan: RunPlan) -> memory.ModelShape:
     """The model's sizes, from its shapes on the meta device."""
     recipe, config, taken = plan.recipe, plan.checkpoint.config, plan.trained_model
-    text, tower, safety = config.text_config, config.vision_config, config.safety_config
-    sizes = {name: weight.numel() for name, weight in taken.named_parameters() if not weight.requires_grad}
-    llm = sum(amount for name, amount in sizes.items() if loading.LM_LAYERS in name)
+    sizes, safety = fields.sizes(config), config.safety_config
+    frozen = {name: weight.numel() for name, weight in taken.named_parameters() if not weight.requires_grad}
+    llm = sum(amount for name, amount in frozen.items() if names.LM_LAYERS in name)
     has_head = plan.skeleton.safety_head is not None
     return memory.ModelShape(
         llm=llm,
-        other=sum(sizes.values()) - llm,
+        other=sum(frozen.values()) - llm,
         trained=sum(trainable(taken).values()),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        heads=text.num_attention_heads,
-        vocabulary=text.vocab_size,
-        tower_layers=tower.num_hidden_layers,
-        tower_width=tower.hidden_size,
-        tower_intermediate=tower.intermediate_size,
-        patches=(tower.image_size // tower.patch_size) ** 2 + 1,
+        layers=sizes.lm_layers,
+        hidden=sizes.lm_width,
+        intermediate=sizes.lm_intermediate,
+        heads=sizes.lm_heads,
+        vocabulary=sizes.vocabulary,
+        tower_layers=sizes.tower_layers,
+        tower_width=sizes.tower_width,
+        tower_intermediate=sizes.tower_intermediate,
+        patches=sizes.tower_positions,
         projector_width=safety.projector_width if has_head else 0,
         projector_blocks=2 * safety.projector_depth if has_head else 0,
         features=safety.projector_tokens + safety.head_tokens if has_head else 0,

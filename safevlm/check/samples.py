@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlavaProcessor
 
+from llava_patch.classes import Processor
 from safevlm.check.lazy_parts import one_line
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
@@ -61,7 +61,7 @@ class Sampled:
     """Records that cannot be encoded."""
 
 
-def encode(records: Sequence[Record], processor: LlavaProcessor, slots: int, max_length: int) -> Sampled:
+def encode(records: Sequence[Record], processor: Processor, slots: int, max_length: int) -> Sampled:
     """Encodes the records and compares. `slots`: image tokens that the model takes per image."""
     collator = Collator(processor, WITHOUT_LIMIT)
     rows, wrong, cut, answers, broken = [], [], [], [], []
@@ -101,7 +101,7 @@ def typical(rows: Sequence[EncodedRecord], taxonomy: Taxonomy) -> EncodedRecord:
     return (risky or with_image or list(rows))[0]
 
 
-def shown(row: EncodedRecord, processor: LlavaProcessor) -> str:
+def shown(row: EncodedRecord, processor: Processor) -> str:
     """The text that the model reads: image slots collapsed, learned tokens in brackets."""
     pieces = []
     for learned, run in itertools.groupby(_marked(row), key=lambda pair: pair[1]):
@@ -131,7 +131,7 @@ def _marked(row: EncodedRecord) -> Iterator[tuple[int, bool]]:
     return zip(row.ids.tolist(), (row.labels != IGNORED).tolist(), strict=True)
 
 
-def _text(ids: Sequence[int], processor: LlavaProcessor) -> str:
+def _text(ids: Sequence[int], processor: Processor) -> str:
     """Decoded, with each run of image tokens as `<image> x N`."""
     image, pieces = processor.image_token_id, []
     for is_image, run in itertools.groupby(ids, key=lambda token: token == image):
@@ -140,11 +140,11 @@ def _text(ids: Sequence[int], processor: LlavaProcessor) -> str:
     return "".join(pieces)
 
 
-def _learned_text(row: EncodedRecord, processor: LlavaProcessor) -> str:
+def _learned_text(row: EncodedRecord, processor: Processor) -> str:
     return processor.tokenizer.decode(row.labels[row.labels != IGNORED])
 
 
-def _answer_text(record: Record, processor: LlavaProcessor) -> str:
+def _answer_text(record: Record, processor: Processor) -> str:
     """The answers, as the tokenizer can say them at all: unknown words and spaces come out as they will."""
     tokenizer = processor.tokenizer
     answers = [message for message in record.messages if message["role"] == "assistant"]

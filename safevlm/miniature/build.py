@@ -17,20 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import PreTrainedTokenizerFast
 
+from llava_patch import fresh, vision
+from llava_patch.classes import Config, Model, Processor
+from llava_patch.fresh import Clip
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED
 from safevlm.engine import Engine
@@ -42,6 +33,16 @@ PATCH = 16
 PATCHES = (drawing.SIZE // PATCH) ** 2
 CAPTION_TOKENS = 40
 READ_LAYER = -2  # the tower's layer that LLaVA reads
+TOWER = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": drawing.SIZE,
+    "patch_size": PATCH,
+    "projection_dim": 64,
+}
+"""Sizes of the vision tower."""
 MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 
 
@@ -86,31 +87,22 @@ def build(out: Path, config: BuildConfig) -> None:
     print("  ".join(f"{name} {share:.3f}" for name, share in shares.items()))
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA's processor at 64 pixels; one additional image token (CLS), as llava-1.5 has it."""
-    size = drawing.SIZE
-    return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=chat.CHAT_TEMPLATE,
-    )
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> Processor:
+    """LLaVA's processor at 64 pixels."""
+    return fresh.processor_of(tokenizer, _llava_config(tokenizer), chat.CHAT_TEMPLATE)
 
 
 def train_clip(
     scenes: Sequence[Scene], pixels: torch.Tensor, tokenizer: PreTrainedTokenizerFast, config: BuildConfig
-) -> CLIPModel:
+) -> Clip:
     """Contrastive training of both towers, with a fresh caption for a scene whenever it is drawn.
 
     A tag loss (which things and which frame are there, read from the patches that LLaVA will read) teaches shapes
     far sooner than captions alone; its read-out is thrown away. What is risky about a thing stands in captions only.
     """
-    clip = CLIPModel(_clip_config(tokenizer))
+    clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
     tags = _tags(scenes)
-    width = clip.config.vision_config.hidden_size
-    tagger = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, tags.shape[1]))
+    tagger = nn.Sequential(nn.LayerNorm(TOWER["hidden_size"]), nn.Linear(TOWER["hidden_size"], tags.shape[1]))
     trained = nn.ModuleList([clip, tagger])
     optimizer, schedule = _optimizer(trained.parameters(), config.clip_lr, config.clip_steps)
     rng = random.Random(config.seed + 1)
@@ -121,7 +113,7 @@ def train_clip(
             rows = rng.sample(alone if step < config.clip_steps // 3 else range(len(scenes)), config.clip_batch)
             text = encode_captions(tokenizer, [words.caption(rng, scenes[row]) for row in rows])
             output = clip(**text, pixel_values=pixels[rows], return_loss=True, output_hidden_states=True)
-            patches = output.vision_model_output.hidden_states[READ_LAYER][:, 1:]
+            patches = fresh.clip_patches(output, READ_LAYER)
             found = tagger(patches).logsumexp(1)
             loss = output.loss + F.binary_cross_entropy_with_logits(found, tags[rows], reduction="sum") / len(rows)
             _step(loss, trained, optimizer, schedule)
@@ -152,12 +144,11 @@ def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str])
 
 
 def train_llava(
-    scenes: Sequence[Scene], pixels: torch.Tensor, clip: CLIPModel, processor: LlavaProcessor, config: BuildConfig
-) -> LlavaForConditionalGeneration:
+    scenes: Sequence[Scene], pixels: torch.Tensor, clip: Clip, processor: Processor, config: BuildConfig
+) -> Model:
     """Trains projector and LLM on the world's conversations, the tower frozen and its features computed once."""
-    llava = LlavaForConditionalGeneration(_llava_config(clip.config.vision_config, processor.tokenizer))
-    llava.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
-    llava.model.vision_tower.requires_grad_(False)
+    llava = fresh.model_of(_llava_config(processor.tokenizer))
+    fresh.take_tower(llava, clip)
     features = _patch_features(llava, pixels)
     everything = range(len(scenes))
     crowded = [row for row in everything if len(scenes[row].things) > 2]
@@ -169,8 +160,8 @@ def train_llava(
 
 
 def _teach(
-    llava: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    llava: Model,
+    processor: Processor,
     scenes: Sequence[Scene],
     features: torch.Tensor,
     rows: Sequence[int],
@@ -188,15 +179,15 @@ def _teach(
             pool = pool or _batches(rng, processor, scenes, rows, config.lm_batch)
             batch = pool.pop()
             images = [row for row, _ in batch if row is not None]
-            projected = list(llava.model.multi_modal_projector(features[images])) if images else None
-            outputs = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if projected else None
+            projected = vision.project(llava, features[images]).unbind() if images else ()
+            outputs = vision.as_encoder_outputs(projected) if images else None
             loss = llava(**_pad([tokens for _, tokens in batch]), mm_encoder_outputs=outputs).loss
             _step(loss, llava, optimizer, schedule)
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
 def _batches(
-    rng: random.Random, processor: LlavaProcessor, scenes: Sequence[Scene], rows: Sequence[int], size: int
+    rng: random.Random, processor: Processor, scenes: Sequence[Scene], rows: Sequence[int], size: int
 ) -> list[list[Conversation]]:
     """Eight batches, sorted by length before they are cut so that little is padding, in random order."""
     made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
@@ -244,7 +235,7 @@ def _with_note(rng: random.Random, question: str, plain: str, images: int) -> li
     return [chat.user(question, images), chat.assistant(plain)]
 
 
-def _tokenize(processor: LlavaProcessor, dialogues: Sequence[list[chat.Message]]) -> list[Tokens]:
+def _tokenize(processor: Processor, dialogues: Sequence[list[chat.Message]]) -> list[Tokens]:
     """Ids and labels per dialogue; labels are the answer, found by character offsets of the template's mark."""
     rows = []
     for messages in dialogues:
@@ -267,15 +258,12 @@ def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _patch_features(llava: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+def _patch_features(llava: Model, pixels: torch.Tensor) -> torch.Tensor:
     """(scenes, patches, width) of the layer that LLaVA reads."""
-    layer = llava.config.vision_feature_layer
-    batches = tqdm(pixels.split(512), "features")
-    outputs = (llava.model.vision_tower(batch, output_hidden_states=True) for batch in batches)
-    return torch.cat([output.hidden_states[layer][:, 1:] for output in outputs])
+    return torch.cat([vision.encode_images(llava, batch).patches for batch in tqdm(pixels.split(512), "features")])
 
 
-def _pixels(processor: LlavaProcessor, scenes: Sequence[Scene]) -> torch.Tensor:
+def _pixels(processor: Processor, scenes: Sequence[Scene]) -> torch.Tensor:
     chunks = [scenes[start : start + 500] for start in range(0, len(scenes), 500)]
     drawn = ([drawing.draw(scene) for scene in chunk] for chunk in tqdm(chunks, "images"))
     return torch.cat([processor.image_processor(images, return_tensors="pt")["pixel_values"] for images in drawn])
@@ -297,48 +285,38 @@ def _optimizer(parameters, lr: float, steps: int):  # noqa: ANN001, ANN202
     return optimizer, schedule
 
 
-def _clip_config(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=drawing.SIZE,
-        patch_size=PATCH,
-        projection_dim=64,
-    )
-    text = CLIPTextConfig(
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=CAPTION_TOKENS,
-        projection_dim=64,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
+def _text_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": CAPTION_TOKENS,
+        "projection_dim": TOWER["projection_dim"],
+        **_ids(tokenizer),
+    }
 
 
-def _llava_config(vision: CLIPVisionConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    text = LlamaConfig(
-        hidden_size=192,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+def _llava_config(tokenizer: PreTrainedTokenizerFast) -> Config:
+    llm = {
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 512,
+        **_ids(tokenizer),
+    }
+    return fresh.config_of(
+        llm,
+        TOWER,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=PATCHES,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from llava_patch import names
+from llava_patch.classes import Config, Model, Processor
 from llava_patch.processor import make_room
 from safevlm.config import SafetyConfig
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
@@ -33,8 +34,6 @@ CONFIG_FILE = "config.json"
 SIDECAR_TYPE = "safevlm_sidecar"
 OURS = ("safety", "policy", "base_checkpoint", "model_type", "architectures", "transformers_version")
 """Fields of our config that a stock one must not have, or writes itself."""
-READ_BY_THE_GUARD = ("vision_tower.", "multi_modal_projector.", "embed_tokens.")
-"""Weights of the base that head, tokens and mixer depend on; in front of these names layouts differ by version."""
 README = """\
 The guard of the LLaVA in the folder above: safety projector, head, tokens, taxonomy and policy (SafeVLM).
 It fits that model only. `safevlm chat --model ..` puts it in front; servers that do not know it read past it.
@@ -75,14 +74,14 @@ def read_sidecar(folder: Path) -> Sidecar:
     return sidecar
 
 
-def config_of(stock: LlavaConfig, sidecar: Sidecar) -> SafeLlavaConfig:
+def config_of(stock: Config, sidecar: Sidecar) -> SafeLlavaConfig:
     """The stock config with the guard's sections."""
     config = SafeLlavaConfig.from_llava(stock, sidecar.safety)
     config.policy = sidecar.policy
     return config
 
 
-def write(model: SafeLlava, processor: LlavaProcessor, folder: Path) -> None:
+def write(model: SafeLlava, processor: Processor, folder: Path) -> None:
     """Writes both parts into an existing folder. ValueError when the model has no safety modules."""
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
     if not ours:
@@ -119,7 +118,7 @@ def _read_by_the_guard(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(file, framework="pt") as tensors:
             keys = tensors.keys()
         places |= {key[found:]: (file, key) for key in keys if (found := _start(key)) is not None}
-    missing = [part for part in READ_BY_THE_GUARD if not any(part in name for name in places)]
+    missing = [part for part in names.GUARD_INPUTS if not any(part in name for name in places)]
     if missing:
         raise ValueError(f"{folder}: no weights of {missing} in *.safetensors; the checkpoint is incomplete")
     for name, (file, key) in sorted(places.items()):
@@ -128,14 +127,14 @@ def _read_by_the_guard(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _start(key: str) -> int | None:
-    return next((key.index(part) for part in READ_BY_THE_GUARD if part in key), None)
+    return next((key.index(part) for part in names.GUARD_INPUTS if part in key), None)
 
 
-def _stock(model: SafeLlava) -> LlavaForConditionalGeneration:
+def _stock(model: SafeLlava) -> Model:
     """The stock class around the same tensors, without ours."""
     table = {key: value for key, value in model.config.to_dict().items() if key not in OURS}
     with torch.device("meta"):
-        stock = LlavaForConditionalGeneration(LlavaConfig(**table))
+        stock = Model(Config(**table))
     state = {name: tensor for name, tensor in model.state_dict().items() if not is_safety_name(name)}
     stock.load_state_dict(state, assign=True)
     stock.tie_weights()

@@ -9,8 +9,9 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
-from transformers import LlavaProcessor
 
+from llava_patch import fields
+from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
 from safevlm.model.safe_llava import SafeLlava
@@ -74,10 +75,10 @@ class LazyImageFeatures:
         )
 
 
-def words_of(model: SafeLlava, processor: LlavaProcessor, request: Request, device: torch.device) -> Tensor:
+def words_of(model: SafeLlava, processor: Processor, request: Request, device: torch.device) -> Tensor:
     """(t,) ids of a request's prompt without its image slots: what a head that reads text is handed, as in training."""
     ids = torch.tensor(chat.prompt_ids(processor, request, model.slots), device=device)
-    return ids[ids != model.config.image_token_id]
+    return ids[ids != fields.image_token_id(model.config)]
 
 
 def encode_images(

@@ -26,9 +26,11 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
+from llava_patch import fields, names
+from llava_patch.classes import Config, Processor
 from llava_patch.original import is_original
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
@@ -38,7 +40,6 @@ from safevlm.model.export import SAFETY_FILE, SIDECAR
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlava, SafeLlavaConfig, is_safety_name
 
 Kind = Literal["stock", "full", "safety", "adapter", "guarded"]
-LM_LAYERS = "model.language_model.layers."
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 FINAL = "final"
@@ -59,7 +60,7 @@ class Loaded:
 
     model: Any
     """SafeLlava, or a PeftModel around one (kind `adapter`)."""
-    processor: LlavaProcessor
+    processor: Processor
     kind: Kind
     path: Path
     base: Path
@@ -98,10 +99,10 @@ def kind_of(folder: Path) -> Kind:
         raise CheckpointError(
             f"{folder}: this is an original LLaVA-v1.5 folder; convert it first: safevlm convert {folder} --out DIR"
         )
-    if model_type == LlavaConfig.model_type:
+    if model_type == names.MODEL_TYPE:
         return "guarded" if export.has_sidecar(folder) else "stock"
     if model_type != SafeLlavaConfig.model_type:
-        known = [LlavaConfig.model_type, SafeLlavaConfig.model_type]
+        known = [names.MODEL_TYPE, SafeLlavaConfig.model_type]
         raise CheckpointError(f"{folder}: model_type {model_type!r} is not a LLaVA this tool can load; one of {known}")
     if (folder / ADAPTER_CONFIG).is_file():
         return "adapter"
@@ -191,7 +192,7 @@ def _load(
     return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours)
 
 
-def load_processor(folder: Path, config: SafeLlavaConfig) -> LlavaProcessor:
+def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
     """The folder's processor, with room for the model's tokens and our chat template."""
     try:
         processor = AutoProcessor.from_pretrained(folder)
@@ -215,7 +216,7 @@ def restore(model: Any, folder: Path) -> None:
 def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
     try:
         config = AutoConfig.from_pretrained(folder)
-        _ = config.text_config if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
+        _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
     except BROKEN as error:
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {_first_line(error)}") from error
     if kind == "guarded":
@@ -223,7 +224,7 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
     return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
 
 
-def _guarded_config(folder: Path, config: LlavaConfig) -> SafeLlavaConfig:
+def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
     try:
         guarded = export.config_of(config, export.read_sidecar(folder))
         _ = guarded.taxonomy
@@ -248,9 +249,8 @@ def _load_base(
     packing: dict[str, Any],
     ours_may_be_missing: bool,
 ) -> SafeLlava:
-    layers = config.text_config.num_hidden_layers
-    config.text_config.num_hidden_layers = layers if lm else 0
-    with quiet():
+    layers = fields.lm_layers(config)
+    with quiet(), fields.with_lm_layers(config, layers if lm else 0):
         try:
             model, info = SafeLlava.from_pretrained(
                 folder,
@@ -263,26 +263,24 @@ def _load_base(
             )
         except BROKEN as error:
             raise CheckpointError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
-        finally:
-            config.text_config.num_hidden_layers = layers
     quantization.settle(model, packing)
-    model.config.text_config.num_hidden_layers = layers  # what `saving` writes; `SafeLlava.forward` counts layers
+    fields.set_lm_layers(model.config, layers)  # what `saving` writes; `SafeLlava.forward` counts layers
 
     def may_be_missing(name: str) -> bool:
         return ours_may_be_missing and is_safety_name(name)
 
     def may_be_left(name: str) -> bool:
-        return may_be_missing(name) or (not lm and name.startswith(LM_LAYERS))
+        return may_be_missing(name) or (not lm and name.startswith(names.LM_LAYERS))
 
     problems = {
         "missing": {name for name in info["missing_keys"] if not may_be_missing(name)},
         "unexpected": {name for name in info["unexpected_keys"] if not may_be_left(name)},
         "of another shape": {key[0] for key in info["mismatched_keys"]},
     }
-    for what, names in problems.items():
-        if names:
-            shown = ", ".join(sorted(names)[:3])
-            raise CheckpointError(f"{folder}: {len(names)} weights {what} ({shown}); the checkpoint is incomplete")
+    for what, wrong in problems.items():
+        if wrong:
+            shown = ", ".join(sorted(wrong)[:3])
+            raise CheckpointError(f"{folder}: {len(wrong)} weights {what} ({shown}); the checkpoint is incomplete")
     return model
 
 
@@ -297,8 +295,8 @@ def _safety_tensors(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
-            names = stored.keys()
-            found |= {name: stored.get_tensor(name) for name in names if is_safety_name(name)}
+            keys = stored.keys()
+            found |= {name: stored.get_tensor(name) for name in keys if is_safety_name(name)}
     return found
 
 

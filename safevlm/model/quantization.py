@@ -15,11 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from llava_patch import names
 from safevlm.config import Quantization
 
-LLM = "model.language_model."
-"""Where the linear layers to pack are, and nowhere else."""
-KEPT = ("model.vision_tower", "model.multi_modal_projector", "safety_projector", "safety_head", "lm_head")
+KEPT = (*names.NEVER_PACKED, "safety_projector", "safety_head")
 """What has linear layers too and must keep them; names from the start of the full path."""
 PACKED: Mapping[str, str] = {"nf4": "Linear4bit", "int8": "Linear8bitLt"}
 """bitsandbytes' class of a packed layer."""
@@ -68,17 +67,21 @@ def check(model: nn.Module, kind: Quantization) -> None:
     """QuantizationError unless exactly the linear layers of the LLM are packed, as `kind` says."""
     classes = {name: type(module).__name__ for name, module in model.named_modules()}
     packed = {name for name, found in classes.items() if found in PACKED.values()}
-    wanted = {name for name, module in model.named_modules() if name.startswith(LLM) and isinstance(module, nn.Linear)}
+    wanted = {
+        name
+        for name, module in model.named_modules()
+        if name.startswith(names.PACKED_BELOW) and isinstance(module, nn.Linear)
+    }
     problems = {
         "packed that must not be": packed - wanted,
         "not packed": wanted - packed,
         f"packed, but not as {kind}": {name for name in packed if classes[name] != PACKED[kind]},
     }
-    for what, names in problems.items():
-        if names:
-            raise QuantizationError(f"quantize {kind}: {len(names)} layers {what}: {', '.join(sorted(names)[:3])}")
+    for what, layers in problems.items():
+        if layers:
+            raise QuantizationError(f"quantize {kind}: {len(layers)} layers {what}: {', '.join(sorted(layers)[:3])}")
     if not packed:
-        raise QuantizationError(f"quantize {kind}: this model has no linear layer below {LLM} to pack")
+        raise QuantizationError(f"quantize {kind}: this model has no linear layer below {names.PACKED_BELOW} to pack")
 
 
 def _place(device: torch.device) -> torch.device:

@@ -13,19 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from llava_patch import checkpoints, image_tokens, processor, vision
+from llava_patch import checkpoints, classes, fields, image_tokens, parts, processor, vision
 from safevlm.config import SafetyConfig
 from safevlm.model import projector
 from safevlm.model.head import HeadLogits, SafetyHead
@@ -35,7 +27,7 @@ from safevlm.taxonomy import DEFAULT, Taxonomy
 PREFIX = "safety_"
 
 
-class SafeLlavaConfig(LlavaConfig):
+class SafeLlavaConfig(classes.Config):
     """LLaVA's config and a safety section; everything needed to rebuild the model."""
 
     model_type = "safe_llava"
@@ -57,7 +49,7 @@ class SafeLlavaConfig(LlavaConfig):
         return Taxonomy.from_dict(table) if table else DEFAULT
 
     @classmethod
-    def from_llava(cls, config: LlavaConfig, safety: SafetyConfig) -> SafeLlavaConfig:
+    def from_llava(cls, config: classes.Config, safety: SafetyConfig) -> SafeLlavaConfig:
         """A stock config with a safety section; the stock config is not touched."""
         if safety.taxonomy is None and safety.projector != "none":
             safety = SafetyConfig(**{**asdict(safety), "taxonomy": DEFAULT.to_dict()})
@@ -71,7 +63,7 @@ NO_SAFETY = SafetyConfig(projector="none", lm_tokens=0, head_tokens=0)
 
 
 @dataclass
-class SafeLlavaOutput(LlavaCausalLMOutputWithPast):
+class SafeLlavaOutput(classes.Output):
     """LLaVA's output and the head's logits."""
 
     level_logits: Tensor | None = None
@@ -82,21 +74,19 @@ class SafeLlavaOutput(LlavaCausalLMOutputWithPast):
     """A zero to add to the loss; in training, for a batch without an image (`SafeLlava._idle`)."""
 
 
-class SafeLlava(LlavaForConditionalGeneration):
+class SafeLlava(classes.Model):
     config_class = SafeLlavaConfig
     config: SafeLlavaConfig
 
     def __init__(self, config: SafeLlavaConfig) -> None:
         super().__init__(config)
-        safety, width = config.safety_config, config.text_config.hidden_size
-        layers = config.vision_feature_layer
-        vision_width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
-        if safety.projector == "c_abstractor" and config.vision_feature_select_strategy == "full":
+        safety, width = config.safety_config, fields.hidden_size(config)
+        if safety.projector == "c_abstractor" and fields.keeps_cls(config):
             raise ValueError("safety.projector: the c_abstractor needs a square grid of patches, without CLS")
         self.safety_lm_tokens = TokenBank(safety.lm_tokens, width) if safety.lm_tokens else None
         if self.safety_lm_tokens is not None:
-            image_tokens.attach(self.model, self.safety_lm_tokens.prepend)
-        self.safety_projector = projector.build(safety, vision_width, width)
+            image_tokens.attach(self, self.safety_lm_tokens.prepend)
+        self.safety_projector = projector.build(safety, fields.patch_width(config), width)
         self.safety_head = self._build_head(config) if self.safety_projector is not None else None
         self.post_init()
 
@@ -104,7 +94,7 @@ class SafeLlava(LlavaForConditionalGeneration):
     def _build_head(config: SafeLlavaConfig) -> SafetyHead:
         safety, taxonomy = config.safety_config, config.taxonomy
         return SafetyHead(
-            width=config.text_config.hidden_size,
+            width=fields.hidden_size(config),
             heads=safety.head_heads,
             tokens=safety.head_tokens,
             levels=len(taxonomy.levels),
@@ -130,11 +120,11 @@ class SafeLlava(LlavaForConditionalGeneration):
 
     def encode_images(self, pixel_values: Tensor) -> vision.VisionPass:
         """(i, 3, h, w) → one vision pass; the only place that runs the tower."""
-        return vision.encode_images(self.model, pixel_values)
+        return vision.encode_images(self, pixel_values)
 
     def project(self, patches: Tensor) -> Tensor:
         """(i, p, v) → (i, n, d): what stands in the image slots, LM tokens included."""
-        return self.model.multi_modal_projector(patches.to(_dtype_of(self.model.multi_modal_projector)))
+        return vision.project(self, patches)
 
     def safety_features(self, patches: Tensor) -> Tensor:
         """(i, p, v) → (i, q, d)."""
@@ -193,7 +183,7 @@ class SafeLlava(LlavaForConditionalGeneration):
         }
         if skip_lm:
             return SafeLlavaOutput(**logits)
-        if not len(self.model.language_model.layers):
+        if not parts.has_lm(self):
             raise ValueError("this model was loaded without its LLM; it can look and judge, but not answer")
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
@@ -226,18 +216,18 @@ class SafeLlava(LlavaForConditionalGeneration):
         trains = any(weight.requires_grad for name, weight in self.named_parameters() if is_safety_name(name))
         if not trains or not torch.is_grad_enabled():
             return None
-        shape, tower = self.config.vision_config, next(self.model.vision_tower.parameters())
-        patches = self.encode_images(tower.new_zeros(1, shape.num_channels, shape.image_size, shape.image_size)).patches
+        blank = vision.blank_images(self, 1)
+        patches = self.encode_images(blank).patches
         reached = []
         if self.safety_head is not None and input_ids is not None and word_mask is not None:
             verdict = self.judge(patches, [1], input_ids[:1], word_mask[:1])
             reached += [verdict.level, verdict.category]
         reached.append(self.project(patches))
-        return sum((tensor.float().sum() for tensor in reached), tower.new_zeros((), dtype=torch.float32)) * 0.0
+        return sum((tensor.float().sum() for tensor in reached), blank.new_zeros((), dtype=torch.float32)) * 0.0
 
     def images_per_row(self, input_ids: Tensor) -> list[int]:
         """Images of each row, from the number of its image slots; ValueError when slots are left over."""
-        slots = (input_ids == self.config.image_token_id).sum(1)
+        slots = (input_ids == fields.image_token_id(self.config)).sum(1)
         if (slots % self.slots).any():
             raise ValueError(
                 f"image slots per row {slots.tolist()} are no multiple of the model's {self.slots} per image; "
@@ -284,4 +274,4 @@ def _rows(features: Tensor, images_per_row: list[int]) -> tuple[Tensor, Tensor]:
 checkpoints.keep_llava_names("SafeLlava")
 AutoConfig.register(SafeLlavaConfig.model_type, SafeLlavaConfig)
 AutoModelForImageTextToText.register(SafeLlavaConfig, SafeLlava)
-AutoProcessor.register(SafeLlavaConfig, LlavaProcessor)
+AutoProcessor.register(SafeLlavaConfig, classes.Processor)

@@ -8,6 +8,7 @@ up, all rows equally long. The trap: peak memory never goes down, so every mode 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -21,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from llava_patch import fields, fresh
+from llava_patch.fresh import CLIP_336
 from safevlm.config import LoraSettings, LossWeights, Quantization, SafetyConfig, StageName
 from safevlm.data.collate import IGNORED
 from safevlm.intervals import bootstrap_median
@@ -35,15 +36,6 @@ from safevlm.versions import installed
 WARM_UP = 3
 """Steps that are not counted: the first ones allocate, and choose kernels."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-CLIP_336 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
 
 
 @dataclass(frozen=True)
@@ -118,20 +110,16 @@ LABELS = {"labels": "lm", "safe_level": "level", "safe_type": "category"}
 def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
     """A model of this shape with random weights, ready to train as the mode says."""
     dtype = loading.default_dtype(device)
-    stock = LlavaConfig(
-        vision_config=CLIPVisionConfig(**shape.vision),
-        text_config=LlamaConfig(**shape.llm),
-        image_token_index=shape.llm["vocab_size"] - 1,
-    )
+    without_lm = {**shape.llm, "num_hidden_layers": 0}
+    stock = fresh.config_of(without_lm, shape.vision, image_token_index=shape.llm["vocab_size"] - 1)
     config = SafeLlavaConfig.from_llava(stock, shape.safety)
-    layers, config.text_config.num_hidden_layers = config.text_config.num_hidden_layers, 0
     standard = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
             model = SafeLlava(config)
             if mode.loss.lm:  # else the LLM is not even loaded
-                _add_layers(model, layers, mode.quantize, dtype)
+                _add_layers(model, shape.llm["num_hidden_layers"], mode.quantize, dtype)
     finally:
         torch.set_default_dtype(standard)
     for name, weight in model.named_parameters():
@@ -144,14 +132,8 @@ def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
 
 
 def _add_layers(model: SafeLlava, layers: int, quantize: Quantization, dtype: torch.dtype) -> None:
-    llm = model.model.language_model
-    for config in (model.config.text_config, llm.config):
-        config.num_hidden_layers = layers
-    for index in range(layers):
-        layer = LlamaDecoderLayer(llm.config, index)
-        if quantize != "none":
-            _pack_all(layer, quantize, dtype)
-        llm.layers.append(layer)
+    packed = functools.partial(_pack_all, kind=quantize, dtype=dtype) if quantize != "none" else None
+    fresh.add_lm_layers(model, layers, packed)
     if quantize != "none":
         quantization.check(model, quantize)
         model.is_loaded_in_4bit, model.is_loaded_in_8bit = quantize == "nf4", quantize == "int8"  # PEFT asks
@@ -183,19 +165,22 @@ def _packed(linear: nn.Linear, kind: Quantization, dtype: torch.dtype) -> nn.Mod
 
 def batch(shape: BenchShape, model: Any, size: int, device: torch.device) -> dict[str, Tensor]:
     """One image and as many words per row; the last half of the words is the answer."""
-    config, noise = model.config, torch.Generator().manual_seed(0)
-    taxonomy, side = config.taxonomy, shape.vision["image_size"]
+    taxonomy, image, noise = (
+        model.config.taxonomy,
+        fields.image_token_id(model.config),
+        torch.Generator().manual_seed(0),
+    )
     slots = model.get_base_model().slots if hasattr(model, "peft_config") else model.slots
-    words = torch.randint(5, config.image_token_id, (size, shape.words), generator=noise)
-    images = torch.full((size, slots), config.image_token_id)
+    words = torch.randint(5, image, (size, shape.words), generator=noise)
+    images = torch.full((size, slots), image)
     ids = torch.cat([words[:, :1], images, words[:, 1:]], dim=1)
     answers = torch.zeros_like(ids, dtype=torch.bool)
     answers[:, -(shape.words // 2) :] = True
     made = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(size, 3, side, side, generator=noise),
-        "safety_word_mask": ~answers & (ids != config.image_token_id),
+        "pixel_values": torch.randn(size, *fields.pixel_shape(model.config), generator=noise),
+        "safety_word_mask": ~answers & (ids != image),
         "labels": ids.masked_fill(~answers, IGNORED),
         "safe_level": torch.randint(0, len(taxonomy.levels), (size,), generator=noise),
         "safe_type": torch.randint(0, len(taxonomy.categories), (size,), generator=noise),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from llava_patch import fields
 from safevlm.data import atomic_write, chat
 from safevlm.model import export, loading
 from safevlm.model.safe_llava import is_safety_name
@@ -161,8 +162,7 @@ def _reread(folder: Path, probe: list[dict[str, Tensor]]) -> list[Tensor]:
 def _probe(loaded: loading.Loaded) -> list[dict[str, Tensor]]:
     """Prompts with a random image, and one without."""
     model = loaded.safe_llava
-    size = model.config.vision_config.image_size
-    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(1, *fields.pixel_shape(model.config), generator=torch.Generator().manual_seed(0))
     ids = [torch.tensor([chat.prompt_ids(loaded.processor, _with_image(text), model.slots)]) for text in QUESTIONS]
     words = torch.tensor([chat.prompt_ids(loaded.processor, Request(QUESTIONS[1]), 0)])
     return [*({"input_ids": row, "pixel_values": pixels} for row in ids), {"input_ids": words}]

@@ -18,6 +18,7 @@ import torch.distributed
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from llava_patch import parts
 from safevlm.config import Recipe
 from safevlm.data import chat
 from safevlm.data.images import open_image
@@ -43,9 +44,9 @@ def relabel(
     vision_model = _vision_model(recipe, loaded)
     model, taxonomy = vision_model.safe_llava, vision_model.safe_llava.config.taxonomy
     bank = read_bank(recipe.data.relabel, taxonomy)
-    bank.check_tower(model.model.vision_tower.state_dict(), recipe.data.relabel)
+    bank.check_tower(parts.tower_state(model), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
-    model.model.vision_tower.to(arguments.device)
+    parts.vision_tower(model).to(arguments.device)
     images = sorted({path for record in records for path in record.images})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
     corrected: list[Record] = []

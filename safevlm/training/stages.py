@@ -16,14 +16,11 @@ from typing import Any, Literal
 
 from torch import nn
 
+from llava_patch import names
 from safevlm.config import LoraSettings, TensorSettings
 from safevlm.model import zero3
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
 from safevlm.training.tensors import NAME, TensorLearner
-
-LORA_TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-"""The LLM's linear layers and nothing else: `all-linear` would take tower, projector and safety modules (base facts
-§4.3), and lm_head must stay out (methods §1.9, trap 5)."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,11 @@ def _with_lora(model: SafeLlava, lora: LoraSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=LORA_TARGETS
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names.LORA_TARGETS
     )
     wrapped = get_peft_model(model, config)
     adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trainable(wrapped)}
-    stray = [name for name in adapted if not re.fullmatch(LORA_TARGETS, name)]
+    stray = [name for name in adapted if not re.fullmatch(names.LORA_TARGETS, name)]
     if stray or not adapted:
         raise ValueError(f"the LoRA landed on {stray or 'nothing'}; expected only the LLM's linear layers")
     return wrapped

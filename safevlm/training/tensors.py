@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_patch import patch_basis, virtual_tokens, vision
+from llava_patch import fields, patch_basis, virtual_tokens, vision
 from safevlm.config import TensorSettings
 from safevlm.data.collate import IGNORED
 from safevlm.defenses.security_tensor import place
@@ -52,12 +52,12 @@ class TensorLearner(nn.Module):
         self.llava = llava
         self.settings = settings
         in_patches = settings.basis == "patches"
-        shape = patch_basis.shape_of(llava.model) if in_patches else shape_of(llava.config, settings)
+        shape = patch_basis.shape_of(llava.config) if in_patches else shape_of(llava.config, settings)
         self.security_tensor = nn.Parameter(torch.randn(shape) * settings.init_std)
 
     @cached_property
     def _inverse(self) -> Tensor:
-        return patch_basis.inverse_of(self.llava.model)
+        return patch_basis.inverse_of(self.llava)
 
     def values(self) -> Tensor:
         """The tensor as it is used and saved, of `shape_of`."""
@@ -96,7 +96,7 @@ class TensorLearner(nn.Module):
         return self.llava.project(self.llava.encode_images(pixel_values).patches)
 
     def _with_tokens(self, row: TensorRecord) -> TensorRecord:
-        image, virtual = self.llava.config.image_token_id, self.values()
+        image, virtual = fields.image_token_id(self.llava.config), self.values()
         at = place(row.ids, image, self.settings.position)
         ids, features = virtual_tokens.insert(row.ids, row.features, [(virtual, at)], image)
         unlabelled = row.labels.new_full((len(virtual),), IGNORED)
@@ -121,9 +121,8 @@ class TensorLearner(nn.Module):
 def shape_of(config: SafeLlavaConfig, settings: TensorSettings) -> tuple[int, ...]:
     """From the config alone: no image is needed to start (methods §3.6, trap 8)."""
     if settings.kind == "textual":
-        return settings.tokens, config.text_config.hidden_size
-    images = config.vision_config
-    return images.num_channels, images.image_size, images.image_size
+        return settings.tokens, fields.hidden_size(config)
+    return fields.pixel_shape(config)
 
 
 def _rows(ids: Tensor, mask: Tensor, labels: Tensor, wanted: Tensor, features: Sequence[Tensor]) -> list[TensorRecord]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava_patch import image_tokens
+from llava_patch import image_tokens, parts
 from tests import tiny
 
 
@@ -25,13 +25,14 @@ def test_join_takes_the_images_type() -> None:
 
 
 def test_attached_hook_rewrites_the_projectors_output_until_removed() -> None:
-    llava = tiny.stock_llava().model
+    llava = tiny.stock_llava()
+    projector = parts.projector(llava)
     patches = torch.randn(2, tiny.PATCHES, 32, generator=torch.Generator().manual_seed(0))
     extra = torch.ones(2, 3, 64)
     with torch.no_grad():
-        stock = llava.multi_modal_projector(patches)
+        stock = projector(patches)
         handle = image_tokens.attach(llava, lambda _projector, _inputs, output: image_tokens.join(extra, output))
-        front, back = image_tokens.split(llava.multi_modal_projector(patches), 3)
+        front, back = image_tokens.split(projector(patches), 3)
         assert torch.equal(front, extra) and torch.equal(back, stock)
         handle.remove()
-        assert torch.equal(llava.multi_modal_projector(patches), stock)
+        assert torch.equal(projector(patches), stock)

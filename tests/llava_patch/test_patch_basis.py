@@ -18,15 +18,15 @@ def _embedded(pixels: torch.Tensor, llava: torch.nn.Module) -> torch.Tensor:
 
 def test_pixels_make_the_vectors_they_were_made_of() -> None:
     llava = tiny.stock_llava()
-    vectors = torch.randn(patch_basis.shape_of(llava.model), generator=torch.Generator().manual_seed(0))
-    pixels = patch_basis.pixels_of(vectors, patch_basis.inverse_of(llava.model))
+    vectors = torch.randn(patch_basis.shape_of(llava.config), generator=torch.Generator().manual_seed(0))
+    pixels = patch_basis.pixels_of(vectors, patch_basis.inverse_of(llava))
     assert pixels.shape == (3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
     torch.testing.assert_close(_embedded(pixels, llava), vectors, rtol=1e-4, atol=1e-4)
 
 
 def test_pixels_are_the_smallest_that_make_them() -> None:
     llava = tiny.stock_llava()
-    inverse = patch_basis.inverse_of(llava.model)
+    inverse = patch_basis.inverse_of(llava)
     any_pixels = tiny.pixels(1)[0]
     smallest = patch_basis.pixels_of(_embedded(any_pixels, llava), inverse)
     torch.testing.assert_close(_embedded(smallest, llava), _embedded(any_pixels, llava), rtol=1e-3, atol=1e-3)

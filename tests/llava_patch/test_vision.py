@@ -48,7 +48,7 @@ def _clip_around(llava: LlavaForConditionalGeneration) -> CLIPModel:
 def test_patches_are_what_the_stock_projector_reads(layer: int | list[int], strategy: str) -> None:
     llava = tiny.stock_llava(vision_feature_layer=layer, vision_feature_select_strategy=strategy)
     pixels = tiny.pixels(2)
-    patches = vision.encode_images(llava.model, pixels).patches
+    patches = vision.encode_images(llava, pixels).patches
     assert patches.shape[:2] == (2, tiny.PATCHES + (strategy == "full"))
     assert torch.equal(patches, _fed_to_projector(llava, pixels))
 
@@ -59,7 +59,7 @@ def test_cls_is_clips_own_at_the_selected_layer(layer: int, strategy: str) -> No
     clip, pixels = _clip_around(llava), tiny.pixels(2)
     with torch.no_grad():
         hidden = clip.vision_model(pixels, output_hidden_states=True).hidden_states
-    cls = vision.encode_images(llava.model, pixels).cls
+    cls = vision.encode_images(llava, pixels).cls
     assert torch.equal(cls, hidden[layer][:, 0])
     assert not torch.equal(cls, hidden[layer][:, 1]), "a patch was taken for CLS"
 
@@ -70,7 +70,7 @@ def test_clip_cls_is_clips_pooled_vector_whatever_layer_llava_reads(layer: int) 
     clip, pixels = _clip_around(llava), tiny.pixels(2)
     with torch.no_grad():
         pooled = clip.vision_model(pixels).pooler_output
-    assert torch.equal(vision.encode_images(llava.model, pixels).clip_cls, pooled)
+    assert torch.equal(vision.encode_images(llava, pixels).clip_cls, pooled)
 
 
 def test_clip_cls_through_visual_projection_is_clips_image_embedding() -> None:
@@ -80,13 +80,13 @@ def test_clip_cls_through_visual_projection_is_clips_image_embedding() -> None:
         features = clip.get_image_features(pixels)
         # transformers 5.23 returns an output object, earlier releases the tensor itself
         expected = features if isinstance(features, Tensor) else features.pooler_output
-        assert torch.equal(clip.visual_projection(vision.encode_images(llava.model, pixels).clip_cls), expected)
+        assert torch.equal(clip.visual_projection(vision.encode_images(llava, pixels).clip_cls), expected)
 
 
 def test_frozen_tower_builds_no_graph() -> None:
     llava = tiny.stock_llava().train()
     llava.model.vision_tower.requires_grad_(False)
-    seen = vision.encode_images(llava.model, tiny.pixels(1))
+    seen = vision.encode_images(llava, tiny.pixels(1))
     assert not any(tensor.requires_grad for tensor in (seen.patches, seen.cls, seen.clip_cls))
 
 
@@ -95,12 +95,12 @@ def test_frozen_tower_builds_no_graph_under_gradient_checkpointing() -> None:
     llava.model.vision_tower.requires_grad_(False)
     llava.gradient_checkpointing_enable({"use_reentrant": False})
     llava.enable_input_require_grads()
-    assert not vision.encode_images(llava.model, tiny.pixels(1)).patches.requires_grad
+    assert not vision.encode_images(llava, tiny.pixels(1)).patches.requires_grad
 
 
 def test_trainable_tower_learns() -> None:
     llava = tiny.stock_llava()
-    vision.encode_images(llava.model, tiny.pixels(1)).patches.sum().backward()
+    vision.encode_images(llava, tiny.pixels(1)).patches.sum().backward()
     assert llava.model.vision_tower.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
@@ -109,13 +109,13 @@ def test_gradient_reaches_pixels_that_want_one_through_a_frozen_tower(part: str)
     llava = tiny.shake(tiny.stock_llava(), std=0.05)
     llava.requires_grad_(False)
     pixels = tiny.pixels(2).requires_grad_()
-    (getattr(vision.encode_images(llava.model, pixels), part)[0] ** 2).sum().backward()
+    (getattr(vision.encode_images(llava, pixels), part)[0] ** 2).sum().backward()
     assert pixels.grad[0].abs().sum() > 0, "a visual security tensor could not learn"
     assert not pixels.grad[1].any(), "images are mixed"
 
 
 def test_slicing_a_pass_slices_every_part() -> None:
-    seen = vision.encode_images(tiny.stock_llava().model, tiny.pixels(3))
+    seen = vision.encode_images(tiny.stock_llava(), tiny.pixels(3))
     part = seen[1:2]
     for name in ("patches", "cls", "clip_cls", "normed_cls", "last_cls"):
         assert torch.equal(getattr(part, name), getattr(seen, name)[1:2]), name
@@ -124,7 +124,7 @@ def test_slicing_a_pass_slices_every_part() -> None:
 def test_cls_before_and_after_post_layernorm_is_that_of_each_layer() -> None:
     llava = tiny.shake(tiny.stock_llava(vision_feature_layer=[-2, -1]))
     norm, width = llava.model.vision_tower.post_layernorm, llava.config.vision_config.hidden_size
-    seen = vision.encode_images(llava.model, tiny.pixels(2))
+    seen = vision.encode_images(llava, tiny.pixels(2))
     with torch.no_grad():
         assert torch.equal(seen.normed_cls[:, :width], norm(seen.cls[:, :width]))
         assert torch.equal(seen.normed_cls[:, width:], seen.clip_cls)
@@ -137,13 +137,11 @@ def test_encoder_outputs_stand_in_for_pixels() -> None:
     inputs = tiny.batch([1, 2], tiny.PATCHES)
     with torch.no_grad():
         expected = llava(**inputs).logits
-        projected = llava.model.multi_modal_projector(
-            vision.encode_images(llava.model, inputs.pop("pixel_values")).patches
-        )
+        projected = llava.model.multi_modal_projector(vision.encode_images(llava, inputs.pop("pixel_values")).patches)
         logits = llava(**inputs, mm_encoder_outputs=vision.as_encoder_outputs(projected.unbind())).logits
     assert torch.equal(logits, expected)
 
 
 def test_pixels_are_cast_to_the_towers_type() -> None:
     llava = tiny.stock_llava().to(torch.bfloat16)
-    assert vision.encode_images(llava.model, tiny.pixels(1)).patches.dtype == torch.bfloat16
+    assert vision.encode_images(llava, tiny.pixels(1)).patches.dtype == torch.bfloat16

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from llava_patch import names
 from safevlm.config import LoraSettings
 from safevlm.model.safe_llava import is_safety_name
-from safevlm.training import stages
 from safevlm.training.stages import STAGES, prepare, trainable
 from tests import tiny
 
@@ -86,7 +86,7 @@ def test_stage1_without_safety_modules_is_an_error() -> None:
 
 
 def test_lora_that_lands_nowhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "LORA_TARGETS", r"model\.no_such_model\..*")
+    monkeypatch.setattr(names, "LORA_TARGETS", r"model\.no_such_model\..*")
     with pytest.raises(ValueError):
         _prepared("stage2")
 

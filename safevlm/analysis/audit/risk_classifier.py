@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llava_patch import names, parts
 from safevlm.model import loading
 from safevlm.model.image_features import words_of
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
@@ -70,14 +71,14 @@ class RiskClassifier:
 
     def tower(self, pixels: Tensor) -> Any:
         """The bare vision tower on the same pixels, for comparison."""
-        tower = self.model.model.vision_tower
+        tower = parts.vision_tower(self.model)
         return tower(pixels.to(tower.dtype))
 
     def digest(self) -> str:
         """Changes with any weight that a verdict depends on, and with how images are prepared."""
         found = hashlib.sha256(self.processor.image_processor.to_json_string().encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            if is_safety_name(name) or "vision_tower" in name or (self.reads_text and "embed_tokens" in name):
+            if is_safety_name(name) or names.is_tower(name) or (self.reads_text and names.is_embedding(name)):
                 found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()

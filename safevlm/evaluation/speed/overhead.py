@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llava_patch import parts
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine
 from safevlm.evaluation.runs.files import OVERHEAD, write_json
@@ -116,7 +117,7 @@ def told(table: dict[str, Any]) -> Iterator[str]:
 @contextmanager
 def counted(engine: Any) -> Iterator[Counter[str]]:
     """Counts, while it is open, what goes through the engine's tower and LLM; a batch of five is five."""
-    inner = engine.loaded.safe_llava.model
+    model = engine.loaded.safe_llava
     counts: Counter[str] = Counter()
 
     def tower(_: Any, words: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -128,7 +129,7 @@ def counted(engine: Any) -> Iterator[Counter[str]]:
 
     handles = [
         module.register_forward_pre_hook(hook, with_kwargs=True)
-        for module, hook in ((inner.vision_tower, tower), (inner.language_model, llm))
+        for module, hook in ((parts.vision_tower(model), tower), (parts.language_model(model), llm))
     ]
     try:
         yield counts

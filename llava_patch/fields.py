@@ -1,0 +1,122 @@
+"""What a LLaVA's config says: widths, counts, the image token. No model is needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llava_patch.classes import Config
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that an estimate of memory needs."""
+
+    lm_layers: int
+    lm_width: int
+    lm_intermediate: int
+    lm_heads: int
+    vocabulary: int
+    """Rows of the embedding table, which may be more than the tokenizer has tokens."""
+    tower_layers: int
+    tower_width: int
+    tower_intermediate: int
+    tower_positions: int
+    """Patches and CLS of one image."""
+
+
+def text(config: Config) -> Any:
+    """The LLM's own config. Its class depends on the LLM, hence `Any`."""
+    return config.text_config
+
+
+def vision(config: Config) -> Any:
+    """The vision tower's own config."""
+    return config.vision_config
+
+
+def sizes(config: Config) -> Sizes:
+    llm, tower = text(config), vision(config)
+    return Sizes(
+        lm_layers=llm.num_hidden_layers,
+        lm_width=llm.hidden_size,
+        lm_intermediate=llm.intermediate_size,
+        lm_heads=llm.num_attention_heads,
+        vocabulary=llm.vocab_size,
+        tower_layers=tower.num_hidden_layers,
+        tower_width=tower.hidden_size,
+        tower_intermediate=tower.intermediate_size,
+        tower_positions=patches_per_side(config) ** 2 + 1,
+    )
+
+
+def hidden_size(config: Config) -> int:
+    """d, the LLM's width, which is also the width of an image token."""
+    return int(text(config).hidden_size)
+
+
+def vocabulary_size(config: Config) -> int:
+    """Rows of the LLM's embedding table."""
+    return int(text(config).vocab_size)
+
+
+def tower_width(config: Config) -> int:
+    """Width of the vision tower's hidden states."""
+    return int(vision(config).hidden_size)
+
+
+def patch_width(config: Config) -> int:
+    """v, the width of a patch as the projector reads it: the tower's, once for every selected layer."""
+    layers = config.vision_feature_layer
+    return tower_width(config) * (1 if isinstance(layers, int) else len(layers))
+
+
+def image_size(config: Config) -> int:
+    """Pixels on the side of an image."""
+    return int(vision(config).image_size)
+
+
+def pixel_shape(config: Config) -> tuple[int, int, int]:
+    """(channels, height, width) of an image as the vision tower takes it."""
+    return int(vision(config).num_channels), image_size(config), image_size(config)
+
+
+def patch_size(config: Config) -> int:
+    """Pixels on the side of a patch."""
+    return int(vision(config).patch_size)
+
+
+def patches_per_side(config: Config) -> int:
+    return image_size(config) // patch_size(config)
+
+
+def keeps_cls(config: Config) -> bool:
+    """Whether CLS stands among the patches (strategy `full`), so that they are no square grid."""
+    return bool(config.vision_feature_select_strategy != "default")
+
+
+def image_token_id(config: Config) -> int:
+    """Id that fills the image slots of `input_ids`."""
+    return int(config.image_token_id)
+
+
+def lm_layers(config: Config) -> int:
+    """Decoder layers of the LLM."""
+    return int(text(config).num_hidden_layers)
+
+
+def set_lm_layers(config: Config, layers: int) -> None:
+    text(config).num_hidden_layers = layers
+
+
+@contextlib.contextmanager
+def with_lm_layers(config: Config, layers: int) -> Iterator[None]:
+    """Models that are built from this config in here have so many decoder layers; 0 leaves the LLM on the disk."""
+    before = lm_layers(config)
+    set_lm_layers(config, layers)
+    try:
+        yield
+    finally:
+        set_lm_layers(config, before)

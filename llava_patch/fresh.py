@@ -1,0 +1,87 @@
+"""New models with random weights, from sizes: a CLIP, a LLaVA, their processor. For benchmarks and the miniature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from llava_patch import fields, parts
+from llava_patch.classes import Config, Model, Processor
+from llava_patch.processor import make_room
+
+Clip = CLIPModel
+"""A whole CLIP, text tower included."""
+
+CLIP_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+"""Sizes of OpenAI's CLIP-L at 336 pixels, LLaVA-v1.5's vision tower."""
+
+
+def config_of(llm: Mapping[str, Any], tower: Mapping[str, Any], **llava: Any) -> Config:
+    """A LLaVA on a Llama (fields of LlamaConfig) and a CLIP (of CLIPVisionConfig); `llava`: fields of its own."""
+    return Config(vision_config=CLIPVisionConfig(**tower), text_config=LlamaConfig(**llm), **llava)
+
+
+def model_of(config: Config) -> Model:
+    """A stock LLaVA with random weights."""
+    return Model(config)
+
+
+def clip_of(tower: Mapping[str, Any], text: Mapping[str, Any], width: int) -> Clip:
+    """A CLIP with random weights; `width` of the space that images and texts share."""
+    sizes = {"text_config": CLIPTextConfig(**text), "vision_config": CLIPVisionConfig(**tower)}
+    return CLIPModel(CLIPConfig(**sizes, projection_dim=width))
+
+
+def processor_of(tokenizer: PreTrainedTokenizerBase, config: Config, chat_template: str) -> Processor:
+    """LLaVA's processor for the tower of this config: shortest edge to its size, then a crop of the middle."""
+    side = fields.image_size(config)
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return make_room(Processor(images, tokenizer, chat_template=chat_template), config, 0)
+
+
+def add_lm_layers(model: Model, layers: int, prepare: Callable[[nn.Module], object] | None = None) -> None:
+    """Gives a model that was built without LLM layers so many new ones, on the current device, one after another.
+
+    `prepare` is called on each before the next one is made, for example to quantise it.
+    """
+    llm: Any = parts.language_model(model)
+    fields.set_lm_layers(model.config, layers)
+    llm.config.num_hidden_layers = layers
+    for index in range(layers):
+        layer = LlamaDecoderLayer(llm.config, index)
+        if prepare is not None:
+            prepare(layer)
+        llm.layers.append(layer)
+
+
+def take_tower(model: Model, clip: Clip) -> None:
+    """Copies a CLIP's vision tower into a LLaVA of the same sizes, and freezes it there."""
+    tower = parts.vision_tower(model)
+    tower.load_state_dict(clip.vision_model.state_dict())
+    tower.requires_grad_(False)
+
+
+def clip_patches(output: Any, layer: int) -> Tensor:
+    """(b, patches, v): hidden states of a layer, CLS left out, from a CLIP's output with `output_hidden_states`."""
+    states: tuple[Tensor, ...] = output.vision_model_output.hidden_states
+    return states[layer][:, 1:]
