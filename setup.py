@@ -17,6 +17,7 @@ EXTRAS = {
     "analysis": ["scikit-learn", "matplotlib", "scipy", "pyarrow", "jinja2"],
     "eval": ["jinja2", "openai>=3"],
     "utility": ["lmms-eval>=0.7.3"],
+    "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],
     "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
 }
 ALONE = ("flash", "utility")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # eval/analysis.sh OUT [DEMO]: the figures and numbers about a head, on the miniature, after scripts/demo.sh.
-# DEMO (default runs/demo) has the trained stage 1. OUT/results receives the summaries that the README quotes.
+# DEMO (default runs/demo) has the trained stage 1. OUT/results receives the summaries that docs/results.md quotes.
 set -euo pipefail
 source "$(dirname "$0")/../scripts/env.sh"
 out="${1:?OUT}" demo="${2:-runs/demo}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # eval/audit.sh OUT [DEMO]: what an audit finds among 20,000 images of which 2 % are risky, and what training on the
-# filtered set changes; on the miniature, after scripts/demo.sh. OUT/results receives the numbers that the README quotes.
+# filtered set changes; on the miniature, after scripts/demo.sh. OUT/results receives the numbers that docs/results.md quotes.
 set -euo pipefail
 source "$(dirname "$0")/../scripts/env.sh"
 out="${1:?OUT}" demo="${2:-runs/demo}"

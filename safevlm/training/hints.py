@@ -1,7 +1,7 @@
 """The mixer's hint in training prompts, where inference would put it.
 
 Stage 1 needs it: its LM tokens cannot see the image, so without a hint they can only learn to refuse more often,
-harmless questions too (README, log).
+harmless questions too (CHANGELOG.md).
 """
 
 from __future__ import annotations
