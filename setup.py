@@ -24,6 +24,9 @@ ALONE = ("flash", "utility")
 """Extras that need a compiler and a GPU, or bring a harness of their own."""
 EXTRAS["all"] = sorted({package for name, packages in EXTRAS.items() if name not in ALONE for package in packages})
 
+DATA = ("yaml", "json", "jsonl", "j2", "css", "js", "html")
+"""Endings of the files that the code reads beside itself; tests/test_wheel.py finds one that is left out."""
+
 setup(
     name="safevlm",
     version=VERSION,
@@ -33,18 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch"]),
-    package_data={
-        "safevlm": [
-            "py.typed",
-            "recipes/**/*",
-            "analysis/audit/*.j2",
-            "defenses/*.yaml",
-            "miniature/*.yaml",
-            "evaluation/report/*.j2",
-            "evaluation/judges/*.jsonl",
-            "evaluation/suites/*.yaml",
-        ]
-    },
+    package_data={"safevlm": ["py.typed", *(f"**/*.{ending}" for ending in DATA)]},
     install_requires=[
         "torch>=2.4",
         "transformers>=5.16",

@@ -241,3 +241,9 @@ def test_the_table_finds_what_it_should(tmp_path: Path, path: str, line: str, al
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(line, encoding="utf-8")
     assert (not _violations(tmp_path)) == allowed, _violations(tmp_path)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    """Without its `__init__.py` a folder is found in a clone, and left out of the wheel."""
+    folders = {file.parent for file in _files(ROOT)}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []

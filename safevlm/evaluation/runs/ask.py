@@ -1,9 +1,9 @@
 """Put a suite's questions to a model behind a defense: `replies.jsonl` and `run.json`.
 
 A run that was stopped goes on where it was: replies are on disk after every batch, and ids that are there are not
-asked again. Several processes (torchrun, or `--shard I/N` each) ask a part each (`safevlm.evaluation.runs.shards`). A request that a
-served model could not answer goes to `failed.jsonl` and is asked again the next time; it never becomes a reply. The
-engine (and torch) is imported late, so that judging and reporting never load it.
+asked again. Several processes (torchrun, or `--shard I/N` each) ask a part each (`safevlm.evaluation.runs.shards`).
+A request that a served model could not answer goes to `failed.jsonl` and is asked again the next time; it never
+becomes a reply. The engine (and torch) is imported late, so that judging and reporting never load it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from safevlm.evaluation.runs import shards, run_file, served
-from safevlm.evaluation.runs import perturbations as perturbing
-from safevlm.evaluation.endpoint import GIVE_UP_AFTER
-from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
+from safevlm.analysis.audit.plan import Share, share_of
 from safevlm.data.row_log import append_rows, drop_half_written_line
-from safevlm.evaluation.suites.groups import check_group
+from safevlm.evaluation.endpoint import GIVE_UP_AFTER
+from safevlm.evaluation.runs import perturbations as perturbing
+from safevlm.evaluation.runs import run_file, served, shards
+from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import load_suite, suite_of
-from safevlm.analysis.audit.plan import Share, share_of
+from safevlm.evaluation.suites.groups import check_group
 from safevlm.types import Reply, Sample, Verdict
 
 FAILED = "failed.jsonl"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safevlm.data.row_log import json_line
 from safevlm.data.atomic_write import write_text
+from safevlm.data.row_log import json_line
 
 REPLIES = "replies.jsonl"
 SCORES = "scores.jsonl"

@@ -114,8 +114,9 @@ def parse(text: str) -> Perturbation | None:
 def changed(samples: Sequence[Sample], perturbation: Perturbation, folder: Path) -> list[Sample]:
     """The same samples about changed images, which lie in the folder; those that lie there already are kept."""
     bar = tqdm(samples, desc=str(perturbation), unit="request", disable=len(samples) < BAR_FROM)
-    return [replace(sample, request=replace(sample.request, images=_stored(sample, perturbation, folder)))
-            for sample in bar]
+    return [
+        replace(sample, request=replace(sample.request, images=_stored(sample, perturbation, folder))) for sample in bar
+    ]
 
 
 def told() -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_json, read_replies, read_scores
 from safevlm.evaluation.suites.groups import check_group
-from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.taxonomy import CLEAN, SAFE
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urldefrag
 
 from safevlm.evaluation import endpoint
-from safevlm.evaluation.endpoint import Endpoint, EndpointError, CallOutcome, Turn
+from safevlm.evaluation.endpoint import CallOutcome, Endpoint, EndpointError, Turn
 from safevlm.types import Reply, Request, Verdict
 
 SCHEMES = ("http://", "https://")

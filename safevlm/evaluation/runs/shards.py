@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from safevlm.evaluation.runs.files import REPLIES, REPLY_FIELDS, Row, check_fields, write_rows
 from safevlm.analysis.audit.plan import Share
+from safevlm.evaluation.runs.files import REPLIES, REPLY_FIELDS, Row, check_fields, write_rows
 from safevlm.types import Sample
 
 log = logging.getLogger(__name__)
