@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from safevlm import recipes
 from safevlm.__main__ import COMMANDS, parser_for
 from tests.docs.pages import PAGES, ROOT, name, page
 
@@ -58,6 +59,15 @@ def test_commands_and_their_flags_exist(path: Path):
         if words[0] in ("train", "check"):
             flags = {flag for flag in flags if "." not in flag}
         assert flags <= known, f"{name(path)}: safevlm {' '.join(words)}: unknown {sorted(flags - known)}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_recipes_and_mixes_are_found_by_their_name(path: Path):
+    known = {*recipes.shipped("recipe"), *recipes.shipped("mix")}
+    given = [words[1] for words in _commands(path) if words[0] in ("train", "mix", "check") and len(words) > 1]
+    given += re.findall(r"RECIPE=([a-z]\w+)", page(path).text)
+    unknown = {word for word in given if re.fullmatch(r"[a-z][a-z0-9_]+", word) and word not in known}
+    assert not unknown, f"{name(path)}: no recipe or mix is called {sorted(unknown)}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)

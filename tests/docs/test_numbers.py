@@ -65,6 +65,10 @@ def _expected(measure: Mapping[str, Any], shown: str) -> str:
     return text
 
 
+def _short(value: Any) -> str:
+    return str(value)[:30] if isinstance(value, str) and "\n" not in value else "-"
+
+
 def _tables() -> list[tuple[str, str, str, list[str], str]]:
     return [
         (name(path), file, where, columns.split(), table)
@@ -73,7 +77,7 @@ def _tables() -> list[tuple[str, str, str, list[str], str]]:
     ]
 
 
-@pytest.mark.parametrize(("source", "file", "where", "columns", "table"), _tables(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("source", "file", "where", "columns", "table"), _tables(), ids=_short)
 def test_tables_hold_the_numbers_of_their_result_file(
     source: str, file: str, where: str, columns: list[str], table: str
 ):
@@ -147,7 +151,7 @@ SENTENCES: list[tuple[str, str, str, str, Callable[[float], str]]] = [
 """Page, words around the number, result file, path, how it is written."""
 
 
-@pytest.mark.parametrize(("source", "words", "file", "path", "write"), SENTENCES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("source", "words", "file", "path", "write"), SENTENCES, ids=_short)
 def test_sentences_hold_the_numbers_of_their_result_file(
     source: str, words: str, file: str, path: str, write: Callable[[float], str]
 ):
@@ -160,3 +164,12 @@ def test_sentences_hold_the_numbers_of_their_result_file(
 def test_result_files_that_a_page_names_exist(path: Path):
     for file in set(re.findall(r"eval/results/[\w./-]+\.(?:json|md|png)", page(path).text)):
         assert (ROOT / file).exists(), f"{name(path)} names {file}"
+
+
+def test_every_result_file_is_listed_with_its_command():
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8").split("## Where each file comes from")[1]
+    listed = {file for row in text.splitlines() for file in re.findall(r"`([\w./]+)`", row.split(" | ")[0])}
+    listed = {file for file in listed if "." in file}
+    results = ROOT / "eval/results"
+    there = {file.relative_to(results).as_posix() for file in results.rglob("*") if file.is_file()}
+    assert listed == there, f"not listed: {sorted(there - listed)}; not there: {sorted(listed - there)}"
