@@ -31,12 +31,13 @@ Kind = Literal["defenses", "judges", "suites", "sources", "stages"]
 Row = TypeVar("Row")
 
 _NAME = r"[^\W\d]\w*"
-_REFERENCE = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}(?:\.{_NAME})*")
+REFERENCE = rf"{_NAME}(?:\.{_NAME})*:{_NAME}(?:\.{_NAME})*"
+"""Regular expression of `package.module:Attribute`."""
 
 
 def is_reference(name: str) -> bool:
     """Whether a name has the form `package.module:Attribute`."""
-    return _REFERENCE.fullmatch(name) is not None
+    return re.fullmatch(REFERENCE, name) is not None
 
 
 def load(reference: str) -> object:

@@ -12,7 +12,6 @@ candidate reaches the threshold the best still goes out, and the trace says what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from safevlm.defenses import prompts
@@ -22,6 +21,7 @@ from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.rewards import Reward, reward_of, rewarded
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -57,13 +57,11 @@ class EtaOptions:
                 raise ValueError(f"{key}: {getattr(self, key)!r} is not a text")
 
 
-def build_eta(setting: DefenseContext, detector: Callable[[str, DefenseContext], Detector]) -> Eta:
-    """`detector` builds one by name."""
-    options = read_options(EtaOptions, setting.file)
-    looking = replace(setting, file=None)  # the file is ours, not the detector's
-    name = options.detector or ("safe-clip" if _has_bank(looking) else "safety-head")
-    device = setting.facts.device if setting.facts else "cpu"
-    return Eta(detector(name, looking), setting.policy, reward_of(options.reward, device), options)
+def _build(context: DefenseContext) -> Defense:
+    options = read_options(EtaOptions, context.file)
+    name = options.detector or ("safe-clip" if _has_bank(context) else "safety-head")
+    device = context.facts.device if context.facts else "cpu"
+    return Eta(context.detector(name), context.policy, reward_of(options.reward, device), options)
 
 
 class Eta(Defense):
@@ -103,11 +101,20 @@ class Eta(Defense):
         return [f"{options.prefix} {text}".strip() for text in texts]
 
 
-def _has_bank(setting: DefenseContext) -> bool:
+def _has_bank(context: DefenseContext) -> bool:
     from safevlm.defenses.bank import BANK_FILE  # late: it brings torch, and prompts and policies do without
 
-    return any((folder / BANK_FILE).is_file() for folder in setting.folders)
+    return any((folder / BANK_FILE).is_file() for folder in context.folders)
 
 
 def _noted(reply: Reply, note: str) -> Reply:
     return replace(reply, trace=(*reply.trace, note))
+
+
+ROW = DefenseRow(
+    Eta.name,
+    _build,
+    "the best of n answers where image and answer are risky (ETA-like)",
+    takes_file=True,
+    reads_folder=True,
+)

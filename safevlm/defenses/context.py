@@ -1,12 +1,13 @@
-"""What a defense may be built from: policy, files, and the few facts about a model that it has to know."""
+"""What a defense may be built from: policy, files, other detectors, and the facts about a model that it has to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safevlm.defenses.base import Detector
 from safevlm.defenses.policy import Policy
 from safevlm.types import Verdict
 
@@ -36,15 +37,31 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DefenseContext:
+    """Given to the builder of a defense."""
+
     policy: Policy
+    """What to do about which verdict; its taxonomy names the levels and categories."""
     has_head: bool = False
+    """Whether the checkpoint has a safety head."""
     truths: Mapping[str, Verdict] = field(default_factory=dict)
     """Verdicts by request id, for the oracle."""
     facts: ModelFacts | None = None
+    """None where the model is behind somebody else's server."""
     folders: tuple[Path, ...] = ()
     """Where the checkpoint keeps its defenses' files, the nearest first."""
     file: Path | None = None
     """What stood behind `=` in the defense's name."""
+    detectors: Callable[[str, DefenseContext], Detector] | None = None
+    """Builds the detector of another defense by its name; set by `safevlm.defenses.build`."""
+
+    def detector(self, name: str, file: Path | None = None) -> Detector:
+        """The detector of another defense of the table, such as `safe-clip`; `file` is its own.
+
+        ValueError: no such defense, or one that has no detector.
+        """
+        if self.detectors is None:
+            raise ValueError(f"detector {name}: this context was not made by safevlm.defenses.build")
+        return self.detectors(name, replace(self, file=file))
 
     def find(self, name: str, how: str) -> Path:
         """The file of this name: what the user gave (the file, or the folder it is in), else the checkpoint's own.

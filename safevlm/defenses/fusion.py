@@ -18,9 +18,12 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from safevlm.defenses.base import Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures
 from safevlm.defenses.calibration import risk_of
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.policy import Policy
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Request, Verdict
 
 MEMBERS = ("safety-head", "safe-clip")
@@ -74,3 +77,24 @@ def _check(name: str, verdict: Verdict) -> None:
 def _means(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for table in tables for name in table)
     return {name: statistics.fmean(table.get(name, 0.0) for table in tables) for name in names}
+
+
+def _builder(rule: str) -> Callable[[DefenseContext], Defense]:
+    def build(context: DefenseContext) -> Defense:
+        # a file behind the name is SafeCLIP's bank; the head reads none
+        members = [context.detector(name, context.file) for name in MEMBERS]
+        return Mixer(Fusion(rule, members, context.policy), context.policy)
+
+    return build
+
+
+ROWS = tuple(
+    DefenseRow(
+        f"fusion:{rule}",
+        _builder(rule),
+        f"{' and '.join(MEMBERS)} together, by their {rule}",
+        takes_file=True,
+        reads_folder=True,
+    )
+    for rule in RULES
+)

@@ -7,6 +7,7 @@ import dataclasses
 from safevlm.defenses import prompts
 from safevlm.defenses.base import Defense, Detector, ImageFeatures
 from safevlm.defenses.policy import Policy
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -32,3 +33,11 @@ class StaticPrompt(Defense):
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         return dataclasses.replace(request, text=f"{prompts.STATIC_PROMPT}\n{request.text}")
+
+
+ROW = DefenseRow(
+    StaticPrompt.name,
+    lambda context: StaticPrompt(),
+    "a fixed safety prompt on every request",
+    works_on_served_model=True,
+)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from safevlm.defenses.base import ImageFeatures
+from safevlm.defenses.base import Defense, ImageFeatures
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Request, Verdict
 
 
@@ -19,3 +22,10 @@ class OracleDetector:
         if request.id not in self.truths:
             raise ValueError(f"the oracle knows nothing of request {request.id!r}; it works in evaluation only")
         return self.truths[request.id] if features.images else Verdict(source=self.name)
+
+
+def _build(context: DefenseContext) -> Defense:
+    return Mixer(OracleDetector(context.truths), context.policy)
+
+
+ROW = DefenseRow(OracleDetector.name, _build, "true labels decide, the policy acts: the upper bound, evaluation only")

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from safevlm.defenses.bank import BANK_FILE, MAKE_IT, Bank, Feature, read_bank
 from safevlm.defenses.base import Defense, ImageFeatures
-from safevlm.defenses.concepts import Concept
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.row import DefenseRow
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safevlm.defenses.bank import Bank, Feature
+    from safevlm.defenses.concepts import Concept
 
 NAME = "safe-clip"
 
@@ -63,7 +65,7 @@ class SafeClipDetector:
     def look(self, vision: Any) -> list[ConceptMatch]:
         """One finding per image of a `VisionPass`."""
         probabilities = self.bank.probabilities(self.reading(vision))
-        if not bool(torch.isfinite(probabilities).all()):
+        if not bool(probabilities.isfinite().all()):
             # the arg-max of nan is the first concept, and that one may be neutral
             raise ValueError("SafeCLIP's probabilities are not finite; the tower's weights or its input are broken")
         return [self._finding(row) for row in probabilities.tolist()]
@@ -100,11 +102,30 @@ class SafeClipDetector:
         return sums
 
 
-def build_safe_clip(setting: DefenseContext, feature: Feature | None = None) -> Defense:
-    """The defense `safe-clip`, or `safe-clip:FEATURE`."""
-    model, taxonomy = setting.fitting(), setting.policy.taxonomy
-    file = setting.find(BANK_FILE, how=MAKE_IT)
-    bank = read_bank(file, taxonomy)
-    bank.check_tower(model.tower(), file)
-    name = f"{NAME}:{feature}" if feature else NAME
-    return Mixer(SafeClipDetector(bank.to(model.device), taxonomy, feature, name), setting.policy)
+def _builder(feature: Feature | None) -> Callable[[DefenseContext], Defense]:
+    def build(context: DefenseContext) -> Defense:
+        from safevlm.defenses.bank import BANK_FILE, MAKE_IT, read_bank  # late: it brings torch, and judges do without
+
+        facts, taxonomy = context.fitting(), context.policy.taxonomy
+        file = context.find(BANK_FILE, how=MAKE_IT)
+        bank = read_bank(file, taxonomy)
+        bank.check_tower(facts.tower(), file)
+        detector = SafeClipDetector(bank.to(facts.device), taxonomy, feature, _name(feature))
+        return Mixer(detector, context.policy)
+
+    return build
+
+
+def _name(feature: Feature | None) -> str:
+    return f"{NAME}:{feature}" if feature else NAME
+
+
+_TEXTS: dict[Feature | None, str] = {
+    None: "zero-shot: CLIP's CLS against a bank of concepts decides, the policy acts",
+    "paper": "SafeCLIP by the CLS of the layer that LLaVA reads",
+    "pooled": "SafeCLIP by CLIP's own pooled CLS",
+}
+ROWS = tuple(
+    DefenseRow(_name(feature), _builder(feature), text, takes_file=True, reads_folder=True)
+    for feature, text in _TEXTS.items()
+)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from safevlm.defenses.base import ImageFeatures
+from safevlm.defenses.base import Defense, ImageFeatures
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Request, Verdict
 
 
@@ -27,3 +30,12 @@ class SafetyHeadDetector:
             category_probabilities=category,
             source=self.name,
         )
+
+
+def _build(context: DefenseContext) -> Defense:
+    if not context.has_head:
+        raise ValueError("defense safety-head: this checkpoint has no safety head; train one with a stage-1 recipe")
+    return Mixer(SafetyHeadDetector(), context.policy)
+
+
+ROW = DefenseRow(SafetyHeadDetector.name, _build, "SafeVLM: the checkpoint's safety head decides, the policy acts")

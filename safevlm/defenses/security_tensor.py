@@ -1,17 +1,13 @@
-"""A learned input of a frozen model that wakes its own caution (Security Tensors, arXiv 2507.20994), and its file.
+"""The file of a security tensor: a learned input of a frozen model (Security Tensors, arXiv 2507.20994).
 
-    textual   (k, d)      vectors that the LLM reads as tokens, before the prompt or behind the last image
-    visual    (3, h, w)   added to every preprocessed image
-
-`safevlm train` with a recipe of stage security_tensor writes the file. The trap: the tensor knows nothing of the
-request, so it is given to all requests with an image, and to no request in words alone.
+`safevlm train` with a recipe of stage security_tensor writes it; `safevlm.defenses.learned_inputs` puts it to use.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -22,9 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safevlm.config import Position, TensorKind
-from safevlm.defenses.base import Defense, Inputs, VirtualTokens
-from safevlm.defenses.context import DefenseContext, ModelFacts
-from safevlm.types import Verdict
 
 KEY, LEARNED = "security_tensor", "learned"
 """Names in the file: the tensor, and what the optimiser moved where that is something else."""
@@ -82,11 +75,11 @@ def random_like(tensor: SecurityTensor, seed: int = 0) -> SecurityTensor:
     return dataclasses.replace(tensor, values=shuffled.reshape(tensor.values.shape), about=about)
 
 
-def shuffle_file(file: Path | str, folder: Path | str, seed: int = 0) -> Path:
-    """Writes the control of a file under its own name into a folder (scripts/random_tensor.sh)."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    out = Path(folder) / Path(file).name
-    write(out, random_like(read(Path(file)), int(seed)))
+def shuffle_file(file: Path, folder: Path, seed: int = 0) -> Path:
+    """Writes the control of a file under the file's own name into a folder; returns where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / file.name
+    write(out, random_like(read(file), seed))
     return out
 
 
@@ -98,67 +91,3 @@ def pixel_change(values: Tensor, image_std: Sequence[float]) -> float:
 def pixel_units(image_std: Sequence[float]) -> Tensor:
     """(3, 1, 1): a preprocessed value times this is a pixel on the scale of 0 to 255."""
     return 255 * torch.tensor(image_std).view(-1, 1, 1)
-
-
-def place(input_ids: Tensor, image_token_id: int, position: Position) -> int:
-    """Index into the prompt (t,) in front of which virtual tokens stand."""
-    return _PLACES[position](input_ids == image_token_id)
-
-
-_PLACES: dict[Position, Callable[[Tensor], int]] = {
-    "start": lambda slots: 0,
-    "after_image": lambda slots: int(slots.nonzero().max()) + 1,
-}
-
-
-class Textual(Defense):
-    name = "security-tensor:textual"
-
-    def __init__(self, vectors: Tensor, position: Position) -> None:
-        self.vectors, self.position = vectors, position
-
-    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
-        if inputs.pixel_values is None:
-            return inputs
-        at = place(inputs.input_ids, inputs.image_token_id, self.position)
-        return dataclasses.replace(inputs, virtual=(*inputs.virtual, VirtualTokens(self.vectors, at)))
-
-
-class Visual(Defense):
-    name = "security-tensor:visual"
-
-    def __init__(self, delta: Tensor) -> None:
-        self.delta = delta
-
-    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
-        if inputs.pixel_values is None:
-            return inputs
-        return dataclasses.replace(inputs, pixel_values=inputs.pixel_values + self.delta.to(inputs.pixel_values))
-
-
-def textual(setting: DefenseContext) -> Defense:
-    file, tensor, facts = _find("textual", setting)
-    if tensor.values.dim() != 2 or tensor.values.shape[1] != facts.hidden_size:
-        _misfit(file, tensor, f"virtual tokens of width {facts.hidden_size}")
-    return Textual(tensor.values.to(facts.device), tensor.position)
-
-
-def visual(setting: DefenseContext) -> Defense:
-    file, tensor, facts = _find("visual", setting)
-    if tuple(tensor.values.shape) != facts.pixel_shape:
-        _misfit(file, tensor, f"pixels of shape {facts.pixel_shape}")
-    return Visual(tensor.values.to(facts.device))
-
-
-def _find(kind: TensorKind, setting: DefenseContext) -> tuple[Path, SecurityTensor, ModelFacts]:
-    facts = setting.fitting()
-    file = setting.find(file_name(kind), f"safevlm train …_security_tensor_{kind}")
-    tensor = read(file)
-    if tensor.kind != kind:
-        raise ValueError(f"{file}: a {tensor.kind} security tensor; use it as security-tensor:{tensor.kind}={file}")
-    return file, tensor, facts
-
-
-def _misfit(file: Path, tensor: SecurityTensor, wanted: str) -> None:
-    base = tensor.about.get("base", "another model")
-    raise ValueError(f"{file}: learned for {base}, shape {tuple(tensor.values.shape)}; this model needs {wanted}")

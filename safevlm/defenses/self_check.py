@@ -21,7 +21,9 @@ from typing import Literal, get_args
 
 from safevlm.defenses import prompts
 from safevlm.defenses.base import Ask, Defense
-from safevlm.defenses.options import check_number
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.options import check_number, read_options
+from safevlm.defenses.row import DefenseRow
 from safevlm.types import Reply, Request, Verdict
 
 Judgement = Literal["harmful", "harmless"]
@@ -119,3 +121,10 @@ def _check_template(key: str, template: str, needed: Collection[str], allowed: C
         raise ValueError(f"{key}: unknown {{{name}}}; only {', '.join(f'{{{each}}}' for each in sorted(allowed))}")
     for name in sorted(set(needed) - places):
         raise ValueError(f"{key}: {{{name}}} is missing")
+
+
+def _build(context: DefenseContext) -> Defense:
+    return SelfCheck(read_options(Wording, context.file))
+
+
+ROW = DefenseRow(SelfCheck.name, _build, "the model judges its own answer (ECSO-like)", takes_file=True)

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_patch import fields, patch_basis, virtual_tokens, vision
 from safevlm.config import TensorSettings
 from safevlm.data.collate import IGNORED
-from safevlm.defenses.security_tensor import place
+from safevlm.defenses.learned_inputs import place
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 
 NAME = "security_tensor"

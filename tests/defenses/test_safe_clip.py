@@ -126,9 +126,9 @@ def test_detection_shares_the_one_pass_of_the_tower(model: Any, tmp_path: Path, 
 def test_checkpoints_own_bank_is_found_by_itself(model: Any, tmp_path: Path) -> None:
     banks.write(model, tmp_path)
     setting = dataclasses.replace(_setting(model), folders=(tmp_path,))
-    assert DEFENSES["safe-clip"](setting).name == "safe-clip"
+    assert DEFENSES["safe-clip"].build(setting).name == "safe-clip"
     with pytest.raises(ValueError, match="safevlm embed"):
-        DEFENSES["safe-clip"](dataclasses.replace(setting, folders=()))
+        DEFENSES["safe-clip"].build(dataclasses.replace(setting, folders=()))
 
 
 def _setting(model: Any) -> Any:

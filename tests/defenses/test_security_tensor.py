@@ -110,7 +110,7 @@ def test_file_is_found_beside_the_checkpoint_or_in_the_folder_of_a_run(kind: str
 
 @KINDS
 def test_file_that_is_nowhere_names_the_recipe(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"make it with `safevlm train .*security_tensor_{kind}.yaml`"):
+    with pytest.raises(ValueError, match=f"make it with `safevlm train .*security_tensor_{kind}`"):
         engines.engine(f"security-tensor:{kind}={tmp_path}")
 
 

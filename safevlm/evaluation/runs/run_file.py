@@ -25,8 +25,6 @@ WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
 DEFENSE_FILES = ("*.safetensors", "*.yaml")
 DEFENSES = "defenses"
 """Folder of a checkpoint for files of defenses; one that comes there is no other model."""
-WITHOUT_FILES = ("none", "auto", "static-prompt", "self-check", "safety-head", "oracle")
-"""Defenses that read no file unless one is named."""
 BLOCK = 1 << 20  # bytes read at once
 
 
@@ -107,17 +105,14 @@ def _content(sample: Sample) -> tuple[object, ...]:
 
 def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:
     """Files that a defense's name gives behind `=`, and the checkpoint's own where it may read them."""
-    from safevlm.defenses import DEFENSES as KNOWN
-    from safevlm.defenses.names import parse
+    from safevlm.defenses.table import members  # late: whoever only reads a run needs no defense
 
-    if defense in WITHOUT_FILES:
-        return []
     try:
-        members = parse(defense, KNOWN)
+        named = members(defense)
     except ValueError:  # whoever builds the defense says what is wrong with its name
         return []
-    reads_folder = any(one.file is None and one.name not in WITHOUT_FILES for one in members)
-    places = [one.file for one in members if one.file] + (list(folders) if reads_folder else [])
+    reads_folder = any(one.file is None and one.row.reads_folder for one in named)
+    places = [one.file for one in named if one.file] + (list(folders) if reads_folder else [])
     return [file for place in places for file in ([place] if place.is_file() else _files(place, DEFENSE_FILES))]
 
 

@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
 
+from safevlm.defenses.base import Defense
+from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.policy import Policy
+from safevlm.defenses.table import AUTO, OURS, build, members
 from safevlm.evaluation import endpoint
 from safevlm.evaluation.endpoint import CallOutcome, Endpoint, EndpointError, Turn
+from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request, Verdict
 
 SCHEMES = ("http://", "https://")
 TIMEOUT = 300.0  # seconds for one answer; a long one of a large model on a busy server takes minutes
-DEFENSES = ("none", "static-prompt")
+NOT_LOOKED = Verdict(source="none")
 NOT_ASKED = CallOutcome("failed", "not asked: too many calls before it failed in a row")
 
 
@@ -41,7 +46,8 @@ class Served:
 
     client: Any
     server: Endpoint
-    defense: str
+    guard: Defense
+    """Rewrites requests; the server sees nothing else of it."""
     models: tuple[str, ...]
     """What the server said it serves; empty when it did not say."""
 
@@ -61,19 +67,22 @@ class Served:
         """One reply or failure per request, in order; at most `batch_size` are under way."""
         decoding = endpoint.greedy(self.server.model, max_new_tokens)
         asked = Endpoint(self.server.model, self.server.base_url, self.server.timeout, decoding=decoding)
-        sent = [rewritten(request, self.defense) for request in requests]
+        sent = [self.guard.rewrite(request, NOT_LOOKED) for request in requests]
+        to_ask = {index: words for index, words in enumerate(sent) if isinstance(words, Request)}
         seconds: dict[int, float] = {}
 
         def call(index: int) -> CallOutcome:
             started = time.perf_counter()
-            outcome = endpoint.say(self.client, asked, turns(sent[index]))
+            outcome = endpoint.say(self.client, asked, turns(to_ask[index]))
             seconds[index] = time.perf_counter() - started
             return outcome
 
-        outcomes = dict(endpoint.call_all(range(len(sent)), call, concurrency=batch_size))
+        outcomes = dict(endpoint.call_all(list(to_ask), call, concurrency=batch_size))
         return [
-            _answer(request, sent[index], outcomes.get(index, NOT_ASKED), seconds.get(index, 0.0))
-            for index, request in enumerate(requests)
+            words
+            if isinstance(words, Reply)
+            else _answer(request, words, outcomes.get(index, NOT_ASKED), seconds.get(index, 0.0))
+            for index, (request, words) in enumerate(zip(requests, sent, strict=True))
         ]
 
 
@@ -95,11 +104,7 @@ def connect(model: str, defense: str, *, policy: str | Path | None = None) -> Se
     base_url, name = urldefrag(model)
     if not name:
         raise ValueError(f"--model {model}: name the model after a #, as in {base_url}#NAME")
-    if defense not in DEFENSES:
-        raise ValueError(
-            f"--defense {defense}: needs the model's weights, which a server keeps to itself; "
-            f"one of {list(DEFENSES)}, or serve the guarded model"
-        )
+    guard = _guard(defense)
     if policy is not None:
         raise ValueError(f"--policy {policy}: a served model is asked without a detector, so no policy can act")
     server = Endpoint(name, base_url, TIMEOUT)
@@ -107,18 +112,19 @@ def connect(model: str, defense: str, *, policy: str | Path | None = None) -> Se
     models = _models(client)
     if models and name not in models:
         raise EndpointError(f"--model {model}: the server has no model {name!r}; one of {list(models)}")
-    return Served(client, server, defense, models)
+    return Served(client, server, guard, models)
 
 
-def rewritten(request: Request, defense: str) -> Request:
-    """The request as the defense words it."""
-    if defense == "none":
-        return request
-    from safevlm.defenses.mixer import StaticPrompt
-
-    changed = StaticPrompt().rewrite(request, Verdict())
-    assert isinstance(changed, Request)  # it never answers itself
-    return changed
+def _guard(name: str) -> Defense:
+    """The defense of a name, without a model. ValueError when one of its members needs the weights."""
+    needy = [member.row.name for member in members(name) if not member.row.works_on_served_model]
+    if needy or name == AUTO:
+        usable = [row.name for row in OURS if row.works_on_served_model]
+        raise ValueError(
+            f"--defense {name}: {', '.join(needy) or AUTO} needs the model's weights, which a server keeps to itself; "
+            f"one of {usable}, or serve the guarded model"
+        )
+    return build(name, DefenseContext(Policy(DEFAULT)))
 
 
 def turns(request: Request) -> list[Turn]:
@@ -144,7 +150,7 @@ def _answer(request: Request, sent: Request, outcome: CallOutcome, seconds: floa
     return Reply(
         text=outcome.text.strip(),
         request=request,
-        verdict=Verdict(source="none"),
+        verdict=NOT_LOOKED,
         prompt=sent.text,
         seconds=seconds,
         trace=(f"added to the question: {added}",) if added else (),
