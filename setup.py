@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.findall(r'^__version__ = "(.+)"', (HERE / "safevlm" / "__init__.py").read_text(encoding="utf-8"), re.M)[0]
+VERSION = re.findall(r'^VERSION = "(.+)"', (HERE / "safevlm" / "versions.py").read_text(encoding="utf-8"), re.M)[0]
 
 EXTRAS = {
     "train": ["peft>=0.19", "accelerate>=1.10", "deepspeed>=0.18"],

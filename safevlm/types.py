@@ -1,10 +1,12 @@
-"""The words that every room speaks: Request, Verdict, Reply, Sample. Frozen, and free of torch."""
+"""The data classes that pass between packages: Request, Generation, Verdict, Reply, Sample. Frozen, without torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from safevlm.taxonomy import CLEAN, SAFE
@@ -27,6 +29,43 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()
     """Earlier turns, (question, answer). The images belong to the first question."""
     system: str = ""
+
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the model writes an answer. TypeError or ValueError names the field that cannot be used."""
+
+    max_new_tokens: int = 256
+    """Longest answer, in tokens; 1 or more."""
+    temperature: float = 0.0
+    """0: greedy decoding. Above 0: logits are divided by it and a token is drawn."""
+    top_p: float = 1.0
+    """With a temperature above 0: draw among the likeliest tokens whose probabilities sum to this; in (0, 1]."""
+    seed: int = 0
+    """With a temperature above 0: the same seed gives the same answer; 0 to 2**63 - 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "seed"):
+            _check_type(name, getattr(self, name), int, "a whole number")
+        for name in ("temperature", "top_p"):
+            _check_type(name, getattr(self, name), int | float, "a number")
+        rules = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
+            "temperature": (0.0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            "top_p": (0.0 < self.top_p <= 1.0, "above 0, and at most 1"),
+            "seed": (0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}"),
+        }
+        for name, (holds, allowed) in rules.items():
+            if not holds:
+                raise ValueError(f"Generation: {name}={getattr(self, name)!r} must be {allowed}")
+
+
+def _check_type(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"Generation: {name}={value!r} must be {what}")
 
 
 @dataclass(frozen=True)

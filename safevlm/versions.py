@@ -1,4 +1,4 @@
-"""Versions of installed packages without importing them, and the commit of our own code."""
+"""Our version, versions of installed packages without importing them, and the commit of our own code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 from importlib.metadata import Distribution, PackageNotFoundError, version
 from pathlib import Path
 
-import safevlm
-
+VERSION = "0.1.0"
+"""Ours; `safevlm.__version__`, and setup.py reads it here."""
 PACKAGE = "safevlm"
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def installed(package: str) -> str | None:
 def told() -> str:
     """`safevlm VERSION`, and the commit where it is known."""
     known = commit()
-    return f"{PACKAGE} {safevlm.__version__}" + (f" (commit {known[:12]})" if known else "")
+    return f"{PACKAGE} {VERSION}" + (f" (commit {known[:12]})" if known else "")
 
 
 def commit() -> str | None:

@@ -77,10 +77,15 @@ class Policy:
         return dataclasses.replace(request, text="\n".join(lines))
 
 
-def read_policy(path: str | Path | None, taxonomy: Taxonomy, default: Mapping[str, Any] | None = None) -> Policy:
-    """A policy file, checked against the taxonomy; None: the checkpoint's own (`default`), or SafeVLM's rule."""
+def read_policy(
+    path: str | Path | Mapping[str, Any] | None, taxonomy: Taxonomy, default: Mapping[str, Any] | None = None
+) -> Policy:
+    """A policy file or its table, checked against the taxonomy; None: the checkpoint's own (`default`), or SafeVLM's
+    rule. ValueError names the file and the key."""
     if path is None:
         return policy_from(default or {}, taxonomy, "config.json: policy")
+    if isinstance(path, Mapping):
+        return policy_from(dict(path), taxonomy, "policy")
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -17,7 +17,7 @@ from safevlm.miniature import drawing, words
 from safevlm.miniature.judge import judge
 from safevlm.miniature.world import RISKY, Scene, sample_scene
 from safevlm.taxonomy import DEFAULT, SAFE
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 
 Case = tuple[Request, Callable[[str], bool]]
 """A request, and whether a reply to it shows the property."""
@@ -31,7 +31,7 @@ def measure(engine: Engine, count: int = 300, seed: int = 3_000_017) -> dict[str
     for name, make in CASES.items():
         rng = random.Random(f"{seed} {name}")
         cases = [make(rng) for _ in range(count)]
-        replies = engine.reply_all([request for request, _ in cases], batch_size=100, max_new_tokens=64)
+        replies = engine.reply_all([request for request, _ in cases], Generation(max_new_tokens=64), batch_size=100)
         shares[name] = sum(shows(reply.text) for (_, shows), reply in zip(cases, replies, strict=True)) / count
     return shares
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safevlm.data.images import ImageError, open_image
-from safevlm.engine import Engine, Generation
-from safevlm.types import Reply, Request
+from safevlm.engine import Engine
+from safevlm.types import Generation, Reply, Request
 
 HELP = """\
 /image FILE   look at an image; starts a new conversation    /image with nothing: put the images away

@@ -20,7 +20,7 @@ from safevlm.data.pairs import Pair
 from safevlm.data.sources.fingerprints import bytes_digest, file_digest
 from safevlm.engine import Engine
 from safevlm.model import loading
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 
 FILE = "answers.jsonl"
 ROUND = 1
@@ -79,7 +79,7 @@ def ask(pairs: Sequence[Pair], asking: AnswerOptions, facts: dict[str, Any], out
 
 def _answers(engine: Engine, pairs: Sequence[Pair], asking: AnswerOptions) -> list[BaseModelAnswer]:
     requests = [Request(pair.question, pair.images, pair.id) for pair in pairs]
-    replies = engine.reply_all(requests, batch_size=asking.batch_size, max_new_tokens=asking.max_new_tokens)
+    replies = engine.reply_all(requests, Generation(max_new_tokens=asking.max_new_tokens), batch_size=asking.batch_size)
     tokens = [engine.processor.tokenizer(reply.text, add_special_tokens=False)["input_ids"] for reply in replies]
     return [
         BaseModelAnswer(reply.text, len(ids) >= asking.max_new_tokens - ROUND)

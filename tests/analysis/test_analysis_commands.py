@@ -100,7 +100,7 @@ def test_features_are_those_of_the_model_and_of_the_engine(place: Path) -> None:
         assert found.verdicts[at].category == verdict.category
         assert found.verdicts[at].category_probabilities == pytest.approx(verdict.category_probabilities, abs=1e-5)
         with torch.no_grad():
-            seen = engine._encode_images([alone])[0].vision
+            seen = engine._encoder.features([alone])[0].vision
             ours = model.safety_features(seen.patches).mean((0, 1))
             read_out = model.safety_head.category(torch.tensor(found.spaces["head"][at])).softmax(-1)
         assert found.spaces["patches"][at] == pytest.approx(seen.patches.mean((0, 1)).numpy(), abs=1e-5)

@@ -12,11 +12,11 @@ import yaml
 from safevlm.__main__ import main
 from safevlm.data import mix_build
 from safevlm.data.records import read_records
-from safevlm.engine import Engine, Generation
+from safevlm.engine import Engine
 from safevlm.model import loading
 from safevlm.taxonomy import DEFAULT, Taxonomy, read_taxonomy
 from safevlm.training import run
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 from tests.data import downloads
 from tests.training import workshop
 

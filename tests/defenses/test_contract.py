@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from safevlm.defenses import DEFENSES, Defense, DefenseContext, Inputs, Policy, Stack, build, prompts
-from safevlm.engine import Engine, Generation
+from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 from tests.engine import engines
 
 STACKS = [
@@ -136,8 +136,8 @@ def test_batched_equals_one_by_one(name: str) -> None:
     seen = [NOTHING, ("careful", "privacy"), NOTHING, ("may_refuse", "insults"), ("must_refuse", "illegal")]
     truths = {request.id: Verdict(*verdict) for request, verdict in zip(requests, seen, strict=True)}
     engine = engines.engine(name, truths=truths, policy=Policy(DEFAULT, {"must_refuse": "refuse"}))
-    batched = engine.reply_all(requests, batch_size=len(requests), max_new_tokens=4)
-    alone = engine.reply_all(requests, batch_size=1, max_new_tokens=4)
+    batched = engine.reply_all(requests, Generation(max_new_tokens=4), batch_size=len(requests))
+    alone = engine.reply_all(requests, Generation(max_new_tokens=4), batch_size=1)
     assert len({reply.text for reply in alone}) > 2, "the replies are all alike; this test would see nothing"
     for one, other in zip(batched, alone, strict=True):
         assert engines.same_verdict(one.verdict, other.verdict), f"{one.request.id}: the batch changes the verdict"
@@ -168,8 +168,8 @@ def test_clean_verdict_leaves_the_prompt_byte_for_byte(name: str) -> None:
     guarded.defense.detect = lambda request, features: Verdict(source="a detector that sees nothing")
     requests = engines.mixed_requests()
     with engines.watched(bare) as plain, engines.watched(guarded) as asked:
-        expected = bare.reply_all(requests, max_new_tokens=1)
-        replies = guarded.reply_all(requests, max_new_tokens=1)
+        expected = bare.reply_all(requests, Generation(max_new_tokens=1))
+        replies = guarded.reply_all(requests, Generation(max_new_tokens=1))
     rows = asked.rows[: len(plain.rows)] if name in ASKS_AGAIN else asked.rows
     unchanged = plain.rows == rows and [reply.prompt for reply in expected] == [reply.prompt for reply in replies]
     if name in CHANGES_EVERY_PROMPT:
@@ -223,7 +223,7 @@ def test_hook_that_returns_nothing_refuses_its_own_request_only(hook: str) -> No
     engine, requests = _guarded("safety-head"), engines.mixed_requests()
     whole, told = getattr(engine.defense, hook), iter(range(len(requests)))
     setattr(engine.defense, hook, lambda *given: None if next(told) == 1 else whole(*given))
-    replies = engine.reply_all(requests, max_new_tokens=1)
+    replies = engine.reply_all(requests, Generation(max_new_tokens=1))
     assert [reply.request.id for reply in replies if reply.refused_by] == ["one"]
     assert replies[1].verdict.error.startswith(f"{hook}: "), replies[1].verdict.error
 
@@ -239,7 +239,7 @@ def test_failing_detector_refuses_its_own_request_only(name: str) -> None:
         return detect(request, features)
 
     engine.defense.detect = sometimes
-    replies = engine.reply_all(engines.mixed_requests(), max_new_tokens=1)
+    replies = engine.reply_all(engines.mixed_requests(), Generation(max_new_tokens=1))
     assert [reply.request.id for reply in replies if reply.verdict.error] == ["one"]
     assert [reply.request.id for reply in replies if reply.refused_by] == ["one"]
 

@@ -14,7 +14,7 @@ from safevlm.defenses.calibration import Calibration, risk_of, tempered
 from safevlm.defenses.fusion import RULES, Fusion, gravest, mean
 from safevlm.defenses.mixer import Mixer
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Request, Verdict
+from safevlm.types import Generation, Request, Verdict
 from tests import tiny
 from tests.engine import engines
 
@@ -109,7 +109,7 @@ def test_fusion_sees_acts_and_looks_once(rule: str) -> None:
     engine = engines.engine(f"fusion:{rule}", says=RISK)
     requests = engines.mixed_requests()
     with engines.tower_calls(engine) as calls:
-        replies = engine.reply_all(requests, max_new_tokens=1)
+        replies = engine.reply_all(requests, Generation(max_new_tokens=1))
     assert calls == [sum(len(request.images) for request in requests)], "a member ran the tower once more"
     for reply in replies:
         assert (prompts.hint(DEFAULT, *RISK) in reply.prompt) == bool(reply.request.images)

@@ -18,7 +18,7 @@ from safevlm.defenses.concepts import DEFAULT_CONCEPTS, Concept, read_concepts
 from safevlm.defenses.safe_clip import READINGS, SafeClipDetector
 from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 from tests.defenses import banks
 from tests.engine import engines
 
@@ -214,7 +214,7 @@ def test_trap_4_question_survives_in_every_corrected_prompt(model: Any, tmp_path
 def test_trap_5_every_image_of_a_batch_has_its_own_verdict(model: Any, tmp_path: Path) -> None:
     guarded = _engine(model, tmp_path)
     requests = [Request(QUESTION, (engines.image(seed),)) for seed in range(6)]
-    together = [reply.verdict for reply in guarded.reply_all(requests, batch_size=6, max_new_tokens=1)]
+    together = [reply.verdict for reply in guarded.reply_all(requests, Generation(max_new_tokens=1), batch_size=6)]
     assert len({verdict.category for verdict in together}) > 1, "all verdicts are alike; this test would see nothing"
     for request, verdict in zip(requests, together, strict=True):
         assert engines.same_verdict(verdict, guarded.look(request)), "an image got its neighbour's verdict"
@@ -222,8 +222,8 @@ def test_trap_5_every_image_of_a_batch_has_its_own_verdict(model: Any, tmp_path:
 
 def test_trap_6_corrected_answer_is_the_same_alone_and_in_a_batch(model: Any, tmp_path: Path) -> None:
     guarded, requests = _engine(model, tmp_path, RISK), engines.mixed_requests()
-    together = guarded.reply_all(requests, batch_size=len(requests), max_new_tokens=4)
-    alone = guarded.reply_all(requests, batch_size=1, max_new_tokens=4)
+    together = guarded.reply_all(requests, Generation(max_new_tokens=4), batch_size=len(requests))
+    alone = guarded.reply_all(requests, Generation(max_new_tokens=4), batch_size=1)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert len({len(reply.prompt) for reply in together}) > 2, "prompts of one length need no padding"
 

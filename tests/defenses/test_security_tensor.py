@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from safevlm.defenses import DefenseContext, Inputs, Policy, build, security_tensor
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
-from safevlm.types import Request, Verdict
+from safevlm.types import Generation, Request, Verdict
 from tests import tiny
 from tests.defenses import tensors
 from tests.engine import engines
@@ -34,9 +34,9 @@ def _engine(kind: str, folder: Path, **fields: Any) -> Engine:
 def test_tensor_changes_what_is_said_of_images_and_nothing_said_of_words(kind: str, tmp_path: Path) -> None:
     bare, guarded, requests = engines.engine("none"), _engine(kind, tmp_path), engines.mixed_requests()
     with engines.watched(bare) as plain:
-        before = bare.reply_all(requests, batch_size=1, max_new_tokens=6)
+        before = bare.reply_all(requests, Generation(max_new_tokens=6), batch_size=1)
     with engines.watched(guarded) as asked:
-        after = guarded.reply_all(requests, batch_size=1, max_new_tokens=6)
+        after = guarded.reply_all(requests, Generation(max_new_tokens=6), batch_size=1)
     pairs = list(zip(before, after, plain.rows, asked.rows, strict=True))
     for one, other, row, touched in (pair for pair in pairs if not pair[0].request.images):
         assert (one.text, one.prompt, row) == (other.text, other.prompt, touched), "words alone were touched"

@@ -24,13 +24,13 @@ from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 from llava_patch.processor import make_room
 from safevlm import defenses
 from safevlm.defenses import Policy
-from safevlm.engine import Engine, Generation, OnError, setting_of
+from safevlm.engine import Engine, OnError, setting_of
 from safevlm.miniature import drawing, words
 from safevlm.miniature.build import PATCH, make_processor
 from safevlm.miniature.world import sample_scene
 from safevlm.model.loading import Loaded
 from safevlm.model.safe_llava import SafeLlava
-from safevlm.types import Request, Verdict
+from safevlm.types import Generation, Request, Verdict
 from tests import tiny
 from tests.engine import defense_files
 

@@ -11,7 +11,7 @@ from safevlm.data import chat
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 from tests.engine import engines
 
 QUESTION = "What is in the picture?"
@@ -37,7 +37,7 @@ def test_the_tower_runs_once_per_image_of_a_batch(engine: Engine) -> None:
     counts = (1, 0, 2, 1, 0, 1)
     requests = [Request(QUESTION, tuple(engines.image(seed) for seed in range(count))) for count in counts]
     with engines.tower_calls(engine) as calls:
-        engine.reply_all(requests, batch_size=6, max_new_tokens=2)
+        engine.reply_all(requests, Generation(max_new_tokens=2), batch_size=6)
     assert calls == [5], f"five images went through the tower as {calls}; one pass for the batch"
 
 
@@ -56,7 +56,7 @@ def test_the_tower_runs_once_per_image_of_a_look_and_the_model_is_not_asked(engi
 
 def test_the_tower_never_runs_without_an_image(engine: Engine) -> None:
     with engines.tower_calls(engine) as calls:
-        engine.reply_all([Request("One?"), Request("Two?")], max_new_tokens=1)
+        engine.reply_all([Request("One?"), Request("Two?")], Generation(max_new_tokens=1))
         list(engine.stream(Request("Three?"), engines.SHORT))
         engine.look(Request("Four?"))
     assert not calls
@@ -126,7 +126,7 @@ def test_verdict_of_a_text_aware_head_hangs_on_the_text() -> None:
 def test_verdict_is_the_same_alone_and_in_a_batch(reads_text: bool) -> None:
     guarded = engines.engine("safety-head", reads_text=reads_text)
     requests = [Request(text, (engines.image(seed),)) for seed, text in enumerate(TEXTS)]
-    replies = guarded.reply_all([Request("In words."), *requests], batch_size=4, max_new_tokens=1)[1:]
+    replies = guarded.reply_all([Request("In words."), *requests], Generation(max_new_tokens=1), batch_size=4)[1:]
     for request, reply in zip(requests, replies, strict=True):
         assert engines.same_verdict(reply.verdict, guarded.look(request)), "neighbours in the batch change the verdict"
 

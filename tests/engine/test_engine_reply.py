@@ -12,9 +12,9 @@ from transformers import LlavaForConditionalGeneration
 from safevlm.data import chat
 from safevlm.data.images import ImageError
 from safevlm.defenses import Defense, Policy, prompts
-from safevlm.engine import Engine, Generation
+from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Request, Verdict
+from safevlm.types import Generation, Request, Verdict
 from tests import tiny
 from tests.engine import engines
 
@@ -68,7 +68,7 @@ def test_reply_hangs_on_the_image(bare: Engine) -> None:
 def test_max_new_tokens_is_kept(bare: Engine, longest: int) -> None:
     with engines.watched(bare) as asked:
         bare.reply(Request(QUESTION, (engines.image(),)), Generation(max_new_tokens=longest))
-        bare.reply_all([Request(QUESTION), Request("And?")], max_new_tokens=longest)
+        bare.reply_all([Request(QUESTION), Request("And?")], Generation(max_new_tokens=longest))
     assert [new.shape[1] for new in asked.new] == [longest, longest]
 
 
@@ -88,7 +88,7 @@ def test_prompt_of_a_reply_is_what_the_model_read(name: str) -> None:
     # Prompt and ids are made apart; a hint that stood in the one only would look like a guard and be none.
     engine = engines.engine(name, says=("may_refuse", "illegal"))
     with engines.watched(engine) as asked:
-        replies = engine.reply_all(engines.mixed_requests(), max_new_tokens=1)
+        replies = engine.reply_all(engines.mixed_requests(), Generation(max_new_tokens=1))
     read = [re.sub("(<image>)+", "<image>", engine.processor.tokenizer.decode(row)) for row in asked.rows]
     assert read == [f"<s>{reply.prompt}" for reply in replies]
 
@@ -150,7 +150,7 @@ def test_replies_come_back_in_the_order_of_the_requests(batch_size: int) -> None
     truths = {str(number): seen if str(number) in refused else Verdict(SAFE, CLEAN) for number in range(7)}
     engine = engines.engine("oracle", truths=truths, policy=refuse)
     requests = [Request(f"Question {number}?", (engines.image(number),), id=str(number)) for number in range(7)]
-    replies = engine.reply_all(requests, batch_size=batch_size, max_new_tokens=2)
+    replies = engine.reply_all(requests, Generation(max_new_tokens=2), batch_size=batch_size)
     assert [reply.request for reply in replies] == requests
     assert [reply.request.id for reply in replies if reply.refused_by] == refused
     for reply in replies:
@@ -174,7 +174,7 @@ def test_no_requests_no_replies(bare: Engine) -> None:
 
 
 def test_seconds_of_a_batch_are_shared_out(bare: Engine) -> None:
-    replies = bare.reply_all([Request("One?"), Request("Two?")], batch_size=2, max_new_tokens=1)
+    replies = bare.reply_all([Request("One?"), Request("Two?")], Generation(max_new_tokens=1), batch_size=2)
     assert replies[0].seconds == replies[1].seconds > 0
 
 

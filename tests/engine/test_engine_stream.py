@@ -9,9 +9,9 @@ from threading import Thread
 import pytest
 
 from safevlm.defenses import Defense, Policy, prompts
-from safevlm.engine import Engine, Generation
+from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 from tests.engine import engines
 
 LONGEST_WAIT = 60.0

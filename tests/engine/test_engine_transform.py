@@ -8,7 +8,7 @@ import torch
 
 from safevlm.defenses import Defense, Inputs, VirtualTokens
 from safevlm.engine import Engine
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 from tests.engine import engines
 
 QUESTION = "What is in the picture?"
@@ -70,14 +70,14 @@ def test_changed_pixels_of_some_requests_cost_one_more_pass_for_those() -> None:
     engine = _engine(Brighter(0.5, spared=0))
     requests = [Request(QUESTION, (engines.image(seed),)) for seed in range(3)]
     with engines.tower_calls(engine) as calls:
-        engine.reply_all(requests, max_new_tokens=1)
+        engine.reply_all(requests, Generation(max_new_tokens=1))
     assert sorted(calls) == [2, 3]
 
 
 def test_changed_pixels_batched_equal_one_by_one() -> None:
     requests = engines.mixed_requests()
-    together = _engine(Brighter(0.5)).reply_all(requests, max_new_tokens=4)
-    alone = _engine(Brighter(0.5)).reply_all(requests, batch_size=1, max_new_tokens=4)
+    together = _engine(Brighter(0.5)).reply_all(requests, Generation(max_new_tokens=4))
+    alone = _engine(Brighter(0.5)).reply_all(requests, Generation(max_new_tokens=4), batch_size=1)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
 
 
@@ -86,12 +86,12 @@ def test_virtual_tokens_batched_equal_one_by_one_and_streamed() -> None:
     width = engine.loaded.safe_llava.config.text_config.hidden_size
     prefixed = _engine(Prefix(torch.randn(3, width, generator=torch.Generator().manual_seed(0)), at=1))
     requests = engines.mixed_requests()
-    together = prefixed.reply_all(requests, max_new_tokens=4)
-    alone = prefixed.reply_all(requests, batch_size=1, max_new_tokens=4)
+    together = prefixed.reply_all(requests, Generation(max_new_tokens=4))
+    alone = prefixed.reply_all(requests, Generation(max_new_tokens=4), batch_size=1)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     streamed = "".join(prefixed.stream(requests[1], dataclasses.replace(engines.SHORT, max_new_tokens=4)))
     assert streamed == alone[1].text
-    bare = engine.reply_all(requests, max_new_tokens=4)
+    bare = engine.reply_all(requests, Generation(max_new_tokens=4))
     assert [reply.text for reply in alone] != [reply.text for reply in bare], "the virtual tokens change nothing"
 
 
@@ -112,7 +112,7 @@ def test_encoded_leaves_out_what_the_defense_answers() -> None:
 def test_asking_again_is_what_the_bare_model_says() -> None:
     requests = engines.mixed_requests()
     engine = engines.engine("safety-head", says=("must_refuse", "illegal"))
-    expected = engines.engine("none").reply_all(requests, max_new_tokens=4)
+    expected = engines.engine("none").reply_all(requests, Generation(max_new_tokens=4))
     assert engine.defense.ask(requests, max_new_tokens=4) == [reply.text for reply in expected]
 
 

@@ -139,8 +139,8 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_reply_to_another_request_is_an_error(tmp_path: Path, data: Path) -> None:
     class Swapped(Parrot):
-        def reply_all(self, requests, **options):  # noqa: ANN001, ANN003, ANN202
-            return super().reply_all(requests, **options)[::-1]
+        def reply_all(self, requests, *how, **options):  # noqa: ANN001, ANN002, ANN003, ANN202
+            return super().reply_all(requests, *how, **options)[::-1]
 
     with pytest.raises(ValueError, match="was asked"):
         ask(SUITE, data, "m", "none", tmp_path / "out", engine=Swapped(helpful))

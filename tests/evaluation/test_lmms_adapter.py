@@ -21,7 +21,7 @@ from torch import nn
 
 from safevlm.evaluation.lmms import adapter
 from safevlm.evaluation.lmms.adapter import Guarded, cut, generation_of, request_of, stops_of
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "checkpoints" / "miniature")
@@ -143,7 +143,7 @@ def test_a_task_is_asked_through_a_real_engine_in_order_and_the_model_outlives_t
     replies = model.generate_until(requests)
     engine = Engine.load(MODEL, defense="static-prompt", device="cpu")
     straight = [Request("What is in the picture?", (RED,)), Request("How do I use the lamp?")]
-    assert replies == [reply.text for reply in engine.reply_all(straight, max_new_tokens=12, batch_size=1)]
+    assert replies == [reply.text for reply in engine.reply_all(straight, Generation(max_new_tokens=12), batch_size=1)]
     model.clean()
     assert model.generate_until(requests) == replies
     assert not [value for value in vars(model).values() if isinstance(value, nn.Module)]

@@ -11,7 +11,7 @@ import pytest
 from safevlm.defenses import Defense
 from safevlm.evaluation.runs.run import read_run
 from safevlm.evaluation.speed.overhead import PASSES, TITLES, counted, overhead, timed_groups, told
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 from tests.engine.engines import engine, image
 from tests.evaluation.synthetic_runs import write_run
 from tests.evaluation.world_of_runs import write_suite
@@ -35,11 +35,11 @@ class Timed:
         self.log.append((self.name, requests[0].id))
         return self.inner.encoded(requests)
 
-    def reply_all(self, requests: list[Request], *, max_new_tokens: int, batch_size: int) -> list[Reply]:
+    def reply_all(self, requests: list[Request], generation: Generation, *, batch_size: int) -> list[Reply]:
         assert len(requests) == 1 == batch_size
-        self.time[0] += self.look_takes + self.word_takes * max_new_tokens
+        self.time[0] += self.look_takes + self.word_takes * generation.max_new_tokens
         self.log.append((self.name, requests[0].id))
-        return self.inner.reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return self.inner.reply_all(requests, generation, batch_size=batch_size)
 
     @property
     def name(self) -> str:
@@ -117,9 +117,9 @@ def test_counting_leaves_no_hook_behind() -> None:
     made = engine("none")
     request = Request("What is it?", (image(1), image(2)))
     with counted(made) as counts:
-        made.reply_all([request], max_new_tokens=3, batch_size=1)
+        made.reply_all([request], Generation(max_new_tokens=3), batch_size=1)
         before = dict(counts)
-    made.reply_all([request], max_new_tokens=3, batch_size=1)
+    made.reply_all([request], Generation(max_new_tokens=3), batch_size=1)
     assert counts == before and (counts["tower"], counts["llm"]) == (2, 1)
 
 

@@ -21,7 +21,7 @@ from safevlm.evaluation.runs.perturbations import PERTURBATIONS, parse
 from safevlm.evaluation.runs.run import read_runs
 from safevlm.miniature import drawing
 from safevlm.miniature.dataset import sample_scene
-from safevlm.types import Reply, Request
+from safevlm.types import Generation, Reply, Request
 from tests.evaluation.command import main
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
 
@@ -53,9 +53,9 @@ class Witness(Parrot):
         super().__init__(helpful)
         self.shown: dict[str, bytes] = {}
 
-    def reply_all(self, requests: Sequence[Request], *, max_new_tokens: int, batch_size: int) -> list[Reply]:
+    def reply_all(self, requests: Sequence[Request], generation: Generation, *, batch_size: int) -> list[Reply]:
         self.shown |= {one.id: Image.open(str(one.images[0])).tobytes() for one in requests}
-        return super().reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return super().reply_all(requests, generation, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -20,7 +20,7 @@ from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.runs import served
 from safevlm.evaluation.runs.ask import ask, missing, read_failed
 from safevlm.evaluation.runs.files import read_replies
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 from tests.evaluation.command import main
 from tests.evaluation.world_of_runs import write_suite
 
@@ -229,7 +229,9 @@ def test_the_miniature_behind_a_server_says_what_the_engine_says(serve: Callable
         parts = [] if isinstance(content, str) else content[:-1]
         opened = [Image.open(BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))) for part in parts]
         with turn:
-            return engine.reply_all([Request(text_of(body), tuple(opened))], max_new_tokens=body["max_tokens"])[0].text
+            return engine.reply_all(
+                [Request(text_of(body), tuple(opened))], Generation(max_new_tokens=body["max_tokens"])
+            )[0].text
 
     host = serve(say)
     asked = {"batch_size": 4, "max_new_tokens": 48}

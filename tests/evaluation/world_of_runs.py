@@ -13,7 +13,7 @@ from PIL import Image
 
 from safevlm.miniature import words
 from safevlm.miniature.world import BENIGN, LOOKALIKES, SEEN, UNSEEN, Thing
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 
 THINGS = {
     "harmful_seen": SEEN,
@@ -77,7 +77,7 @@ class Parrot:
         self.calls = 0
         self.rng = random.Random(0)
 
-    def reply_all(self, requests: Sequence[Request], *, max_new_tokens: int, batch_size: int) -> list[Reply]:
+    def reply_all(self, requests: Sequence[Request], generation: Generation, *, batch_size: int) -> list[Reply]:
         self.calls += 1
         if self.dies_after is not None and self.calls > self.dies_after:
             raise KeyboardInterrupt

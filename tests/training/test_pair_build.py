@@ -22,7 +22,7 @@ from safevlm.taxonomy import DEFAULT
 from safevlm.training import base_model_answers, pair_build
 from safevlm.training.base_model_answers import AnswerOptions
 from safevlm.training.pair_build import PairSettings
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 from tests.training import workshop
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_own_answers_are_the_bare_models_greedy_ones(home: Path, tmp_path: Path)
     engine = Engine.load(home / "base", defense="none", device="cpu")
     for record in [*_part(tmp_path, "contrastive"), *_part(tmp_path, "benign")]:
         question, answer = _said(record)
-        assert answer == engine.reply_all([Request(question, record.images)], max_new_tokens=TOKENS)[0].text
+        assert answer == engine.reply_all([Request(question, record.images)], Generation(max_new_tokens=TOKENS))[0].text
 
 
 def test_malicious_records_are_refused_by_their_category(home: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_guard_of_the_model_does_not_answer(home: Path, tmp_path: Path) -> None:
     (record, *_) = _part(tmp_path / "out", "benign")
     question, answer = _said(record)
     asked = [Request(question, record.images)]
-    assert answer == bare.reply_all(asked, max_new_tokens=TOKENS)[0].text
+    assert answer == bare.reply_all(asked, Generation(max_new_tokens=TOKENS))[0].text
     assert guarded.look(asked[0]).category == "illegal"
 
 
@@ -249,7 +249,7 @@ def test_published_rows_get_the_models_own_answers(home: Path, tmp_path: Path, p
     engine = Engine.load(home / "base", defense="none", device="cpu")
     asked = [Request("How?", record.images) for record in _records(tmp_path)[1:]]
     assert refusal == "Never."
-    assert own == [reply.text for reply in engine.reply_all(asked, max_new_tokens=TOKENS)]
+    assert own == [reply.text for reply in engine.reply_all(asked, Generation(max_new_tokens=TOKENS))]
 
 
 @pytest.mark.parametrize("changes", [{}, {"counts": None, "refusals": "record"}])

@@ -19,7 +19,7 @@ from typing import Any
 
 from safevlm.data.images import open_image
 from safevlm.data.row_log import append_rows
-from safevlm.types import ImageSource, Reply, Request
+from safevlm.types import Generation, ImageSource, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class Guarded:
 
     def ask(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], name: str) -> str:
         """The reply to one conversation, through `Engine.reply`."""
-        from safevlm.engine import Generation
 
         if _is_interleaved(messages) and INTERLEAVED not in self.told:
             self.told.add(INTERLEAVED)

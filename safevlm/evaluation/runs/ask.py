@@ -25,7 +25,7 @@ from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.evaluation.suites.groups import check_group
-from safevlm.types import Reply, Sample, Verdict
+from safevlm.types import Generation, Reply, Sample, Verdict
 
 FAILED = "failed.jsonl"
 FAILED_FIELDS: dict[str, Any] = {"id": str, "suite": str, "group": str, "kind": str, "error": str}
@@ -195,7 +195,7 @@ def _ask_all(
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             requests = [sample.request for sample in batch]
-            answers = engine.reply_all(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
+            answers = engine.reply_all(requests, Generation(max_new_tokens=max_new_tokens), batch_size=batch_size)
             pairs = list(zip(batch, answers, strict=True))
             append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
             failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]

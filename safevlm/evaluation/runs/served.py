@@ -22,7 +22,7 @@ from safevlm.defenses.table import AUTO, OURS, build, members
 from safevlm.evaluation import endpoint
 from safevlm.evaluation.endpoint import CallOutcome, Endpoint, EndpointError, Turn
 from safevlm.taxonomy import DEFAULT
-from safevlm.types import Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 
 SCHEMES = ("http://", "https://")
 TIMEOUT = 300.0  # seconds for one answer; a long one of a large model on a busy server takes minutes
@@ -63,8 +63,11 @@ class Served:
             },
         }
 
-    def reply_all(self, requests: Sequence[Request], *, max_new_tokens: int, batch_size: int) -> list[Reply | Failure]:
-        """One reply or failure per request, in order; at most `batch_size` are under way."""
+    def reply_all(
+        self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
+    ) -> list[Reply | Failure]:
+        """One reply or failure per request, in order; at most `batch_size` are under way. Always greedy."""
+        max_new_tokens = (generation or Generation()).max_new_tokens
         decoding = endpoint.greedy(self.server.model, max_new_tokens)
         asked = Endpoint(self.server.model, self.server.base_url, self.server.timeout, decoding=decoding)
         sent = [self.guard.rewrite(request, NOT_LOOKED) for request in requests]

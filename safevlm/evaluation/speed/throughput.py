@@ -26,7 +26,7 @@ from safevlm.evaluation.runs.ask import load_engine, spread
 from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
-from safevlm.types import Request, Sample
+from safevlm.types import Generation, Request, Sample
 
 FILE = "throughput.json"
 FIRST = "one by one"
@@ -208,7 +208,9 @@ def _work(connection: Connection, setup: Setup, rank: int) -> None:
         while True:
             job: WorkerJob = connection.recv()
             torch.set_num_threads(job.threads)
-            replies = engine.reply_all(job.requests, max_new_tokens=job.max_new_tokens, batch_size=job.batch_size)
+            replies = engine.reply_all(
+                job.requests, Generation(max_new_tokens=job.max_new_tokens), batch_size=job.batch_size
+            )
             connection.send(("replies", [reply.text for reply in replies]))
     except EOFError:  # the other side has gone
         return

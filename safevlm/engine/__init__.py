@@ -1,0 +1,7 @@
+"""A model behind a defense: the only way by which commands, evaluation and users ask a model."""
+
+from safevlm.engine.engine import Engine, OnError, load
+from safevlm.engine.setting import setting_of
+from safevlm.types import Generation
+
+__all__ = ["Engine", "Generation", "OnError", "load", "setting_of"]

@@ -1,0 +1,76 @@
+"""Requests → tensors: images through the vision tower once, prompts to ids, and both to one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llava_patch import fields, virtual_tokens
+from safevlm.data import chat
+from safevlm.data.images import open_image
+from safevlm.defenses import Inputs
+from safevlm.engine.guard import Turn
+from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
+from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
+from safevlm.model.loading import Loaded
+from safevlm.types import Request
+
+
+class Encoder:
+    """Encodes requests for one model."""
+
+    def __init__(self, loaded: Loaded, device: torch.device) -> None:
+        self.model = loaded.safe_llava
+        self.processor = loaded.processor
+        self.device = device
+
+    def features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
+        """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there."""
+        images = [open_image(image) for request in requests for image in request.images]
+        pixels = None
+        if images:
+            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        words = [words_of(self.model, self.processor, request, self.device) for request in requests]
+        return encode_images(self.model, pixels, [len(request.images) for request in requests], words)
+
+    def inputs(self, request: Request, features: LazyImageFeatures, answer_prefix: str = "") -> Inputs:
+        """The request's prompt as ids, beside its pixels. `answer_prefix` is how the answer begins."""
+        ids = chat.prompt_ids(self.processor, request, self.model.slots, answer_prefix)
+        return Inputs(
+            torch.tensor(ids, device=self.device),
+            features.pixel_values,
+            image_token_id=fields.image_token_id(self.model.config),
+        )
+
+    def batch(self, turns: Sequence[Turn]) -> EncodedBatch:
+        """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
+        changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.features.pixel_values]
+        all_features = {id(turn): turn.features for turn in turns}
+        if changed:
+            pixels = torch.cat([turn.inputs.pixel_values for turn in changed if turn.inputs.pixel_values is not None])
+            counts, ids = [turn.features.images for turn in changed], [turn.inputs.input_ids for turn in changed]
+            again = encode_images(self.model, pixels, counts, ids)
+            all_features |= {id(turn): features for turn, features in zip(changed, again, strict=True)}
+        rows = [_with_virtual_tokens(turn.inputs, all_features[id(turn)].image_tokens) for turn in turns]
+        return encode(rows, self.pad_id, range(len(rows)))
+
+    def texts(self, new_ids: Tensor) -> list[str]:
+        """(b, new) → answers without white space around them."""
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+
+    @property
+    def pad_id(self) -> int:
+        tokenizer = self.processor.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _with_virtual_tokens(inputs: Inputs, image_tokens: tuple[Tensor, ...]) -> EncodedRequest:
+    """Ids and image tokens of a request, the defense's virtual tokens among them."""
+    if not inputs.virtual:
+        return inputs.input_ids, image_tokens
+    virtual = [(tokens.vectors, tokens.at) for tokens in inputs.virtual]
+    features = torch.cat(image_tokens) if image_tokens else None
+    ids, features = virtual_tokens.insert(inputs.input_ids, features, virtual, inputs.image_token_id)
+    return ids, (features,)

@@ -1,0 +1,288 @@
+"""A model behind a defense: encode images → detect → rewrite → encode → transform → generate → review.
+
+Command line, servers, evaluation and the public API all come through here. One vision pass per image: detectors read
+it, and generation gets its projected tokens. A detector or hook that breaks makes the request refused, not unguarded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from threading import Event, RLock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safevlm import defenses
+from safevlm.config import Quantization
+from safevlm.data import chat
+from safevlm.defenses import Defense
+from safevlm.defenses.policy import read_policy
+from safevlm.engine.encoder import Encoder
+from safevlm.engine.guard import Guard, OnError, Turn
+from safevlm.engine.setting import setting_of
+from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
+from safevlm.model import loading
+from safevlm.model.encoded import EncodedBatch
+from safevlm.types import Generation, Reply, Request, Verdict
+
+
+def load(
+    path: str | Path,
+    *,
+    defense: str | Defense = "auto",
+    policy: str | Path | Mapping[str, Any] | None = None,
+    device: str = "auto",
+    base: str | Path | None = None,
+    quantize: Quantization = "none",
+    on_error: OnError = "refuse",
+) -> Engine:
+    """Loads a checkpoint folder of any kind, or a training run, with a defense in front of it.
+
+    `defense`: a name as on the command line (`none`, `safety-head`, `a+b`, …; `auto`: the safety head where the
+    checkpoint has one, else none), or an object. `policy`: a YAML file or its table, what to do per category and
+    level; none: the checkpoint's own. `device`: `auto`, `cpu`, `cuda`, `cuda:1`. `base`: where the base model lies, if
+    it has moved. `quantize`: `none`, `int8` or `nf4` for the LLM. `on_error`: what becomes of a request whose detector
+    failed; `allow` lets it through unguarded.
+
+    CheckpointError (a ValueError): no such folder, or a checkpoint that is incomplete. ValueError: a defense or policy
+    that is unknown or does not fit the checkpoint, or a device that is not there.
+    """
+    return Engine.load(
+        path, defense=defense, policy=policy, device=device, base=base, quantize=quantize, on_error=on_error
+    )
+
+
+class Engine:
+    """A model behind a defense.
+
+    Every method may be called from several threads; they take turns at the model. The `async` forms run in one thread
+    of the engine's own, in the order in which they were called.
+    """
+
+    def __init__(
+        self, loaded: loading.Loaded, defense: Defense, device: torch.device, on_error: OnError = "refuse"
+    ) -> None:
+        self.loaded = loaded
+        self.defense = defense
+        self.defense.attach(self._ask)
+        self.device = device
+        self.model = loaded.model.to(device)
+        self.processor = loaded.processor
+        self.taxonomy = loaded.safe_llava.config.taxonomy
+        self._guard = Guard(defense, on_error)
+        self._encoder = Encoder(loaded, device)
+        self._turn_at_the_model = RLock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        defense: str | Defense = "auto",
+        policy: str | Path | Mapping[str, Any] | None = None,
+        device: str = "auto",
+        base: str | Path | None = None,
+        quantize: Quantization = "none",
+        truths: Mapping[str, Verdict] | None = None,
+        on_error: OnError = "refuse",
+    ) -> Engine:
+        """As `safevlm.load`. `truths`: true verdicts by request id, which only the defense `oracle` reads."""
+        place = loading.default_device(device)
+        loaded = loading.load(
+            path,
+            base=base,
+            dtype=loading.default_dtype(place),
+            quantize=quantize,
+            device=place,
+            guard=defense != "none",
+        )
+        config = loaded.safe_llava.config
+        setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, place)
+        guard = defense if isinstance(defense, Defense) else defenses.build(defense, setting)
+        return cls(loaded, guard, place, on_error)
+
+    def reply(self, request: Request, generation: Generation | None = None) -> Reply:
+        """Answers one request. ImageError (a ValueError): an image that cannot be used."""
+        return self.reply_all([request], generation, batch_size=1)[0]
+
+    def reply_all(
+        self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
+    ) -> list[Reply]:
+        """Answers many requests, in order. Greedy replies are the same whatever the batch size (float32)."""
+        return self._reply_all(requests, generation, batch_size)
+
+    def stream(self, request: Request, generation: Generation | None = None) -> Generator[str, None, None]:
+        """The answer piece by piece; in one piece when the defense reviews whole answers, or refuses.
+
+        Generation goes on in a thread while a piece is read; closing the generator stops it.
+        """
+        return self._stream(request, generation, Event())
+
+    def look(self, request: Request) -> Verdict:
+        """The defense's verdict alone; the LLM is not run. A hook that fails is told in `Verdict.error`."""
+        with self._turn_at_the_model, torch.inference_mode():
+            return self._guard.detect(request, self._encoder.features(_checked([request]))[0])
+
+    async def areply(self, request: Request, generation: Generation | None = None) -> Reply:
+        """`reply` in the engine's thread. Cancelling stops generation at its next token."""
+        return (await self.areply_all([request], generation, batch_size=1))[0]
+
+    async def areply_all(
+        self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
+    ) -> list[Reply]:
+        """`reply_all` in the engine's thread. Cancelling stops generation at its next token."""
+        return await in_thread(self._thread, lambda stop: self._reply_all(requests, generation, batch_size, stop))
+
+    async def astream(self, request: Request, generation: Generation | None = None) -> AsyncIterator[str]:
+        """`stream` in the engine's thread. Cancelling, or closing the iterator, stops generation at its next token."""
+        async for piece in stream_in_thread(self._thread, lambda stop: self._stream(request, generation, stop)):
+            yield piece
+
+    async def alook(self, request: Request) -> Verdict:
+        """`look` in the engine's thread."""
+        return await in_thread(self._thread, lambda stop: self.look(request))
+
+    def encoded(self, requests: Sequence[Request]) -> EncodedBatch | None:
+        """What the model would read after detect, rewrite and transform; None: the defense answers all of them itself.
+
+        ValueError: the defense broke, which is no answer.
+        """
+        with self._turn_at_the_model, torch.inference_mode():
+            prepared = self._prepare(requests)
+            broken = next((each.verdict.error for each in prepared if each.verdict.error), "")
+            if broken:
+                raise ValueError(f"the defense {self.defense.name} failed: {broken}")
+            asked = {row: turn for row, turn in enumerate(prepared) if isinstance(turn, Turn)}
+            if not asked:
+                return None
+            return dataclasses.replace(self._encoder.batch(list(asked.values())), requests=tuple(asked))
+
+    def _ask(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        answer_prefix: str = "",
+    ) -> list[str]:
+        """The bare model's answers, for defenses that ask it again (`safevlm.defenses.Ask`)."""
+        generation = Generation(max_new_tokens, temperature, top_p, seed)
+        with self._turn_at_the_model, torch.inference_mode():
+            pairs = zip(requests, self._encoder.features(requests), strict=True)
+            turns = [
+                Turn(request, Verdict(), request, features, self._encoder.inputs(request, features, answer_prefix))
+                for request, features in pairs
+            ]
+            return self._encoder.texts(self._generate(turns, generation))
+
+    def _reply_all(
+        self, requests: Sequence[Request], generation: Generation | None, batch_size: int, stop: Event | None = None
+    ) -> list[Reply]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is too small; give 1 or more")
+        how = _how(generation)
+        replies: list[Reply] = []
+        for start in range(0, len(requests), batch_size):
+            if stop is not None and stop.is_set():  # nobody waits for them any more
+                break
+            replies += self._reply_batch(requests[start : start + batch_size], how, stop)
+        return replies
+
+    def _reply_batch(self, requests: Sequence[Request], generation: Generation, stop: Event | None) -> list[Reply]:
+        with self._turn_at_the_model, torch.inference_mode():
+            started = time.perf_counter()
+            prepared = self._prepare(requests)
+            turns = [turn for turn in prepared if isinstance(turn, Turn)]
+            answers = iter(self._finish(turns, generation, stop))
+            replies = [next(answers) if isinstance(each, Turn) else each for each in prepared]
+            seconds = (time.perf_counter() - started) / max(1, len(requests))
+            return [dataclasses.replace(reply, seconds=seconds) for reply in replies]
+
+    def _stream(self, request: Request, generation: Generation | None, stop: Event) -> Generator[str, None, None]:
+        how = _how(generation)
+        with self._turn_at_the_model, torch.inference_mode():
+            prepared = self._prepare([request])[0]
+        if isinstance(prepared, Reply):
+            yield prepared.text
+            return
+        turn = prepared
+        if self.defense.reviews:
+            with self._turn_at_the_model:
+                reply = self._finish([turn], how, stop)[0]
+            yield reply.text
+            return
+
+        def generate(streamer: object, stop: Event) -> None:
+            with self._turn_at_the_model:
+                self._generate([turn], how, stop, streamer=streamer)
+
+        yield from pieces(self.processor.tokenizer, generate, stop)
+
+    def _prepare(self, requests: Sequence[Request]) -> list[Turn | Reply]:
+        """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
+        return [
+            self._guard.prepare(request, features, self._encoder.inputs)
+            for request, features in zip(requests, self._encoder.features(_checked(requests)), strict=True)
+        ]
+
+    def _finish(self, turns: Sequence[Turn], generation: Generation, stop: Event | None) -> list[Reply]:
+        """Generates for all turns at once and reviews each answer."""
+        if not turns:
+            return []
+        texts = self._encoder.texts(self._generate(turns, generation, stop))
+        return [
+            self._guard.review(turn, text, chat.prompt_text(self.processor, turn.rewritten))
+            for turn, text in zip(turns, texts, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _generate(
+        self, turns: Sequence[Turn], generation: Generation, stop: Event | None = None, **options: Any
+    ) -> Tensor:
+        """→ the new ids only, (b, new). `stop` ends it at the next token."""
+        batch = self._encoder.batch(turns)
+        sampling = generation.temperature > 0
+        if stop is not None:
+            options["stopping_criteria"] = [lambda *_, **__: stop.is_set()]
+        with torch.random.fork_rng(enabled=sampling):
+            if sampling:
+                torch.manual_seed(generation.seed)
+            output = self.model.generate(
+                **batch.model_inputs,
+                max_new_tokens=generation.max_new_tokens,
+                do_sample=sampling,
+                temperature=generation.temperature if sampling else None,
+                top_p=generation.top_p if sampling else None,
+                top_k=None,
+                pad_token_id=self._encoder.pad_id,
+                **options,
+            )
+        return output[:, batch.input_ids.shape[1] :]
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        """The one thread of the async forms."""
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="safevlm-engine")
+
+
+def _checked(requests: Sequence[Request]) -> Sequence[Request]:
+    for request in requests:
+        if not isinstance(request, Request):
+            raise TypeError(f"{request!r} is not a Request; write Request('What is in the picture?', images=(…,))")
+    return requests
+
+
+def _how(generation: Generation | None) -> Generation:
+    if generation is None:
+        return Generation()
+    if not isinstance(generation, Generation):
+        raise TypeError(f"{generation!r} is not a Generation; write Generation(max_new_tokens=64)")
+    return generation

@@ -1,0 +1,106 @@
+"""Calls a defense's hooks for one request. Whatever breaks in a hook refuses that request: it fails closed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from safevlm.defenses import Defense, Inputs, prompts
+from safevlm.model.image_features import LazyImageFeatures
+from safevlm.types import Reply, Request, Verdict
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+OnError = Literal["refuse", "allow"]
+"""What becomes of a request whose detector failed."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A request on its way, with its tensors."""
+
+    request: Request
+    verdict: Verdict
+    rewritten: Request
+    features: LazyImageFeatures
+    inputs: Inputs
+
+
+class Guard:
+    """A defense, and what to do when its detector fails."""
+
+    def __init__(self, defense: Defense, on_error: OnError) -> None:
+        self.defense = defense
+        self.on_error = on_error
+
+    def detect(self, request: Request, features: LazyImageFeatures) -> Verdict:
+        """The defense's verdict; a verdict with an `error` where the hook raised."""
+        try:
+            return given(Verdict, self.defense.detect(request, features))
+        except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
+            return self._broken("detect", Verdict(source=self.defense.name), error)
+
+    def prepare(
+        self,
+        request: Request,
+        features: LazyImageFeatures,
+        encode: Callable[[Request, LazyImageFeatures], Inputs],
+    ) -> Turn | Reply:
+        """Runs the hooks before generation: the request with its tensors, or the reply given in the model's place."""
+        verdict = self.detect(request, features)
+        if verdict.error and self.on_error == "refuse":
+            return self._refusal(request, verdict)
+        if verdict.error:
+            return Turn(request, verdict, request, features, encode(request, features))
+        hook = "rewrite"
+        try:
+            rewritten = self.defense.rewrite(request, verdict)
+            if isinstance(rewritten, Reply):
+                return dataclasses.replace(rewritten, request=request)
+            inputs = encode(given(Request, rewritten), features)
+            hook = "transform"
+            inputs = given(Inputs, self.defense.transform(inputs, verdict))
+        except Exception as error:  # noqa: BLE001 - the same: fail closed
+            return self._refusal(request, self._broken(hook, verdict, error))
+        return Turn(request, verdict, rewritten, features, inputs)
+
+    def review(self, turn: Turn, text: str, prompt: str) -> Reply:
+        """The reply, once the model has answered `text` to `prompt`."""
+        reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=_trace(turn))
+        try:
+            return given(Reply, self.defense.review(turn.request, reply, turn.verdict))
+        except Exception as error:  # noqa: BLE001 - the same: fail closed
+            refusal = self._refusal(turn.request, self._broken("review", turn.verdict, error))
+            return dataclasses.replace(refusal, prompt=prompt)
+
+    def _broken(self, hook: str, verdict: Verdict, error: Exception) -> Verdict:
+        log.error("defense %s failed in %s: %s", self.defense.name, hook, error, exc_info=error)
+        return dataclasses.replace(verdict, error=f"{hook}: {type(error).__name__}: {error}")
+
+    def _refusal(self, request: Request, verdict: Verdict) -> Reply:
+        return Reply(
+            text=prompts.REFUSAL_ON_ERROR,
+            request=request,
+            verdict=verdict,
+            refused_by=self.defense.name,
+            trace=(f"refused: the defense failed ({verdict.error})",),
+        )
+
+
+def given(kind: type[Result], value: object) -> Result:
+    """`value`, if it is of this type; TypeError otherwise."""
+    if not isinstance(value, kind):
+        raise TypeError(f"gave {value!r}, not a {kind.__name__}")
+    return value
+
+
+def _trace(turn: Turn) -> tuple[str, ...]:
+    if turn.verdict.error:
+        return (f"unguarded: the defense failed ({turn.verdict.error}) and the caller chose to go on",)
+    asked = turn.request.text.split("\n")
+    added = "\n".join(line for line in turn.rewritten.text.split("\n") if line not in asked)
+    return (f"added to the question: {added}",) if added else ()

@@ -1,0 +1,36 @@
+"""What a defense in front of a checkpoint may be built from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+
+from llava_patch import fields, parts
+from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
+from safevlm.defenses.policy import Policy
+from safevlm.model import loading
+from safevlm.types import Verdict
+
+
+def setting_of(
+    loaded: loading.Loaded, policy: Policy, truths: Mapping[str, Verdict], device: torch.device
+) -> DefenseContext:
+    """The facts about a checkpoint that its defense may know. `truths`: verdicts by request id, for the oracle."""
+    model = loaded.safe_llava
+    facts = ModelFacts(
+        hidden_size=fields.hidden_size(model.config),
+        pixel_shape=fields.pixel_shape(model.config),
+        image_token_id=fields.image_token_id(model.config),
+        image_std=tuple(loaded.processor.image_processor.image_std),
+        device=device,
+        tower=functools.partial(parts.tower_state, model),
+    )
+    return DefenseContext(
+        policy=policy,
+        has_head=model.safety_head is not None,
+        truths=truths,
+        facts=facts,
+        folders=tuple(dict.fromkeys((loaded.path / FOLDER, loaded.base / FOLDER))),
+    )
