@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
-from functools import partial
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -56,7 +55,6 @@ async def stream_in_thread(executor: Executor, iterate: Callable[[Event], Genera
     """The pieces of `iterate(stop)`, which runs in the executor. Cancelling, or closing the iterator, sets `stop`."""
     loop, stop = asyncio.get_running_loop(), Event()
     queue: asyncio.Queue[str | None] = asyncio.Queue()
-    put = partial(loop.call_soon_threadsafe, queue.put_nowait)
 
     def work() -> None:
         if stop.is_set():
@@ -65,7 +63,7 @@ async def stream_in_thread(executor: Executor, iterate: Callable[[Event], Genera
             for piece in pieces:
                 if stop.is_set():  # nobody reads any more, and the loop may be closed
                     return
-                put(piece)
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
 
     done = loop.run_in_executor(executor, work)
     done.add_done_callback(lambda _: queue.put_nowait(None))

@@ -70,11 +70,11 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
     answered: list[int] = []
     reply_all = Engine.reply_all
 
-    def dying(self: Engine, requests: Sequence[Request], **how: Any) -> Any:
+    def dying(self: Engine, requests: Sequence[Request], *how: Any, **options: Any) -> Any:
         if len(answered) == after:
             raise KeyboardInterrupt
         answered.append(len(requests))
-        return reply_all(self, requests, **how)
+        return reply_all(self, requests, *how, **options)
 
     monkeypatch.setattr(Engine, "reply_all", dying)
     return answered
