@@ -27,6 +27,7 @@ RANKS = {
     "safevlm.versions": 1,
     "safevlm.recipes": 1,
     "safevlm.intervals": 1,
+    "safevlm.sharding": 1,
     "llava_patch": 2,
     "safevlm.data": 3,
     "safevlm.model": 4,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from safevlm.commands import OK
@@ -19,9 +18,10 @@ def run(words: Sequence[str]) -> int:
     from safevlm.training.recipe import parse
 
     recipe = parse(words)
+    from safevlm.sharding import share_of
     from safevlm.training.run import train
 
     final = train(recipe)
-    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks
+    if share_of(None).rank == 0:  # one of several processes speaks
         print(f"done: {final}")
     return OK

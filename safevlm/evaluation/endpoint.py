@@ -7,17 +7,16 @@ nothing downstream can take it for an answer. The key comes from the environment
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from safevlm.data.data_uris import image_uri
 from safevlm.data.images import open_image
 
 BASE_URL = "OPENAI_BASE_URL"
@@ -165,15 +164,6 @@ def call_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def image_uri(path: Path) -> str:
-    """An image as a data URI, scaled down to IMAGE_SIDE; the same file gives the same URI."""
-    image = open_image(path)
-    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
 def _fill(
     running: dict[Future[CallOutcome], Job],
     waiting: Iterator[Job],
@@ -191,7 +181,8 @@ def _fill(
 def _message(turn: Turn) -> dict[str, Any]:
     if not turn.images:
         return {"role": turn.role, "content": turn.text}
-    images = [{"type": "image_url", "image_url": {"url": image_uri(path)}} for path in turn.images]
+    uris = [image_uri(open_image(path), IMAGE_SIDE, JPEG_QUALITY) for path in turn.images]
+    images = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
     return {"role": turn.role, "content": [*images, {"type": "text", "text": turn.text}]}
 
 

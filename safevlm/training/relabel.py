@@ -27,6 +27,7 @@ from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
 from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector
 from safevlm.model import loading, zero3
+from safevlm.sharding import Share
 
 BATCH = 64
 """Images per forward."""
@@ -82,9 +83,9 @@ def _matches(
     return found
 
 
-def _share(images: Sequence[Path], arguments: TrainingArguments) -> list[Sequence[Path]]:
+def _share(images: Sequence[Path], arguments: TrainingArguments) -> Sequence[Sequence[Path]]:
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    return batches[arguments.process_index :: arguments.world_size]
+    return Share(arguments.process_index, arguments.world_size).of(batches)
 
 
 def _shared(own: Matches, processes: int) -> Matches:

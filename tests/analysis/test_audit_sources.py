@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from safevlm.analysis.audit.images import content, read
-from safevlm.analysis.audit.plan import PlacedItem, make_plan, share_of
+from safevlm.analysis.audit.plan import PlacedItem, make_plan
 from safevlm.analysis.audit.sources import Item, TarFile, open_source
 from tests.training import workshop
 
@@ -263,17 +263,3 @@ def test_a_name_that_is_not_utf8_is_spelled_out(tmp_path: Path) -> None:
     [placed] = plan.items({0})
     assert placed.item.path == r"\ud800.png#0" and placed.item.record == r"\ud800"
     assert read(placed, workshop.processor().image_processor).error
-
-
-@pytest.mark.parametrize("flag", ["0/2", "3/2", "1", "a/b", "-1/2", "1/0"])
-def test_a_share_that_makes_no_sense_is_an_error(flag: str) -> None:
-    with pytest.raises(ValueError, match="--shard"):
-        share_of(flag)
-
-
-def test_shares_cover_every_shard_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = [share_of(f"{number}/3") for number in (1, 2, 3)]
-    assert all(sum(share.owns(shard) for share in shares) == 1 for shard in range(20))
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert share_of(None) == shares[2]

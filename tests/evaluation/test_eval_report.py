@@ -13,7 +13,7 @@ import pytest
 from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.rates import NO_RATE, rate
 from safevlm.evaluation.report.chart import interval_chart
-from safevlm.evaluation.report.gallery import choose, image_uri
+from safevlm.evaluation.report.gallery import choose, thumbnail
 from safevlm.evaluation.report.page import report
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import SCORES, read_replies, write_rows
@@ -110,7 +110,7 @@ def test_an_image_that_is_gone_does_not_stop_the_report(runs: dict[str, Path], t
     (tmp_path / "data" / "p.png").unlink()
     report(runs, tmp_path / "out")
     assert "image not found" in (tmp_path / "out" / "report.html").read_text()
-    assert image_uri(tmp_path / "nothing.png") == ""
+    assert thumbnail(tmp_path / "nothing.png") == ""
 
 
 def test_a_chart_escapes_names_and_tells_missing_values() -> None:

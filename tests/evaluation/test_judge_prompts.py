@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from safevlm.evaluation.judges import JUDGES
 from safevlm.evaluation.judges.base import UNPARSED, Case, defused, fill
@@ -245,19 +244,6 @@ def test_no_prompt_of_ours_is_shared_by_accident() -> None:
         if JUDGES[name].prompts
     }
     assert all("answer" in found or {"first", "second"} <= found for found in places.values()), places
-
-
-def test_an_image_of_any_size_becomes_a_small_data_uri(tmp_path: Path) -> None:
-    import base64
-    from io import BytesIO
-
-    from safevlm.evaluation.endpoint import IMAGE_SIDE, image_uri
-
-    Image.new("RGB", (3000, 1500), "red").save(tmp_path / "p.png")
-    uri = image_uri(tmp_path / "p.png")
-    assert uri == image_uri(tmp_path / "p.png"), "the same image is the same text"
-    sent = Image.open(BytesIO(base64.b64decode(uri.partition(",")[2])))
-    assert sent.size == (IMAGE_SIDE, IMAGE_SIDE // 2)
 
 
 def test_a_wrapped_attack_is_judged_by_what_it_asks_for() -> None:

@@ -5,8 +5,6 @@ The images are read once more from the data, the shown ones only, so the scan ke
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,13 @@ from typing import Any
 
 from safevlm.analysis.audit.images import content
 from safevlm.analysis.audit.merge import Shown
-from safevlm.analysis.audit.plan import ShardPlan
+from safevlm.analysis.audit.plan import PlacedItem, ShardPlan
+from safevlm.data.data_uris import thumbnail_uri
 from safevlm.data.images import decode_image
 
 GALLERY = "gallery.html"
-WIDEST, QUALITY = 200, 80
-"""Pixels of a thumbnail's longer side, and JPEG's quality: about 8 kB each."""
+WIDEST = 200
+"""Pixels of a thumbnail's longer side: about 8 kB each."""
 TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 
 
@@ -37,7 +36,7 @@ class FindCard:
 def cards(plan: ShardPlan, shown: Mapping[str, Sequence[Shown]], names: Sequence[str]) -> dict[str, list[FindCard]]:
     """Category → its cards, the surest first, in the taxonomy's order."""
     wanted = {one.index for found in shown.values() for one in found}
-    uris = {placed.index: image_uri(placed) for placed in plan.items_at(wanted)}
+    uris = {placed.index: thumbnail(placed) for placed in plan.items_at(wanted)}
     return {
         name: [_card(one, uris.get(one.index, "")) for one in sorted(shown[name], reverse=True)]
         for name in names
@@ -56,16 +55,12 @@ def page(found: Mapping[str, Sequence[FindCard]], summary: Mapping[str, Any]) ->
     return template.render(categories=found, summary=summary)
 
 
-def image_uri(placed: Any) -> str:
-    """A small JPEG as a data URI."""
+def thumbnail(placed: PlacedItem) -> str:
+    """The image as a data URI; empty when it is gone or has changed since the scan."""
     try:
-        image = decode_image(content(placed.item), placed.item.path)
-    except (ValueError, OSError):  # gone or changed since the scan
+        return thumbnail_uri(decode_image(content(placed.item), placed.item.path), WIDEST)
+    except (ValueError, OSError):
         return ""
-    image.thumbnail((WIDEST, WIDEST))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _card(one: Shown, uri: str) -> FindCard:

@@ -7,7 +7,6 @@ on the data and the shard size alone, never on how many processes there are. One
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,17 +88,6 @@ class ShardPlan:
         raise ValueError(f"no shard {shard} among {self.shards}")
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which of several processes this is."""
-
-    rank: int = 0
-    world: int = 1
-
-    def owns(self, shard: int) -> bool:
-        return shard % self.world == self.rank
-
-
 def make_plan(containers: Sequence[Container], size: int) -> ShardPlan:
     """Walks through all containers once, reading no image. ValueError: there are no images at all."""
     listings = tuple(container.listing() for container in tqdm(containers, "listing", leave=False))
@@ -107,13 +95,3 @@ def make_plan(containers: Sequence[Container], size: int) -> ShardPlan:
     if not plan.images:
         raise ValueError(f"{', '.join(container.name or 'DATA' for container in containers)[:200]}: no images in it")
     return plan
-
-
-def share_of(flag: str | None) -> Share:
-    """`--shard I/N` (I from 1), or what torchrun says in RANK and WORLD_SIZE, or the only process."""
-    if flag is None:
-        return Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    number, slash, of = flag.partition("/")
-    if not slash or not number.isdigit() or not of.isdigit() or not 1 <= int(number) <= int(of):
-        raise ValueError(f"--shard {flag}: write I/N with I from 1 to N, as in 1/4 … 4/4")
-    return Share(int(number) - 1, int(of))

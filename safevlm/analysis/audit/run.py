@@ -23,7 +23,7 @@ import torch
 
 from safevlm.analysis.audit import bench, calibration, estimate, fingerprint, gallery, manifest, summary
 from safevlm.analysis.audit.merge import merge
-from safevlm.analysis.audit.plan import ShardPlan, make_plan, share_of
+from safevlm.analysis.audit.plan import ShardPlan, make_plan
 from safevlm.analysis.audit.risk_classifier import QUESTION, RiskClassifier
 from safevlm.analysis.audit.scan import scan
 from safevlm.analysis.audit.shards import Shards
@@ -32,6 +32,7 @@ from safevlm.analysis.audit.verdicts import Rule
 from safevlm.data.atomic_write import write_text
 from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
+from safevlm.sharding import local_rank, share_of
 from safevlm.taxonomy import CLEAN
 
 BENCH = "bench.json"
@@ -165,8 +166,8 @@ def _bench(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier)
 def _device(settings: AuditSettings) -> torch.device:
     """Under torchrun each process takes the GPU of its local rank."""
     device = loading.default_device(settings.device)
-    local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if device.type == "cuda" and device.index is None and local else device
+    local = local_rank()
+    return device if local is None or device.type != "cuda" or device.index is not None else torch.device("cuda", local)
 
 
 @contextmanager

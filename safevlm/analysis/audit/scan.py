@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from safevlm.analysis.audit.images import ReadImage, read_ahead
-from safevlm.analysis.audit.plan import ShardPlan, Share
+from safevlm.analysis.audit.plan import ShardPlan
 from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.shards import Shards, ShardVerdicts
+from safevlm.sharding import Share
 
 
 def scan(

@@ -11,7 +11,6 @@ object.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from safevlm.data.images import open_image
 from safevlm.data.row_log import append_rows
+from safevlm.sharding import share_of
 from safevlm.types import Generation, ImageSource, Reply, Request
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def load(
     log_file: str | None = None,
 ) -> Guarded:
     """A checkpoint behind a defense. ValueError under several processes, which would each ask everything."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if share_of(None).world > 1:
         raise ValueError("lmms-eval with safevlm runs as one process; start it without accelerate or torchrun")
     if log_file and Path(log_file).exists():
         raise ValueError(f"log={log_file}: is there already; choose another file, or remove it")

@@ -6,14 +6,14 @@ hundred is what a reader wants to see. A page of many suites shows fewer of each
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from safevlm.data.data_uris import thumbnail_uri
+from safevlm.data.images import ImageError, open_image
 from safevlm.evaluation.metrics.measures import HARMFUL_FROM, WITHHELD
 from safevlm.evaluation.runs.files import Row, Score
 from safevlm.evaluation.runs.run import Run
@@ -23,7 +23,6 @@ PER_GROUP = 12
 MOST_CARDS = 360  # of a page; some 10 kB each
 LEAST_PER_GROUP = 2
 WIDEST = 288  # pixels of an embedded image, twice what is shown
-QUALITY = 80  # of JPEG
 LONGEST = 4_000  # letters of a shown text
 
 State = Literal["failed", "fine", "unknown"]
@@ -111,21 +110,12 @@ def choose(runs: Sequence[Run], group: str, count: int) -> list[str]:
     return [*chosen, *rest][:count]
 
 
-def image_uri(path: Path) -> str:
-    """The image as a data URI, made smaller when it is large; empty when the file is gone or no image."""
-    from PIL import Image
-
-    if not path.is_file():
-        return ""
+def thumbnail(path: Path) -> str:
+    """The image as a data URI; empty when the file is gone or no image."""
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except OSError:
+        return thumbnail_uri(open_image(path), WIDEST)
+    except (ImageError, OSError):
         return ""
-    if max(small.size) <= WIDEST // 2:
-        return _uri(small, "PNG")
-    small.thumbnail((WIDEST, WIDEST))
-    return _uri(small, "JPEG")
 
 
 def state_of(side: Side, score: Score) -> State:
@@ -146,12 +136,6 @@ def _groups(runs: Sequence[Run], suite: str) -> Iterable[str]:
     return {row["group"] for run in runs if run.record["suite"] == suite for row in run.replies}
 
 
-def _uri(image, kind: str) -> str:  # noqa: ANN001 (Pillow's class, imported late)
-    content = io.BytesIO()
-    image.save(content, kind, quality=QUALITY)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
 def _card(identity: str, found: Sequence[tuple[Run, Row]]) -> SampleCard:
     first_run, first = found[0]
     suite = first_run.record["suite"]
@@ -166,7 +150,7 @@ def _card(identity: str, found: Sequence[tuple[Run, Row]]) -> SampleCard:
         is_folded=group.is_harmful and suite != MINIATURE,
         question=_cut(first["request"]["text"]),
         truth=_truth(first["truth"]),
-        images=[image_uri(first_run.folder / image) for image in first["request"]["images"]],
+        images=[thumbnail(first_run.folder / image) for image in first["request"]["images"]],
         answers=[_answer(run, row, run.scores[identity], group.side) for run, row in found],
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from safevlm.analysis.audit.plan import Share, share_of
+from safevlm import sharding
 from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.endpoint import GIVE_UP_AFTER
 from safevlm.evaluation.runs import perturbations as perturbing
@@ -25,6 +25,7 @@ from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.evaluation.suites.groups import check_group
+from safevlm.sharding import Share, share_of
 from safevlm.types import Generation, Reply, Sample, Verdict
 
 FAILED = "failed.jsonl"
@@ -93,7 +94,7 @@ def ask(
     mine, count = shards.portion(samples, share), 0
     if _unanswered(mine, folder):
         engine = engine or load_engine(model, defense, mine, policy=policy, device=device, base=base, seed=seed)
-        with shards.owned(folder, share):
+        with sharding.owned(folder / shards.OWNERS, share):
             waiting = _unanswered(mine, folder)
             run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
             if perturbation:
@@ -167,8 +168,9 @@ def _own(device: str) -> str:
     """Under torchrun each process takes the GPU of its local rank."""
     import torch
 
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if local and device in ("auto", "cuda") and torch.cuda.is_available() else device
+    local = sharding.local_rank()
+    has_choice = local is not None and device in ("auto", "cuda")
+    return f"cuda:{local}" if has_choice and torch.cuda.is_available() else device
 
 
 def _facts(engine: Any) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def _ask_all(
     engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, max_new_tokens: int
 ) -> int:
     """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only."""
-    part, failed, in_a_row = shards.part_of(out, share), [], 0
+    part, failed, in_a_row = shards.file_of(out, share), [], 0
     drop_half_written_line(part)
     name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
     with tqdm(total=len(samples), desc=name, unit="request", position=share.rank) as bar:

@@ -26,6 +26,7 @@ from safevlm.evaluation.runs.ask import load_engine, spread
 from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
+from safevlm.sharding import Share
 from safevlm.types import Generation, Request, Sample
 
 FILE = "throughput.json"
@@ -236,7 +237,7 @@ def _block(
         used = members[: way.processes]
         started = time.perf_counter()
         for rank, member in enumerate(used):
-            own = requests[rank :: way.processes]
+            own = Share(rank, way.processes).of(requests)
             member.send(WorkerJob(own, way.batch_size, max_new_tokens, _threads(threads, way)))
         texts = [member.recv() for member in used]
         seconds[way.name] = time.perf_counter() - started

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from safevlm.analysis.audit.plan import Share
 from safevlm.evaluation.runs import shards
 from safevlm.evaluation.runs.ask import ask, missing
 from safevlm.evaluation.runs.files import read_replies
 from safevlm.evaluation.suites.miniature import load
+from safevlm.sharding import Share
 from tests.evaluation.world_of_runs import Parrot, helpful, write_suite
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_any_death_and_any_other_number_of_processes_leave_no_duplicate_and_no_g
         for rank in dice.sample(range(world), dice.randint(1, world)):
             parrot = start(data, out, f"{rank + 1}/{world}", dies_after=dice.randint(0, 2))
             asked += parrot.asked
-            torn = shards.part_of(out, Share(rank, world))
+            torn = shards.file_of(out, Share(rank, world))
             if torn.exists() and (out / "run.json").exists():
                 with torn.open("a") as file:
                     file.write('{"id": "harm')
@@ -133,9 +133,9 @@ def test_a_crash_between_joining_and_tidying_up_is_mended(tmp_path: Path, data: 
 HOLD = """
 import sys, time
 from pathlib import Path
-from safevlm.evaluation.runs import shards as parts
-from safevlm.analysis.audit.plan import Share
-with parts.owned(Path(sys.argv[1]), Share(int(sys.argv[2]), int(sys.argv[3]))):
+from safevlm.evaluation.runs import shards
+from safevlm.sharding import Share, owned
+with owned(Path(sys.argv[1]) / shards.OWNERS, Share(int(sys.argv[2]), int(sys.argv[3]))):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -147,7 +147,7 @@ def test_two_processes_cannot_have_the_same_place(tmp_path: Path, data: Path) ->
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         for shard in ("3/3", "2/2", "1/1"):  # the same place; and runs that have no third process
-            with pytest.raises(ValueError, match="another process is asking"):
+            with pytest.raises(ValueError, match="another process works in this folder"):
                 start(data, out, shard)
         assert start(data, out, "1/3").calls > 0
     finally:
