@@ -109,8 +109,8 @@ def test_findings_do_not_hang_on_the_number_of_processes(home: Path, monkeypatch
     monkeypatch.setattr(module, "BATCH", 3)
     loaded, files = loading.load(home / "base"), sorted({path for one in _records(home) for path in one.images})
     detector = SafeClipDetector(banks.bank(loaded.safe_llava), DEFAULT)
-    alone = module._look(detector, loaded, files, _arguments())
-    parts = [module._look(detector, loaded, files, _arguments(process, 2)) for process in range(2)]
+    alone = module._matches(detector, loaded, files, _arguments())
+    parts = [module._matches(detector, loaded, files, _arguments(process, 2)) for process in range(2)]
     assert not set(parts[0]) & set(parts[1]) and parts[0] and parts[1]
     assert sorted(alone) == files, "an image was not looked at"
     assert parts[0] | parts[1] == alone, "a finding differs in its last bits"
