@@ -17,7 +17,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llava_patch import parts
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine
 from safevlm.evaluation.runs.files import OVERHEAD, write_json
@@ -117,6 +116,8 @@ def told(table: dict[str, Any]) -> Iterator[str]:
 @contextmanager
 def counted(engine: Any) -> Iterator[Counter[str]]:
     """Counts, while it is open, what goes through the engine's tower and LLM; a batch of five is five."""
+    from llava_patch import parts  # loads torch, which judging and reporting do without
+
     model = engine.loaded.safe_llava
     counts: Counter[str] = Counter()
 
