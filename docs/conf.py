@@ -26,6 +26,6 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 default_role = "code"  # docstrings mark code with single backticks
