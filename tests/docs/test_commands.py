@@ -90,3 +90,11 @@ def test_every_extra_is_on_the_page_of_commands():
     assert extras, "setup.py: no extras found"
     missing = [extra for extra in extras if f"| `{extra}` |" not in text]
     assert not missing, f"docs/commands.md lacks the extras {missing}"
+
+
+def test_every_command_of_the_evaluation_is_in_the_manual():
+    from safevlm.commands.evaluation import commands
+
+    text = " ".join(page(path).text for path in PAGES)
+    missing = [command for command in commands() if f"safevlm eval {command}" not in text]
+    assert not missing, f"no page shows safevlm eval {missing}"
