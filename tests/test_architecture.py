@@ -133,6 +133,68 @@ def test_nobody_imports_upward() -> None:
     assert not found, "imports against the order of the house:\n" + "\n".join(found)
 
 
+LATE_CIRCLES = {
+    # groups are looked up by their suite's name, and every suite's row holds its groups
+    ("safevlm.evaluation.suites.groups", "safevlm.evaluation.suites"),
+}
+"""Imports inside functions that may close a circle, each with its reason."""
+
+
+def _graph(root: Path) -> dict[str, set[str]]:
+    """Module of ours → modules of ours that it imports, late imports and those for types included."""
+    graph: dict[str, set[str]] = {_name(path, root): set() for path in _files(root)}
+    for one in (one for path in _files(root) for one in _imports(path, root)):
+        if one.target in graph and one.target != one.importer and (one.importer, one.target) not in LATE_CIRCLES:
+            graph[one.importer].add(one.target)
+    return graph
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """A shortest circle of modules, empty where there is none. What imports nothing that is left is in no circle."""
+    left = dict(graph)
+    while gone := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in gone:
+            del left[name]
+    circles = [path for name in left if (path := _way_back(name, left))]
+    return min(circles, key=len, default=[])
+
+
+def _way_back(start: str, graph: dict[str, set[str]]) -> list[str]:
+    """The shortest way from a module to itself, breadth first."""
+    ways, seen = [[start]], {start}
+    while ways:
+        way = ways.pop(0)
+        for target in sorted(graph[way[-1]] & graph.keys()):
+            if target == start:
+                return [*way, start]
+            if target not in seen:
+                seen.add(target)
+                ways.append([*way, target])
+    return []
+
+
+def test_modules_import_in_no_circle() -> None:
+    """Within a package too, and through late imports: they only hide that two modules are one."""
+    circle = _circle(_graph(ROOT))
+    assert not circle, f"a circle of imports: {' → '.join(circle)}; move what both need into a third module"
+
+
+@pytest.mark.parametrize(
+    ("lines", "circle"),
+    [
+        ({"a": "from safevlm.model import b", "b": "import torch"}, False),
+        ({"a": "from safevlm.model import b", "b": "def f():\n    from safevlm.model import a"}, True),
+        ({"a": "from .b import x", "b": "from .c import y", "c": "import safevlm.model.a"}, True),
+    ],
+)
+def test_a_circle_of_late_imports_is_found(tmp_path: Path, lines: dict[str, str], circle: bool) -> None:
+    folder = tmp_path / "safevlm" / "model"
+    folder.mkdir(parents=True)
+    for name, line in lines.items():
+        (folder / f"{name}.py").write_text(line, encoding="utf-8")
+    assert bool(_circle(_graph(tmp_path))) == circle
+
+
 def test_every_package_has_a_place_in_the_table() -> None:
     packages = {_package(_name(path, ROOT)) for path in _files(ROOT)}
     assert packages, "nothing found: is the root wrong?"

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safevlm.analysis import figures
+from safevlm.analysis.layer_gaps import InputCurve
 from safevlm.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from safevlm.analysis.layers import Input
 
 MOST_PER_ROW = 4
 COSINES = (
@@ -27,7 +26,7 @@ COSINES = (
 """What each small panel may show."""
 
 
-def draw(out: Path, inputs: Sequence[Input], safety: Sequence[int]) -> list[str]:
+def draw(out: Path, inputs: Sequence[InputCurve], safety: Sequence[int]) -> list[str]:
     """One line per input above; a small panel per input below. Filled markers: above the null."""
     drawn = [one for one in inputs if one.curve is not None]
     rows = -(-len(drawn) // MOST_PER_ROW)
@@ -44,7 +43,7 @@ def draw(out: Path, inputs: Sequence[Input], safety: Sequence[int]) -> list[str]
         return figures.save(figure, out, "layers")
 
 
-def _gaps(axes: Axes, inputs: Sequence[Input], safety: Sequence[int]) -> None:
+def _gaps(axes: Axes, inputs: Sequence[InputCurve], safety: Sequence[int]) -> None:
     for layer in safety:
         axes.axvspan(layer - 0.5, layer + 0.5, color="#F2F2F2", linewidth=0, zorder=0)
     for at, one in enumerate(inputs):
@@ -71,7 +70,7 @@ def _gaps(axes: Axes, inputs: Sequence[Input], safety: Sequence[int]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=2, handlelength=3)
 
 
-def _cosines(axes: Axes, one: Input) -> None:
+def _cosines(axes: Axes, one: InputCurve) -> None:
     found = {"nn": one.curve.nn, "nm": one.curve.nm, **(one.shift or {})}
     for key, label, look in COSINES:
         if key in found:

@@ -12,7 +12,7 @@ copy in a bootstrap sample: that cosine is 1 and would pull NN up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,18 @@ class Curve:
         places = [layer - 1 for layer in layers]
         value = float(np.mean([self.gap[place].value for place in places]))
         return estimate(value, self.samples[:, places].mean(1), self.normal + self.malicious)
+
+
+@dataclass(frozen=True)
+class InputCurve:
+    """One way into the model: its numbers, None where too few requests reached the model."""
+
+    name: str
+    curve: Curve | None
+    left_out: Mapping[str, int]
+    """Requests by side that the defense answered itself."""
+    shift: Mapping[str, tuple[Interval, ...]] | None = None
+    """By side and layer: mean cosine of a request without and with the defense."""
 
 
 def curve(units: NDArray[np.float32], sides: Floats, seed: int) -> Curve:

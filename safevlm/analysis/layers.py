@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safevlm import defenses, intervals
 from safevlm.analysis import layer_figures, summary
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, labelled, read_sets, truths_of
-from safevlm.analysis.layer_gaps import DRAWN_PAIRS, NULL_LEVEL, NULL_ROUNDS, Curve, curve
+from safevlm.analysis.layer_gaps import DRAWN_PAIRS, NULL_LEVEL, NULL_ROUNDS, Curve, InputCurve, curve
 from safevlm.analysis.layer_states import States, states
 from safevlm.data.json_rows import json_rows
 from safevlm.defenses import Defense
@@ -75,18 +75,6 @@ class Pool:
     """(2, k), zeros and ones: normal, malicious. Both for a request with labels of both kinds."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """One way into the model: its numbers, None where too few requests reached the model."""
-
-    name: str
-    curve: Curve | None
-    left_out: Mapping[str, int]
-    """Requests by side that the defense answered itself."""
-    shift: Mapping[str, tuple[Interval, ...]] | None = None
-    """By side and layer: mean cosine of a request without and with the defense."""
-
-
 def run(options: LayersOptions) -> dict[str, Any]:
     """States → curves, figure, `summary.json`; the numbers."""
     if options.per_side < FEWEST:
@@ -109,7 +97,7 @@ def run(options: LayersOptions) -> dict[str, Any]:
     return result
 
 
-def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[ImageSet]) -> list[Input]:
+def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[ImageSet]) -> list[InputCurve]:
     """The text, where there is one; the images; the images behind each defense."""
     config, place = loaded.safe_llava.config, loading.default_device(options.device)
     setting = setting_of(loaded, read_policy(options.policy, config.taxonomy, config.policy), truths_of(sets), place)
@@ -154,14 +142,14 @@ def pool_of(rows: Sequence[LabelledImage], per_side: int, seed: int, flag: str) 
     return Pool(tuple(requests[request] for request in drawn), sides)
 
 
-def measured(name: str, pool: Pool, found: States, seed: int, bare: States | None = None) -> Input:
+def measured(name: str, pool: Pool, found: States, seed: int, bare: States | None = None) -> InputCurve:
     """`bare`: the same requests without a defense, to see how far it moves them."""
     sides = pool.sides[:, found.rows]
     left_out = dict(zip(SIDES, (pool.sides.sum(1) - sides.sum(1)).astype(int).tolist(), strict=True))
     if sides.sum(1).min() < FEWEST:
-        return Input(name, None, left_out)
+        return InputCurve(name, None, left_out)
     moved = None if bare is None else shift(sides, bare.units[found.rows], found.units, seed)
-    return Input(name, curve(found.units, sides, seed), left_out, moved)
+    return InputCurve(name, curve(found.units, sides, seed), left_out, moved)
 
 
 def shift(
@@ -175,7 +163,7 @@ def shift(
     }
 
 
-def described(one: Input, safety: Sequence[int]) -> dict[str, Any]:
+def described(one: InputCurve, safety: Sequence[int]) -> dict[str, Any]:
     """An input's part of `summary.json`."""
     head = {"left_out": dict(one.left_out)}
     if one.curve is None:
