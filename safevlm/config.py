@@ -55,6 +55,8 @@ class SafetyConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The checkpoint that a run starts from, and how it is held."""
+
     path: str
     """Checkpoint to start from: a stock LLaVA, or one of ours."""
     safety: SafetyConfig = SafetyConfig()
@@ -73,6 +75,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """The records of a run, and what is done with them before training."""
+
     train: list[str]
     """Training records, JSON lists or JSONL."""
     images: str = ""
@@ -169,6 +173,8 @@ class TensorSettings:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """Optimizer (AdamW), schedule and batches."""
+
     lr: float = 1e-5
     epochs: float = 3
     batch_size: int = 2
@@ -192,6 +198,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
+    """Where a run writes, and how it runs."""
+
     out: str
     """Folder of the run: checkpoint-N, final, run.json."""
     seed: int = 256
