@@ -35,7 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch"]),
+    packages=find_packages(include=["safevlm", "safevlm.*", "llava_patch", "llava_patch.*"]),
     package_data={"safevlm": ["py.typed", *(f"**/*.{ending}" for ending in DATA)]},
     install_requires=[
         "torch>=2.4",

@@ -11,7 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,14 @@ SINGLES = ("model.safetensors", "pytorch_model.bin")
 FILES = (*SINGLES, *INDEXES)
 SHARD_BYTES = 5 * 10**9
 BROKEN = (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
+
+
+class Stored(Protocol):
+    """Where tensors can be read by name, one at a time."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def read(self, name: str) -> Tensor: ...
 
 
 class Weights:

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from llava_patch import fields, names
 from llava_patch.classes import Config, Processor
-from llava_patch.original import is_original
+from llava_patch.original.folder import is_original
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE

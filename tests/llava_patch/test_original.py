@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaConfig
 
-from llava_patch import original, weights
+from llava_patch import weights
+from llava_patch.original import config as configs
+from llava_patch.original import folder as folders
+from llava_patch.original import names as naming
 from tests import originals, tiny
 
 WHERE = Path("somewhere")
@@ -40,9 +43,9 @@ def _published(size: str) -> tuple[LlavaConfig, list[str]]:
     width, layers, heads, inner = SIZES[size]
     table = {**TABLE, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     table |= {"intermediate_size": inner, "num_key_value_heads": heads}
-    vision = original.known_tower(table)
+    vision = configs.known_tower(table)
     assert vision is not None
-    config = original.config_of(table, table, vision, WHERE)
+    config = configs.config_of(table, table, vision, WHERE)
     config.text_config.vocab_size = 32064
     attention = [f"self_attn.{name}_proj.weight" for name in "qkvo"]
     rest = [f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
@@ -64,15 +67,15 @@ def _published(size: str) -> tuple[LlavaConfig, list[str]]:
 def test_names_of_the_published_sizes_become_llava_hfs(size: str) -> None:
     """On the meta device: not a byte of them."""
     config, names = _published(size)
-    wanted = original.expected(config)
-    assert set(original.translate(names, WHERE)) == set(wanted)
+    wanted = naming.expected(config)
+    assert set(naming.translate(names, WHERE)) == set(wanted)
     assert len(wanted) == {"7b": 686, "13b": 758}[size]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_shapes_of_the_published_sizes(size: str) -> None:
     width, _, _, inner = SIZES[size]
-    shapes = original.expected(_published(size)[0])
+    shapes = naming.expected(_published(size)[0])
     for name, shape in {
         "language_model.lm_head.weight": (32064, width),
         "language_model.model.embed_tokens.weight": (32064, width),
@@ -87,14 +90,14 @@ def test_shapes_of_the_published_sizes(size: str) -> None:
 
 
 def test_known_towers_are_openais() -> None:
-    large = original.known_tower({"mm_vision_tower": "openai/clip-vit-large-patch14-336"})
-    small = original.known_tower({"mm_vision_tower": "/models/clip-vit-large-patch14"})
+    large = configs.known_tower({"mm_vision_tower": "openai/clip-vit-large-patch14-336"})
+    small = configs.known_tower({"mm_vision_tower": "/models/clip-vit-large-patch14"})
     assert large is not None and small is not None
     assert (large.image_size, large.patch_size, large.num_hidden_layers) == (336, 14, 24)
     assert large.hidden_act == "quick_gelu"
     assert (small.image_size, small.hidden_size) == (224, 1024)
-    assert original.known_tower({"mm_vision_tower": "somebody/tower"}) is None
-    assert original.known_tower({}) is None
+    assert configs.known_tower({"mm_vision_tower": "somebody/tower"}) is None
+    assert configs.known_tower({}) is None
 
 
 @pytest.mark.parametrize(
@@ -103,13 +106,13 @@ def test_known_towers_are_openais() -> None:
 )
 def test_contents_tell_the_kind_not_the_name(tmp_path: Path, write: Callable[..., Path], kind: str) -> None:
     folder = write(tmp_path / "llava-lora-mpt-full-projector", originals.make())
-    assert original.kind_of(folder) == kind
+    assert folders.kind_of(folder) == kind
 
 
 def test_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     originals.write_json(tmp_path / "config.json", TABLE)
     with pytest.raises(ValueError, match="no weights here"):
-        original.kind_of(tmp_path)
+        folders.kind_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +128,16 @@ def test_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_sections_tell_an_original_from_llava_hf(table: dict[str, Any], answer: bool) -> None:
-    assert original.is_original(table) is answer
+    assert folders.is_original(table) is answer
 
 
 def test_saved_stock_config_is_no_original() -> None:
-    assert not original.is_original(tiny.stock_config().to_dict())
+    assert not folders.is_original(tiny.stock_config().to_dict())
 
 
 def test_prefixes_of_peft_and_of_pretraining_are_known() -> None:
     names = ["base_model.model.model.mm_projector.0.weight", "mm_projector.2.bias", "base_model.model.lm_head.weight"]
-    assert original.translate(names, WHERE) == {
+    assert naming.translate(names, WHERE) == {
         "multi_modal_projector.linear_1.weight": names[0],
         "multi_modal_projector.linear_2.bias": names[1],
         "language_model.lm_head.weight": names[2],
@@ -142,24 +145,24 @@ def test_prefixes_of_peft_and_of_pretraining_are_known() -> None:
 
 
 def test_only_buffers_may_be_left_over() -> None:
-    kept = original.translate(["model.norm.weight", "model.layers.3.self_attn.rotary_emb.inv_freq"], WHERE)
+    kept = naming.translate(["model.norm.weight", "model.layers.3.self_attn.rotary_emb.inv_freq"], WHERE)
     assert kept == {"language_model.model.norm.weight": "model.norm.weight"}
     for name in ("model.layers_extra.weight", "model.mm_projector.4.weight", "visual.weight"):
         with pytest.raises(ValueError, match="unexpected"):
-            original.translate([name], WHERE)
+            naming.translate([name], WHERE)
 
 
 def test_one_weight_under_two_names_is_an_error() -> None:
     with pytest.raises(ValueError, match="the same one"):
-        original.translate(["model.mm_projector.weight", "model.mm_projector.0.weight"], WHERE)
+        naming.translate(["model.mm_projector.weight", "model.mm_projector.0.weight"], WHERE)
 
 
 def test_clip_folder_gives_its_tower_alone() -> None:
     both = ["vision_model.post_layernorm.bias", "text_model.final_layer_norm.bias", "logit_scale"]
     both += ["visual_projection.weight", "text_projection.weight", "vision_model.embeddings.position_ids"]
     target = "vision_tower.vision_model.post_layernorm.bias"
-    assert original.translate_tower(both, WHERE) == {target: both[0]}
-    assert original.translate_tower(["post_layernorm.bias"], WHERE) == {target: "post_layernorm.bias"}
+    assert naming.translate_tower(both, WHERE) == {target: both[0]}
+    assert naming.translate_tower(["post_layernorm.bias"], WHERE) == {target: "post_layernorm.bias"}
 
 
 # Weights

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llava_patch import vocabulary
+from llava_patch.original import vocabulary
 from tests import originals
 
 IMAGE, PAD = 420, 421

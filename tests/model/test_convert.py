@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from llava_patch import original
+from llava_patch.original import assembly
+from llava_patch.original import config as configs
 from safevlm.__main__ import main
 from safevlm.data import chat
 from safevlm.model import convert, loading
@@ -188,10 +189,10 @@ def test_tower_that_the_config_names_is_found(tmp_path: Path) -> None:
 def test_known_tower_needs_no_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes and preprocessing of OpenAI's towers are known; here those of the tiny one stand in for them."""
     made = originals.make(mm_vision_tower="openai/clip-vit-large-patch14-336")
-    sizes = {name: getattr(made.tower.config, name) for name in original.CLIP_LARGE}
-    monkeypatch.setattr(original, "CLIP_LARGE", sizes)
+    sizes = {name: getattr(made.tower.config, name) for name in configs.CLIP_LARGE}
+    monkeypatch.setattr(configs, "CLIP_LARGE", sizes)
     own = {"image_size": originals.SIDE, "patch_size": originals.PATCH}
-    monkeypatch.setitem(original.TOWERS, "clip-vit-large-patch14-336", own)
+    monkeypatch.setitem(configs.TOWERS, "clip-vit-large-patch14-336", own)
     convert.convert(originals.write_full(tmp_path / "src", made, tower=True), tmp_path / "out")
     assert _difference(tmp_path / "out", made, originals.image(50, 30)) <= TOLERANCE
 
@@ -544,7 +545,7 @@ def test_vocabulary_that_has_grown_before_keeps_its_ids(
 def test_what_lies_on_disk_is_read_again(
     full: tuple[Original, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = convert._write_weights
+    real = assembly.write
 
     def damaged(folder: Path, *rest: Any) -> None:
         real(folder, *rest)
@@ -552,7 +553,7 @@ def test_what_lies_on_disk_is_read_again(
         tensors.pop("language_model.lm_head.weight")
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(convert, "_write_weights", damaged)
+    monkeypatch.setattr(assembly, "write", damaged)
     _error(full[1], tmp_path / "out", "lm_head.weight", vision_tower=full[2])
 
 

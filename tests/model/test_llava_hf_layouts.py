@@ -23,7 +23,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from llava_patch import vocabulary
+from llava_patch.original import vocabulary
 from safevlm.config import SafetyConfig
 from safevlm.data import chat
 from safevlm.model import loading, saving
