@@ -19,20 +19,13 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_patch import fields, parts
 from llava_patch.classes import Config, Model, Processor
+from llava_patch.original import config as configs
 from llava_patch.processor import make_room
 
 Clip = CLIPModel
 """A whole CLIP, text tower included."""
 
-CLIP_336 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
+CLIP_336 = {**configs.CLIP_LARGE, **configs.TOWERS["clip-vit-large-patch14-336"], "projection_dim": 768}
 """Sizes of OpenAI's CLIP-L at 336 pixels, LLaVA-v1.5's vision tower."""
 
 

@@ -1,0 +1,113 @@
+"""What a checkpoint folder is.
+
+| kind      | told by                                    | weights                                                   |
+|-----------|--------------------------------------------|-----------------------------------------------------------|
+| `stock`   | config.json: model_type llava              | complete                                                  |
+| `full`    | config.json: model_type safe_llava         | complete, ours included                                   |
+| `safety`  | the same, with `base_checkpoint`           | ours in safety.safetensors, the rest in the base          |
+| `adapter` | adapter_config.json beside it              | as `safety`, and a LoRA in adapter_model.safetensors      |
+| `guarded` | a stock config.json, and `safety/` with ours | complete, without ours; ours in safety/safety.safetensors |
+
+A folder's name never matters, nor where it lies.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from llava_patch import fields, names, weights
+from llava_patch.classes import Config
+from llava_patch.original.folder import is_original
+from safevlm.config import SafetyConfig
+from safevlm.model import export
+from safevlm.model.safe_llava import NO_SAFETY, SafeLlavaConfig
+
+Kind = Literal["stock", "full", "safety", "adapter", "guarded"]
+SAFETY_FILE = export.SAFETY_FILE
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+FINAL = "final"
+"""Where a training run puts its result."""
+BROKEN = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, pickle.UnpicklingError)
+"""What reading a damaged or foreign folder can raise."""
+
+
+class CheckpointError(ValueError):
+    """A folder that cannot be loaded; the message names it and the fix."""
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder itself, or `final` inside a training run's folder. CheckpointError when neither has a config."""
+    folder = Path(path)
+    for candidate in (folder, folder / FINAL):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if not folder.exists():
+        raise CheckpointError(
+            f"{folder}: no such folder; to fetch LLaVA: hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
+        )
+    raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a folder is, from its contents alone."""
+    config = _read_config(folder)
+    model_type = config.get("model_type")
+    if is_original(config):
+        raise CheckpointError(
+            f"{folder}: this is an original LLaVA-v1.5 folder; convert it first: safevlm convert {folder} --out DIR"
+        )
+    if model_type == names.MODEL_TYPE:
+        return "guarded" if export.has_sidecar(folder) else "stock"
+    if model_type != SafeLlavaConfig.model_type:
+        known = [names.MODEL_TYPE, SafeLlavaConfig.model_type]
+        raise CheckpointError(f"{folder}: model_type {model_type!r} is not a LLaVA this tool can load; one of {known}")
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    return "safety" if config.get("base_checkpoint") else "full"
+
+
+def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
+    """The model's config; of a stock folder with a safety section from `safety`. CheckpointError: broken or foreign."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
+    except BROKEN as error:
+        raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {first_line(error)}") from error
+    if kind == "guarded":
+        return _guarded_config(folder, config)
+    return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
+
+
+def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
+    try:
+        guarded = export.config_of(config, export.read_sidecar(folder))
+        _ = guarded.taxonomy
+    except BROKEN as error:
+        raise CheckpointError(first_line(error)) from error
+    return guarded
+
+
+def base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
+    """The folder with the LLM's weights: `base`, else where the config says. CheckpointError: it is not there."""
+    place = Path(base) if base else Path(config.base_checkpoint or "")
+    if not (place / "config.json").is_file():
+        raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
+    return place
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type: libraries add pages of advice."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return weights.read_table(folder / "config.json")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
