@@ -20,7 +20,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 from llava_patch import fields
 from safevlm.config import ModelConfig, SafetyConfig
-from safevlm.model import loading
+from safevlm.model import checkpoint_folder, loading
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, Kind
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 from safevlm.training import start
 
@@ -46,7 +47,7 @@ class Checkpoint:
     """A folder as `loading.load` would see it, with the recipe's safety modules and labels."""
 
     folder: Path
-    kind: loading.Kind
+    kind: Kind
     weights: Path
     """Folder with the LLM's weights: the same, or the base's."""
     config: SafeLlavaConfig
@@ -54,15 +55,15 @@ class Checkpoint:
 
 def read(model: ModelConfig, *, trains: bool = True) -> Checkpoint:
     """ValueError: no such folder, not a LLaVA, a base that is not there, a taxonomy that does not fit."""
-    folder = loading.resolve(model.path)
-    kind = loading.kind_of(folder)
+    folder = checkpoint_folder.resolve(model.path)
+    kind = checkpoint_folder.kind_of(folder)
     if trains and kind == "adapter":
         raise ValueError(f"{folder}: has a LoRA already; merge it first: safevlm merge {folder} --out DIR")
     safety, policy = start.labels(model.taxonomy, model.safety)
-    config = loading.config_of(folder, kind, safety if trains else None)
+    config = checkpoint_folder.config_of(folder, kind, safety if trains else None)
     if model.taxonomy:
         start.adopt(config, safety.taxonomy, policy, model.taxonomy)
-    weights = folder if kind in ("stock", "full", "guarded") else loading.base_of(folder, config, model.base)
+    weights = checkpoint_folder.weights_folder(folder, kind, config, model.base)
     return Checkpoint(folder.resolve(), kind, weights.resolve(), config)
 
 
@@ -95,10 +96,10 @@ def incomplete(checkpoint: Checkpoint) -> Iterator[str]:
     yield from _told(weights, differences)
     if checkpoint.kind in ("safety", "adapter"):
         ours = safety_state(skeleton(config, layers=0))
-        file = checkpoint.folder / loading.SAFETY_FILE
+        file = checkpoint.folder / SAFETY_FILE
         yield from _told(file, _differences(_header(file), ours))
     if checkpoint.kind == "adapter":
-        file = checkpoint.folder / loading.ADAPTER_FILE
+        file = checkpoint.folder / ADAPTER_FILE
         yield from _told(file, _differences(_header(file), _adapter(checkpoint)))
 
 
@@ -152,7 +153,7 @@ def _header(file: Path) -> dict[str, Tensor]:
 def _pickled(file: Path) -> dict[str, Tensor]:
     try:
         table = torch.load(file, map_location="meta", weights_only=True, mmap=True)
-    except loading.BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{file}: broken or truncated, cannot be loaded: {str(error).splitlines()[0]}") from error
     return dict(table)
 

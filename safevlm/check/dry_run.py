@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from safevlm.check import checkpoint, disk
 from safevlm.check.findings import Finding, size
 from safevlm.check.plan import RunPlan
-from safevlm.model import loading, saving
+from safevlm.model import checkpoint_folder, loading, saving
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import provenance
 from safevlm.training.stages import STAGES, prepare
@@ -57,10 +57,10 @@ def _write(plan: RunPlan, folder: Path) -> int:
 
 def _read(plan: RunPlan, folder: Path) -> None:
     """The weights have been compared by `save`; the rest must say what it is."""
-    kind, wanted = loading.kind_of(folder), EXPECTED[plan.recipe.stage]
+    kind, wanted = checkpoint_folder.kind_of(folder), EXPECTED[plan.recipe.stage]
     if kind != wanted:
         raise ValueError(f"a saved checkpoint is read as {kind}, not as {wanted}")
-    config = loading.config_of(folder, kind, None)
+    config = checkpoint_folder.config_of(folder, kind, None)
     if config.taxonomy != plan.taxonomy:
         raise ValueError("a saved checkpoint has other categories or levels than the run")
     loading.load_processor(folder, config)

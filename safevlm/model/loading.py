@@ -1,7 +1,7 @@
 """Checkpoint folders → models in memory.
 
 Loading is strict: a weight that is missing, left over or of another shape is an error; only the safety modules may be
-missing, and only from a checkpoint that has none. What a folder is: `safevlm.model.folders`.
+missing, and only from a checkpoint that has none. What a folder is: `safevlm.model.checkpoint_folder`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from llava_patch.classes import Processor
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.model import folders, quantization, stored, zero3
+from safevlm.model import checkpoint_folder, quantization, stored, zero3
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, CheckpointError, Kind, first_line
 from safevlm.model.export import SIDECAR
-from safevlm.model.folders import BROKEN, CheckpointError, first_line
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 
 
@@ -37,7 +37,7 @@ class Loaded:
     model: Any
     """SafeLlava, or a PeftModel around one (kind `adapter`)."""
     processor: Processor
-    kind: folders.Kind
+    kind: Kind
     path: Path
     base: Path
     """Folder that holds the LLM's weights."""
@@ -120,17 +120,17 @@ def _load(
     guard: bool,
     packing: dict[str, Any],
 ) -> Loaded:
-    folder = folders.resolve(path)
-    kind = folders.kind_of(folder)
+    folder = checkpoint_folder.resolve(path)
+    kind = checkpoint_folder.kind_of(folder)
     kind = "stock" if kind == "guarded" and not guard else kind
-    config = folders.config_of(folder, kind, safety)
-    weights = folder if kind in ("stock", "full", "guarded") else folders.base_of(folder, config, base)
+    config = checkpoint_folder.config_of(folder, kind, safety)
+    weights = checkpoint_folder.weights_folder(folder, kind, config, base)
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
         if is_safety_name(name) and not zero3.is_cut(parameter):
             parameter.data = parameter.data.float()  # before they are read, else they are rounded to `dtype`
     if kind in ("safety", "adapter", "guarded"):
-        stored.load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / folders.SAFETY_FILE)
+        stored.load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / SAFETY_FILE)
     elif kind == "full" and dtype != torch.float32:
         stored.fill_safety(model, stored.safety_tensors(folder), folder)
     model.config.base_checkpoint = None  # in memory the model is whole; `saving` notes its base again
@@ -151,13 +151,13 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
 
 
 def restore(model: Any, folder: Path) -> None:
-    """Reads a checkpoint of ours back into the live model it was saved from: safety weights, and the LoRA if it has one."""
+    """Reads a checkpoint of ours, its LoRA too if it has one, back into the live model that it was saved from."""
     inner = inner_of(model)
-    stored.load_safety(inner, folder / folders.SAFETY_FILE)
+    stored.load_safety(inner, folder / SAFETY_FILE)
     if model is not inner:
         from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(model, load_file(folder / folders.ADAPTER_FILE))
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILE))
         stored.check_adapter(model, folder)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from safevlm.model import loading, zero3
+from safevlm.model import loading, stored, zero3
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 
 
@@ -30,8 +31,8 @@ def save(
     ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
     empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
     if empty:
-        raise loading.CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
-    save_file(ours, folder / loading.SAFETY_FILE, metadata={"format": "pt"})
+        raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
+    save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
     config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
     config.architectures = [SafeLlava.__name__]
     config.save_pretrained(folder)
@@ -41,10 +42,10 @@ def save(
     loaded.processor.save_pretrained(folder)
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    _check_written(folder / loading.SAFETY_FILE, ours)
+    _check_written(folder / SAFETY_FILE, ours)
     if model is not inner:
         stored_names = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
-        _check_written(folder / loading.ADAPTER_FILE, stored_names)
+        _check_written(folder / ADAPTER_FILE, stored_names)
 
 
 def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
@@ -54,10 +55,10 @@ def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
 
 def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Empty or half-written weights are the usual end of a partitioned run (base facts §1, row 14)."""
-    stored = loading.read_tensors(file)
-    differing = sorted(name for name in {*stored, *tensors} if not _same(stored.get(name), tensors.get(name)))
+    written = stored.read_tensors(file)
+    differing = sorted(name for name in {*written, *tensors} if not _same(written.get(name), tensors.get(name)))
     if differing:
-        raise loading.CheckpointError(f"{file}: {len(differing)} weights were not stored as they are: {differing[:3]}")
+        raise CheckpointError(f"{file}: {len(differing)} weights were not stored as they are: {differing[:3]}")
 
 
 def _same(stored: torch.Tensor | None, tensor: torch.Tensor | None) -> bool:

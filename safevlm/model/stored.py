@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from safevlm.model import zero3
-from safevlm.model.folders import ADAPTER_FILE, BROKEN, CheckpointError, first_line
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, CheckpointError, first_line
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
 
 

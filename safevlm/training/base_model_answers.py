@@ -19,7 +19,7 @@ from safevlm.data.json_rows import json_rows
 from safevlm.data.pairs import Pair
 from safevlm.data.sources.fingerprints import bytes_digest, file_digest
 from safevlm.engine import Engine
-from safevlm.model import loading
+from safevlm.model import checkpoint_folder
 from safevlm.types import Generation, Request
 
 FILE = "answers.jsonl"
@@ -52,7 +52,7 @@ class AnswerOptions:
 
     def facts(self) -> dict[str, Any]:
         """What answers hang on; a path alone does not tell a model from the one trained again in its place."""
-        folder = loading.resolve(self.model)
+        folder = checkpoint_folder.resolve(self.model)
         files = sorted(file for pattern in WEIGHTS for file in folder.glob(pattern))
         digests = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
         return {"weights": bytes_digest(digests.encode()), "max_new_tokens": self.max_new_tokens}

@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava_patch import fields
 from safevlm.data import atomic_write, chat
-from safevlm.model import export, loading
+from safevlm.model import checkpoint_folder, export, loading
+from safevlm.model.checkpoint_folder import BROKEN
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
 
@@ -106,10 +107,10 @@ def describe(merged: MergeResult, out: str, tolerance: float) -> str:
 def _tell_memory(path: str) -> None:
     """Before anything is loaded: one that runs out of memory is killed without a word."""
     try:
-        config = AutoConfig.from_pretrained(loading.resolve(path))
+        config = AutoConfig.from_pretrained(checkpoint_folder.resolve(path))
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
-    except loading.BROKEN:
+    except BROKEN:
         return  # loading says better what is wrong
     weights = sum(weight.numel() for weight in model.parameters())
     needed = weights * torch.float32.itemsize * BESIDES / 1e9

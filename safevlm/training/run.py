@@ -16,6 +16,7 @@ from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
 from safevlm.model import loading
+from safevlm.model.checkpoint_folder import FINAL
 from safevlm.training import processes, provenance, resume, start, tensor_stage
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
@@ -53,13 +54,13 @@ def train(recipe: Recipe) -> Path:
     else:
         trainer.train(resume_from_checkpoint=last)
     if trainer.args.should_save:
-        with atomic_write.atomic_folder(out / loading.FINAL) as folder:
+        with atomic_write.atomic_folder(out / FINAL) as folder:
             trainer.save_model(str(folder))
             trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
     else:
         trainer.save_model()  # takes part in gathering, writes nothing
     trainer.accelerator.wait_for_everyone()
-    return out / loading.FINAL
+    return out / FINAL
 
 
 def _trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> SafeTrainer:

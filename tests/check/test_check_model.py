@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from safevlm.check import checkpoint, model
 from safevlm.check.lazy_parts import run
-from safevlm.model import loading
+from safevlm.model import checkpoint_folder, loading
+from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.training.merge import merge
 from safevlm.training.run import train
 from tests.training import workshop
@@ -105,7 +106,7 @@ def test_one_defect_is_one_finding(
     folders: Path, tmp_path: Path, kind: str, plant: Callable[[Path], None], told: str
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(loading.resolve(folders / kind), copy)
+    shutil.copytree(checkpoint_folder.resolve(folders / kind), copy)
     plant(copy)
     bad = _bad(copy)
     assert len(bad) == 1 and told in bad[0], bad
@@ -148,7 +149,7 @@ def test_the_check_and_the_loader_agree_about_missing_weights(folders: Path, tmp
             metadata={"format": "pt"},
         )
         told = list(checkpoint.incomplete(checkpoint.of_folder(tmp_path / "copy")))
-        with pytest.raises(loading.CheckpointError, match="1 weights missing") as error:
+        with pytest.raises(CheckpointError, match="1 weights missing") as error:
             loading.load(tmp_path / "copy")
         assert len(told) == 1 and told[0].rsplit(": ", 1)[1] in str(error.value), name
 

@@ -14,7 +14,8 @@ from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.defenses import DEFENSES, Defense, DefenseContext, Policy, build
 from safevlm.engine import Engine
 from safevlm.model import loading, saving
-from safevlm.model.loading import CheckpointError, Loaded
+from safevlm.model.checkpoint_folder import CheckpointError
+from safevlm.model.loading import Loaded
 from safevlm.training import stages
 from safevlm.types import Reply, Request, Verdict
 from tests import tiny

@@ -21,6 +21,7 @@ from llava_patch.original import config as configs
 from safevlm.__main__ import main
 from safevlm.data import chat
 from safevlm.model import convert, loading
+from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.types import Request
 from tests import originals
 from tests.originals import Original
@@ -597,7 +598,7 @@ def test_pickle_of_old_torch_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [originals.write_full, originals.write_projector, originals.write_lora])
 def test_loading_an_original_says_to_convert_it(tmp_path: Path, write: Callable[..., Path]) -> None:
     source = write(tmp_path / "src", originals.make())
-    with pytest.raises(loading.CheckpointError, match="original LLaVA-v1.5 folder; convert it first: safevlm convert"):
+    with pytest.raises(CheckpointError, match="original LLaVA-v1.5 folder; convert it first: safevlm convert"):
         loading.load(source)
 
 

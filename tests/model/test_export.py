@@ -17,8 +17,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data.images import open_image
 from safevlm.engine import Engine
-from safevlm.model import export, loading, saving
-from safevlm.model.loading import CheckpointError
+from safevlm.model import checkpoint_folder, export, loading, saving
+from safevlm.model.checkpoint_folder import SAFETY_FILE, CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
 from safevlm.training.run import train
@@ -179,7 +179,7 @@ def test_guarded_is_a_start_for_merging_and_training(home: Path, tmp_path: Path)
 @pytest.mark.parametrize("kind", ["adapter", "full", "guarded"])
 def test_guard_keeps_float32_whatever_the_base_has(home: Path, kind: str, dtype: torch.dtype) -> None:
     """Rounded on the way, the verdicts of a GPU would not be those of training."""
-    stored = load_file(home / "guarded" / export.SIDECAR / loading.SAFETY_FILE)
+    stored = load_file(home / "guarded" / export.SIDECAR / SAFETY_FILE)
     arrived = loading.load(home / kind, dtype=dtype).safe_llava.state_dict()
     assert all(torch.equal(tensor, arrived[name]) for name, tensor in stored.items())
 
@@ -233,7 +233,7 @@ def test_broken_guard_is_an_error(home: Path, tmp_path: Path, content: str, part
 
 def test_guard_weights_that_do_not_fit_are_an_error(home: Path, tmp_path: Path) -> None:
     folder = _copy(home, tmp_path)
-    file = folder / export.SIDECAR / loading.SAFETY_FILE
+    file = folder / export.SIDECAR / SAFETY_FILE
     tensors = load_file(file)
     del tensors["safety_lm_tokens.latent"]
     save_file(tensors, file)
@@ -249,7 +249,7 @@ def test_some_folder_called_safety_makes_no_guard(home: Path, tmp_path: Path) ->
     shutil.copytree(home / "stock", tmp_path / "stock")
     (tmp_path / "stock" / export.SIDECAR).mkdir()
     (tmp_path / "stock" / export.SIDECAR / "notes.md").write_text("hard hats")
-    assert loading.kind_of(tmp_path / "stock") == "stock"
+    assert checkpoint_folder.kind_of(tmp_path / "stock") == "stock"
 
 
 def test_model_without_a_guard_cannot_be_split(home: Path, tmp_path: Path) -> None:

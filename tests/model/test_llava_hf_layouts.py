@@ -27,7 +27,7 @@ from llava_patch.original import vocabulary
 from safevlm.config import SafetyConfig
 from safevlm.data import chat
 from safevlm.model import loading, saving
-from safevlm.model.loading import CheckpointError
+from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.types import Request
 from tests import originals, tiny
 

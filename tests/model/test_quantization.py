@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from safevlm.config import LoraSettings, Quantization, SafetyConfig
 from safevlm.data.collate import IGNORED
 from safevlm.model import loading, quantization
+from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE
 from safevlm.model.quantization import PACKED, QuantizationError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
@@ -174,10 +175,10 @@ def test_checkpoint_is_small_and_names_its_whole_base(
     config = json.loads(files["config.json"])
     assert config["base_checkpoint"] == str((home / "base").resolve())
     assert not _mentions(config, "quant"), "the checkpoint would quantise the base wherever it is loaded"
-    assert "quant" not in files[loading.ADAPTER_CONFIG].decode()
+    assert "quant" not in files[ADAPTER_CONFIG].decode()
     assert f"quantize: {kind}" in files["recipe.yaml"].decode(), "the recipe says how it was trained"
     stored = {name for name in files if name.endswith(".safetensors")}
-    assert stored == {loading.SAFETY_FILE, loading.ADAPTER_FILE}
+    assert stored == {SAFETY_FILE, ADAPTER_FILE}
 
 
 def _mentions(table: Any, word: str) -> bool:
@@ -191,7 +192,10 @@ def test_quantised_run_resumes(home: Path, tmp_path: Path, run: tuple[str, Path,
     again = tmp_path / "again"
     shutil.copytree(out / "checkpoint-3", again / "checkpoint-3")
     train(_recipe(home, again, kind))
-    first, second = load_file(out / "final" / loading.ADAPTER_FILE), load_file(again / "final" / loading.ADAPTER_FILE)
+    first, second = (
+        load_file(out / "final" / ADAPTER_FILE),
+        load_file(again / "final" / ADAPTER_FILE),
+    )
     assert set(first) == set(second)
     for name, tensor in first.items():
         assert torch.allclose(tensor, second[name], atol=1e-6), f"{name}: resuming is not the same as not stopping"

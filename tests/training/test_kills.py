@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from safevlm.config import Recipe
 from safevlm.model import loading
+from safevlm.model.checkpoint_folder import SAFETY_FILE
 from safevlm.training.run import train
 from safevlm.training.trainer import SafeTrainer
 from tests.training import workshop
@@ -91,5 +92,5 @@ def test_ten_kills_ten_resumes(tmp_path: Path) -> None:
             assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
     assert 0 < newest < UPDATES, "the kills must fall inside the run"
     again = train(recipe)
-    assert workshop.same_tensors(load_file(whole / loading.SAFETY_FILE), load_file(again / loading.SAFETY_FILE))
+    assert workshop.same_tensors(load_file(whole / SAFETY_FILE), load_file(again / SAFETY_FILE))
     assert [name for name in os.listdir(out) if name.startswith(".")] == [], "remains of killed saves"

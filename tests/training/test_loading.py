@@ -17,8 +17,8 @@ from torch import Tensor
 
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data import atomic_write
-from safevlm.model import loading, saving
-from safevlm.model.loading import CheckpointError
+from safevlm.model import checkpoint_folder, loading, saving
+from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE, CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
 from safevlm.training.stages import STAGES, prepare
@@ -94,7 +94,9 @@ def _error(folder: Path, *parts: str, **options: Any) -> str:
 def test_kind_is_told_by_contents_wherever_the_folder_lies(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     for name in ("llava-lora-v1.5", "stock", "adapter", "final", "x"):
         moved = Path(shutil.copytree(folders[kind], tmp_path / name))
-        assert loading.kind_of(moved) == kind, f"a folder of kind {kind} was taken for another when named {name}"
+        assert checkpoint_folder.kind_of(moved) == kind, (
+            f"a folder of kind {kind} was taken for another when named {name}"
+        )
     loaded = loading.load(moved)
     assert loaded.kind == kind
     assert all(torch.equal(*pair) for pair in zip(_outputs(loaded), _outputs(loading.load(folders[kind])), strict=True))
@@ -102,7 +104,7 @@ def test_kind_is_told_by_contents_wherever_the_folder_lies(folders: dict[str, Pa
 
 def test_a_runs_folder_stands_for_its_result(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["safety"], tmp_path / "run" / "final")
-    assert loading.resolve(tmp_path / "run") == tmp_path / "run" / "final"
+    assert checkpoint_folder.resolve(tmp_path / "run") == tmp_path / "run" / "final"
     assert loading.load(tmp_path / "run").kind == "safety"
 
 
@@ -256,9 +258,9 @@ def test_weight_of_another_shape_is_named(folders: dict[str, Path], tmp_path: Pa
     [
         ("stock", "model.safetensors"),
         ("full", "model.safetensors"),
-        ("safety", loading.SAFETY_FILE),
-        ("adapter", loading.SAFETY_FILE),
-        ("adapter", loading.ADAPTER_FILE),
+        ("safety", SAFETY_FILE),
+        ("adapter", SAFETY_FILE),
+        ("adapter", ADAPTER_FILE),
     ],
 )
 def test_truncated_weights_are_an_error(
@@ -272,7 +274,11 @@ def test_truncated_weights_are_an_error(
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("stock", "model.safetensors"), ("safety", loading.SAFETY_FILE), ("adapter", loading.ADAPTER_FILE)],
+    [
+        ("stock", "model.safetensors"),
+        ("safety", SAFETY_FILE),
+        ("adapter", ADAPTER_FILE),
+    ],
 )
 def test_missing_weights_file_is_an_error(folders: dict[str, Path], tmp_path: Path, kind: str, name: str) -> None:
     folder = _copy(folders, kind, tmp_path)
@@ -283,22 +289,22 @@ def test_missing_weights_file_is_an_error(folders: dict[str, Path], tmp_path: Pa
 @pytest.mark.parametrize("kind", ["safety", "adapter"])
 def test_safety_weights_of_another_size_are_an_error(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     folder = _copy(folders, kind, tmp_path)
-    tensors = load_file(folder / loading.SAFETY_FILE)
+    tensors = load_file(folder / SAFETY_FILE)
     tensors["safety_lm_tokens.latent"] = torch.zeros(9, workshop.WIDTH)
-    save_file(tensors, folder / loading.SAFETY_FILE)
-    _error(folder, loading.SAFETY_FILE, "safety_lm_tokens.latent")
+    save_file(tensors, folder / SAFETY_FILE)
+    _error(folder, SAFETY_FILE, "safety_lm_tokens.latent")
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 def test_safety_weights_that_do_not_fit_are_an_error(folders: dict[str, Path], tmp_path: Path, change: str) -> None:
     folder = _copy(folders, "safety", tmp_path)
-    tensors = load_file(folder / loading.SAFETY_FILE)
+    tensors = load_file(folder / SAFETY_FILE)
     if change == "missing":
         del tensors["safety_lm_tokens.latent"]
     else:
         tensors["safety_more"] = torch.zeros(3)
-    save_file(tensors, folder / loading.SAFETY_FILE)
-    _error(folder, loading.SAFETY_FILE, "do not fit config.json")
+    save_file(tensors, folder / SAFETY_FILE)
+    _error(folder, SAFETY_FILE, "do not fit config.json")
 
 
 @pytest.mark.parametrize("kind", ["safety", "adapter", "stock"])
@@ -334,13 +340,16 @@ def test_folder_without_its_processor_is_an_error(folders: dict[str, Path], tmp_
 @pytest.mark.parametrize("damage", ["renamed", "other rank", "malformed config"])
 def test_adapter_that_does_not_fit_is_an_error(folders: dict[str, Path], tmp_path: Path, damage: str) -> None:
     folder = _copy(folders, "adapter", tmp_path)
-    tensors = load_file(folder / loading.ADAPTER_FILE)
+    tensors = load_file(folder / ADAPTER_FILE)
     if damage == "renamed":
-        save_file({n.replace("language_model", "llm"): t for n, t in tensors.items()}, folder / loading.ADAPTER_FILE)
+        save_file({n.replace("language_model", "llm"): t for n, t in tensors.items()}, folder / ADAPTER_FILE)
     elif damage == "other rank":
-        save_file({n: t[:2].clone() if "lora_A" in n else t for n, t in tensors.items()}, folder / loading.ADAPTER_FILE)
+        save_file(
+            {n: t[:2].clone() if "lora_A" in n else t for n, t in tensors.items()},
+            folder / ADAPTER_FILE,
+        )
     else:
-        (folder / loading.ADAPTER_CONFIG).write_text('{"peft_type": ', encoding="utf-8")
+        (folder / ADAPTER_CONFIG).write_text('{"peft_type": ', encoding="utf-8")
     _error(folder)
 
 
@@ -431,7 +440,7 @@ def test_merged_logits_equal_unmerged_ones(folders: dict[str, Path], tmp_path: P
     for first, second in zip(_outputs(merged), _outputs(unmerged), strict=True):
         assert torch.allclose(first, second, atol=1e-4)
     files = set(workshop.file_bytes(tmp_path / "out"))
-    assert "run.json" in files and loading.ADAPTER_CONFIG not in files and loading.SAFETY_FILE not in files
+    assert "run.json" in files and ADAPTER_CONFIG not in files and SAFETY_FILE not in files
 
 
 def test_merged_folder_stands_alone(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from safevlm.__main__ import main
 from safevlm.config import SafetyConfig
 from safevlm.model import export, loading
+from safevlm.model.checkpoint_folder import SAFETY_FILE
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
 from safevlm.training.run import train
@@ -57,7 +58,7 @@ def test_weights_are_written_in_the_type_asked_for(
 def test_guard_is_the_same_in_every_type(run: Path, tmp_path: Path) -> None:
     """Safety weights stay float32, so that only the features that they read are rounded."""
     merge.fold(str(run), tmp_path / "out", dtype="bfloat16", stock=True)
-    ours, theirs = (load_file(place / loading.SAFETY_FILE) for place in (tmp_path / "out" / "safety", run / "final"))
+    ours, theirs = (load_file(place / SAFETY_FILE) for place in (tmp_path / "out" / "safety", run / "final"))
     assert workshop.same_tensors(ours, theirs)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from safevlm.config import Grouping, Recipe
 from safevlm.model import loading
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from tests.training import workshop
@@ -67,11 +68,11 @@ def _launch(launcher: str, recipe: Recipe, folder: Path) -> Path:
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode == 0, f"{launcher} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return Path(recipe.run.out) / loading.FINAL
+    return Path(recipe.run.out) / FINAL
 
 
 def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
-    return load_file(folder / (loading.SAFETY_FILE if stage == "stage1" else loading.ADAPTER_FILE))
+    return load_file(folder / (SAFETY_FILE if stage == "stage1" else ADAPTER_FILE))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from safevlm.config import Recipe, SafetyConfig
 from safevlm.data import chat
 from safevlm.engine import Engine
 from safevlm.model import loading
+from safevlm.model.checkpoint_folder import FINAL, SAFETY_FILE, CheckpointError
 from safevlm.training import merge
 from safevlm.training.recipe import parse
 from safevlm.training.run import train
@@ -60,8 +61,8 @@ def test_nothing_of_ours_is_added_and_only_the_lora_trains(home: Path, monkeypat
 
 
 def test_result_is_complete_though_it_holds_no_safety_weights(home: Path) -> None:
-    final = home / "run" / loading.FINAL
-    assert load_file(final / loading.SAFETY_FILE) == {}
+    final = home / "run" / FINAL
+    assert load_file(final / SAFETY_FILE) == {}
     loaded = loading.load(home / "run")
     assert (loaded.kind, loaded.ours) == ("adapter", {})
     assert loaded.safe_llava.slots == workshop.PATCHES, "no room for tokens that do not exist"
@@ -70,9 +71,9 @@ def test_result_is_complete_though_it_holds_no_safety_weights(home: Path) -> Non
 
 def test_lost_safety_file_is_still_an_error(home: Path, tmp_path: Path) -> None:
     """An empty file says that there are no modules; none says that the checkpoint is incomplete."""
-    shutil.copytree(home / "run" / loading.FINAL, tmp_path / "copy")
-    (tmp_path / "copy" / loading.SAFETY_FILE).unlink()
-    with pytest.raises(loading.CheckpointError, match="missing; the checkpoint is incomplete"):
+    shutil.copytree(home / "run" / FINAL, tmp_path / "copy")
+    (tmp_path / "copy" / SAFETY_FILE).unlink()
+    with pytest.raises(CheckpointError, match="missing; the checkpoint is incomplete"):
         loading.load(tmp_path / "copy")
 
 

@@ -26,6 +26,7 @@ from safevlm.data.records import PARTS, Record, RecordError, read_records
 from safevlm.defenses import security_tensor
 from safevlm.engine import Engine
 from safevlm.model import loading
+from safevlm.model.checkpoint_folder import FINAL
 from safevlm.taxonomy import DEFAULT
 from safevlm.training import tensor_stage
 from safevlm.training.run import train
@@ -304,7 +305,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tm
 
 @KINDS
 def test_logged_terms_add_up_to_the_loss(whole: Callable[[str], Whole], way: str) -> None:
-    for line in workshop.history(whole(way).out / loading.FINAL):
+    for line in workshop.history(whole(way).out / FINAL):
         total = sum(weight * line.get(f"loss_{part}", 0.0) for part, weight in dataclasses.asdict(WEIGHTS).items())
         assert line["loss"] == pytest.approx(total, rel=1e-4, abs=1e-5)
 
@@ -331,15 +332,15 @@ def test_resumed_equals_uninterrupted(
     trainers = _watch(monkeypatch)
     again = train(_whole(home, tmp_path / "again", way))
     assert len(trainers[0].fed) == 3, "the run began anew instead of going on"
-    one, other = _tensor(uninterrupted / loading.FINAL, way), _tensor(again, way)
+    one, other = _tensor(uninterrupted / FINAL, way), _tensor(again, way)
     assert torch.equal(one.values, other.values), "resuming changed the tensor"
     assert one.about == other.about
-    assert workshop.history(uninterrupted / loading.FINAL) == workshop.history(again)
+    assert workshop.history(uninterrupted / FINAL) == workshop.history(again)
 
 
 @EVERY_WAY
 def test_result_holds_the_tensor_what_made_it_and_no_model(whole: Callable[[str], Whole], way: str) -> None:
-    final, trainer = whole(way).out / loading.FINAL, whole(way).trainer
+    final, trainer = whole(way).out / FINAL, whole(way).trainer
     file = security_tensor.file_name(WAYS[way]["kind"])
     assert set(workshop.file_bytes(final)) == {file, "recipe.yaml", "run.json", "trainer_state.json"}
     learned = {security_tensor.KEY, security_tensor.LEARNED} if way == "patches" else {security_tensor.KEY}
@@ -357,7 +358,7 @@ def test_result_holds_the_tensor_what_made_it_and_no_model(whole: Callable[[str]
 
 @EVERY_WAY
 def test_the_engine_puts_the_tensor_where_training_did(home: Path, whole: Callable[[str], Whole], way: str) -> None:
-    _same_first_token(home / "base", whole(way).out / loading.FINAL, way, whole(way).trainer, _records(home)[0])
+    _same_first_token(home / "base", whole(way).out / FINAL, way, whole(way).trainer, _records(home)[0])
 
 
 def _same_first_token(model: Path, final: Path, way: str, trainer: Watched, record: Record) -> None:
@@ -404,14 +405,14 @@ def test_trap_2_learning_rate_trace_equals_the_recipe(whole: Callable[[str], Who
         optimizer.step()
         expected.append(schedule.get_last_lr()[0])
         schedule.step()
-    trace = [line["learning_rate"] for line in workshop.history(whole("textual").out / loading.FINAL)]
+    trace = [line["learning_rate"] for line in workshop.history(whole("textual").out / FINAL)]
     assert trace == pytest.approx(expected), "the rate does not follow the recipe"
     assert len(set(trace)) > 3
 
 
 def test_trap_3_the_bound_is_in_pixels_and_holds(home: Path, whole: Callable[[str], Whole]) -> None:
     """The release clamped preprocessed values, which live near 2, at 1000."""
-    for folder in ("checkpoint-2", "checkpoint-4", loading.FINAL):
+    for folder in ("checkpoint-2", "checkpoint-4", FINAL):
         tensor = _tensor(whole("visual").out / folder, "visual")
         changes = _pixel_changes(home, tensor.values)
         assert changes == pytest.approx(torch.full((3,), BOUND)), "every channel reaches the bound and none passes it"
@@ -465,7 +466,7 @@ def test_trap_5_the_terms_are_means_over_answer_positions(home: Path, whole: Cal
     trainer, learner, seen = whole("textual").trainer, _learner(home), set()
     with torch.no_grad():
         learner.security_tensor.copy_(trainer.before[NAME])
-    logged = workshop.history(whole("textual").out / loading.FINAL)
+    logged = workshop.history(whole("textual").out / FINAL)
     for line, batches in zip(logged[:2], (trainer.fed[:2], trainer.fed[2:4]), strict=True):
         update = [record for record in _records(home) if record.id in sum(batches, [])]
         for part, mean in _means_by_hand(learner, home, update).items():
@@ -498,7 +499,7 @@ def test_trap_6_the_seed_fixes_the_tensor(home: Path, whole: Callable[[str], Who
     """The release had none."""
     again = train(_whole(home, tmp_path / "again", "textual"))
     other = train(_whole(home, tmp_path / "other", "textual", seed=7))
-    one = _tensor(whole("textual").out / loading.FINAL, "textual").values
+    one = _tensor(whole("textual").out / FINAL, "textual").values
     assert torch.equal(one, _tensor(again, "textual").values), "the seed does not fix the tensor"
     assert not torch.equal(one, _tensor(other, "textual").values)
 
@@ -556,7 +557,7 @@ def test_held_out_loss_is_the_weighted_sum_of_its_terms(home: Path, whole: Calla
     trainer = whole("textual").trainer
     means = _means_by_hand(trainer.model.eval(), home, trainer.held_out)
     total = sum(weight * means[part] for part, weight in dataclasses.asdict(WEIGHTS).items())
-    told = _tensor(whole("textual").out / loading.FINAL, "textual").about["held_out_loss"]
+    told = _tensor(whole("textual").out / FINAL, "textual").about["held_out_loss"]
     assert told == pytest.approx(total, rel=1e-4)
 
 
@@ -583,7 +584,7 @@ def test_trap_9_the_ce_term_never_asks_the_bare_model(
 
 @KINDS
 def test_trap_9_the_control_is_random_and_as_large(whole: Callable[[str], Whole], way: str) -> None:
-    tensor = _tensor(whole(way).out / loading.FINAL, way)
+    tensor = _tensor(whole(way).out / FINAL, way)
     control = security_tensor.random_like(tensor, seed=1)
     rows, shuffled = tensor.values.flatten(1), control.values.flatten(1)
     assert torch.equal(rows.sort().values, shuffled.sort().values), "every norm must stay"

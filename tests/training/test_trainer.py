@@ -16,6 +16,7 @@ from torch import Tensor
 
 from safevlm.config import SafetyConfig
 from safevlm.model import loading, losses, saving
+from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training.run import train
 from tests import tiny
@@ -75,7 +76,7 @@ def _some_rows(home: Path, count: int, keep: Any = lambda row: True) -> list[dic
 
 
 def _trained_file(stage: str) -> str:
-    return loading.SAFETY_FILE if stage == "stage1" else loading.ADAPTER_FILE
+    return SAFETY_FILE if stage == "stage1" else ADAPTER_FILE
 
 
 def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
@@ -190,7 +191,7 @@ def test_eight_by_one_equals_two_by_four_equals_one_by_eight(
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_logged_terms_add_up_to_the_loss(wholes: dict[str, Whole], stage: str) -> None:
-    for line in workshop.history(wholes[stage].out / loading.FINAL):
+    for line in workshop.history(wholes[stage].out / FINAL):
         total = sum(weight * line[f"loss_{name}"] for name, weight in WEIGHTS.items())
         assert line["loss"] == pytest.approx(total, rel=1e-5), "the loss must be the weighted sum of the logged terms"
 
@@ -200,7 +201,7 @@ def test_weights_scale_the_gradient_and_not_the_logged_terms(
 ) -> None:
     doubled = {name: 2 * weight for name, weight in WEIGHTS.items()}
     twice = workshop.history(train(_recipe(home, tmp_path / "out", loss=doubled, optim={"max_steps": 1})))[0]
-    once = workshop.history(wholes["stage1"].out / loading.FINAL)[0]
+    once = workshop.history(wholes["stage1"].out / FINAL)[0]
     assert twice["grad_norm"] == pytest.approx(2 * once["grad_norm"], rel=1e-4)
     assert twice["loss_level"] == once["loss_level"], "a term must be comparable between runs with other weights"
 
@@ -263,17 +264,15 @@ def test_resumed_equals_uninterrupted(
     trainers = workshop.watch(monkeypatch)
     again = train(_recipe(home, tmp_path / "again", stage, **WHOLE))
     assert len(trainers[0].fed) == 2 * (6 - stopped_at), "the run began anew instead of going on"
-    assert workshop.same_tensors(_weights(whole / loading.FINAL, stage), _weights(again, stage)), (
-        "resuming changed the result"
-    )
-    assert workshop.history(whole / loading.FINAL) == workshop.history(again)
+    assert workshop.same_tensors(_weights(whole / FINAL, stage), _weights(again, stage)), "resuming changed the result"
+    assert workshop.history(whole / FINAL) == workshop.history(again)
 
 
 @pytest.mark.slow
 def test_dropout_of_the_lora_is_at_work(home: Path, wholes: dict[str, Whole], tmp_path: Path) -> None:
     """Else the test above would not see a random state that was lost."""
     dry = train(_recipe(home, tmp_path / "dry", "stage2", **{**WHOLE, "lora": {"dropout": 0.0}}))
-    assert not workshop.same_tensors(_weights(dry, "stage2"), _weights(wholes["stage2"].out / loading.FINAL, "stage2"))
+    assert not workshop.same_tensors(_weights(dry, "stage2"), _weights(wholes["stage2"].out / FINAL, "stage2"))
 
 
 def test_resume_false_begins_anew(
@@ -288,10 +287,10 @@ def test_resume_false_begins_anew(
 @pytest.mark.parametrize(("stage", "kind"), [("stage1", "safety"), ("stage2", "adapter")])
 def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind: str) -> None:
     out = wholes[stage].out
-    folders, final = [out / f"checkpoint-{step}" for step in (2, 4, 6)], out / loading.FINAL
+    folders, final = [out / f"checkpoint-{step}" for step in (2, 4, 6)], out / FINAL
     names = {
         "config.json",
-        loading.SAFETY_FILE,
+        SAFETY_FILE,
         "recipe.yaml",
         "run.json",
         "trainer_state.json",
@@ -299,7 +298,7 @@ def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind
         "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
-    } | ({loading.ADAPTER_FILE, loading.ADAPTER_CONFIG} if stage == "stage2" else set())
+    } | ({ADAPTER_FILE, ADAPTER_CONFIG} if stage == "stage2" else set())
     previous: dict[str, Tensor] | None = None
     for folder in (*folders, final):
         present = set(workshop.file_bytes(folder))
@@ -318,7 +317,7 @@ def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind
 
 
 def test_run_record_says_what_made_the_checkpoint(wholes: dict[str, Whole]) -> None:
-    final = wholes["stage1"].out / loading.FINAL
+    final = wholes["stage1"].out / FINAL
     record = json.loads((final / "run.json").read_text(encoding="utf-8"))
     assert record["stage"] == "stage1" and record["seed"] == 256
     assert record["versions"]["torch"] == torch.__version__
@@ -358,7 +357,7 @@ def test_save_that_dies_half_way_leaves_no_checkpoint_and_the_run_goes_on(
     again = train(_recipe(home, out, **WHOLE))
     assert len(trainers[0].fed) == 2 * (6 - 2), "the run must go on from checkpoint-2"
     assert workshop.file_bytes(out / "checkpoint-2") == before, "an earlier checkpoint was touched"
-    whole = _weights(wholes["stage1"].out / loading.FINAL, "stage1")
+    whole = _weights(wholes["stage1"].out / FINAL, "stage1")
     assert workshop.same_tensors(whole, _weights(again, "stage1"))
     stray = [path for path in out.rglob("*") if path.name in ("half.bin", ".partial")]
     assert not stray, f"remains of the dead save: {stray}"

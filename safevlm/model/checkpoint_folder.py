@@ -28,6 +28,8 @@ from safevlm.model import export
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlavaConfig
 
 Kind = Literal["stock", "full", "safety", "adapter", "guarded"]
+COMPLETE: tuple[Kind, ...] = ("stock", "full", "guarded")
+"""Kinds that hold the LLM's weights themselves."""
 SAFETY_FILE = export.SAFETY_FILE
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -93,8 +95,13 @@ def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
     return guarded
 
 
-def base_of(folder: Path, config: SafeLlavaConfig, base: str | Path | None) -> Path:
-    """The folder with the LLM's weights: `base`, else where the config says. CheckpointError: it is not there."""
+def weights_folder(folder: Path, kind: Kind, config: SafeLlavaConfig, base: str | Path | None) -> Path:
+    """The folder with the LLM's weights: this one, or of an incomplete kind its base, `base` or where the config says.
+
+    CheckpointError: there is no base there.
+    """
+    if kind in COMPLETE:
+        return folder
     place = Path(base) if base else Path(config.base_checkpoint or "")
     if not (place / "config.json").is_file():
         raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
