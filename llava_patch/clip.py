@@ -66,12 +66,14 @@ def _load(folder: Path) -> tuple[CLIPModel, Any]:
         found = f"model_type {kind!r}" if config.is_file() else "no config.json"
         raise ValueError(f"{folder}: {found}; give the folder of a whole CLIP, text tower included, with --clip")
     try:
-        model, info = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(  # typed as a model alone; with loading info it is a pair
             folder, dtype=torch.float32, weights_only=True, local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder}: this CLIP cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    model: CLIPModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise ValueError(f"{folder}: {len(missing)} weights missing or of another shape ({missing[0]}, …)")
@@ -82,7 +84,7 @@ def _ids(text: str, tokenizer: Any, model: CLIPModel, folder: Path) -> list[int]
     """One text's ids, the end token last and nowhere else."""
     end = tokenizer.eos_token_id
     ids = [*(number for number in tokenizer(text)["input_ids"] if number != end), end]
-    config = model.config.text_config
+    config: Any = model.config.text_config
     if len(ids) > config.max_position_embeddings:
         raise ValueError(
             f"template {text!r}: {len(ids)} tokens, and this CLIP reads {config.max_position_embeddings}; shorten it"

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from llava_patch import fields, parts
 from llava_patch.classes import Config, Model, Processor
 from llava_patch.original import config as configs
-from llava_patch.processor import make_room
+from llava_patch.processor import make_room, slots_per_image
 
 Clip = CLIPModel
 """A whole CLIP, text tower included."""
@@ -29,9 +29,33 @@ CLIP_336 = {**configs.CLIP_LARGE, **configs.TOWERS["clip-vit-large-patch14-336"]
 """Sizes of OpenAI's CLIP-L at 336 pixels, LLaVA-v1.5's vision tower."""
 
 
-def config_of(llm: Mapping[str, Any], tower: Mapping[str, Any], **llava: Any) -> Config:
-    """A LLaVA on a Llama (fields of LlamaConfig) and a CLIP (of CLIPVisionConfig); `llava`: fields of its own."""
-    return Config(vision_config=CLIPVisionConfig(**tower), text_config=LlamaConfig(**llm), **llava)
+def tower_sizes(
+    *, width: int, intermediate: int, layers: int, heads: int, image: int, patch: int, shared_width: int
+) -> dict[str, int]:
+    """Fields of a CLIPVisionConfig. `image`, `patch`: pixels on a side; `shared_width`: of CLIP's text space."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "image_size": image,
+        "patch_size": patch,
+        "projection_dim": shared_width,
+    }
+
+
+def config_of(
+    llm: Mapping[str, Any], tower: Mapping[str, Any], image_token_id: int, pad_token_id: int | None = None
+) -> Config:
+    """The config of a LLaVA on a Llama (fields of LlamaConfig) and a CLIP (of CLIPVisionConfig)."""
+    config = Config(
+        vision_config=CLIPVisionConfig(**tower),
+        text_config=LlamaConfig(**llm),
+        image_token_index=image_token_id,
+        pad_token_id=pad_token_id,
+    )
+    config.image_seq_length = slots_per_image(config, 0)
+    return config
 
 
 def model_of(config: Config) -> Model:
@@ -41,8 +65,10 @@ def model_of(config: Config) -> Model:
 
 def clip_of(tower: Mapping[str, Any], text: Mapping[str, Any], width: int) -> Clip:
     """A CLIP with random weights; `width` of the space that images and texts share."""
-    sizes = {"text_config": CLIPTextConfig(**text), "vision_config": CLIPVisionConfig(**tower)}
-    return CLIPModel(CLIPConfig(**sizes, projection_dim=width))
+    config = CLIPConfig(
+        text_config=CLIPTextConfig(**text), vision_config=CLIPVisionConfig(**tower), projection_dim=width
+    )
+    return CLIPModel(config)
 
 
 def processor_of(tokenizer: PreTrainedTokenizerBase, config: Config, chat_template: str) -> Processor:

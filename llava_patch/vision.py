@@ -80,7 +80,13 @@ def as_encoder_outputs(image_tokens: Sequence[Tensor]) -> dict[str, BaseModelOut
 
     With it neither the vision tower nor the projector is run again. Both write into the dict: make a new one per call.
     """
-    return {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))}
+    features: Any = list(image_tokens)  # typed as one tensor, read as one per image
+    return {"image": BaseModelOutputWithPooling(pooler_output=features)}
+
+
+def as_arguments(image_tokens: Sequence[Tensor]) -> dict[str, Any]:
+    """The same as keyword arguments: `model.generate(input_ids, **as_arguments(tokens))`. No tokens: no image."""
+    return {"mm_encoder_outputs": as_encoder_outputs(image_tokens) if image_tokens else None}
 
 
 def _selected(hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:

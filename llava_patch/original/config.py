@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from llava_patch.classes import Config
 from llava_patch.original.folder import MODEL_TYPES
+
+T = TypeVar("T", bound=str)
 
 LLM_TYPES = ("llama", *MODEL_TYPES)
 TEXT_FIELDS = (
@@ -31,8 +32,10 @@ TEXT_FIELDS = (
     "attention_dropout",
     "mlp_bias",
 )
-STRATEGIES = {"patch": "default", "cls_patch": "full"}
+STRATEGIES: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 """mm_vision_select_feature → vision_feature_select_strategy."""
+PROJECTORS: dict[str, Literal[1, 2]] = {"linear": 1, "mlp1x_gelu": 1, "mlp2x_gelu": 2}
+"""mm_projector_type → linear layers of the projector."""
 PADDED, PLAIN = ("pad",), (None, "square")
 """Values of image_aspect_ratio."""
 TOWERS = {
@@ -40,7 +43,13 @@ TOWERS = {
     "clip-vit-large-patch14": {"image_size": 224, "patch_size": 14},
 }
 """Towers whose sizes are known without their folder: OpenAI's CLIP-L, by the last part of mm_vision_tower."""
-CLIP_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+CLIP_LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
+"""Sizes that both have in common."""
 
 
 def config_of(table: Mapping[str, Any], text: Mapping[str, Any], vision: CLIPVisionConfig, where: Path) -> Config:
@@ -70,12 +79,10 @@ def text_config(table: Mapping[str, Any], where: Path) -> LlamaConfig:
 
 def layers_of_projector(table: Mapping[str, Any], where: Path) -> Literal[1, 2]:
     """Linear layers of the projector; transformers' LLaVA has room for two, and for one beside an identity."""
-    kind = table.get("mm_projector_type", "linear")
-    deep = re.fullmatch(r"mlp(\d+)x_gelu", str(kind))
-    layers = 1 if kind == "linear" else int(deep[1]) if deep else 0
-    if layers not in (1, 2):
+    kind = str(table.get("mm_projector_type", "linear"))
+    if kind not in PROJECTORS:
         raise ValueError(f"{where}: mm_projector_type {kind!r} cannot be converted; only linear and mlp2x_gelu")
-    return layers
+    return PROJECTORS[kind]
 
 
 def pads_to_square(table: Mapping[str, Any], where: Path) -> bool:
@@ -94,11 +101,11 @@ def refuse_markers(table: Mapping[str, Any], where: Path) -> None:
 
 def known_tower(table: Mapping[str, Any]) -> CLIPVisionConfig | None:
     """Config of the tower that `mm_vision_tower` names, if its sizes are known without its folder."""
-    sizes = TOWERS.get(str(table.get("mm_vision_tower")).rpartition("/")[2])
+    sizes: dict[str, Any] | None = TOWERS.get(str(table.get("mm_vision_tower")).rpartition("/")[2])
     return CLIPVisionConfig(**CLIP_LARGE, **sizes, projection_dim=768) if sizes else None
 
 
-def _choose(table: Mapping[str, Any], key: str, default: str, choices: Mapping[str, str], where: Path) -> str:
+def _choose(table: Mapping[str, Any], key: str, default: str, choices: Mapping[str, T], where: Path) -> T:
     value = table.get(key, default)
     if value not in choices:
         raise ValueError(f"{where}: {key} {value!r} is unknown; one of {list(choices)}")

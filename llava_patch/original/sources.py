@@ -118,7 +118,7 @@ def tokenizer_folder(sources: Sources, asked: Path | None) -> Path:
     return own if (own / vocabulary.MODEL_FILE).is_file() else sources.text_folder
 
 
-def vision_config(sources: Sources) -> CLIPVisionConfig:
+def tower_config(sources: Sources) -> CLIPVisionConfig:
     """The tower's config, from its folder or its name. ValueError: neither is enough."""
     if sources.tower is None:
         known = configs.known_tower(sources.table)

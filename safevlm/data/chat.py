@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
@@ -54,6 +54,14 @@ def messages_of(request: Request) -> list[Message]:
         turns += [user(question, images), assistant(answer)]
         images = 0
     return [*turns, user(request.text, images)]
+
+
+class ChatProcessor(Protocol):
+    """A processor of one of transformers' vision-language models, as far as records need to know it."""
+
+    image_token: str
+    image_token_id: int
+    """Id that fills the image slots of `input_ids`."""
 
 
 def prompt_text(processor: Any, request: Request) -> str:

@@ -18,7 +18,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import LlavaProcessor
 
 from safevlm.data import chat
 from safevlm.data.images import open_image
@@ -43,7 +42,7 @@ class RecordDataset(Dataset[Record]):
 
 @dataclass(frozen=True)
 class Collator:
-    processor: LlavaProcessor
+    processor: chat.ChatProcessor
     max_length: int = 2048
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:

@@ -33,15 +33,9 @@ PATCH = 16
 PATCHES = (drawing.SIZE // PATCH) ** 2
 CAPTION_TOKENS = 40
 READ_LAYER = -2  # the tower's layer that LLaVA reads
-TOWER = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": drawing.SIZE,
-    "patch_size": PATCH,
-    "projection_dim": 64,
-}
+TOWER = fresh.tower_sizes(
+    width=128, intermediate=512, layers=3, heads=4, image=drawing.SIZE, patch=PATCH, shared_width=64
+)
 """Sizes of the vision tower."""
 MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 
@@ -180,8 +174,7 @@ def _teach(
             batch = pool.pop()
             images = [row for row, _ in batch if row is not None]
             projected = vision.project(llava, features[images]).unbind() if images else ()
-            outputs = vision.as_encoder_outputs(projected) if images else None
-            loss = llava(**_pad([tokens for _, tokens in batch]), mm_encoder_outputs=outputs).loss
+            loss = llava(**_pad([tokens for _, tokens in batch]), **vision.as_arguments(projected)).loss
             _step(loss, llava, optimizer, schedule)
             bar.set_postfix(loss=f"{loss.item():.3f}")
 
@@ -309,13 +302,8 @@ def _llava_config(tokenizer: PreTrainedTokenizerFast) -> Config:
         "max_position_embeddings": 512,
         **_ids(tokenizer),
     }
-    return fresh.config_of(
-        llm,
-        TOWER,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=PATCHES,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return fresh.config_of(llm, TOWER, image_token_id=image, pad_token_id=tokenizer.pad_token_id)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

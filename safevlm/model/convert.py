@@ -66,7 +66,7 @@ def convert(
     configs.refuse_markers(found.table, where)
     padded = configs.pads_to_square(found.table, where)
     words = vocabulary.from_folder(sources.tokenizer_folder(found, _optional(tokenizer)))
-    config = configs.config_of(found.table, found.text, sources.vision_config(found), where)
+    config = configs.config_of(found.table, found.text, sources.tower_config(found), where)
     places = assembly.with_identity(found, config)
     rows = assembly.set_vocabulary(config, words, places, found.text_folder)
     assembly.check_names(places, config, rows, found)

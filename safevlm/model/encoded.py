@@ -29,8 +29,8 @@ class EncodedBatch:
     @property
     def model_inputs(self) -> dict[str, Any]:
         """Arguments of `forward` and `generate`."""
-        outputs = vision.as_encoder_outputs(self.image_tokens) if self.image_tokens else None
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "mm_encoder_outputs": outputs}
+        features = vision.as_arguments(self.image_tokens)
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **features}
 
 
 def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int]) -> EncodedBatch:

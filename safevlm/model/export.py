@@ -107,13 +107,13 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in _read_by_the_guard(folder):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _read_by_the_guard(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """By name, one tensor in memory at a time; names start where all layouts agree."""
-    places = {}
+    places: dict[str, tuple[Path, str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             keys = tensors.keys()

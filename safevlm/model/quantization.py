@@ -60,7 +60,8 @@ def settle(model: PreTrainedModel, packing: Mapping[str, Any]) -> None:
         # saved, they would pack the un-quantised base again wherever the checkpoint is loaded or merged
         for note in ("quantization_config", "_is_quantized"):
             vars(getattr(module, "config", model.config)).pop(note, None)
-    model.is_quantized = False  # else the Trainer refuses stage 1, since safety modules are no adapter
+    unmarked: Any = model
+    unmarked.is_quantized = False  # else the Trainer refuses stage 1, since safety modules are no adapter
 
 
 def check(model: nn.Module, kind: Quantization) -> None:

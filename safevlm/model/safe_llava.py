@@ -176,7 +176,7 @@ class SafeLlava(classes.Model):
             verdict = self._verdict(patches, input_ids, safety_word_mask)
         elif self.training:
             idle = self._idle(input_ids, safety_word_mask)
-        logits = {
+        logits: dict[str, Any] = {
             "level_logits": verdict.level if verdict else None,
             "category_logits": verdict.category if verdict else None,
             "idle": idle,

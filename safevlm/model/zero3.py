@@ -28,7 +28,8 @@ def is_cut(parameter: Tensor) -> bool:
 @contextlib.contextmanager
 def off() -> Iterator[None]:
     """Models that are loaded in here stay whole."""
-    plan = bridge.deepspeed_config() and bridge._hf_deepspeed_config_weak_ref()
+    reference: Any = bridge._hf_deepspeed_config_weak_ref  # typed by its first value, None
+    plan = bridge.deepspeed_config() and reference()
     bridge.unset_hf_deepspeed_config()
     try:
         yield

@@ -111,7 +111,7 @@ def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
     """A model of this shape with random weights, ready to train as the mode says."""
     dtype = loading.default_dtype(device)
     without_lm = {**shape.llm, "num_hidden_layers": 0}
-    stock = fresh.config_of(without_lm, shape.vision, image_token_index=shape.llm["vocab_size"] - 1)
+    stock = fresh.config_of(without_lm, shape.vision, image_token_id=shape.llm["vocab_size"] - 1)
     config = SafeLlavaConfig.from_llava(stock, shape.safety)
     standard = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

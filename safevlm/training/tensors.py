@@ -111,7 +111,7 @@ class TensorLearner(nn.Module):
         logits = self.llava(
             input_ids=pad_sequence(ids, batch_first=True),
             attention_mask=(torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long(),
-            mm_encoder_outputs=vision.as_encoder_outputs(features),
+            **vision.as_arguments(features),
             logits_to_keep=columns,
             use_cache=False,
         ).logits
