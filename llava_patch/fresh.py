@@ -52,8 +52,8 @@ def config_of(
         vision_config=CLIPVisionConfig(**tower),
         text_config=LlamaConfig(**llm),
         image_token_index=image_token_id,
-        pad_token_id=pad_token_id,
     )
+    config.pad_token_id = pad_token_id
     config.image_seq_length = slots_per_image(config, 0)
     return config
 
