@@ -3,34 +3,146 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from safevlm.messages import Conversation, Message, read
 from safevlm.taxonomy import CLEAN, SAFE
 
 if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
-ImageSource: TypeAlias = "str | Path | Image"
-"""A file, or an image that is already open."""
+ImageSource: TypeAlias = "str | Path | Image | bytes | NDArray[uint8]"
+"""An image: a file's path, a `data:` URI (base64), an open image, a file's bytes, or pixels (h, w, 3) or (h, w), uint8.
+
+`safevlm.data.images.open_image` opens it when it is needed.
+"""
+History: TypeAlias = "Sequence[tuple[str, str]] | Sequence[Message]"
+"""Earlier turns: (question, answer) pairs, or OpenAI messages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Request:
     """One question to the model, with the images it is about."""
 
     text: str
-    images: tuple[ImageSource, ...] = ()
-    id: str = ""
+    images: tuple[ImageSource, ...]
+    id: str
     """Stable name of the request; the oracle defense and the evaluation find the truth by it."""
-    history: tuple[tuple[str, str], ...] = ()
-    """Earlier turns, (question, answer). The images belong to the first question."""
-    system: str = ""
+    history: tuple[tuple[str, str], ...]
+    """Earlier turns, (question, answer)."""
+    system: str
+    """System prompt; it stands before everything."""
+    images_per_turn: tuple[int, ...]
+    """Number of images of each question, those of `history` first, `text` last; empty: the first has them all."""
+
+    def __init__(
+        self,
+        text: str,
+        images: Sequence[ImageSource] = (),
+        id: str = "",
+        history: History = (),
+        system: str = "",
+        images_per_turn: Sequence[int] = (),
+    ) -> None:
+        """`history` is pairs, or OpenAI messages that end with an assistant's (`safevlm.messages`); a system message
+        among them becomes `system`, and their images join `images`.
+
+        TypeError, ValueError: what cannot be understood, by its name and place; images are not opened here.
+        """
+        for name, said in {"text": text, "id": id, "system": system}.items():
+            _check_text(name, said)
+        if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+            raise TypeError(f"images: {type(images).__name__} is not a list of images; write images=(image,)")
+        pairs, spoken = _pairs(history)
+        if spoken is not None and spoken.system:
+            if system:
+                raise ValueError("system: given twice, here and as a message in history; leave one out")
+            system = spoken.system
+        told = [image for question in spoken.questions for image in question.images] if spoken is not None else []
+        if spoken is not None and told:
+            if images or images_per_turn:
+                raise ValueError(
+                    "images: given twice, here and in messages of history; put this question's images into its own "
+                    "message too: Request.from_messages"
+                )
+            images, images_per_turn = told, _counts(spoken, len(pairs) + 1)
+        _check_counts(images_per_turn, len(images), len(pairs) + 1)
+        fields = (text, tuple(images), id, pairs, system, tuple(images_per_turn))
+        for name, value in zip(self.__dataclass_fields__, fields, strict=True):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_messages(cls, messages: Sequence[Message], id: str = "") -> Request:
+        """OpenAI messages, the last of them the user's. TypeError, ValueError: as `safevlm.messages.read`."""
+        spoken = read(messages)
+        if len(spoken.questions) == len(spoken.answers):
+            raise ValueError("messages: the last one must be the user's question")
+        return cls(
+            text=spoken.questions[-1].text,
+            images=[image for question in spoken.questions for image in question.images],
+            id=id,
+            history=[
+                (question.text, answer) for question, answer in zip(spoken.questions, spoken.answers, strict=False)
+            ],
+            system=spoken.system,
+            images_per_turn=_counts(spoken, len(spoken.questions)),
+        )
+
+    @property
+    def turns(self) -> tuple[tuple[str, int], ...]:
+        """Every question with its number of images, this request's own last."""
+        questions = (*(question for question, _ in self.history), self.text)
+        counts = self.images_per_turn or (len(self.images), *[0] * len(self.history))
+        return tuple(zip(questions, counts, strict=True))
 
 
+def _pairs(history: History) -> tuple[tuple[tuple[str, str], ...], Conversation | None]:
+    """(question, answer) pairs; and the conversation, where messages were given."""
+    if isinstance(history, str | bytes) or not isinstance(history, Sequence):
+        raise TypeError(f"history: {type(history).__name__} is not a list of (question, answer) pairs or of messages")
+    if any(isinstance(turn, Mapping) for turn in history):
+        try:
+            spoken = read(cast("Sequence[Message]", history))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"history: {error}") from error
+        if len(spoken.questions) != len(spoken.answers):
+            raise ValueError(
+                f"history: messages[{len(history) - 1}] is the user's; history ends with an assistant message, and the "
+                "question goes into text: Request(question, history=messages[:-1]), or Request.from_messages(messages)"
+            )
+        texts = [question.text for question in spoken.questions]
+        return tuple(zip(texts, spoken.answers, strict=True)), spoken
+    for index, turn in enumerate(history):
+        is_pair = isinstance(turn, Sequence) and not isinstance(turn, str) and len(turn) == 2
+        if not is_pair or not all(isinstance(said, str) for said in turn):
+            raise TypeError(f"history[{index}]: {turn!r} is not a (question, answer) pair of texts")
+    return tuple((question, answer) for question, answer in cast("Sequence[tuple[str, str]]", history)), None
+
+
+def _counts(spoken: Conversation, turns: int) -> tuple[int, ...]:
+    """Images of each question; empty where the first has them all."""
+    counts = [len(question.images) for question in spoken.questions]
+    return () if sum(counts) == counts[0] else (*counts, *[0] * (turns - len(counts)))
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {value!r} is not text")
+
+
+def _check_counts(counts: Sequence[int], images: int, turns: int) -> None:
+    if counts and (len(counts) != turns or sum(counts) != images or min(counts) < 0):
+        raise ValueError(f"images_per_turn: {tuple(counts)} does not share {images} images among {turns} questions")
+
+
+ORACLE = "oracle"
+"""The detector that knows the truth; it has no probabilities."""
 MAX_SEED = 2**63 - 1
 
 
@@ -70,7 +182,11 @@ def _check_type(name: str, value: object, kind: type | UnionType, what: str) -> 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector saw. The default says: nothing."""
+    """What a detector saw, or that none looked.
+
+    A request that nobody looked at has the level and category of one in which nothing was seen, since no policy may act
+    on it; only `looked` tells the two apart.
+    """
 
     level: str = SAFE
     category: str = CLEAN
@@ -80,6 +196,42 @@ class Verdict:
     """Name of the detector."""
     error: str = ""
     """Why the detector failed; a failed detector's request is refused (fail closed)."""
+    looked: bool = True
+    """Whether a detector looked at the request. False: there is none, it reads images and there are none, or it failed;
+    `level` and `category` then say nothing about the request."""
+
+    @classmethod
+    def not_looked(cls, source: str = "", error: str = "") -> Verdict:
+        """The verdict of `source` on a request that it did not look at."""
+        return cls(source=source, error=error, looked=False)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Verdict:
+        """Reads `to_dict` back, and what was written before there was `looked`: there a verdict that saw nothing and
+        has no probabilities counts as not looked, unless the oracle gave it."""
+        level, category = table.get("level") or SAFE, table.get("category") or CLEAN
+        said_nothing = (level, category) == (SAFE, CLEAN) and not table.get("level_probabilities")
+        return cls(
+            level=level,
+            category=category,
+            level_probabilities=table.get("level_probabilities") or {},
+            category_probabilities=table.get("category_probabilities") or {},
+            source=table.get("source") or "",
+            error=table.get("error") or "",
+            looked=table.get("looked", not said_nothing or table.get("source") == ORACLE),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready. `level` and `category` are null where nobody looked."""
+        return {
+            "looked": self.looked,
+            "level": self.level if self.looked else None,
+            "category": self.category if self.looked else None,
+            "level_probabilities": {name: float(value) for name, value in self.level_probabilities.items()},
+            "category_probabilities": {name: float(value) for name, value in self.category_probabilities.items()},
+            "source": self.source,
+            "error": self.error,
+        }
 
     @property
     def is_clean(self) -> bool:
@@ -93,7 +245,7 @@ class Reply:
 
     text: str
     request: Request
-    verdict: Verdict = Verdict()
+    verdict: Verdict = Verdict.not_looked()
     refused_by: str = ""
     """Name of the defense that answered in the model's place; empty when the model spoke."""
     prompt: str = ""

@@ -21,6 +21,7 @@ TREES = ("llava_patch", "safevlm")
 
 RANKS = {
     "safevlm.taxonomy": 0,
+    "safevlm.messages": 0,
     "safevlm.types": 1,
     "safevlm.plugins": 1,
     "safevlm.config": 1,
@@ -49,7 +50,7 @@ FORBIDDEN = {
     "safevlm.defenses": {"safevlm.model"},  # a defense sees what the engine hands it
 }
 """Beyond the ranks."""
-WITHOUT_TORCH = ("safevlm", "safevlm.types", "safevlm.taxonomy", "safevlm.plugins")
+WITHOUT_TORCH = ("safevlm", "safevlm.types", "safevlm.messages", "safevlm.taxonomy", "safevlm.plugins")
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 

@@ -47,13 +47,12 @@ def system(text: str) -> Message:
 
 
 def messages_of(request: Request) -> list[Message]:
-    """A request as turns; its images stand before the first question."""
+    """A request as turns; the images of a turn stand before its words."""
     turns = [system(request.system)] if request.system else []
-    images = len(request.images)
-    for question, answer in request.history:
-        turns += [user(question, images), assistant(answer)]
-        images = 0
-    return [*turns, user(request.text, images)]
+    *earlier, last = [user(question, images) for question, images in request.turns]
+    for question, (_, answer) in zip(earlier, request.history, strict=True):
+        turns += [question, assistant(answer)]
+    return [*turns, last]
 
 
 class ChatProcessor(Protocol):

@@ -1,14 +1,21 @@
-"""Opening an image that a user gave us: always RGB, or an error that names it."""
+"""Opening an image that a user gave us: always RGB, or an error that names it. The only place where images open."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
 from safevlm.types import ImageSource
 
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+ADDRESSES = ("http://", "https://", "ftp://", "file://")
 MAX_PIXELS = 64_000_000
 """Larger images are refused; decoding one could take gigabytes."""
 
@@ -20,10 +27,22 @@ class ImageError(ValueError):
 def open_image(source: ImageSource) -> Image.Image:
     """Decodes an image completely → RGB. Alpha is put on white, so that grey, palette and alpha files all work.
 
-    ImageError: missing, empty, truncated, too large, or no image at all.
+    `source`: a path, a `data:` URI, an open image, a file's bytes, or a numpy array (h, w, 3) or (h, w) of uint8.
+    ImageError: missing, empty, truncated, too large, no image at all, or an address on the network, which is never
+    fetched.
     """
     if isinstance(source, Image.Image):
         return _rgb(source)
+    if isinstance(source, bytes):
+        return decode_image(source, "image given as bytes")
+    if isinstance(source, str) and source.startswith("data:"):
+        return _decode_uri(source)
+    if isinstance(source, str) and source.lower().startswith(ADDRESSES):
+        raise ImageError(
+            f"{source}: images are not fetched from addresses; download it, and give a path, bytes or a data: URI"
+        )
+    if not isinstance(source, str | Path):
+        return _from_array(source)
     path = Path(source)
     if not path.is_file():
         raise ImageError(f"{path}: no such image file")
@@ -37,6 +56,38 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the image is empty (0 bytes)")
     return _decode(BytesIO(data), name)
+
+
+def _decode_uri(uri: str) -> Image.Image:
+    """`data:image/png;base64,…`; errors show its beginning only, since it can have megabytes."""
+    name, comma, data = uri.partition(",")
+    shown = f"{name[:60]},…"
+    if not comma or not name.endswith(";base64"):
+        raise ImageError(f"{shown}: only base64 data is read; write data:image/png;base64,…")
+    try:
+        content = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"{shown}: not valid base64 ({error})") from error
+    return decode_image(content, shown)
+
+
+def _from_array(source: ndarray[Any, Any]) -> Image.Image:
+    """Pixels (h, w, 3) or (h, w) of uint8. Other types hold other ranges (0 to 1, BGR, …), which nobody can guess."""
+    import numpy
+
+    if not isinstance(source, numpy.ndarray):
+        raise ImageError(
+            f"{type(source).__name__} is no image; give a path, a data: URI, bytes, a PIL image or a numpy array"
+        )
+    fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+    if source.dtype != numpy.uint8 or not fits or not source.size:
+        raise ImageError(
+            f"an array of shape {source.shape} and type {source.dtype} is no image; "
+            "give (height, width, 3) or (height, width) of uint8, 0 to 255, RGB"
+        )
+    if source.shape[0] * source.shape[1] > MAX_PIXELS:
+        raise ImageError(f"an array of shape {source.shape} is over the limit of {MAX_PIXELS:,} pixels; scale it down")
+    return _rgb(Image.fromarray(source))
 
 
 def _decode(file: Path | BytesIO, name: str) -> Image.Image:

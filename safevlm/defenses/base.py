@@ -95,7 +95,7 @@ class Defense:
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         """Look."""
-        return Verdict(source=self.name)
+        return Verdict.not_looked(self.name)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         """Words in; a Reply answers at once, and the model is not asked."""
@@ -155,5 +155,6 @@ class Stack(Defense):
             reply = member.review(request, reply, verdict)
         return reply
 
-    def _gravity(self, verdict: Verdict) -> tuple[bool, bool, int]:
-        return bool(verdict.error), not verdict.is_clean, self.level_names.index(verdict.level)
+    def _gravity(self, verdict: Verdict) -> tuple[bool, bool, bool, int]:
+        """A failure, then a risk, then a detector that looked and saw nothing, then none that looked; each by level."""
+        return bool(verdict.error), not verdict.is_clean, verdict.looked, self.level_names.index(verdict.level)

@@ -60,7 +60,7 @@ class Fusion:
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if not features.images:  # members see images only
-            return Verdict(source=self.name)
+            return Verdict.not_looked(self.name)
         verdicts = [self.policy.calibrated(member.detect(request, features)) for member in self.members]
         for member, verdict in zip(self.members, verdicts, strict=True):
             _check(member.name, verdict)

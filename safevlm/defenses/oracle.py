@@ -21,7 +21,7 @@ class OracleDetector:
         """The truth about an image. Like every detector of images it lets requests in words through."""
         if request.id not in self.truths:
             raise ValueError(f"the oracle knows nothing of request {request.id!r}; it works in evaluation only")
-        return self.truths[request.id] if features.images else Verdict(source=self.name)
+        return self.truths[request.id] if features.images else Verdict.not_looked(self.name)
 
 
 def _build(context: DefenseContext) -> Defense:

@@ -59,7 +59,7 @@ class SafeClipDetector:
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         """The verdict on the gravest image."""
         if not features.images:
-            return Verdict(source=self.name)
+            return Verdict.not_looked(self.name)
         return self.verdict(self.gravest(self.look(features.vision)))
 
     def look(self, vision: Any) -> list[ConceptMatch]:

@@ -18,7 +18,7 @@ class SafetyHeadDetector:
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if features.risk is None:
-            return Verdict(source=self.name)
+            return Verdict.not_looked(self.name)
         level, category = features.risk.level, features.risk.category
         if not all(map(math.isfinite, (*level.values(), *category.values()))):
             # the arg-max of nan is the first label, and the first level is `safe`

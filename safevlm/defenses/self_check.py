@@ -98,7 +98,7 @@ class SelfCheck(Defense):
             return dataclasses.replace(reply, trace=(*reply.trace, f"{told}; 1 extra pass"))
         caption = self._ask(request, self.wording.caption.format(question=request.text))
         text = self.wording.answer.format(caption=caption, question=request.text)
-        answer = self._ask(dataclasses.replace(request, images=()), text)
+        answer = self._ask(dataclasses.replace(request, images=(), images_per_turn=()), text)
         note = f"{told}; answered again from the caption {caption!r}; 3 extra passes"
         return dataclasses.replace(reply, text=answer, trace=(*reply.trace, note))
 

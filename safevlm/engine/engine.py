@@ -178,7 +178,13 @@ class Engine:
         with self._turn_at_the_model, torch.inference_mode():
             pairs = zip(requests, self._encoder.features(requests), strict=True)
             turns = [
-                Turn(request, Verdict(), request, features, self._encoder.inputs(request, features, answer_prefix))
+                Turn(
+                    request,
+                    Verdict.not_looked(),
+                    request,
+                    features,
+                    self._encoder.inputs(request, features, answer_prefix),
+                )
                 for request, features in pairs
             ]
             return self._encoder.texts(self._generate(turns, generation))

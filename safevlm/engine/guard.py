@@ -42,7 +42,7 @@ class Guard:
         try:
             return given(Verdict, self.defense.detect(request, features))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
-            return self._broken("detect", Verdict(source=self.defense.name), error)
+            return self._broken("detect", Verdict.not_looked(self.defense.name), error)
 
     def prepare(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from safevlm.data.images import ImageError, open_image
 from safevlm.engine import Engine
-from safevlm.types import Generation, Reply, Request
+from safevlm.types import Generation, Reply, Request, Verdict
 
 HELP = """\
 /image FILE   look at an image; starts a new conversation    /image with nothing: put the images away
@@ -64,9 +63,7 @@ def why(reply: Reply | None) -> str:
     if reply is None:
         return "nothing was asked yet"
     verdict = reply.verdict
-    lines = [f"verdict: level {verdict.level}, category {verdict.category} (by {verdict.source or 'no detector'})"]
-    if verdict.error:
-        lines = ["no verdict: the guard failed"]
+    lines = [_verdict_line(verdict)]
     for what, table in (("level", verdict.level_probabilities), ("category", verdict.category_probabilities)):
         if table:
             ranked = sorted(table.items(), key=lambda item: -item[1])
@@ -78,12 +75,20 @@ def why(reply: Reply | None) -> str:
     return "\n".join(lines)
 
 
+def _verdict_line(verdict: Verdict) -> str:
+    if verdict.error:
+        return "no verdict: the guard failed"
+    if not verdict.looked:
+        return f"not looked: {verdict.source or 'nobody'} did not look at this request, so nothing is known about it"
+    return f"verdict: level {verdict.level}, category {verdict.category} (by {verdict.source})"
+
+
 def as_dict(reply: Reply) -> dict[str, object]:
     """A reply as JSON-ready values."""
     return {
         "reply": reply.text,
         "refused_by": reply.refused_by,
-        "verdict": dataclasses.asdict(reply.verdict),
+        "verdict": reply.verdict.to_dict(),
         "prompt": reply.prompt,
         "seconds": round(reply.seconds, 4),
         "trace": list(reply.trace),

@@ -154,7 +154,7 @@ def watched(guarded: Engine) -> Iterator[Asked]:
         asked.new.append(output[:, inputs["input_ids"].shape[1] :])
         return output
 
-    with _generating(guarded, listening):
+    with generating(guarded, listening):
         yield asked
 
 
@@ -174,12 +174,12 @@ def answering(guarded: Engine, text: str, breaks: Exception | None = None) -> It
             streamer.end()
         return torch.cat([input_ids, new.expand(len(input_ids), -1)], 1)
 
-    with _generating(guarded, scripted):
+    with generating(guarded, scripted):
         yield
 
 
 @contextmanager
-def _generating(guarded: Engine, generate: Any) -> Iterator[None]:
+def generating(guarded: Engine, generate: Any) -> Iterator[None]:
     guarded.model.generate = generate
     try:
         yield

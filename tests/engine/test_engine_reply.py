@@ -41,7 +41,7 @@ def test_reply_without_a_defense_is_plain_generate(bare: Engine, images: int) ->
     assert asked.rows == inputs["input_ids"].tolist(), "the engine's ids are not those of the processor's own path"
     assert asked.new[0][0].tolist() == plain.tolist(), "looking first and generating from the sight changes the reply"
     assert reply.text == bare.processor.decode(plain, skip_special_tokens=True).strip()
-    assert (reply.prompt, reply.verdict, reply.trace) == (text, Verdict(source="none"), ())
+    assert (reply.prompt, reply.verdict, reply.trace) == (text, Verdict.not_looked("none"), ())
 
 
 def test_engine_around_a_stock_llava_says_what_stock_llava_says() -> None:

@@ -86,7 +86,7 @@ class Parrot:
 
     def _verdict(self) -> Verdict:
         if not self.source:
-            return Verdict(source="none")
+            return Verdict.not_looked("none")
         category = self.rng.choice(list(LEVEL))
         return Verdict(LEVEL[category], category, {LEVEL[category]: 0.9}, {category: 0.8}, self.source)
 

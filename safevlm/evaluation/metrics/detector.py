@@ -14,7 +14,7 @@ from typing import Any
 
 from safevlm.evaluation.metrics.rates import rate
 from safevlm.evaluation.runs.files import Row
-from safevlm.evaluation.runs.run import Run
+from safevlm.evaluation.runs.run import Run, has_looked
 from safevlm.evaluation.suites.groups import MINIATURE, groups_of
 from safevlm.taxonomy import DEFAULT
 
@@ -49,7 +49,7 @@ def sets_of(suite: str) -> dict[str, tuple[str, ...]]:
 
 
 def head_accuracy(run: Run) -> dict[str, Any]:
-    """Accuracies of the run's detector; rows whose detector failed are unscored."""
+    """Accuracies of the run's detector; rows that it failed on, or did not look at, are unscored."""
     if not run.has_detector:
         raise ValueError(f"--head {run.name}: no detector spoke in this run; name a run whose defense has one")
     sets = {name: _accuracies(_of(run, groups)) for name, groups in sets_of(run.record["suite"]).items()}
@@ -65,7 +65,7 @@ def head_accuracy(run: Run) -> dict[str, Any]:
 
 def confusion(run: Run, field: str) -> Confusion:
     """Truth against verdict on the headline's rows, for `level` or `category`."""
-    rows = [row for row in _of(run, sets_of(run.record["suite"])[MAIN]) if not row["verdict"]["error"]]
+    rows = [row for row in _of(run, sets_of(run.record["suite"])[MAIN]) if has_looked(row)]
     counts = Counter((row["truth"][field], row["verdict"][field]) for row in rows)
     spoken = (list(row["verdict"][f"{field}_probabilities"]) for row in rows)  # a taxonomy of one's own has its order
     order = next((names for names in spoken if names), ORDER[field])
@@ -85,7 +85,7 @@ def _accuracies(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _agrees(row: Row, field: str) -> bool | None:
-    return None if row["verdict"]["error"] else row["verdict"][field] == row["truth"][field]
+    return row["verdict"][field] == row["truth"][field] if has_looked(row) else None
 
 
 def _commonest_level(rows: Sequence[Row]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from safevlm.data.data_uris import thumbnail_uri
 from safevlm.data.images import ImageError, open_image
 from safevlm.evaluation.metrics.measures import HARMFUL_FROM, WITHHELD
 from safevlm.evaluation.runs.files import Row, Score
-from safevlm.evaluation.runs.run import Run
+from safevlm.evaluation.runs.run import Run, has_looked
 from safevlm.evaluation.suites.groups import MINIATURE, Side, group_of, in_order
 
 PER_GROUP = 12
@@ -45,7 +45,7 @@ class Answer:
     saw: str
     """The verdict in words; empty without a detector."""
     is_agreed: bool
-    """Whether the verdict is the truth."""
+    """Whether the verdict is the truth, or there is none."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def _answer(run: Run, row: Row, score: Score, side: Side) -> Answer:
         judge=score.judge,
         value=score.value,
         refused_by=row["refused_by"],
-        saw=_saw(verdict) if run.has_detector else "",
-        is_agreed=all(verdict[field] == truth[field] for field in ("level", "category")),
+        saw=_saw(row) if run.has_detector else "",
+        is_agreed=not has_looked(row) or all(verdict[field] == truth[field] for field in ("level", "category")),
     )
 
 
@@ -182,13 +182,15 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … (cut; {len(text):,} letters)"
 
 
-def _saw(verdict: Row) -> str:
-    """`must_refuse (0.98) · politics (0.99)`, or why the detector failed."""
+def _saw(row: Row) -> str:
+    """`saw must_refuse (0.98) · politics (0.99)`, `not looked`, or why the detector failed."""
+    verdict = row["verdict"]
     if verdict["error"]:
-        return f"failed: {verdict['error']}"
-    return " · ".join(
-        _with_probability(verdict[field], verdict[f"{field}_probabilities"]) for field in ("level", "category")
-    )
+        return f"detector failed: {verdict['error']}"
+    if not has_looked(row):
+        return "not looked"
+    said = (_with_probability(verdict[field], verdict[f"{field}_probabilities"]) for field in ("level", "category"))
+    return f"saw {' · '.join(said)}"
 
 
 def _with_probability(name: str, probabilities: Row) -> str:

@@ -244,21 +244,10 @@ def _row(sample: Sample, reply: Reply, out: Path) -> Row:
         "reply": reply.text,
         "refused_by": reply.refused_by,
         "prompt": reply.prompt,
-        "verdict": _verdict_row(reply.verdict),
+        "verdict": reply.verdict.to_dict(),
         "truth": {"category": sample.category, "level": sample.level, **sample.expected},
         "trace": list(reply.trace),
         "seconds": reply.seconds,
-    }
-
-
-def _verdict_row(verdict: Verdict) -> Row:
-    return {
-        "level": verdict.level,
-        "category": verdict.category,
-        "level_probabilities": {name: float(value) for name, value in verdict.level_probabilities.items()},
-        "category_probabilities": {name: float(value) for name, value in verdict.category_probabilities.items()},
-        "source": verdict.source,
-        "error": verdict.error,
     }
 
 

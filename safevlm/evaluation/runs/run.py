@@ -11,7 +11,7 @@ from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_json, read_replies, read_scores
 from safevlm.evaluation.suites.groups import check_group
-from safevlm.taxonomy import CLEAN, SAFE
+from safevlm.types import Verdict
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Run:
 
     @property
     def has_detector(self) -> bool:
-        """Whether any verdict says more than the default one, which defenses without a detector give."""
-        return any(not _is_default(row["verdict"]) for row in self.replies)
+        """Whether a detector looked at any request, or failed to."""
+        return any(has_looked(row) or row["verdict"]["error"] for row in self.replies)
 
 
 def read_run(name: str, folder: Path) -> Run:
@@ -59,9 +59,10 @@ def read_runs(folders: Mapping[str, Path]) -> list[Run]:
     return [read_run(name, Path(folder)) for name, folder in folders.items()]
 
 
-def _is_default(verdict: Row) -> bool:
-    said_nothing = not verdict["error"] and not verdict["level_probabilities"]
-    return said_nothing and (verdict["level"], verdict["category"]) == (SAFE, CLEAN)
+def has_looked(row: Row) -> bool:
+    """Whether a detector looked at the request of this reply, and did not fail."""
+    verdict = Verdict.from_dict(row["verdict"])
+    return verdict.looked and not verdict.error
 
 
 def _latency(folder: Path) -> Rate:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -26,7 +27,7 @@ from safevlm.types import Generation, Reply, Request, Verdict
 
 SCHEMES = ("http://", "https://")
 TIMEOUT = 300.0  # seconds for one answer; a long one of a large model on a busy server takes minutes
-NOT_LOOKED = Verdict(source="none")
+NOT_LOOKED = Verdict.not_looked("none")
 NOT_ASKED = CallOutcome("failed", "not asked: too many calls before it failed in a row")
 
 
@@ -131,13 +132,13 @@ def _guard(name: str) -> Defense:
 
 
 def turns(request: Request) -> list[Turn]:
-    """A request as messages; its images stand before the first question, as in `safevlm.data.chat`."""
+    """A request as messages, each question with its own images, as in `safevlm.data.chat`."""
     said = [Turn("system", request.system)] if request.system else []
-    images = tuple(Path(str(image)) for image in request.images)
-    for question, answer in request.history:
-        said += [Turn("user", question, images), Turn("assistant", answer)]
-        images = ()
-    return [*said, Turn("user", request.text, images)]
+    images = iter(tuple(Path(str(image)) for image in request.images))
+    *earlier, last = [Turn("user", text, tuple(islice(images, count))) for text, count in request.turns]
+    for question, (_, answer) in zip(earlier, request.history, strict=True):
+        said += [question, Turn("assistant", answer)]
+    return [*said, last]
 
 
 def told(failed: Sequence[Mapping[str, Any]]) -> str:
