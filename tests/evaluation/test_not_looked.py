@@ -1,4 +1,4 @@
-"""A request that no detector looked at: null in the run's files, unscored in accuracies, `not looked` in the gallery."""
+"""A request that no detector looked at: null in the run's files, unscored, `not looked` in the gallery."""
 
 from __future__ import annotations
 
