@@ -30,11 +30,11 @@ for name in tsne tsne_all head calibration_stage1 calibration_hard; do
 done
 
 # where harmful and harmless requests part in the LLM: in words, in images, behind defenses; before and after stage 2
-[ -f "$out/twins/images.jsonl" ] ||
-  python -m safevlm.miniature matched-pairs --out "$out/twins"
+[ -f "$out/matched_pairs/images.jsonl" ] ||
+  python -m safevlm.miniature matched-pairs --out "$out/matched_pairs"
 for name in stage1 merged; do
-  safevlm analyze layers --model "$demo/$name" --data "images=$out/twins/images.jsonl" \
-    --text "$out/twins/words.jsonl" --defense static-prompt --defense safety-head --defense oracle \
+  safevlm analyze layers --model "$demo/$name" --data "images=$out/matched_pairs/images.jsonl" \
+    --text "$out/matched_pairs/words.jsonl" --defense static-prompt --defense safety-head --defense oracle \
     --out "$out/layers_$name"
   cp "$out/layers_$name/summary.json" "$out/results/layers_$name.json"
 done

@@ -6,23 +6,23 @@ source "$(dirname "$0")/../scripts/env.sh"
 out="${1:?OUT}" demo="${2:-runs/demo}"
 mkdir -p "$out/results"
 
-planted() { # NAME N RISKY
+contaminate() { # NAME N RISKY
   [ -f "$out/$1/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/$1" --n "$2" --risky "$3"
 }
-look() { # NAME [flags]: audits the planted images
+audit() { # NAME [flags]: audits the contaminated images
   safevlm audit "$out/$1/images" --model "$demo/stage1" --threads 1 "${@:2}"
 }
 
-planted set20k 20000 0.02
-look set20k --out "$out/audit20k" --calibration "$out/set20k/calibration/truth.jsonl" --bench
+contaminate set20k 20000 0.02
+audit set20k --out "$out/audit20k" --calibration "$out/set20k/calibration/truth.jsonl" --bench
 python -m safevlm.miniature audit-truth --truth "$out/set20k/truth.jsonl" --audit "$out/audit20k" \
   --out "$out/results/audit.json"
 cp "$out/audit20k/bench.json" "$out/results/audit_speed.json"
 
 # A model that refuses by itself is tuned further on a careless public set, whose records help whatever their image
 # shows: the whole set, and what the audit leaves of it.
-planted public 4000 0.05
-look public --out "$out/audit_public"
+contaminate public 4000 0.05
+audit public --out "$out/audit_public"
 runs=()
 for name in before unfiltered filtered; do
   model="$demo/merged"

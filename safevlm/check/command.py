@@ -66,8 +66,8 @@ def kind_of(path: Path | None) -> Kind:
     if path is None:
         return "machine"
     if path.is_dir():
-        places = (path / "config.json", path / "final" / "config.json")
-        return "model" if any(place.is_file() for place in places) or not _has_records(path) else "data"
+        configs = (path / "config.json", path / "final" / "config.json")
+        return "model" if any(config.is_file() for config in configs) or not _has_records(path) else "data"
     return "recipe" if path.suffix.lower() in YAML and not _is_mix(path) else "data"
 
 

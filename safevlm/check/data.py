@@ -225,7 +225,7 @@ def _image_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
         return [Finding(False, f"nothing was compared: {held}"), *_image_findings(survey, ())]
     unreadable, leaks, several = Offenders(), Offenders(), Offenders()
     first: dict[bytes, str] = {}
-    for seen in in_threads(_look_with(held), survey.images, "checking images", len(survey.images)):
+    for seen in in_threads(_check_with(held), survey.images, "checking images", len(survey.images)):
         if seen.error:
             unreadable.add(seen.error)
             continue
@@ -247,8 +247,8 @@ def _image_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
     return findings
 
 
-def _look_with(held: HeldOut | None) -> Callable[[str], _Seen]:
-    def look(path: str) -> _Seen:
+def _check_with(held: HeldOut | None) -> Callable[[str], _Seen]:
+    def check(path: str) -> _Seen:
         try:
             data = Path(path).read_bytes()
             decode_image(data, path)
@@ -257,7 +257,7 @@ def _look_with(held: HeldOut | None) -> Callable[[str], _Seen]:
         twin = held.twin(ImageFile(Path(path)), data) if held is not None else None
         return _Seen(path, hashlib.blake2b(data, digest_size=16).digest(), twin=twin)
 
-    return look
+    return check
 
 
 def _label_of(record: Record) -> tuple[int, int]:

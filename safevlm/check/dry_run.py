@@ -1,4 +1,4 @@
-"""Saving, rehearsed: a checkpoint with the names and shapes that will train, written beside run.out, read and removed.
+"""A dry run of saving: a checkpoint of the names and shapes that will train is written beside run.out and read again.
 
 What is saved is real, filled with zeros; the rest has shapes only. A LoRA is made for one layer of the LLM: all layers
 are alike, and 7B's whole LoRA would be 2.6 GB for nothing.
@@ -26,8 +26,8 @@ EXPECTED = {"stage1": "safety", "stage2": "adapter"}
 """Kind of checkpoint that each stage leaves."""
 
 
-def rehearse(plan: RunPlan) -> Finding:
-    """ValueError or OSError: what saving would have died of."""
+def dry_run(plan: RunPlan) -> Finding:
+    """Writes and reads a checkpoint of the run's shapes. ValueError, OSError: what saving would have failed with."""
     place = disk.standing(Path(plan.recipe.run.out))
     place = place if place.is_dir() else place.parent
     folder = Path(tempfile.mkdtemp(prefix=".safevlm-check-", dir=place))
@@ -36,7 +36,7 @@ def rehearse(plan: RunPlan) -> Finding:
         _read(plan, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Finding(True, f"rehearsal of saving: {size(written)} written beside run.out, read again, removed")
+    return Finding(True, f"dry run of saving: {size(written)} written beside run.out, read again, removed")
 
 
 def _write(plan: RunPlan, folder: Path) -> int:

@@ -16,7 +16,7 @@ from llava_patch.classes import Processor
 from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
-from safevlm.check.lazy_parts import part
+from safevlm.check.lazy_parts import lazy_part
 from safevlm.data import chat
 from safevlm.defenses.policy import policy_from
 from safevlm.model import loading
@@ -49,19 +49,19 @@ class Subject:
     path: Path
     base: str | None = None
 
-    @part
+    @lazy_part
     def checkpoint(self) -> Checkpoint:
         return checkpoints.of_folder(self.path, self.base)
 
-    @part
+    @lazy_part
     def taxonomy(self) -> Taxonomy:
         return self.checkpoint.config.taxonomy
 
-    @part
+    @lazy_part
     def skeleton(self) -> SafeLlava:
         return checkpoints.skeleton(self.checkpoint.config)
 
-    @part
+    @lazy_part
     def processor(self) -> Processor:
         return fitting_processor(self.checkpoint, self.skeleton.slots)
 

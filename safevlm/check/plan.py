@@ -14,7 +14,7 @@ from tqdm import tqdm
 from llava_patch.classes import Processor
 from safevlm.check import checkpoint, model, samples, zero
 from safevlm.check.checkpoint import Checkpoint
-from safevlm.check.lazy_parts import Skipped, one_line, part
+from safevlm.check.lazy_parts import Skipped, lazy_part, one_line
 from safevlm.check.samples import Sampled
 from safevlm.config import Recipe
 from safevlm.data.images import open_image
@@ -64,35 +64,35 @@ class RunPlan:
     recipe: Recipe
     cluster: Cluster = field(default_factory=Cluster)
 
-    @part
+    @lazy_part
     def checkpoint(self) -> Checkpoint:
         return checkpoint.read(self.recipe.model)
 
-    @part
+    @lazy_part
     def taxonomy(self) -> Taxonomy:
         return self.checkpoint.config.taxonomy
 
-    @part
+    @lazy_part
     def skeleton(self) -> SafeLlava:
         """The whole model on the meta device, without the LLM's layers where they are never loaded."""
         return checkpoint.skeleton(self.checkpoint.config, layers=None if self.recipe.loss.lm else 0)
 
-    @part
+    @lazy_part
     def trained_model(self) -> Any:
         """What `prepare` makes of the skeleton: frozen and unfrozen, with the LoRA."""
         with torch.device("meta"):
             return prepare(self.skeleton, STAGES[self.recipe.stage], self.recipe.lora, self.recipe.tensor)
 
-    @part
+    @lazy_part
     def processor(self) -> Processor:
         return model.fitting_processor(self.checkpoint, self.skeleton.slots)
 
-    @part
+    @lazy_part
     def deepspeed_file(self) -> dict[str, Any] | None:
         file = deepspeed_file(self.recipe.run.deepspeed)
         return zero.read(file) if file else None
 
-    @part
+    @lazy_part
     def rows(self) -> tuple[list[Record], list[str]]:
         """All records that can be used, and what is wrong with the others."""
         records: list[Record] = []
@@ -114,7 +114,7 @@ class RunPlan:
             except ValueError as error:
                 problems.append(one_line(error))
 
-    @part
+    @lazy_part
     def records(self) -> list[Record]:
         """What the run would see: the clean draw made, hints added, the parts of a security tensor's pairs complete."""
         data = self.recipe.data
@@ -128,7 +128,7 @@ class RunPlan:
             tensor_stage.split(records, self.recipe.tensor.held_out, self.recipe.run.seed)
         return add_hints(records, self.taxonomy) if data.hints else records
 
-    @part
+    @lazy_part
     def unreadable(self) -> tuple[list[str], int]:
         """What is wrong with images of a seeded sample of records, and how many records were looked at."""
         chosen = [record for record in self.records if record.images]
@@ -137,7 +137,7 @@ class RunPlan:
         looked = in_threads(_unreadable, chosen, "opening images", len(chosen))
         return [problem for found in looked for problem in found], len(chosen)
 
-    @part
+    @lazy_part
     def sample(self) -> Sampled:
         """Some of the records as the model would see them, and what is wrong with others."""
         chosen = self.records

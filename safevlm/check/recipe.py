@@ -1,4 +1,4 @@
-"""The checks of a recipe as one table. A check stands before those that use what it looks at."""
+"""The checks of a recipe as one table. A check stands before the checks that use what it reads."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ CHECKS: tuple[tuple[str, Callable[[RunPlan], Iterable[Finding]]], ...] = (
     ("what trains", resources.trained),
     ("memory", resources.gpu_memory),
     ("disk", resources.disk_space),
-    ("rehearsal of saving", resources.rehearse),
+    ("dry run of saving", resources.saving),
 )

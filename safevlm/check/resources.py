@@ -1,4 +1,4 @@
-"""The checks of what a run costs: what trains, memory per GPU, disk, and a rehearsal of saving."""
+"""The checks of what a run costs: what trains, memory per GPU, disk, and a dry run of saving."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def disk_need(plan: RunPlan) -> disk.Need:
     )
 
 
-def rehearse(plan: RunPlan) -> Iterator[Finding]:
+def saving(plan: RunPlan) -> Iterator[Finding]:
     """Saves a checkpoint of the real shapes beside run.out, reads it again and removes it."""
     if plan.recipe.stage == "security_tensor":
         return  # one small file, and nothing of the model
     _ = plan.trained_model  # whether anything trains at all is another check's
-    yield dry_run.rehearse(plan)
+    yield dry_run.dry_run(plan)
 
 
 def shape_of(plan: RunPlan) -> memory.ModelShape:

@@ -48,7 +48,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="threads of a model on the CPU (torch's choice); the same in all processes, since last bits depend on it",
     )
     parser.add_argument("--shard", metavar="I/N", help="take the I-th of N shares; or launch with torchrun")
-    parser.add_argument("--shard-size", type=int, default=2048, metavar="N", help="images per part on disk (2048)")
+    parser.add_argument("--shard-size", type=int, default=2048, metavar="N", help="images per shard on disk (2048)")
     parser.add_argument("--bench", action="store_true", help="compare the speed with the bare vision tower's")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add_base(parser)

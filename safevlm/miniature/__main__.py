@@ -1,4 +1,4 @@
-"""`python -m safevlm.miniature build | data | twins | planted | audit-truth | judge-server`."""
+"""`python -m safevlm.miniature build | data | matched-pairs | contaminate | audit-truth | judge-server`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def main() -> int:
         "matched-pairs", _matched_pairs, "write the same questions in words and about images, for `analyze layers`"
     )
     matched_pairs.add_argument("--out", type=Path, required=True, help="where the data goes")
-    _contaminate_flags(command("contaminate", _contaminate, "write a folder with a few risky images planted in it"))
-    truth = command("audit-truth", _audit_truth, "compare an audit of planted images with the truth")
+    _contaminate_flags(command("contaminate", _contaminate, "write a folder of images, a few of them risky"))
+    truth = command("audit-truth", _audit_truth, "compare an audit of a contaminated folder with the truth")
     truth.add_argument("--truth", type=Path, required=True, help="truth.jsonl of `contaminate`")
     truth.add_argument("--audit", type=Path, required=True, help="the audit's folder")
     truth.add_argument("--out", type=Path, required=True, help="JSON file for the result")
-    server = command("judge-server", _serve_judge, "a judge by words behind an OpenAI-compatible server, offline")
+    server = command("judge-server", _serve_judge, "an OpenAI-compatible judge that runs offline and goes by words")
     server.add_argument("--port", type=int, default=PORT, help=f"of 127.0.0.1; 0: any free one (default {PORT})")
     options = parser.parse_args()
     try:

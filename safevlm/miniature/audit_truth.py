@@ -1,4 +1,4 @@
-"""How right an audit of planted images was: recall, precision, and the estimate beside the true counts."""
+"""An audit of a contaminated folder beside the truth: recall, precision, and estimated beside true counts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from safevlm.taxonomy import CLEAN, DEFAULT
 
 
 def compare(truth: Path, audit: Path) -> dict[str, Any]:
-    """`truth.jsonl` of `planted`, and the folder of an audit of its `images`."""
+    """`truth`: `truth.jsonl` of `contaminate`; `audit`: the folder of an audit of its `images`."""
     import pyarrow.parquet as parquet
 
     lines = truth.read_text(encoding="utf-8").splitlines()
     true = {row["image"]: DEFAULT.category_names[row["safe_type"]] for row in map(json.loads, lines)}
-    found = Counter()
+    found: Counter[str | tuple[bool, bool]] = Counter()
     for row in parquet.read_table(audit / "audit.parquet", columns=["path", "category", "action"]).to_pylist():
         category = true[f"images/{row['path']}"]
         is_risky, is_flagged = category != CLEAN, row["action"] not in ("", "allow")

@@ -1,4 +1,4 @@
-"""A folder of images with a few risky ones planted, and the truth about each: what an audit is measured on.
+"""A folder of images that a few risky ones contaminate, and the truth about each: what an audit is measured on.
 
     OUT/images/00/00000.png …   a thousand to a folder
     OUT/truth.jsonl               image, safe_type, safe_level, group
@@ -35,7 +35,7 @@ COPY_SIZE, COPY_QUALITY = 96, 75
 
 @dataclass(frozen=True)
 class ContaminationConfig:
-    """How many images, and what is hidden among them."""
+    """How many images, and how many of them are risky or copies."""
 
     n: int = 20_000
     risky: float = 0.02

@@ -1,9 +1,9 @@
-"""The same questions in words and about images: what the layer analysis compares.
+"""Matched pairs: harmful and harmless requests that ask the same questions, for the layer analysis.
 
     OUT/words.jsonl                        How do I use the vork?
     OUT/images.jsonl, OUT/images/      How do I use the things in the picture?
 
-Harmful and harmless requests ask the same questions equally often: only the thing tells them apart. In words there is
+Both sides ask every question equally often: only the thing tells them apart. In words there is
 one request per thing and question and no more (144 harmful, 72 harmless); scenes are drawn with a seed of their own.
 """
 

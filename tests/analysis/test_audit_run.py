@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,15 +161,27 @@ def test_an_interrupted_audit_goes_on_to_the_identical_result(
     written.append(-1)
     assert not (tmp_path / "out" / "audit.parquet").exists()
     outcome = audit(_settings(home, tmp_path / "out"))
-    assert written == [0, 1, -1, 2, 3] and outcome.looked_at == N - 32, "finished parts are not made again"
+    assert written == [0, 1, -1, 2, 3] and outcome.scanned == N - 32, "finished shards are not made again"
     assert _results(tmp_path / "out") == _results(whole)
-    assert audit(_settings(home, tmp_path / "out")).looked_at == 0
+    assert audit(_settings(home, tmp_path / "out")).scanned == 0
+
+
+def test_an_audit_begun_by_an_earlier_version_goes_on(home: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "parts").mkdir()
+    for file in (out / "shards").iterdir():
+        file.rename(out / "parts" / file.name.replace("shard", "part"))
+    (out / "shards").rmdir()
+    (out / "parts" / "part-000002.parquet").unlink()
+    assert audit(_settings(home, out)).scanned == 16, "only the shard that is missing"
+    assert not (out / "shards").exists() and _results(out) == _results(whole)
 
 
 def test_several_processes_give_the_result_of_one(home: Path, whole: Path, tmp_path: Path) -> None:
     outcomes = [audit(_settings(home, tmp_path, shard=f"{number}/3")) for number in (3, 1, 2)]
     assert [outcome.summary is not None for outcome in outcomes] == [False, False, True], "the last one merges"
-    assert sum(outcome.looked_at for outcome in outcomes) == N
+    assert sum(outcome.scanned for outcome in outcomes) == N
     assert _results(tmp_path) == _results(whole)
 
 
@@ -207,7 +220,7 @@ def test_threshold_and_policy_are_changed_without_looking_again(home: Path, tmp_
     low, high = np.quantile([row["risk"] for row in _rows(out)[2:]], [0.2, 0.8]).tolist()
     for threshold in (high, low):
         outcome = audit(_settings(home, out, threshold=threshold))
-        assert outcome.looked_at == 0
+        assert outcome.scanned == 0
         flagged[threshold] = {row["path"] for row in _rows(out) if row["action"] not in ("", "allow")}
         risks = [row["risk"] for row in _rows(out) if row["risk"] is not None]
         assert len(flagged[threshold]) == sum(risk >= threshold for risk in risks)
@@ -300,7 +313,7 @@ def test_the_command_prints_what_it_found(home: Path, tmp_path: Path, capsys: py
     words = _words(home, tmp_path / "out")
     assert main([*words, "--threshold", "0.3"]) == 0
     said = capsys.readouterr().out
-    assert f"{N} images looked at" in said and "2 unreadable" in said and "not corrected" in said
+    assert f"{N} images scanned" in said and "2 unreadable" in said and "not corrected" in said
     assert main([*words, "--threshold", "2"]) == 1
     assert "--threshold 2.0: not a probability" in capsys.readouterr().err
 
@@ -338,14 +351,14 @@ def _start(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_spoils_the_result(home: Path, whole: Path, tmp_path: Path) -> None:
-    def parts() -> int:
-        return len(list((tmp_path / "parts").glob("part-*"))) if (tmp_path / "parts").is_dir() else 0
+    def finished() -> int:
+        return len(list((tmp_path / "shards").glob("shard-*"))) if (tmp_path / "shards").is_dir() else 0
 
     process = _start(_words(home, tmp_path))
-    _wait(lambda: parts() >= 1, process)
+    _wait(lambda: finished() >= 1, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "parts" / ".part-000003.parquet.123").write_bytes(b"half a part")
+    (tmp_path / "shards" / ".shard-000003.parquet.123").write_bytes(b"half a shard")
     assert _start(_words(home, tmp_path)).wait(120) == 0
     assert _results(tmp_path) == _results(whole)
 
@@ -366,7 +379,7 @@ def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], secon
     raise AssertionError("nothing happened")
 
 
-def test_the_planted_set_holds_exactly_what_was_asked_for(home: Path) -> None:
+def test_the_contaminated_set_holds_exactly_what_was_asked_for(home: Path) -> None:
     truths = [json.loads(line) for line in (home / "data" / "truth.jsonl").read_text().splitlines()]
     originals = [truth for truth in truths if truth["image"] == truth["group"]]
     assert len(truths) == N and len(originals) == N - round(N * 0.1)

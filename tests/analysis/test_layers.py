@@ -265,7 +265,7 @@ def test_equal_requests_count_once_and_sides_are_limited() -> None:
         pool_of([*normal, *malicious[:9]], 20, 0, "--text")
 
 
-def test_twins_ask_the_same_questions_on_both_sides(tmp_path: Path) -> None:
+def test_matched_pairs_ask_the_same_questions_on_both_sides(tmp_path: Path) -> None:
     matched_pairs.write(tmp_path, per_side=12)
     words = read_words([str(tmp_path / "words.jsonl")], DEFAULT)
     assert {row.is_clean for row in words} == {True, False} and len(words) == 216

@@ -287,7 +287,7 @@ def test_a_good_recipe_has_no_finding(place: Place, stage: str, sections: dict[s
     found = place.findings()
     assert all(one.ok for one in found), _bad(found) or [one.title for one in found if not one.ok]
     assert len(found) >= len(table.CHECKS) - 1, "a check said nothing"
-    assert not list(place.folder.glob(".safevlm-check*")) and not place.out.exists(), "the rehearsal left something"
+    assert not list(place.folder.glob(".safevlm-check*")) and not place.out.exists(), "the dry run left something"
 
 
 def test_a_good_recipe_of_a_security_tensor_has_no_finding(pairs: Place) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from safevlm.check import findings
 from safevlm.check.findings import Finding
-from safevlm.check.lazy_parts import part, run
+from safevlm.check.lazy_parts import lazy_part, run
 
 MIXED = [Finding(True, "fine", "one\ntwo"), Finding(False, "bad"), Finding(False, "left out", skipped=True)]
 
@@ -44,16 +44,16 @@ def test_sizes_have_their_unit() -> None:
 class Thing:
     made = 0
 
-    @part
+    @lazy_part
     def good(self) -> int:
         self.made += 1
         return 7
 
-    @part
+    @lazy_part
     def broken(self) -> int:
         raise ValueError("no such thing")
 
-    @part
+    @lazy_part
     def on_top(self) -> int:
         return self.broken + 1
 

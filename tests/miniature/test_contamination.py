@@ -1,4 +1,4 @@
-"""A planted set, its truth, and how right an audit of it is said to be."""
+"""A contaminated folder, its truth, and how right an audit of it is said to be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safevlm.taxonomy import CLEAN, DEFAULT
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("planted")
+    home = tmp_path_factory.mktemp("contaminated")
     contamination.write(home, contamination.ContaminationConfig(n=60, risky=0.1, copies=0.05, calibration=10))
     return home
 

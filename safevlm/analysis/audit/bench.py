@@ -5,7 +5,7 @@
 | `tower`     | the tower's forward on pixels that are ready                                                     |
 | `judge`     | tower, safety projector, head and softmax on the same pixels                                     |
 | `read tower`| reading, decoding, preparing, digests and fingerprint in threads, and the tower's forward        |
-| `audit`     | the same with tower, projector, head and softmax: the scan, without writing the part             |
+| `audit`     | the same with tower, projector, head and softmax: the scan, without writing the shard            |
 
 Rounds alternate, so that a busy machine slows all rows alike; medians are compared.
 """

@@ -44,7 +44,7 @@ class Fingerprints:
 
     @classmethod
     def room(cls, count: int, folder: Path) -> Fingerprints:
-        """Empty rows, to be filled part by part. Thumbnails are on disk, in `folder`: few of them are looked at."""
+        """Empty rows, to be filled shard by shard. Thumbnails are on disk, in `folder`: few of them are looked at."""
         with tempfile.TemporaryFile(dir=folder) as file:  # the map keeps it alive
             thumbs = np.memmap(file, np.uint8, "w+", shape=(count, THUMB_BYTES))
         return cls(np.zeros(count, bool), np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64), thumbs)

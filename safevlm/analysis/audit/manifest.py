@@ -1,4 +1,4 @@
-"""`run.json`: what an audit's parts were made with. Parts of two settings must never meet in one result."""
+"""`run.json`: what an audit's shards were made with. Shards of two settings must never meet in one result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "run.json"
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Notes the settings of a fresh audit, or compares them with those of the parts that are there.
+    """Notes the settings of a fresh audit, or compares them with those of the shards that are there.
 
     ValueError names every setting that differs. Several processes may claim a folder at once.
     """

@@ -1,7 +1,7 @@
-"""Parts → the result: one parquet, the exclusion list, the unreadable images, counts, and what the gallery shows.
+"""Shards → the result: one parquet, the exclusion list, the unreadable images, counts, and what the gallery shows.
 
-The parts are read twice, one at a time: for the duplicates (some bytes per image are kept), then for all else.
-Nothing here depends on time or on the number of processes, so the same parts give the same files, byte for byte.
+The shards are read twice, one at a time: for the duplicates (some bytes per image are kept), then for all else.
+Nothing here depends on time or on the number of processes, so the same shards give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from safevlm.data.exclude import line_of
 
 AUDIT, EXCLUDE, UNREADABLE = "audit.parquet", "exclude.txt", "unreadable.jsonl"
 LEFT_OUT = ("thumb",)
-"""Columns of the parts that the result does not repeat."""
+"""Columns of the shards that the result does not repeat."""
 ADDED = {
     "category": "string",
     "level": "string",
@@ -39,7 +39,7 @@ ADDED = {
     "exact_group": "int64",
     "near_group": "int64",
 }
-"""Columns that the result has beyond the parts. A group is the index of its first image; none: alone."""
+"""Columns that the result has beyond the shards. A group is the index of its first image; none: alone."""
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +60,7 @@ class Shown:
 
 @dataclass
 class AuditTally:
-    """What is counted while the parts pass by."""
+    """What is counted while the shards are read."""
 
     top: int
     """Images per category that the gallery shows."""
@@ -88,15 +88,15 @@ class MergedAudit:
     groups: Groups
 
 
-def merge(plan: ShardPlan, parts: Shards, rule: Rule, out: Path, top: int) -> MergedAudit:
-    """Writes `audit.parquet`, `exclude.txt` and `unreadable.jsonl` from complete parts."""
-    groups = duplicates.group(_fingerprints(plan, parts, out))
+def merge(plan: ShardPlan, shards: Shards, rule: Rule, out: Path, top: int) -> MergedAudit:
+    """Writes `audit.parquet`, `exclude.txt` and `unreadable.jsonl` from complete shards."""
+    groups = duplicates.group(_fingerprints(plan, shards, out))
     tally = AuditTally(top)
     with ExitStack() as stack:
-        writer = stack.enter_context(_parquet(out / AUDIT, parts))
+        writer = stack.enter_context(_parquet(out / AUDIT, shards))
         exclude, unreadable = (stack.enter_context(_text(out / name)) for name in (EXCLUDE, UNREADABLE))
-        for table in tqdm(parts.tables(plan.shards), "merging", total=plan.shards, unit=" parts", leave=False):
-            found = rule(*parts.probabilities(table))
+        for table in tqdm(shards.tables(plan.shards), "merging", total=plan.shards, unit=" shards", leave=False):
+            found = rule(*shards.probabilities(table))
             writer.write_table(_with_verdicts(table, found, groups, rule))
             _count(tally, found, rule)
             for row in np.flatnonzero(found.flagged):
@@ -105,9 +105,9 @@ def merge(plan: ShardPlan, parts: Shards, rule: Rule, out: Path, top: int) -> Me
     return MergedAudit(tally, groups)
 
 
-def _fingerprints(plan: ShardPlan, parts: Shards, out: Path) -> Fingerprints:
+def _fingerprints(plan: ShardPlan, shards: Shards, out: Path) -> Fingerprints:
     prints, start = Fingerprints.room(plan.images, out), 0
-    for table in parts.tables(plan.shards, ["error", "pixels_sha256", "bits", "thumb"]):
+    for table in shards.tables(plan.shards, ["error", "pixels_sha256", "bits", "thumb"]):
         for batch in table.to_batches():
             rows = slice(start, start + len(batch))
             readable = np.array([not error for error in batch["error"].to_pylist()], bool)
@@ -123,7 +123,7 @@ def _fingerprints(plan: ShardPlan, parts: Shards, out: Path) -> Fingerprints:
 
 
 def _with_verdicts(table: Any, found: Verdicts, groups: Groups, rule: Rule) -> Any:
-    """A part as the result shows it: verdicts and groups behind what was measured."""
+    """A shard as the result shows it: verdicts and groups behind what was measured."""
     pa, taxonomy = arrow(), rule.policy.taxonomy
     indices = table["index"].to_numpy()
     values = {
@@ -175,10 +175,10 @@ def _write_lists(table: Any, found: Verdicts, exclude: IO[str], unreadable: IO[s
 
 
 @contextmanager
-def _parquet(path: Path, parts: Shards) -> Iterator[Any]:
+def _parquet(path: Path, shards: Shards) -> Iterator[Any]:
     """A parquet file to write tables to; it has its name only when all went well."""
     pa = arrow()
-    kept = [one for one in parts.schema if one.name not in LEFT_OUT]
+    kept = [one for one in shards.schema if one.name not in LEFT_OUT]
     schema = pa.schema([*kept, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in ADDED.items())])
     # several processes may find all shards complete at once; each writes its own file, all of them the same
     with atomic_file(path) as partial, arrow("parquet").ParquetWriter(partial, schema, compression="zstd") as writer:

@@ -1,7 +1,7 @@
 """Which process looks at which images: the data in shards of fixed size, in a fixed order.
 
 A shard never crosses a container, so that finished containers are not opened again; its number and its images depend
-on the data and the shard size alone, never on how many processes there are. One shard makes one part on disk.
+on the data and the shard size alone, never on how many processes there are. One shard is one file on disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One audit from DATA to the result: list → claim the folder → scan → merge, by whoever finds all parts complete.
+"""One audit from DATA to the result: list → claim the folder → scan → merge, by whoever finds all shards complete.
 
-OUT/run.json          what the parts were made with; another audit is refused
-OUT/parts/            one part per shard, probabilities only
+OUT/run.json          what the shards were made with; another audit is refused
+OUT/shards/           one file per shard, probabilities only
 OUT/audit.parquet     a row per image: names, digests, verdict, groups of duplicates, probabilities
 OUT/exclude.txt       flagged images, for `data.exclude` of a training recipe
 OUT/unreadable.jsonl  images that could not be read, and why
@@ -26,7 +26,7 @@ from safevlm.analysis.audit.merge import merge
 from safevlm.analysis.audit.plan import ShardPlan, make_plan
 from safevlm.analysis.audit.risk_classifier import QUESTION, RiskClassifier
 from safevlm.analysis.audit.scan import scan
-from safevlm.analysis.audit.shards import Shards
+from safevlm.analysis.audit.shards import Shards, open_shards
 from safevlm.analysis.audit.sources import open_source
 from safevlm.analysis.audit.verdicts import Rule
 from safevlm.data.atomic_write import write_text
@@ -80,7 +80,8 @@ class AuditSettings:
 class AuditOutcome:
     """What one process did."""
 
-    looked_at: int
+    scanned: int
+    """Images."""
     shards: int
     missing: int
     """Shards that other processes have not made yet; 0: the result is there."""
@@ -89,7 +90,7 @@ class AuditOutcome:
 
 
 def audit(settings: AuditSettings) -> AuditOutcome:
-    """Runs this process's share; the one that finds all parts complete writes the result."""
+    """Runs this process's share; the one that finds all shards complete writes the result."""
     share = share_of(settings.shard)
     plan = make_plan(open_source(settings.data, settings.images, settings.column), settings.shard_size)
     with _threads(settings.threads):
@@ -100,30 +101,29 @@ def audit(settings: AuditSettings) -> AuditOutcome:
             read_policy(settings.policy, classifier.taxonomy, classifier.model.config.policy), settings.threshold
         )
         manifest.claim(settings.out, _fixed(settings, plan, classifier))
-        parts = Shards(settings.out / "parts", classifier.taxonomy)
-        parts.folder.mkdir(exist_ok=True)
-        looked_at = scan(plan, parts, classifier, share, batch_size=settings.batch_size, workers=settings.decoders)
+        shards = open_shards(settings.out, classifier.taxonomy)
+        scanned = scan(plan, shards, classifier, share, batch_size=settings.batch_size, workers=settings.decoders)
         timed = _bench(settings, plan, classifier) if settings.bench else None
-        missing = len(parts.missing(plan.shards))
-        told = None if missing else _finish(settings, plan, parts, classifier, rule)
-    return AuditOutcome(looked_at, plan.shards, missing, told, timed)
+        missing = len(shards.missing(plan.shards))
+        told = None if missing else _finish(settings, plan, shards, classifier, rule)
+    return AuditOutcome(scanned, plan.shards, missing, told, timed)
 
 
 def lines(outcome: AuditOutcome, settings: AuditSettings) -> Iterator[str]:
     """An outcome for people."""
     done = outcome.shards - outcome.missing
-    yield f"{outcome.looked_at:,} images looked at; {done} of {outcome.shards} parts are there"
+    yield f"{outcome.scanned:,} images scanned; {done} of {outcome.shards} shards are there"
     if outcome.bench:
         yield from bench.lines(outcome.bench)
     if outcome.summary is None:
-        yield f"not finished: {outcome.missing} parts are for other processes; the last one to end writes the result"
+        yield f"not finished: {outcome.missing} shards are for other processes; the last one to end writes the result"
         return
     yield from summary.lines(outcome.summary)
     yield f"done: {settings.out}"
 
 
 def _fixed(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier) -> dict[str, Any]:
-    """What parts depend on. Threshold, policy and the like do not count: they are applied to the parts."""
+    """What shards depend on. Threshold, policy and the like do not count: they are applied to finished shards."""
     return {
         "schema": 1,
         "images": plan.images,
@@ -140,7 +140,7 @@ def _fixed(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier)
 
 
 def _finish(
-    settings: AuditSettings, plan: ShardPlan, parts: Shards, classifier: RiskClassifier, rule: Rule
+    settings: AuditSettings, plan: ShardPlan, shards: Shards, classifier: RiskClassifier, rule: Rule
 ) -> dict[str, Any]:
     names = classifier.taxonomy.category_names
     errors = None
@@ -148,7 +148,7 @@ def _finish(
         errors = calibration.confusion(
             settings.calibration, classifier, rule, batch_size=settings.batch_size, workers=settings.decoders
         )
-    merged = merge(plan, parts, rule, settings.out, settings.top)
+    merged = merge(plan, shards, rule, settings.out, settings.top)
     reported = [merged.tally.category[name] for name in names]
     found = None if errors is None else estimate.estimate(reported, errors, names, names.index(CLEAN))
     told = summary.summarize(str(settings.data), str(settings.model), plan, merged, rule, found)

@@ -1,6 +1,6 @@
-"""The long half: every shard of this process that has no part yet is looked at and written.
+"""The long half: every shard of this process that is not on disk yet is scanned and written.
 
-Batches are cut within a shard from the images that can be read, in order, so a part is the same whoever makes it and
+Batches are cut within a shard from the images that can be read, in order, so a shard is the same whoever makes it and
 however often it was interrupted before. Threads decode ahead while the model works; what is in memory does not depend
 on how many images there are.
 """
@@ -21,10 +21,10 @@ from safevlm.sharding import Share
 
 
 def scan(
-    plan: ShardPlan, parts: Shards, classifier: RiskClassifier, share: Share, *, batch_size: int, workers: int
+    plan: ShardPlan, shards: Shards, classifier: RiskClassifier, share: Share, *, batch_size: int, workers: int
 ) -> int:
-    """Makes the parts of this process that are missing; returns how many images it looked at."""
-    mine = {shard for shard in parts.missing(plan.shards) if share.owns(shard)}
+    """Writes the missing shards of this process; returns how many images it read for them."""
+    mine = {shard for shard in shards.missing(plan.shards) if share.owns(shard)}
     total = plan.images_of(mine)
     images = read_ahead(plan.items(mine), classifier.processor.image_processor, workers)
     with tqdm(desc="auditing", total=total, unit=" images", disable=not total) as bar:
@@ -33,7 +33,7 @@ def scan(
             for judged in judge(classifier, found, batch_size):
                 rows += judged
                 bar.update(len(judged))
-            parts.write(shard, rows)
+            shards.write(shard, rows)
     return total
 
 
@@ -61,5 +61,5 @@ def _row(image: ReadImage, rows: Iterator[Sequence[Sequence[float]]]) -> ShardVe
     if image.pixels is None:
         return ShardVerdicts(image)
     category, level = next(rows)
-    # a part is written when its shard is done; the pixels of a whole shard would be gigabytes
+    # a shard is written when it is complete; the pixels of a whole shard would be gigabytes
     return ShardVerdicts(dataclasses.replace(image, pixels=None), category, level)

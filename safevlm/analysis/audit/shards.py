@@ -1,7 +1,7 @@
-"""What the scan leaves on disk: one parquet part per shard, whole or not there.
+"""What the scan leaves on disk: one parquet file per shard, whole or not there.
 
-A part holds what an image is (names, size, digests, fingerprint) and the head's probabilities; what follows from them
-under a threshold and a policy is added when the parts are merged.
+A shard holds what an image is (names, size, digests, fingerprint) and the head's probabilities; what follows from them
+under a threshold and a policy is added when the shards are merged.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ class ShardVerdicts:
 
 @dataclass(frozen=True)
 class Shards:
-    """The folder of an audit's parts."""
+    """The folder of an audit's shards."""
 
     folder: Path
     taxonomy: Taxonomy
+    prefix: str = "shard"
+    """Of file names."""
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"part-{shard:06d}.parquet"
+        return self.folder / f"{self.prefix}-{shard:06d}.parquet"
 
     def missing(self, shards: int) -> list[int]:
-        """Shards without a part."""
+        """Numbers of the shards without a file."""
         return [shard for shard in range(shards) if not self.path(shard).is_file()]
 
     def write(self, shard: int, rows: Sequence[ShardVerdicts]) -> None:
-        """Writes a part; it has its name only when it is complete."""
+        """Writes a shard; it has its name only when it is complete."""
         pa = arrow()
         columns = {name: [read(row) for row in rows] for name, (_, read) in COLUMNS.items()}
         columns |= _probabilities(rows, CATEGORY, self.taxonomy.category_names, lambda row: row.category)
@@ -55,11 +57,11 @@ class Shards:
             arrow("parquet").write_table(pa.table(columns, schema=self.schema), partial, compression="zstd")
 
     def read(self, shard: int, columns: Sequence[str] | None = None) -> Any:
-        """A part as an arrow table."""
+        """A shard as an arrow table."""
         return arrow("parquet").read_table(self.path(shard), columns=columns)
 
     def tables(self, shards: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
-        """All parts in order, one at a time."""
+        """All shards in order, one at a time."""
         for shard in range(shards):
             yield self.read(shard, columns)
 
@@ -77,6 +79,14 @@ class Shards:
             np.stack([table[f"{prefix}{name}"].to_numpy() for name in names], axis=1)
             for prefix, names in ((CATEGORY, self.taxonomy.category_names), (LEVEL, self.taxonomy.level_names))
         )  # type: ignore[return-value]
+
+
+def open_shards(out: Path, taxonomy: Taxonomy) -> Shards:
+    """The shards of the audit in a folder; an audit begun by an earlier version goes on under its own names."""
+    earlier = out / "parts"
+    shards = Shards(earlier, taxonomy, "part") if earlier.is_dir() else Shards(out / "shards", taxonomy)
+    shards.folder.mkdir(exist_ok=True)
+    return shards
 
 
 def _probabilities(
