@@ -21,7 +21,7 @@ class Skipped(Exception):  # noqa: N818 - no error of its own
     """A check needs something that another check has found broken."""
 
 
-class part(property):  # noqa: N801 - a decorator, used as `@lazy_part`
+class lazy_part(property):  # noqa: N801 - a decorator, used as `@lazy_part`
     """A property made at its first use. Its error goes to who asked first; whoever asks later is told to skip."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
