@@ -24,6 +24,7 @@ from safevlm.commands import (
     mix,
     pair,
     print_error,
+    shuffle_tensor,
     train,
 )
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "train": train,
     "merge": merge,
     "embed": embed,
+    "shuffle-tensor": shuffle_tensor,
     "chat": chat,
     "analyze": analyze,
     "audit": audit,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-StageName = Literal["stage1", "stage2", "security_tensor"]
 Grouping = Literal["none", "kind", "length"]
 Quantization = Literal["none", "nf4", "int8"]
 ProjectorKind = Literal["c_abstractor", "resampler", "mlp", "none"]
@@ -222,8 +221,9 @@ class RunConfig:
 class Recipe:
     """One training run."""
 
-    stage: StageName
-    """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights."""
+    stage: str
+    """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights;
+    package.module:ROW is a stage of your own."""
     model: ModelConfig
     data: DataConfig
     run: RunConfig
@@ -231,23 +231,9 @@ class Recipe:
     lora: LoraSettings = LoraSettings()
     tensor: TensorSettings = TensorSettings()
     optim: OptimConfig = OptimConfig()
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a stage of your own; ours have none."""
 
     def __post_init__(self) -> None:
-        if self.stage == "stage2" and not self.loss.lm:
-            raise ValueError("loss.lm: 0 leaves stage2 nothing to learn from; its LoRA moves the LLM alone")
         if self.data.relabel and not self.loss.lm:
             raise ValueError("data.relabel changes answers, and with loss.lm: 0 none is learned; leave one of them out")
-        if self.stage == "security_tensor":
-            self._check_tensor()
-
-    def _check_tensor(self) -> None:
-        safety = self.model.safety
-        if safety.projector != "none" or safety.lm_tokens or safety.head_tokens:
-            raise ValueError(
-                "model.safety: a security tensor is learned for a model as it is; "
-                "set {projector: none, lm_tokens: 0, head_tokens: 0} (a checkpoint that has modules keeps them)"
-            )
-        if not self.loss.lm:
-            raise ValueError("loss.lm: 0 leaves out the LLM, which a security tensor learns through")
-        if self.run.deepspeed:
-            raise ValueError("run.deepspeed: there is nothing to cut in one tensor; leave it out, torchrun works")

@@ -46,5 +46,6 @@ learn security_tensor_textual "$model" "$out/pairs/pairs.jsonl"
 learn security_tensor_visual "$model" "$out/pairs/pairs.jsonl"
 for kind in textual visual; do
   [ -d "$out/shuffled_$kind" ] ||
-    step "$here/random_tensor.sh" "$out/security_tensor_$kind/final/security_tensor_$kind.safetensors" "$out/shuffled_$kind" "$seed"
+    step safevlm shuffle-tensor "$out/security_tensor_$kind/final/security_tensor_$kind.safetensors" \
+      --out "$out/shuffled_$kind" --seed "$seed"
 done

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from safevlm.config import SafetyConfig
+from safevlm.config import DataConfig, ModelConfig, Recipe, RunConfig, SafetyConfig
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 
 PAD, BOS, EOS, IMAGE, FIRST_WORD = 0, 1, 3, 4, 5
@@ -119,6 +119,11 @@ def shake(module: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
         for weight in module.parameters():
             weight += torch.randn(weight.shape, generator=noise) * std
     return module
+
+
+def recipe(stage: str, **settings: Any) -> Recipe:
+    """A recipe whose model and data are not read, for what depends on the stage and its settings alone."""
+    return Recipe(stage, ModelConfig(""), DataConfig([]), RunConfig(""), **settings)
 
 
 def row(images: int, slots: int, words: int = 5, seed: int = 0) -> list[int]:

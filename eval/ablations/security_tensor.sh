@@ -7,7 +7,6 @@
 #   SUITE, BATCH_SIZE
 set -euo pipefail
 model="${1:?MODEL}" pairs="${2:?PAIRS}" data="${3:?DATA}" out="${4:?OUT}"
-here="$(dirname "$0")"
 recipe="${RECIPE:-miniature_security_tensor_textual}" suite="${SUITE:-miniature}"
 name=security-tensor:textual runs=()
 
@@ -31,6 +30,7 @@ measured none none
 row start+kl
 row after_image+kl --tensor.position after_image
 row start+ce --tensor.benign ce
-[ -d "$out/shuffled" ] || "$here/../../scripts/random_tensor.sh" "$out/start+kl/final/security_tensor_textual.safetensors" "$out/shuffled"
+[ -d "$out/shuffled" ] ||
+  safevlm shuffle-tensor "$out/start+kl/final/security_tensor_textual.safetensors" --out "$out/shuffled"
 measured shuffled "$name=$out/shuffled"
 safevlm eval report "${runs[@]}" --title "Textual security tensors" --out "$out"

@@ -37,7 +37,7 @@ def labels(plan: RunPlan) -> Iterator[Finding]:
     chosen, taxonomy = plan.records, plan.taxonomy
     labelled = [record for record in chosen if record.images and None not in (record.safe_type, record.safe_level)]
     bare = sum(not record.images for record in chosen)
-    has_head = plan.recipe.stage == "stage1" and plan.skeleton.safety_head is not None
+    has_head = plan.stage.trains_head and plan.skeleton.safety_head is not None
     if has_head and (plan.recipe.loss.level or plan.recipe.loss.category) and not labelled:
         yield Finding(False, "labels: no record with an image has safe_type and safe_level; the head learns nothing")
         return

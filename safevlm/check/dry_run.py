@@ -19,11 +19,9 @@ from safevlm.check.plan import RunPlan
 from safevlm.model import checkpoint_folder, loading, saving
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import provenance
-from safevlm.training.stages import STAGES, prepare
+from safevlm.training.prepare import prepare
 
 LAYERS = 1
-EXPECTED = {"stage1": "safety", "stage2": "adapter"}
-"""Kind of checkpoint that each stage leaves."""
 
 
 def dry_run(plan: RunPlan) -> Finding:
@@ -40,9 +38,9 @@ def dry_run(plan: RunPlan) -> Finding:
 
 
 def _write(plan: RunPlan, folder: Path) -> int:
-    small = checkpoint.skeleton(plan.checkpoint.config, layers=LAYERS if plan.recipe.stage == "stage2" else 0)
+    small = checkpoint.skeleton(plan.checkpoint.config, layers=LAYERS if plan.stage.adds_lora else 0)
     with torch.device("meta"):
-        model = prepare(small, STAGES[plan.recipe.stage], plan.recipe.lora)
+        model = prepare(small, plan.stage, plan.recipe)
     _fill(model)
     ours = {name: _zeros(tensor) for name, tensor in checkpoint.safety_state(small).items()}
     found = plan.checkpoint
@@ -57,7 +55,7 @@ def _write(plan: RunPlan, folder: Path) -> int:
 
 def _read(plan: RunPlan, folder: Path) -> None:
     """The weights have been compared by `save`; the rest must say what it is."""
-    kind, wanted = checkpoint_folder.kind_of(folder), EXPECTED[plan.recipe.stage]
+    kind, wanted = checkpoint_folder.kind_of(folder), plan.stage.leaves
     if kind != wanted:
         raise ValueError(f"a saved checkpoint is read as {kind}, not as {wanted}")
     config = checkpoint_folder.config_of(folder, kind, None)

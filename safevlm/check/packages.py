@@ -21,6 +21,7 @@ from packaging.version import Version
 from safevlm import recipes
 from safevlm.check.findings import Finding
 from safevlm.config import Recipe
+from safevlm.training.stages import stage_of
 from safevlm.versions import installed
 
 PYTHON = (3, 11)
@@ -62,7 +63,10 @@ def python(recipe: Recipe | None) -> Iterator[Finding]:
 def packages(recipe: Recipe | None) -> Iterator[Finding]:
     """A ✗ for every package that is needed and missing or too old; otherwise one line with all versions."""
     needed = needed_by(recipe)
-    problems = {package.name: _problem(package) for package in PACKAGES}
+    known = [package.name for package in PACKAGES]
+    problems = {
+        each.name: _problem(each) for each in [*PACKAGES, *(Package(name) for name in needed if name not in known)]
+    }
     bad = [name for name in needed if problems[name]]
     yield from (Finding(False, problems[name]) for name in bad)
     if not bad:
@@ -77,12 +81,12 @@ def needed_by(recipe: Recipe | None) -> list[str]:
         return list(CORE)
     wanted = {
         "accelerate": True,
-        "peft": recipe.stage == "stage2",
         "deepspeed": recipe.run.deepspeed is not None,
         "bitsandbytes": recipe.model.quantize != "none",
         "flash-attn": recipe.model.attention == "flash_attention_2",
     }
-    return [*CORE, *(name for name, is_needed in wanted.items() if is_needed)]
+    of_stage = stage_of(recipe).packages
+    return [*CORE, *dict.fromkeys([*(name for name, is_needed in wanted.items() if is_needed), *of_stage])]
 
 
 def loggers(recipe: Recipe | None) -> Iterator[Finding]:

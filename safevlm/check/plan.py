@@ -24,10 +24,11 @@ from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
-from safevlm.training import tensor_stage
 from safevlm.training.arguments import deepspeed_file
 from safevlm.training.hints import add_hints
-from safevlm.training.stages import STAGES, prepare
+from safevlm.training.prepare import prepare
+from safevlm.training.stage import Stage
+from safevlm.training.stages import stage_of
 
 SAMPLE = 256
 """Records that are encoded; all, when there are fewer."""
@@ -64,6 +65,10 @@ class RunPlan:
     recipe: Recipe
     cluster: Cluster = field(default_factory=Cluster)
 
+    @property
+    def stage(self) -> Stage:
+        return stage_of(self.recipe)
+
     @lazy_part
     def checkpoint(self) -> Checkpoint:
         return checkpoint.read(self.recipe.model)
@@ -81,7 +86,7 @@ class RunPlan:
     def trained_model(self) -> Any:
         """What `prepare` makes of the skeleton: frozen and unfrozen, with the LoRA."""
         with torch.device("meta"):
-            return prepare(self.skeleton, STAGES[self.recipe.stage], self.recipe.lora, self.recipe.tensor)
+            return prepare(self.skeleton, self.stage, self.recipe)
 
     @lazy_part
     def processor(self) -> Processor:
@@ -116,16 +121,15 @@ class RunPlan:
 
     @lazy_part
     def records(self) -> list[Record]:
-        """What the run would see: the clean draw made, hints added, the parts of a security tensor's pairs complete."""
+        """What the run would see: the clean draw made, hints added, complete for the stage."""
         data = self.recipe.data
         records = draw_clean(self.rows[0], self.taxonomy, data.clean, self.recipe.run.seed)
         if not records and (self.rows[1] or not all(map(os.path.isfile, data.train))):
             raise Skipped("needs a record that can be used, see above")
         if not records:
             raise ValueError(f"{', '.join(data.train)}: no records")
-        if self.recipe.stage == "security_tensor" and not self.rows[1]:
-            tensor_stage.count_parts(self.rows[0])
-            tensor_stage.split(records, self.recipe.tensor.held_out, self.recipe.run.seed)
+        if not self.rows[1]:
+            self.stage.check_records(records, self.recipe)
         return add_hints(records, self.taxonomy) if data.hints else records
 
     @lazy_part

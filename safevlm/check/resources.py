@@ -14,7 +14,7 @@ from safevlm.check.lazy_parts import PROBLEMS, Skipped
 from safevlm.check.plan import RunPlan
 from safevlm.check.samples import EncodedRecord
 from safevlm.training.arguments import frozen_dtype
-from safevlm.training.stages import trainable
+from safevlm.training.prepare import trainable
 
 QUESTION = 128
 """Tokens of text assumed for a record beside its image, when no record could be encoded."""
@@ -22,6 +22,11 @@ QUESTION = 128
 
 def trained(plan: RunPlan) -> Iterator[Finding]:
     """Names and sizes of what trains, by module."""
+    if plan.stage.fit:
+        yield Finding(
+            True, f"{plan.recipe.stage} trains by itself: {plan.stage.text}; memory and disk are not reckoned"
+        )
+        return
     sizes = trainable(plan.trained_model)
     everything = sum(weight.numel() for weight in plan.trained_model.parameters())
     groups: dict[str, list[int]] = {}
@@ -43,6 +48,8 @@ def _group(name: str) -> str:
 
 def gpu_memory(plan: RunPlan) -> Iterator[Finding]:
     """The estimate of safevlm.check.memory against the GPU, or a CPU run's against this machine."""
+    if plan.stage.fit:
+        return
     shape, load = shape_of(plan), load_of(plan)
     gib, source = _room(plan)
     place = "process" if plan.recipe.run.device == "cpu" else "GPU"
@@ -77,6 +84,8 @@ def _table(plan: RunPlan, shape: memory.ModelShape, load: memory.Load, gib: floa
 
 
 def disk_space(plan: RunPlan) -> Iterator[Finding]:
+    if plan.stage.fit:
+        return
     need, keep = disk_need(plan), plan.recipe.run.keep
     place = disk.standing(Path(plan.recipe.run.out))
     free = shutil.disk_usage(place).free
@@ -94,7 +103,7 @@ def disk_need(plan: RunPlan) -> disk.Need:
     return disk.need(
         ours=sum(tensor.numel() for tensor in checkpoint.safety_state(plan.skeleton).values()),
         trained=sum(trainable(plan.trained_model).values()),
-        lora=plan.recipe.stage == "stage2",
+        lora=plan.stage.adds_lora,
         files=model.small_files(plan.checkpoint.folder),
         keep=run.keep,
         deepspeed=bool(run.deepspeed),
@@ -104,8 +113,8 @@ def disk_need(plan: RunPlan) -> disk.Need:
 
 def saving(plan: RunPlan) -> Iterator[Finding]:
     """Saves a checkpoint of the real shapes beside run.out, reads it again and removes it."""
-    if plan.recipe.stage == "security_tensor":
-        return  # one small file, and nothing of the model
+    if plan.stage.leaves == "files":
+        return  # nothing of the model
     _ = plan.trained_model  # whether anything trains at all is another check's
     yield dry_run.dry_run(plan)
 
@@ -133,8 +142,8 @@ def shape_of(plan: RunPlan) -> memory.ModelShape:
         projector_width=safety.projector_width if has_head else 0,
         projector_blocks=2 * safety.projector_depth if has_head else 0,
         features=safety.projector_tokens + safety.head_tokens if has_head else 0,
-        lora=recipe.stage == "stage2",
-        learns_through_llm=recipe.stage != "stage1" or safety.lm_tokens > 0,
+        lora=plan.stage.adds_lora,
+        learns_through_llm=plan.stage.learns_through_llm(safety),
         runs_llm=bool(recipe.loss.lm),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from safevlm.data import answers
 from safevlm.data.labels import Label
-from safevlm.data.mix_file import Counts, Mix, MixError
+from safevlm.data.mix_file import STAGES, Counts, Mix, MixError
 from safevlm.data.records import Record, is_clean
 from safevlm.data.sources import read_source
 from safevlm.data.sources.row import HELD_OUT_SPLITS, Rows, SourceRow, SourceSpec
@@ -93,7 +93,7 @@ def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> MixPl
     pool, short = draw(candidates, mix.counts, f"{mix.seed}/pool", "counts")
     stages: dict[str, tuple[Candidate, ...]] = {}
     for name, counts in mix.stages.items():
-        speaks = [candidate for candidate in pool if name == "stage1" or not candidate.is_head_only]
+        speaks = [candidate for candidate in pool if STAGES[name].takes_unanswered or not candidate.is_head_only]
         stages[name], lacking = draw(speaks, counts, f"{mix.seed}/{name}", f"stages.{name}")
         short += lacking
     if short and mix.short == "error":

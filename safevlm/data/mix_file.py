@@ -27,9 +27,23 @@ from safevlm.data.sources import source_of
 from safevlm.data.sources.row import Rule, SourceSpec
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 
-STAGES = ("stage1", "stage2")
-PAPER_STAGES = {"stage1": {CLEAN: 3_000}, "stage2": {}}
-"""Stage 1: all risky records and 3,000 clean ones; stage 2: all (methods §1.5)."""
+
+@dataclass(frozen=True)
+class MixStage:
+    """A record file that a mix writes, `NAME.jsonl`, and what it holds unless the YAML says otherwise."""
+
+    name: str
+    counts: Mapping[str, int]
+    """How many of each category; those that are not named: all."""
+    takes_unanswered: bool
+    """Records without an answer are in it; they train the head and no words."""
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (MixStage("stage1", {CLEAN: 3_000}, takes_unanswered=True), MixStage("stage2", {}, False))
+}
+"""As published: stage 1 gets all risky records and 3,000 clean ones, stage 2 all (methods §1.5)."""
 KEYS = (
     "taxonomy",
     "root",
@@ -54,6 +68,7 @@ LISTS = ("question", "subsets")
 RULES = ("missing", "missing_images", "partial", "head_only")
 CHOICES = {**{name: get_args(Rule) for name in RULES}, "answers": ("source", "table")}
 NUMBERS = ("limit", "split_seed")
+OPTIONS = "options"
 
 
 class MixError(ValueError):
@@ -142,6 +157,8 @@ def _value(key: str, value: Any, where: str) -> Any:
         return _choice(value, CHOICES[key], where)
     if key in NUMBERS:
         return _number(value, where)
+    if key == OPTIONS:
+        return _table({key: value}, key, where)
     if key in LISTS:
         return tuple(map(str, [value] if isinstance(value, str) else value))
     if not isinstance(value, str):
@@ -150,7 +167,8 @@ def _value(key: str, value: Any, where: str) -> Any:
 
 
 def _stages(table: Mapping[str, Any], taxonomy: Taxonomy, file: Path) -> dict[str, Counts]:
-    stages = _table(table, "stages", str(file)) if "stages" in table else PAPER_STAGES
+    published = {stage.name: stage.counts for stage in STAGES.values()}
+    stages = _table(table, "stages", str(file)) if "stages" in table else published
     unknown = sorted(set(stages) - set(STAGES))
     if unknown or not stages:
         raise MixError(f"{file}: stages: {unknown or 'none'}; one or both of {list(STAGES)}")

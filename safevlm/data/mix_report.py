@@ -45,6 +45,7 @@ def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
         "kind": one.spec.kind,
         "split": one.spec.split,
         "licence": source.licence,
+        **({"caution": source.caution} if source.caution else {}),
         "parts": {part: {"found": found, "published": told} for part, (found, told) in one.counts.items()},
         "rows": one.rows,
         "dropped": one.dropped,

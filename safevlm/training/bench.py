@@ -25,12 +25,22 @@ from torch import Tensor, nn
 
 from llava_patch import fields, fresh
 from llava_patch.fresh import CLIP_336
-from safevlm.config import LoraSettings, LossWeights, Quantization, SafetyConfig, StageName
+from safevlm.config import (
+    DataConfig,
+    LoraSettings,
+    LossWeights,
+    ModelConfig,
+    Quantization,
+    Recipe,
+    RunConfig,
+    SafetyConfig,
+)
 from safevlm.data.collate import IGNORED
 from safevlm.intervals import bootstrap_median
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
-from safevlm.training.stages import STAGES, prepare, trainable
+from safevlm.training.prepare import prepare, trainable
+from safevlm.training.stages import stage_of
 from safevlm.versions import installed
 
 WARM_UP = 3
@@ -89,7 +99,7 @@ SHAPES = {
 class Mode:
     """A way to train."""
 
-    stage: StageName
+    stage: str
     loss: LossWeights = LossWeights()
     quantize: Quantization = "none"
     checkpointing: bool = False
@@ -125,7 +135,8 @@ def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
     for name, weight in model.named_parameters():
         if is_safety_name(name):
             weight.data = weight.data.float()
-    prepared = prepare(model, STAGES[mode.stage], shape.lora)
+    recipe = Recipe(mode.stage, ModelConfig(""), DataConfig([]), RunConfig(""), mode.loss, shape.lora)
+    prepared = prepare(model, stage_of(recipe), recipe)
     if mode.checkpointing:
         prepared.gradient_checkpointing_enable({"use_reentrant": False})
     return prepared.train()

@@ -14,7 +14,6 @@ import yaml
 
 from safevlm.config import Recipe
 from safevlm.data.records import Record
-from safevlm.training.stages import trainable
 from safevlm.versions import commit, installed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "safetensors")
@@ -22,10 +21,14 @@ RECIPE, RUN = "recipe.yaml", "run.json"
 
 
 def files(
-    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], model: Any, processes: int
+    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], trained: Mapping[str, int], processes: int
 ) -> dict[str, str]:
-    """Contents by file name. `changes`: counts of what `data.exclude` left out, and of what `data.relabel` changed."""
-    record = _run_record(recipe, records, changes, model, processes)
+    """Contents by file name.
+
+    `changes`: counts of what `data.exclude` left out, and of what `data.relabel` changed. `trained`: sizes of the
+    parameters that train, by name.
+    """
+    record = _run_record(recipe, records, changes, trained, processes)
     return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(record, indent=1)}
 
 
@@ -35,10 +38,9 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def _run_record(
-    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], model: Any, processes: int
+    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], trained: Mapping[str, int], processes: int
 ) -> dict[str, Any]:
     """What made this checkpoint: versions, commit, seed, data counts, what trained."""
-    sizes = trainable(model)
     return {
         "stage": recipe.stage,
         "seed": recipe.run.seed,
@@ -52,7 +54,7 @@ def _run_record(
             "safe_type": _counts(record.safe_type for record in records),
             "safe_level": _counts(record.safe_level for record in records),
         },
-        "trained": {"tensors": len(sizes), "parameters": sum(sizes.values())},
+        "trained": {"tensors": len(trained), "parameters": sum(trained.values())},
     }
 
 

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from safevlm import recipes
 from safevlm.config import Recipe
+from safevlm.training.stages import stage_of
 
 
 def _file(parser: ArgumentParser, given: str) -> Path:
@@ -43,4 +44,10 @@ def parse(words: Sequence[str]) -> Recipe:
     if flags and not flags[0].startswith("-"):
         flags = ["--recipe", str(_file(parser, flags[0])), *flags[1:]]
     values = parser.instantiate_classes(parser.parse_args(flags))
-    return Recipe(**{key: value for key, value in vars(values).items() if key != "recipe"})
+    recipe = Recipe(**{key: value for key, value in vars(values).items() if key != "recipe"})
+    try:
+        stage = stage_of(recipe)
+    except ValueError as error:
+        parser.error(str(error))
+    stage.check_recipe(recipe)
+    return recipe

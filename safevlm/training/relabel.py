@@ -15,19 +15,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from tqdm import tqdm
 from transformers import TrainingArguments
 
 from llava_patch import parts
 from safevlm.config import Recipe
 from safevlm.data import chat
-from safevlm.data.images import open_image
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
 from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector
 from safevlm.model import loading, zero3
 from safevlm.sharding import Share
+from safevlm.training.image_passes import image_passes
 
 BATCH = 64
 """Images per forward."""
@@ -74,18 +73,17 @@ def _matches(
 ) -> Matches:
     """What this process's share of the images was taken for."""
     found: Matches = {}
-    for batch in tqdm(_share(paths, arguments), "looking for what to relabel", leave=False):
-        images = [open_image(path) for path in batch]
-        pixels = vision_model.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    own = _share(paths, arguments)
+    for batch, vision in image_passes(vision_model, own, arguments.device, BATCH, "looking for what to relabel"):
         with torch.inference_mode():
-            findings = detector.look(vision_model.safe_llava.encode_images(pixels.to(arguments.device)))
-        found |= zip(batch, findings, strict=True)
+            found |= zip(batch, detector.look(vision), strict=True)
     return found
 
 
-def _share(images: Sequence[Path], arguments: TrainingArguments) -> Sequence[Sequence[Path]]:
+def _share(images: Sequence[Path], arguments: TrainingArguments) -> list[Path]:
+    """Whole batches: only the last one of all may be smaller."""
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    return Share(arguments.process_index, arguments.world_size).of(batches)
+    return [path for batch in Share(arguments.process_index, arguments.world_size).of(batches) for path in batch]
 
 
 def _shared(own: Matches, processes: int) -> Matches:

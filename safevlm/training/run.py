@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,44 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from safevlm.config import Recipe
 from safevlm.data import atomic_write, mix
-from safevlm.data.collate import Collator, RecordDataset
 from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training import processes, provenance, resume, start, tensor_stage
+from safevlm.training import processes, provenance, resume, start
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
+from safevlm.training.prepare import prepare, trainable
 from safevlm.training.relabel import relabel
-from safevlm.training.stages import STAGES, prepare
-from safevlm.training.trainer import SafeTrainer
+from safevlm.training.stage import Stage, StageRun
+from safevlm.training.stages import stage_of
 
 log = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe) -> Path:
     """Runs a recipe; returns the folder of its result, `OUT/final`. Resumes from the newest checkpoint in OUT."""
+    stage = stage_of(recipe)
+    stage.check_recipe(recipe)
     arguments = training_arguments(recipe)  # before the model: ZeRO-3 cuts it up while it loads
+    if stage.fit is not None and arguments.world_size > 1:
+        raise ValueError(f"stage {stage.name} trains by itself, in one process; start it without a launcher")
     out = Path(recipe.run.out)
     processes.check_shared_disk(out, arguments.process_index, arguments.world_size)
     last = resume.newest(recipe, arguments.world_size)
     set_seed(recipe.run.seed)
     loaded = start.load(recipe)
-    records, changes = _records(recipe, loaded, arguments)
-    model = prepare(loaded.safe_llava, STAGES[recipe.stage], recipe.lora, recipe.tensor)
-    make = tensor_stage.trainer if recipe.stage == "security_tensor" else _trainer
-    trainer = make(
+    records, changes = _records(recipe, stage, loaded, arguments)
+    if stage.fit is not None:
+        return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes)
+    model = prepare(loaded.safe_llava, stage, recipe)
+    trainer = stage.trainer(
         recipe,
         loaded,
         records,
         weights=recipe.loss,
         group_by=recipe.data.group_by,
-        files=provenance.files(recipe, records, changes, model, arguments.world_size),
+        files=provenance.files(recipe, records, changes, trainable(model), arguments.world_size),
         model=model,
         args=arguments,
     )
@@ -63,28 +69,28 @@ def train(recipe: Recipe) -> Path:
     return out / FINAL
 
 
-def _trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> SafeTrainer:
-    return SafeTrainer(
-        loaded=loaded,
-        train_dataset=RecordDataset(records),
-        data_collator=Collator(loaded.processor, recipe.data.max_length),
-        **kwargs,
-    )
+def _fit(fit: Callable[[StageRun], None], run: StageRun, changes: dict[str, Any]) -> Path:
+    """A stage that trains by itself: one process, one folder, whole or not there."""
+    with atomic_write.atomic_folder(run.folder) as folder:
+        run.loaded.model.to(run.device).eval()
+        fit(replace(run, folder=folder))
+        for name, text in provenance.files(run.recipe, run.records, changes, {}, 1).items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return run.folder
 
 
 def _records(
-    recipe: Recipe, loaded: loading.Loaded, arguments: TrainingArguments
+    recipe: Recipe, stage: Stage, loaded: loading.Loaded, arguments: TrainingArguments
 ) -> tuple[list[Record], dict[str, Any]]:
     """What the run trains on; and how many records were left out, or answered anew."""
     taxonomy = loaded.safe_llava.config.taxonomy
     records = read_records(recipe.data.train, taxonomy, recipe.data.images)
     records, excluded = exclude_images(records, recipe.data)
     changes: dict[str, Any] = {"excluded": excluded}
-    if recipe.stage == "security_tensor":
-        changes["part"] = tensor_stage.count_parts(records)
     if recipe.loss.lm:
         refuse_placeholders(records)
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
+    changes |= stage.check_records(records, recipe)
     if recipe.data.verify_images:
         verify_images(records[arguments.process_index :: arguments.world_size])
     if recipe.data.relabel:

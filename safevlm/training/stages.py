@@ -1,76 +1,125 @@
-"""What each stage trains. Three rows, one code path.
+"""The table of stages: everything that one of them needs stands in its row (`safevlm.training.stage`). Free of torch.
 
 |                 | trained                                | frozen                        |
 |-----------------|----------------------------------------|-------------------------------|
 | stage1          | safety tokens, projector and head      | vision tower, projector, LLM  |
 | stage2          | a LoRA on the LLM's linear layers      | all the rest                  |
 | security_tensor | one tensor in front of the model       | the model                     |
+
+A stage of a user's own is a `Stage` that a recipe names: `stage: package.module:ROW`, or an entry point of the group
+`safevlm.stages`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from safevlm.config import Recipe
+from safevlm.plugins import Registry
+from safevlm.training.stage import Stage
 
-from llava_patch import names
-from safevlm.config import LoraSettings, TensorSettings
-from safevlm.model import zero3
-from safevlm.model.safe_llava import SafeLlava, is_safety_name
-from safevlm.training.tensors import NAME, TensorLearner
-
-
-@dataclass(frozen=True)
-class Stage:
-    trains: Callable[[str], bool]
-    """Whether a parameter of this name trains."""
-    adds: Literal["", "lora", "tensor"] = ""
-    """What `prepare` puts on the model."""
+if TYPE_CHECKING:
+    from safevlm.data.records import Record
+    from safevlm.model.safe_llava import SafeLlava
+    from safevlm.training.trainer import SafeTrainer
 
 
-STAGES = {
-    "stage1": Stage(trains=is_safety_name),
-    "stage2": Stage(trains=lambda name: ".lora_" in name, adds="lora"),
-    "security_tensor": Stage(trains=NAME.__eq__, adds="tensor"),
-}
+def _is_safety(name: str) -> bool:
+    from safevlm.model.safe_llava import is_safety_name
+
+    return is_safety_name(name)
 
 
-def prepare(model: SafeLlava, stage: Stage, lora: LoraSettings, tensor: TensorSettings | None = None) -> Any:
-    """Freezes and unfreezes; adds LoRA or tensor. What trains is float32: at lr 1e-5 bf16 weights hardly move."""
-    add: dict[str, Callable[[], Any]] = {
-        "": lambda: model,
-        "lora": lambda: _with_lora(model, lora),
-        "tensor": lambda: TensorLearner(model, tensor or TensorSettings()),
-    }
-    prepared = add[stage.adds]()
-    for name, parameter in prepared.named_parameters():
-        parameter.requires_grad = stage.trains(name)
-        if parameter.requires_grad and not zero3.is_planned():
-            parameter.data = parameter.data.float()
-        elif parameter.requires_grad and not zero3.is_cut(parameter):
-            parameter.data = parameter.data.to(model.dtype)  # ZeRO-3 wants one type and keeps fp32 masters itself
-    if not any(parameter.requires_grad for parameter in prepared.parameters()):
-        raise ValueError("nothing to train: this checkpoint has no safety modules; set model.safety in the recipe")
-    return prepared
+STAGE1 = Stage(
+    "stage1",
+    "safety tokens, safety projector and safety head",
+    trains=_is_safety,
+    leaves="safety",
+    trains_head=True,
+    learns_through_llm=lambda safety: safety.lm_tokens > 0,
+    defense="safety-head",
+)
 
 
-def trainable(model: nn.Module) -> dict[str, int]:
-    """Names of the parameters that train, with their sizes."""
-    return {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+def _with_lora(model: SafeLlava, recipe: Recipe) -> Any:
+    from safevlm.training.lora import with_lora
+
+    return with_lora(model, recipe.lora)
 
 
-def _with_lora(model: SafeLlava, lora: LoraSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _check_stage2(recipe: Recipe) -> None:
+    if not recipe.loss.lm:
+        raise ValueError("loss.lm: 0 leaves stage2 nothing to learn from; its LoRA moves the LLM alone")
 
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names.LORA_TARGETS
-    )
-    wrapped = get_peft_model(model, config)
-    adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trainable(wrapped)}
-    stray = [name for name in adapted if not re.fullmatch(names.LORA_TARGETS, name)]
-    if stray or not adapted:
-        raise ValueError(f"the LoRA landed on {stray or 'nothing'}; expected only the LLM's linear layers")
-    return wrapped
+
+STAGE2 = Stage(
+    "stage2",
+    "a LoRA on the LLM's linear layers",
+    add=_with_lora,
+    trains=lambda name: ".lora_" in name,
+    leaves="adapter",
+    packages=("peft",),
+    check_recipe=_check_stage2,
+    defense="auto",
+)
+
+
+def _with_tensor(model: SafeLlava, recipe: Recipe) -> Any:
+    from safevlm.training.tensors import TensorLearner
+
+    return TensorLearner(model, recipe.tensor)
+
+
+def _tensor_trainer(*given: Any, **options: Any) -> SafeTrainer:
+    from safevlm.training.tensor_stage import trainer
+
+    return trainer(*given, **options)
+
+
+def _check_tensor(recipe: Recipe) -> None:
+    safety = recipe.model.safety
+    if safety.projector != "none" or safety.lm_tokens or safety.head_tokens:
+        raise ValueError(
+            "model.safety: a security tensor is learned for a model as it is; "
+            "set {projector: none, lm_tokens: 0, head_tokens: 0} (a checkpoint that has modules keeps them)"
+        )
+    if not recipe.loss.lm:
+        raise ValueError("loss.lm: 0 leaves out the LLM, which a security tensor learns through")
+    if recipe.run.deepspeed:
+        raise ValueError("run.deepspeed: there is nothing to cut in one tensor; leave it out, torchrun works")
+
+
+def _check_pairs(records: Sequence[Record], recipe: Recipe) -> Mapping[str, Any]:
+    from safevlm.training.tensor_stage import count_parts, split
+
+    counts = count_parts(records)
+    split(records, recipe.tensor.held_out, recipe.run.seed)
+    return {"part": counts}
+
+
+SECURITY_TENSOR = Stage(
+    "security_tensor",
+    "one tensor in front of the frozen model",
+    add=_with_tensor,
+    trains="security_tensor".__eq__,
+    trainer=_tensor_trainer,
+    check_recipe=_check_tensor,
+    check_records=_check_pairs,
+    defense="security-tensor:textual or security-tensor:visual",
+)
+
+
+def _adopt(name: str, found: object) -> Stage:
+    if not isinstance(found, Stage):
+        raise ValueError(f"an object of {type(found).__name__} is no stage; name a safevlm.training.stage.Stage")
+    return dataclasses.replace(found, name=name)
+
+
+STAGES: Registry[Stage] = Registry("stages", {row.name: row for row in (STAGE1, STAGE2, SECURITY_TENSOR)}, _adopt)
+
+
+def stage_of(recipe: Recipe) -> Stage:
+    """The row that a recipe names. ValueError: no such stage, or one of a user's own that is broken."""
+    return STAGES.find(recipe.stage, "stage")

@@ -12,6 +12,7 @@ from safevlm.model import loading
 from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.taxonomy import read_taxonomy
 from safevlm.training.arguments import frozen_dtype
+from safevlm.training.stages import stage_of
 
 log = logging.getLogger(__name__)
 CALIBRATION = "calibration"
@@ -37,7 +38,7 @@ def load(recipe: Recipe) -> loading.Loaded:
     config = loaded.safe_llava.config
     if model.taxonomy:
         adopt(config, safety.taxonomy, policy, model.taxonomy)
-    if recipe.stage == "stage1" and CALIBRATION in (config.policy or {}):
+    if stage_of(recipe).trains_head and CALIBRATION in (config.policy or {}):
         log.warning("%s: its calibration is of the head before this training; left out", loaded.path)
         config.policy = {key: value for key, value in config.policy.items() if key != CALIBRATION}
     return loaded

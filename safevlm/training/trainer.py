@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from safevlm.config import Grouping, LossWeights
+from safevlm.config import Grouping, LossWeights, Recipe
 from safevlm.data import atomic_write
 from safevlm.data.batches import GroupedSampler
-from safevlm.data.collate import IGNORED
+from safevlm.data.collate import IGNORED, Collator, RecordDataset
+from safevlm.data.records import Record
 from safevlm.model import loading, losses, saving, zero3
 
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
@@ -171,3 +173,13 @@ class SafeTrainer(Trainer):
 def _targets(batch: dict[str, Any], key: str) -> Tensor:
     """Labels that a loss term will read: next tokens (b, t), or verdicts (b,)."""
     return batch[key][:, 1:] if batch[key].dim() == 2 else batch[key]
+
+
+def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **options: Any) -> SafeTrainer:
+    """The Trainer of a recipe's records; `options` are those of `SafeTrainer`."""
+    return SafeTrainer(
+        loaded=loaded,
+        train_dataset=RecordDataset(records),
+        data_collator=Collator(loaded.processor, recipe.data.max_length),
+        **options,
+    )

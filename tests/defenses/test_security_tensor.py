@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from safevlm.__main__ import main
 from safevlm.defenses import DefenseContext, Inputs, Policy, build, security_tensor
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
@@ -161,7 +162,7 @@ def test_a_served_model_has_no_tensors_to_change(kind: str) -> None:
 def test_shuffled_file_is_a_tensor_again(tmp_path: Path) -> None:
     tensors.write(engines.model(), tmp_path)
     file = tmp_path / security_tensor.file_name("visual")
-    security_tensor.shuffle_file(file, tmp_path / "control", seed=3)
+    assert main(["shuffle-tensor", str(file), "--out", str(tmp_path / "control"), "--seed", "3"]) == 0
     control = security_tensor.read(tmp_path / "control" / file.name)
     original = security_tensor.read(file)
     assert control.about["shuffled"] == 3 and control.kind == "visual"

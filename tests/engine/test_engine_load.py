@@ -16,7 +16,8 @@ from safevlm.engine import Engine
 from safevlm.model import loading, saving
 from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.model.loading import Loaded
-from safevlm.training import stages
+from safevlm.training.prepare import prepare
+from safevlm.training.stages import STAGES
 from safevlm.types import Reply, Request, Verdict
 from tests import tiny
 from tests.engine import engines
@@ -63,7 +64,9 @@ def _write(kind: str, base: Path, folder: Path) -> Reply:
 
 
 def _with_lora(loaded: Loaded) -> torch.nn.Module:
-    wrapped = stages.prepare(loaded.safe_llava, stages.STAGES["stage2"], LoraSettings(r=2, alpha=2, dropout=0.0))
+    wrapped = prepare(
+        loaded.safe_llava, STAGES["stage2"], tiny.recipe("stage2", lora=LoraSettings(r=2, alpha=2, dropout=0.0))
+    )
     with torch.no_grad():
         for weight in wrapped.parameters():
             if weight.requires_grad:

@@ -21,8 +21,9 @@ from safevlm.model import checkpoint_folder, export, loading, saving
 from safevlm.model.checkpoint_folder import SAFETY_FILE, CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
+from safevlm.training.prepare import prepare
 from safevlm.training.run import train
-from safevlm.training.stages import STAGES, prepare
+from safevlm.training.stages import STAGES
 from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
@@ -43,7 +44,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded.model.config.policy = POLICY
     ours = {name: tensor for name, tensor in loaded.model.state_dict().items() if is_safety_name(name)}
     loaded = loading.Loaded(loaded.model, loaded.processor, loaded.kind, loaded.path, loaded.base, ours)
-    wrapped = prepare(loaded.model, STAGES["stage2"], LoraSettings(r=4, alpha=8, dropout=0.0))
+    wrapped = prepare(
+        loaded.model, STAGES["stage2"], tiny.recipe("stage2", lora=LoraSettings(r=4, alpha=8, dropout=0.0))
+    )
     for name, weight in wrapped.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(weight, std=0.05)

@@ -21,8 +21,9 @@ from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY
 from safevlm.model.quantization import PACKED, QuantizationError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
+from safevlm.training.prepare import prepare
 from safevlm.training.run import train
-from safevlm.training.stages import STAGES, prepare
+from safevlm.training.stages import STAGES
 from tests import tiny
 from tests.training import workshop
 
@@ -245,7 +246,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(home: Path, kind: Any) 
     for checkpointing in (False, True):
         loaded = loading.load(home / "stage1", quantize=kind)
         torch.manual_seed(0)
-        model = prepare(loaded.safe_llava, STAGES["stage2"], LoraSettings(r=4, alpha=8, dropout=0.0))
+        model = prepare(
+            loaded.safe_llava, STAGES["stage2"], tiny.recipe("stage2", lora=LoraSettings(r=4, alpha=8, dropout=0.0))
+        )
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()

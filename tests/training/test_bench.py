@@ -14,7 +14,7 @@ from safevlm.config import LossWeights
 from safevlm.model.quantization import PACKED
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import bench
-from safevlm.training.stages import trainable
+from safevlm.training.prepare import trainable
 from safevlm.training.trainer import SafeTrainer
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from safevlm.model import checkpoint_folder, loading, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE, CheckpointError
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training import merge
-from safevlm.training.stages import STAGES, prepare
+from safevlm.training.prepare import prepare
+from safevlm.training.stages import STAGES
 from tests import tiny
 from tests.training import workshop
 
@@ -40,7 +41,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tiny.shake(loaded.model.safety_head)
     made["safety"].mkdir()
     saving.save(loaded, loaded.model, made["safety"], {"run.json": "{}"})
-    wrapped = prepare(loaded.model, STAGES["stage2"], LoraSettings(r=4, alpha=8, dropout=0.0))
+    wrapped = prepare(
+        loaded.model, STAGES["stage2"], tiny.recipe("stage2", lora=LoraSettings(r=4, alpha=8, dropout=0.0))
+    )
     for name, weight in wrapped.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(weight, std=0.05)

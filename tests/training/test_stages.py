@@ -13,7 +13,8 @@ from torch import nn
 from llava_patch import names
 from safevlm.config import LoraSettings
 from safevlm.model.safe_llava import is_safety_name
-from safevlm.training.stages import STAGES, prepare, trainable
+from safevlm.training.prepare import prepare, trainable
+from safevlm.training.stages import STAGES
 from tests import tiny
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)
@@ -27,7 +28,7 @@ PLACES = {
 
 
 def _prepared(stage: str, dtype: torch.dtype = torch.float32, **safety: Any) -> Any:
-    return prepare(tiny.safe_llava(**safety).to(dtype), STAGES[stage], LORA)
+    return prepare(tiny.safe_llava(**safety).to(dtype), STAGES[stage], tiny.recipe(stage, lora=LORA))
 
 
 def _adapted(model: nn.Module) -> set[str]:
@@ -58,7 +59,9 @@ def test_stage2_of_a_model_without_safety_modules_is_a_plain_lora() -> None:
 
 
 def test_stage2_uses_the_recipes_settings() -> None:
-    model = prepare(tiny.safe_llava(), STAGES["stage2"], LoraSettings(r=6, alpha=3, dropout=0.25))
+    model = prepare(
+        tiny.safe_llava(), STAGES["stage2"], tiny.recipe("stage2", lora=LoraSettings(r=6, alpha=3, dropout=0.25))
+    )
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (6, 3, 0.25, "none")
     shapes = {weight.shape[0] for name, weight in model.named_parameters() if ".lora_A." in name}

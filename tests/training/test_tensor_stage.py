@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import get_scheduler
 
-from safevlm.config import LoraSettings, PartWeights, Recipe, SafetyConfig, TensorSettings
+from safevlm.config import PartWeights, Recipe, SafetyConfig, TensorSettings
 from safevlm.data.collate import IGNORED
 from safevlm.data.records import PARTS, Record, RecordError, read_records
 from safevlm.defenses import security_tensor
@@ -29,8 +29,9 @@ from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
 from safevlm.taxonomy import DEFAULT
 from safevlm.training import tensor_stage
+from safevlm.training.prepare import prepare, trainable
 from safevlm.training.run import train
-from safevlm.training.stages import STAGES, prepare, trainable
+from safevlm.training.stages import STAGES
 from safevlm.training.tensor_stage import PartCollator, TensorTrainer, count_parts, divergence, split
 from safevlm.training.tensors import NAME, TensorLearner
 from safevlm.types import Request
@@ -157,7 +158,8 @@ def _collated(home: Path, records: Sequence[Record]) -> dict[str, Any]:
 def _learner(home: Path, way: str = "textual", **settings: Any) -> TensorLearner:
     torch.manual_seed(0)
     fields = {**WAYS[way], "tokens": 3, "init_std": 0.5, **settings}
-    return prepare(_bare(home).safe_llava, STAGES["security_tensor"], LoraSettings(), TensorSettings(**fields)).eval()
+    settings = tiny.recipe("security_tensor", tensor=TensorSettings(**fields))
+    return prepare(_bare(home).safe_llava, STAGES["security_tensor"], settings).eval()
 
 
 def _asked(learner: TensorLearner, batch: dict[str, Any], untouched: bool = True) -> Any:

@@ -27,7 +27,7 @@ from safevlm.config import (
 from safevlm.miniature import dataset
 from safevlm.miniature.build import make_processor
 from safevlm.miniature.words import build_tokenizer
-from safevlm.training import run
+from safevlm.training import trainer
 from safevlm.training.trainer import SafeTrainer
 from tests import tiny
 
@@ -156,7 +156,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[WatchedTrainer]:
         made.append(WatchedTrainer(**arguments))
         return made[-1]
 
-    monkeypatch.setattr(run, "SafeTrainer", make)
+    monkeypatch.setattr(trainer, "SafeTrainer", make)
     return made
 
 

@@ -1,42 +1,46 @@
 """Where training data come from: one reader per published layout, all giving the same rows.
 
-A source of one's own is a module with `LICENCE`, `files(spec)` and `read(spec)`, and a line in this table.
+A source that joins the project is a file with its `Source`, named in this table. A user's own is named in the mix,
+`kind: package.module:SOURCE`, or comes by an entry point of the group `safevlm.sources`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import dataclasses
 
 from safevlm.data.sources import coco, image_folder, llava, psa, rtvlm, spa_vl, vlguard
 from safevlm.data.sources.row import Rows, SourceError, SourceSpec
+from safevlm.data.sources.source import Source
+from safevlm.plugins import Registry
+
+__all__ = ["SOURCES", "Source", "read_source", "source_of"]
+
+OURS = (
+    llava.SOURCE,
+    psa.SOURCE,
+    vlguard.SOURCE,
+    spa_vl.SOURCE,
+    rtvlm.SOURCE,
+    image_folder.SOURCE,
+    coco.SOURCE,
+)
 
 
-@dataclass(frozen=True)
-class Source:
-    read: Callable[[SourceSpec], Rows]
-    files: Callable[[SourceSpec], list[Path]]
-    """Annotation files, for digests; images are not among them."""
-    licence: str
+def _adopt(name: str, found: object) -> Source:
+    if not isinstance(found, Source):
+        raise ValueError(f"an object of {type(found).__name__} is no source; name a safevlm.data.sources.Source")
+    return dataclasses.replace(found, name=name)
 
 
-SOURCES: dict[str, Source] = {
-    "llava": Source(llava.read, llava.files, llava.LICENCE),
-    "psa": Source(psa.read, psa.files, psa.LICENCE),
-    "vlguard": Source(vlguard.read, vlguard.files, vlguard.LICENCE),
-    "spa_vl": Source(spa_vl.read, spa_vl.files, spa_vl.LICENCE),
-    "rtvlm": Source(rtvlm.read, rtvlm.files, rtvlm.LICENCE),
-    "image_folder": Source(image_folder.read, image_folder.files, image_folder.LICENCE),
-    "coco": Source(coco.read, coco.files, coco.LICENCE),
-}
+SOURCES: Registry[Source] = Registry("sources", {source.name: source for source in OURS}, _adopt)
 
 
 def source_of(kind: str, where: str) -> Source:
-    """The source of a kind; SourceError names the kinds there are."""
-    if kind not in SOURCES:
-        raise SourceError(f"{where}: unknown kind {kind!r}; one of {list(SOURCES)}")
-    return SOURCES[kind]
+    """The source of a kind. SourceError: no such kind (it names the choices), or a broken one of a user's own."""
+    try:
+        return SOURCES.find(kind, f"{where}: kind")
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 def read_source(spec: SourceSpec) -> Rows:

@@ -22,8 +22,8 @@ from safevlm.data.sources.row import (
     SourceTally,
     asked,
 )
+from safevlm.data.sources.source import Source
 
-LICENCE = "CC BY 4.0 (annotations); the images have their own"
 PUBLISHED = {"train2017": PublishedCount(118_287)}
 QUESTION = "Describe the image in one sentence."
 
@@ -57,3 +57,14 @@ def _captions(file: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{file}: not COCO's captions: {type(error).__name__}: {error}") from error
     return found
+
+
+SOURCE = Source(
+    "coco",
+    "COCO's images and, if given, captions",
+    read,
+    files,
+    licence="CC BY 4.0 (annotations); the images have their own",
+    published=PUBLISHED,
+    caution="without captions the images train the head alone",
+)

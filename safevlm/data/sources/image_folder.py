@@ -9,8 +9,7 @@ from pathlib import Path
 
 from safevlm.data.sources.images import image_files
 from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally
-
-LICENCE = "the user's own"
+from safevlm.data.sources.source import Source
 
 
 def files(spec: SourceSpec) -> list[Path]:
@@ -30,3 +29,12 @@ def read(spec: SourceSpec) -> Rows:
             id=name.as_posix(), place=str(path), images=(ImageFile(path),), words=name.parts[:-1], split=spec.split
         )
     return tally.close()
+
+
+SOURCE = Source(
+    "image_folder",
+    "a folder of images, a sub-folder per class",
+    read,
+    files,
+    licence="the user's own",
+)

@@ -13,8 +13,8 @@ from typing import Any
 from safevlm.data.json_rows import json_rows
 from safevlm.data.records import ROLES
 from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
+from safevlm.data.sources.source import Source
 
-LICENCE = "CC BY 4.0 for LLaVA's text; the images have their own"
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
@@ -66,3 +66,12 @@ def _turn(turn: Any, place: str) -> Turn:
 
 def _name(label: Any) -> str | None:
     return None if label is None else str(label)
+
+
+SOURCE = Source(
+    "llava",
+    "LLaVA's instruction data, and records of ours",
+    read,
+    files,
+    licence="CC BY 4.0 for LLaVA's text; the images have their own",
+)

@@ -13,12 +13,10 @@ from typing import Any
 from safevlm.data.json_rows import json_rows
 from safevlm.data.sources import llava
 from safevlm.data.sources.row import IMAGE, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
+from safevlm.data.sources.source import Source
 from safevlm.taxonomy import DEFAULT
 
-LICENCE = "unknown: the release has no licence file"
 BESIDE = "<split>"
-
-files = llava.files
 
 
 def read(spec: SourceSpec) -> Rows:
@@ -55,3 +53,12 @@ def _labelled(row: SourceRow, raw: dict[str, Any], place: str) -> SourceRow:
 
 def _published(label: Any, names: list[str], id_of: Any) -> str | None:
     return None if label is None else names[id_of(label)]
+
+
+SOURCE = Source(
+    "psa",
+    "PSA-VLM's JSONL",
+    read,
+    llava.files,
+    licence="unknown: the release has no licence file",
+)

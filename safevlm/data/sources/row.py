@@ -39,6 +39,8 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class SourceRow:
+    """One row of a source: a conversation about images, or images alone."""
+
     id: str
     """Unique within the source."""
     place: str
@@ -92,6 +94,8 @@ class SourceSpec:
     """allow: fewer rows than published."""
     head_only: Rule = "error"
     """allow: rows without an answer train the head (`head_only.jsonl`) and no words."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a source of a user's own."""
 
 
 @dataclass(frozen=True)

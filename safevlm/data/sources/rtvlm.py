@@ -27,8 +27,8 @@ from safevlm.data.sources.row import (
     asked,
     text_of,
 )
+from safevlm.data.sources.source import Source
 
-LICENCE = "cc, which one is not said"
 CAUTION = "Proceed with Caution"
 SPELLINGS = {"answer with caution": CAUTION}
 """The full celebrity file spells one label in its own way."""
@@ -164,6 +164,11 @@ SUBSETS: dict[str, Subset] = {
 ORDER_ROWS = 804
 """Of both order sets together."""
 
+PUBLISHED = {
+    **{name: PublishedCount(subset.published) for name, subset in SUBSETS.items() if subset.published},
+    "visual_order": PublishedCount(ORDER_ROWS),
+}
+
 
 def files(spec: SourceSpec) -> list[Path]:
     return [_data(spec) / SUBSETS[name].table for name in _wanted(spec)]
@@ -233,8 +238,7 @@ def _images(spec: SourceSpec, subset: Subset) -> Path:
 
 def _counts(spec: SourceSpec, rows: list[SourceRow]) -> Counts:
     """Expanded questions are counted once, as published counts are."""
-    published = {name: PublishedCount(subset.published) for name, subset in SUBSETS.items() if subset.published}
-    tally = SourceTally(spec, {**published, "visual_order": PublishedCount(ORDER_ROWS)})
+    tally = SourceTally(spec, PUBLISHED)
     parts = {row.place: row.words[0] for row in rows}
     for part, count in Counter(parts.values()).items():
         tally.found[part] = count
@@ -242,3 +246,14 @@ def _counts(spec: SourceSpec, rows: list[SourceRow]) -> Counts:
     if all(both):
         tally.found["visual_order"] = sum(both)
     return tally.close()
+
+
+SOURCE = Source(
+    "rtvlm",
+    "RTVLM by subset; split: train draws 80 % of its images once",
+    read,
+    files,
+    licence="cc, which one is not said",
+    published=PUBLISHED,
+    caution="has one split, test; ours is drawn, so that only the other 20 % may be evaluated on",
+)

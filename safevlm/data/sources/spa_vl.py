@@ -26,8 +26,8 @@ from safevlm.data.sources.row import (
     asked,
     text_of,
 )
+from safevlm.data.sources.source import Source
 
-LICENCE = "CC BY 4.0"
 PATTERNS = {
     "train": ("data/train-*.parquet", "train-*.parquet"),
     "validation": ("validation/validation-*.parquet", "data/validation-*.parquet", "validation-*.parquet"),
@@ -103,3 +103,14 @@ def _json_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
             words=PurePosixPath(image).parts[:-1],
             split=spec.split,
         )
+
+
+SOURCE = Source(
+    "spa_vl",
+    "SPA-VL's parquet, or its preference JSON with an image folder",
+    read,
+    files,
+    licence="CC BY 4.0",
+    published=PUBLISHED,
+    caution="the parquet of train names no class",
+)

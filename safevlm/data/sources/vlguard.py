@@ -24,8 +24,8 @@ from safevlm.data.sources.row import (
     one_of,
     text_of,
 )
+from safevlm.data.sources.source import Source
 
-LICENCE = "gated, research only"
 PUBLISHED = {"train": PublishedCount(2_000), "test": PublishedCount(1_000)}
 SAFE_QUESTIONS = ("safe_instruction", "unsafe_instruction")
 
@@ -76,3 +76,14 @@ def _pairs(raw: Any, place: str) -> Iterator[tuple[tuple[str, str], str, str, st
             continue
         kind = next((name for name in SAFE_QUESTIONS if name in pair), SAFE_QUESTIONS[0])
         yield ("safe", kind), f"-{kind}", text_of(pair, kind, place), text_of(pair, "response", place)
+
+
+SOURCE = Source(
+    "vlguard",
+    "VLGuard's train or test split",
+    read,
+    files,
+    licence="gated, research only",
+    published=PUBLISHED,
+    caution="its test split sits inside the published training pool of SafeVLM",
+)
