@@ -32,13 +32,9 @@ def text(config: Config) -> Any:
     return config.text_config
 
 
-def vision(config: Config) -> Any:
-    """The vision tower's own config."""
-    return config.vision_config
-
-
 def sizes(config: Config) -> Sizes:
-    llm, tower = text(config), vision(config)
+    """Layers, widths and counts of LLM and vision tower."""
+    llm, tower = text(config), _vision(config)
     return Sizes(
         lm_layers=llm.num_hidden_layers,
         lm_width=llm.hidden_size,
@@ -64,7 +60,7 @@ def vocabulary_size(config: Config) -> int:
 
 def tower_width(config: Config) -> int:
     """Width of the vision tower's hidden states."""
-    return int(vision(config).hidden_size)
+    return int(_vision(config).hidden_size)
 
 
 def patch_width(config: Config) -> int:
@@ -75,20 +71,21 @@ def patch_width(config: Config) -> int:
 
 def image_size(config: Config) -> int:
     """Pixels on the side of an image."""
-    return int(vision(config).image_size)
+    return int(_vision(config).image_size)
 
 
 def pixel_shape(config: Config) -> tuple[int, int, int]:
     """(channels, height, width) of an image as the vision tower takes it."""
-    return int(vision(config).num_channels), image_size(config), image_size(config)
+    return int(_vision(config).num_channels), image_size(config), image_size(config)
 
 
 def patch_size(config: Config) -> int:
     """Pixels on the side of a patch."""
-    return int(vision(config).patch_size)
+    return int(_vision(config).patch_size)
 
 
 def patches_per_side(config: Config) -> int:
+    """Rows, and columns, of the grid of patches of one image."""
     return image_size(config) // patch_size(config)
 
 
@@ -108,6 +105,7 @@ def lm_layers(config: Config) -> int:
 
 
 def set_lm_layers(config: Config, layers: int) -> None:
+    """Changes the config in place."""
     text(config).num_hidden_layers = layers
 
 
@@ -120,3 +118,8 @@ def with_lm_layers(config: Config, layers: int) -> Iterator[None]:
         yield
     finally:
         set_lm_layers(config, before)
+
+
+def _vision(config: Config) -> Any:
+    """The vision tower's own config."""
+    return config.vision_config

@@ -1,4 +1,4 @@
-"""K extra vectors in front of an image's tokens, put there behind the projector; and apart again.
+"""K extra vectors in front of an image's tokens, put there behind the projector.
 
     patches ─▶ multi_modal_projector ─▶ [ image tokens ]            stock
     patches ─▶ multi_modal_projector ─▶ [ K extra | image tokens ]  with `attach`
@@ -30,8 +30,3 @@ def attach(model: Model, prepend: Callable[[nn.Module, Any, Tensor], Tensor]) ->
 def join(extra: Tensor, image: Tensor) -> Tensor:
     """(b, k, d), (b, n, d) → (b, k + n, d), in the image's type."""
     return torch.cat([extra.to(image.device, image.dtype), image], dim=1)
-
-
-def split(tokens: Tensor, extra: int) -> tuple[Tensor, Tensor]:
-    """(b, k + n, d) → (b, k, d), (b, n, d)."""
-    return tokens[:, :extra], tokens[:, extra:]

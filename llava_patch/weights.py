@@ -28,9 +28,13 @@ BROKEN = (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError
 class Stored(Protocol):
     """Where tensors can be read by name, one at a time."""
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without reading the tensor."""
+        ...
 
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU, in the type it is stored in."""
+        ...
 
 
 class Weights:
@@ -100,6 +104,7 @@ class Writer:
         self._shard: dict[str, Tensor] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
+        """Keeps the tensor for the current shard, which is written first when it would grow too large."""
         size = sum(held.nbytes for held in self._shard.values())
         if self._shard and size + tensor.nbytes > self.shard_bytes:
             self._flush()
@@ -107,6 +112,7 @@ class Writer:
         self.total += tensor.nbytes
 
     def close(self) -> None:
+        """Writes what is left, gives the shards their names and, when there are several, writes the index."""
         self._flush()
         if len(self.full) == 1:
             (self.folder / "shard-1").rename(self.folder / SINGLES[0])

@@ -40,6 +40,7 @@ class Sources:
     adapter: lora.Lora | None
 
     def places(self) -> Places:
+        """Every weight under its name on disk; of two of one name, that of the later layer."""
         return {target: (stored, name) for stored, own in self.layers for target, name in own.items()}
 
 

@@ -17,6 +17,8 @@ EncodedRequest = tuple[Tensor, tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class EncodedBatch:
+    """b requests of t tokens, padded on the left."""
+
     input_ids: Tensor
     """(b, t)."""
     attention_mask: Tensor
@@ -34,6 +36,7 @@ class EncodedBatch:
 
 
 def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int]) -> EncodedBatch:
+    """Pads rows of different length on the left with `pad_id`; `requests`: the index of each row's request."""
     ids = [ids for ids, _ in rows]
     longest = max(map(len, ids))
     pad = torch.nn.functional.pad

@@ -19,6 +19,8 @@ from safevlm.model.tokens import TokenBank
 
 @dataclass(frozen=True)
 class HeadLogits:
+    """The head's two read-outs, before softmax."""
+
     level: Tensor
     """(b, levels)."""
     category: Tensor
@@ -26,6 +28,11 @@ class HeadLogits:
 
 
 class SafetyHead(nn.Module):
+    """Image features, and the question's words if `reads_text`, → severity level and risk category.
+
+    `heads` of the attention must divide `width`; `tokens`: learned head tokens, 0 for none.
+    """
+
     def __init__(self, width: int, heads: int, tokens: int, levels: int, categories: int, reads_text: bool) -> None:
         super().__init__()
         if width % heads:
@@ -38,6 +45,7 @@ class SafetyHead(nn.Module):
 
     @property
     def reads_text(self) -> bool:
+        """Whether the verdict depends on the request's words; if not, it can be cached per image."""
         return self.query is None
 
     def forward(

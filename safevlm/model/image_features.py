@@ -40,7 +40,7 @@ class VisionBatch:
 
 class LazyImageFeatures:
     def __init__(self, model: SafeLlava, vision_batch: VisionBatch | None, rows: slice, words: Tensor) -> None:
-        """`rows`: this request's images among those of the glance. `words` (t,): ids of the request's prompt without
+        """`rows`: this request's images among those of the batch. `words` (t,): ids of the request's prompt without
         image slots, for a head that reads text."""
         self._model = model
         self._vision_batch = vision_batch
@@ -84,7 +84,7 @@ def words_of(model: SafeLlava, processor: Processor, request: Request, device: t
 def encode_images(
     model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Tensor]
 ) -> list[LazyImageFeatures]:
-    """A Sight for each request of a batch; they share one vision pass. `images`: images of each request."""
+    """Features for each request of a batch; they share one vision pass. `images`: images of each request."""
     vision_batch = VisionBatch(model, pixel_values) if pixel_values is not None else None
     ends = list(accumulate(images))
     rows = [slice(end - count, end) for count, end in zip(images, ends, strict=True)]

@@ -46,6 +46,7 @@ class Loaded:
 
     @property
     def safe_llava(self) -> SafeLlava:
+        """The model itself, without the adapter's wrapper."""
         return inner_of(self.model)
 
 

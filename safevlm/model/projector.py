@@ -80,6 +80,8 @@ class CAbstractor(nn.Module):
 
 
 class ResamplerLayer(nn.Module):
+    """Pre-norm cross-attention of the queries on the patches, then an MLP, both residual."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_queries, self.norm_patches, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))

@@ -41,10 +41,12 @@ class SafeLlavaConfig(classes.Config):
 
     @property
     def safety_config(self) -> SafetyConfig:
+        """The safety section, typed."""
         return SafetyConfig(**self.safety) if self.safety else NO_SAFETY
 
     @property
     def taxonomy(self) -> Taxonomy:
+        """Categories and levels that the head was trained on; without any in the config, the default ones."""
         table = self.safety_config.taxonomy
         return Taxonomy.from_dict(table) if table else DEFAULT
 
@@ -75,6 +77,8 @@ class SafeLlavaOutput(classes.Output):
 
 
 class SafeLlava(classes.Model):
+    """A LLaVA with safety modules as its config says; without any it computes what stock LLaVA does, bit for bit."""
+
     config_class = SafeLlavaConfig
     config: SafeLlavaConfig
 

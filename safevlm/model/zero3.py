@@ -22,6 +22,7 @@ def is_planned() -> bool:
 
 
 def is_cut(parameter: Tensor) -> bool:
+    """Whether ZeRO-3 has cut this parameter across processes."""
     return hasattr(parameter, "ds_id")
 
 
