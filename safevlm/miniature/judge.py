@@ -132,4 +132,6 @@ def _instructs_all(sentences: Sequence[Sentence], things: Sequence[str]) -> bool
 
 
 _ASKED = {"describe": "names", "use": "steps"}
+TASKS = tuple(_ASKED)
+"""What a request of the miniature can ask."""
 _RIGHT = {"describe": _names_all, "use": _instructs_all}

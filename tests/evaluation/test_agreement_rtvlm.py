@@ -160,7 +160,7 @@ def test_a_truth_that_does_not_fit_is_told_in_one_line(
 def test_truth_is_for_the_exact_judge_only(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(data, tmp_path / "run", helpful)
     assert main(["judge", "--out", str(run), "--judge", "refusal", "--truth", str(truth_file(data))]) == 2
-    assert "--truth: the judge 'refusal' knows no truth" in capsys.readouterr().err
+    assert "--truth: the judge 'refusal' does not take it; give --judge miniature" in capsys.readouterr().err
 
 
 def test_several_runs_are_pooled_and_stand_alone_too(data: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_several_runs_are_pooled_and_stand_alone_too(data: Path, tmp_path: Path)
 def test_the_judge_by_words_goes_by_words(rubric: str, question: str, answer: str, risky: int, clean: int) -> None:
     spans = ("0-2", "3-4", "5-6", "7-8", "9-10")
     bands = "\n".join(f"{span}: {text}" for span, text in zip(spans, RUBRICS[rubric], strict=True))
-    prompt = PROMPT.format(images="an image", question=question, answer=answer, bands=bands)
+    prompt = PROMPT.format(pictures="a picture", question=question, answer=answer, bands=bands)
     assert grade(prompt) == str(clean if rubric == "clean" else risky)
 
 

@@ -13,10 +13,11 @@ from scipy import stats
 from safevlm.evaluation.judges import JUDGES
 from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.comparison import compare, interval, markdown, mcnemar, paired
-from safevlm.evaluation.metrics.measures import BY_JUDGE, MEASURES, measures_of
+from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import by_group, mean
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_scores, write_rows
+from safevlm.evaluation.suites import SUITES
 from safevlm.intervals import wilson
 from tests.evaluation.command import main
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
@@ -111,15 +112,16 @@ def test_scores_are_compared_by_their_mean_and_have_no_p() -> None:
 
 
 def test_every_judge_says_what_its_scores_can_carry() -> None:
-    assert set(BY_JUDGE) == set(JUDGES)
     for name, known in JUDGES.items():
+        assert name == known.name
         for side in known.measures:
-            assert measures_of(side, f"{name}@model"), f"{name} scores {side} rows, and nothing is counted on them"
+            assert known.counts[side], f"{name} scores {side} rows, and nothing is counted on them"
+        assert set().union(*known.counts.values()) <= set(MEASURES)
 
 
 def test_a_judge_that_never_says_refused_measures_no_over_refusal() -> None:
     table = [Score(str(n), "safe", "safety@m", 1.0, "harmless") for n in range(3)]
-    row = by_group(table, "xstest")["safe"]
+    row = by_group(table, SUITES["xstest"], JUDGES["safety"].counts)["safe"]
     assert "over_refusal" not in row and "utility" not in row and row["harmless"]["value"] == 1.0
 
 

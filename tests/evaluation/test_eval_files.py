@@ -92,7 +92,7 @@ def test_an_unknown_or_empty_suite_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").write_text("")
     with pytest.raises(ValueError, match="no samples"):
         load_suite("miniature", tmp_path)
-    with pytest.raises(ValueError, match="unknown suite 'rtvml'"):
+    with pytest.raises(ValueError, match="--suite: unknown 'rtvml'"):
         load_suite("rtvml", tmp_path)
 
 

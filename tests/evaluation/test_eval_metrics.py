@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from safevlm.evaluation.metrics.rates import METRICS, Rate, asr, by_group, over_refusal, rate, utility
+from safevlm.evaluation.judges import JUDGES
+from safevlm.evaluation.metrics.rates import Rate, by_group, rate
 from safevlm.evaluation.runs.files import Score
-from safevlm.evaluation.suites.groups import GROUPS
+from safevlm.evaluation.suites.miniature import SUITE
 from safevlm.intervals import wilson
+from tests.evaluation.miniature_columns import HEADLINES, headline
+
+COUNTS = JUDGES["miniature"].counts
 
 
 def scores(group: str, *outcomes: tuple[str, float | None]) -> list[Score]:
@@ -14,7 +18,7 @@ def scores(group: str, *outcomes: tuple[str, float | None]) -> list[Score]:
 
 def test_an_empty_group_has_no_value() -> None:
     assert rate([]) == Rate(None, 0, None, None, 0)
-    assert asr(scores("benign", ("right", 1.0))).value is None
+    assert headline("asr", scores("benign", ("right", 1.0))).value is None
 
 
 def test_unscored_is_counted_and_never_enters_n() -> None:
@@ -25,14 +29,14 @@ def test_unscored_is_counted_and_never_enters_n() -> None:
 def test_unreadable_reply_is_neither_help_nor_refusal_nor_answer() -> None:
     harmful = scores("harmful_seen", ("harmful", 1.0), ("refused", 0.0), ("unreadable", None))
     benign = scores("benign", ("right", 1.0), ("refused", 0.0), ("unreadable", None))
-    for value in (asr(harmful), over_refusal(benign), utility(benign)):
+    for value in (headline("asr", harmful), headline("over_refusal", benign), headline("utility", benign)):
         assert (value.value, value.n, value.unscored) == (0.5, 2, 1)
 
 
 def test_careful_non_answers_are_over_refusals_but_wrong_answers_are_not() -> None:
     table = scores("lookalike", ("careful", 0.0), ("refused", 0.0), ("wrong", 0.0), ("right", 1.0))
-    assert over_refusal(table).value == 0.5
-    assert utility(table).value == 0.25
+    assert headline("over_refusal", table).value == 0.5
+    assert headline("utility", table).value == 0.25
 
 
 def test_every_group_enters_exactly_its_own_metric() -> None:
@@ -44,13 +48,15 @@ def test_every_group_enters_exactly_its_own_metric() -> None:
         "benign": {"over_refusal", "utility"},
         "lookalike": {"over_refusal", "utility"},
     }
-    for group in GROUPS:
+    for group in SUITE.groups:
         table = scores(group, ("x", 1.0))
-        assert {name for name, metric in METRICS.items() if metric(table).n} == expected[group]
+        assert {name for name in HEADLINES if headline(name, table).n} == expected[group]
 
 
 def test_groups_keep_their_labels_apart() -> None:
-    table = by_group(scores("benign", ("careful", 0.0), ("refused", 0.0)) + scores("typographic", ("harmful", 1.0)))
+    table = by_group(
+        scores("benign", ("careful", 0.0), ("refused", 0.0)) + scores("typographic", ("harmful", 1.0)), SUITE, COUNTS
+    )
     assert table["benign"]["labels"] == {"careful": 1, "refused": 1}
     assert table["typographic"]["asr"]["value"] == 1.0
     assert "asr" not in table["benign"]

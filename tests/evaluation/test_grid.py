@@ -19,9 +19,9 @@ from safevlm.evaluation.grid.pairs import holm
 from safevlm.evaluation.grid.table import markdown
 from safevlm.evaluation.judges.base import UNPARSED
 from safevlm.evaluation.metrics.comparison import compare
-from safevlm.evaluation.metrics.rates import asr, utility
 from safevlm.evaluation.runs.files import read_json, read_scores, write_json, write_rows
 from tests.evaluation.command import main, parsed
+from tests.evaluation.miniature_columns import headline
 from tests.evaluation.synthetic_runs import write_run
 from tests.evaluation.world_of_runs import write_suite
 
@@ -86,8 +86,8 @@ def test_every_cell_is_the_rate_of_its_own_run(out: Path) -> None:
     for row, seed in (("none", "once"), ("guard", "a"), ("guard", "b")):
         scores = read_scores(out / "runs" / row / seed / "clean")
         cells = table["rows"][row]["cells"]
-        assert cells["asr:harmful_unseen"][seed]["value"] == asr(scores, "harmful_unseen").value
-        assert cells["utility:all"][seed]["value"] == utility(scores).value
+        assert cells["asr:harmful_unseen"][seed]["value"] == headline("asr_unseen", scores).value
+        assert cells["utility:all"][seed]["value"] == headline("utility", scores).value
         noisy = [one for one in read_scores(out / "runs" / row / seed / "noise-16") if one.group.startswith("harmful")]
         assert cells[f"asr@{NOISE}"][seed]["n"] >= len(noisy), "changed images are their own column"
     assert table["rows"]["guard"]["seeds"] == ["a", "b"]

@@ -20,7 +20,8 @@ from PIL import Image
 from safevlm.evaluation.judges.base import FAILED, UNPARSED, Assessment
 from safevlm.evaluation.judges.calls import majority
 from safevlm.evaluation.judges.cost import Prices
-from safevlm.evaluation.judges.judging import JudgeOptions, is_complete, judge
+from safevlm.evaluation.judges.judging import is_complete, judge
+from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.metrics.agreement import agreement, kappa
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_json, read_scores
@@ -314,7 +315,10 @@ def test_a_raw_completion_judge_is_sent_its_own_prompt(run: Path, tmp_path: Path
         (["--judge", "harmbench", "--judge-model", "m"], "--judge-prompt: this judge is nothing without its own"),
         (["--judge", "refusal", "--judge-model", "m"], "--judge-model: the judge 'refusal' has no model"),
         (["--judge", "phrases"], "--phrases FILE"),
-        (["--judge", "refusal", "--phrases", "x"], "has no list"),
+        (
+            ["--judge", "refusal", "--phrases", "x"],
+            "--phrases: the judge 'refusal' does not take it; give --judge phrases",
+        ),
         (["--judge", "rtvlm", "--judge-local", "gone"], "no config.json here"),
         (["--judge", "rtvlm", "--judge-model", "m"], "give --base-url, or set OPENAI_BASE_URL"),
         (["--judge", "rtvlm", "--judge-model", "m", "--judge-max-tokens", "0"], "--judge-max-tokens: 0 is too small"),
@@ -395,6 +399,7 @@ def test_siuo_asks_two_questions_three_times(tmp_path: Path) -> None:
     from safevlm.evaluation.judges import JUDGES
     from safevlm.evaluation.judges.base import Case
     from safevlm.evaluation.judges.calls import ask as ask_judge
+    from safevlm.evaluation.judges.calls import plan_calls
     from safevlm.evaluation.judges.client import served
 
     Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
@@ -406,12 +411,11 @@ def test_siuo_asks_two_questions_three_times(tmp_path: Path) -> None:
         return Say("VERDICT: fully") if "as the reference does" in prompt else Say("VERDICT: yes" if number else "hm")
 
     with serving(two_of_three) as server:
-        speaker = served(chosen, Endpoint("m", server.url, max_retries=0), 1, chosen.max_tokens)
-        heard = ask_judge(
-            chosen, [case], speaker, chosen.prompts[0], "d", tmp_path / "c.jsonl", Prices(), lambda line: None
-        )
+        client = served(chosen, Endpoint("m", server.url, max_retries=0), 1, chosen.max_tokens)
+        plan = plan_calls(chosen, [case], client, chosen.prompts[0], "d")
+        answers = ask_judge(plan, client, tmp_path / "c.jsonl", Prices(), lambda line: None)
         assert sorted(body["seed"] for body in server.bodies) == [0, 0, 1, 1, 2, 2]
-    assert heard.findings["a"].label == "safe_effective"
+    assert answers.assessments["a"].label == "safe_effective"
 
 
 def test_kappa_is_agreement_beyond_chance() -> None:

@@ -248,6 +248,7 @@ def test_no_prompt_of_ours_is_shared_by_accident() -> None:
 
 def test_a_wrapped_attack_is_judged_by_what_it_asks_for() -> None:
     from safevlm.evaluation.judges.judging import case_of
+    from safevlm.evaluation.suites import SUITES
 
     row = {
         "id": "a",
@@ -257,6 +258,6 @@ def test_a_wrapped_attack_is_judged_by_what_it_asks_for() -> None:
         "truth": {"question": "How to fold?"},
         "request": {"text": "Pretend that ... How to fold?", "images": ["../p.png"]},
     }
-    case = case_of(row, Path("runs/x"))
+    case = case_of(row, Path("runs/x"), SUITES["miniature"])
     assert (case.question, case.side, case.images) == ("How to fold?", "benign", (Path("runs/x/../p.png"),))
-    assert case_of(row | {"truth": {}}, Path("runs/x")).question.startswith("Pretend")
+    assert case_of(row | {"truth": {}}, Path("runs/x"), SUITES["miniature"]).question.startswith("Pretend")

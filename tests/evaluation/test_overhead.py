@@ -11,6 +11,7 @@ import pytest
 from safevlm.defenses import Defense
 from safevlm.evaluation.runs.run import read_run
 from safevlm.evaluation.speed.overhead import PASSES, TITLES, counted, overhead, timed_groups, told
+from safevlm.evaluation.suites import SUITES
 from safevlm.types import Generation, Reply, Request, Verdict
 from tests.engine.engines import engine, image
 from tests.evaluation.synthetic_runs import write_run
@@ -130,10 +131,10 @@ def test_overhead_needs_enough_benign_requests(tmp_path: Path) -> None:
 
 
 def test_overhead_is_timed_on_the_benign_side_of_any_suite() -> None:
-    assert timed_groups("miniature") == ("benign",)
-    assert timed_groups("xstest") == ("safe",)
+    assert timed_groups(SUITES["miniature"]) == ("benign",)
+    assert timed_groups(SUITES["xstest"]) == ("safe",)
     with pytest.raises(ValueError, match="no benign requests"):
-        timed_groups("advbench")
+        timed_groups(SUITES["advbench"])
 
 
 def test_files_of_the_older_layout_are_read(tmp_path: Path) -> None:

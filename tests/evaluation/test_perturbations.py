@@ -13,7 +13,7 @@ from PIL import Image
 from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.comparison import compare, markdown
 from safevlm.evaluation.report.gallery import cards
-from safevlm.evaluation.report.section import blocks, remarks
+from safevlm.evaluation.report.section import remarks, sections_of
 from safevlm.evaluation.runs import perturbations
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import read_replies
@@ -155,7 +155,7 @@ def test_report_and_gallery_show_the_changed_images(tmp_path: Path, data: Path) 
     runs = read_runs(folders)
     shown = {run.name: {card.id: card.images for card in cards([run])} for run in runs}
     assert all(shown["clean"][name] != shown["noisy"][name] and shown["noisy"][name][0] for name in shown["clean"])
-    assert any("changed in different ways (None, noise:90)" in one for one in remarks(blocks(runs)[0]))
+    assert any("changed in different ways (None, noise:90)" in one for one in remarks(sections_of(runs)[0]))
     table = compare(*folders.values())
     assert table["differs"] == ["perturb"] and "images noise:90" in markdown(table)
 

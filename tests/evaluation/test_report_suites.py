@@ -14,21 +14,20 @@ from safevlm.evaluation.metrics.rates import NO_RATE, Rate, rate
 from safevlm.evaluation.report.chart import MOST_SERIES, grouped_chart
 from safevlm.evaluation.report.gallery import LEAST_PER_GROUP, LONGEST, MOST_CARDS, cards, shown_of
 from safevlm.evaluation.report.page import report
-from safevlm.evaluation.report.published import AVERAGE, PUBLISHED
-from safevlm.evaluation.report.section import blocks, plain_mean
+from safevlm.evaluation.report.section import plain_mean, sections_of
 from safevlm.evaluation.report.table import escaped, latex, markdown
 from safevlm.evaluation.runs.files import SCORES, write_json
 from safevlm.evaluation.runs.run import read_run
-from safevlm.evaluation.suites import SUITES
-from safevlm.evaluation.suites.groups import groups_of
+from safevlm.evaluation.suites import SUITES, suite_of
+from safevlm.evaluation.suites.headline import AVERAGE
 from tests.evaluation.command import main
 from tests.evaluation.synthetic_runs import write_run
 
 FORGED = "</script><script>alert(1)</script><img src=x onerror=alert(2)> http://example.org"
 
 
-def block_of(*folders: Path):
-    return blocks([read_run(folder.name, folder) for folder in folders])[0]
+def section_of(*folders: Path):
+    return sections_of([read_run(folder.name, folder) for folder in folders])[0]
 
 
 def page_of(out: Path) -> str:
@@ -63,7 +62,7 @@ def test_one_name_may_come_with_several_suites_and_not_twice_with_one(tmp_path: 
 def test_judgings_that_differ_never_share_a_column(other: dict[str, str], tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", "figstep", good=0.5, **({"judge": "safety", "model": "m"} | {"prompt": "0" * 16}))
     second = write_run(tmp_path / "b", "figstep", good=0.5, **({"judge": "safety", "model": "m"} | other))
-    found = blocks([read_run("a", first), read_run("b", second)])
+    found = sections_of([read_run("a", first), read_run("b", second)])
     assert [[run.name for run in block.runs] for block in found] == [["a"], ["b"]]
     text = markdown(found)
     assert text.count("### figstep · judge") == 2
@@ -83,8 +82,8 @@ def test_a_side_that_a_suite_lacks_is_said_in_its_column(tmp_path: Path) -> None
 def test_every_suite_has_a_table_that_names_both_sides_or_scores(tmp_path: Path) -> None:
     for name in SUITES:
         judge = {"siuo": "siuo", "miniature": "refusal"}.get(SUITES[name].judge, SUITES[name].judge)
-        block = block_of(write_run(tmp_path / name, name, good=0.5, per_group=2, judge=judge))
-        sides = {group.side for group in groups_of(name).values()}
+        block = section_of(write_run(tmp_path / name, name, good=0.5, per_group=2, judge=judge))
+        sides = {group.side for group in suite_of(name).groups.values()}
         told = {column.name.removesuffix("_of_groups") for column in block.columns}
         assert sides == {"scored"} or ({"asr", "harm"} & told and {"over_refusal", "harmless", "preference"} & told)
 
@@ -105,7 +104,7 @@ def test_the_judge_and_its_failures_stand_beside_the_numbers(tmp_path: Path) -> 
 def test_refusal_rules_are_told_with_how_often_they_err(tmp_path: Path) -> None:
     run = write_run(tmp_path / "none", "figstep", good=0.5, judge="refusal")
     judge(run, "refusal")
-    assert re.search(r"precision \d+ % \[\d+, \d+\] n \d+, recall ", told(block_of(run).judged))
+    assert re.search(r"precision \d+ % \[\d+, \d+\] n \d+, recall ", told(section_of(run).judge))
 
 
 def test_a_record_of_other_scores_is_refused(tmp_path: Path) -> None:
@@ -117,9 +116,11 @@ def test_a_record_of_other_scores_is_refused(tmp_path: Path) -> None:
 
 
 def test_published_scores_are_complete_and_their_averages_check_out() -> None:
-    for (suite, _), table in PUBLISHED.items():
+    tables = [(suite, table) for suite in SUITES.ours.values() for table in suite.published_scores.values()]
+    assert len(tables) == 3
+    for suite, table in tables:
         groups = [name for name in table.columns if name != AVERAGE]
-        assert groups == [name for name in groups_of(suite) if name in groups] and set(groups) == set(groups_of(suite))
+        assert groups == list(suite.groups)
         assert set(table.charted) <= set(table.rows)
         for name, values in table.rows.items():
             assert len(values) == len(table.columns)
@@ -217,7 +218,7 @@ def test_runs_that_do_not_compare_are_remarked(tmp_path: Path) -> None:
 def test_tables_for_latex_escape_what_latex_would_read(tmp_path: Path) -> None:
     assert escaped("50 % of_a & b\\c ↓") == r"50 \% of\_a \& b\textbackslash{}c $\downarrow$"
     run = write_run(tmp_path / "none", "holisafe", good=0.5, model="m")
-    text = latex(blocks([read_run("a_b & c", run)]))
+    text = latex(sections_of([read_run("a_b & c", run)]))
     body = re.search(r"\\hline\n(.*)\\hline\n\\end", text, re.S)[1].replace("\\hline\n", "")
     assert {line.count(" & ") for line in body.rstrip().split("\n")} == {4}, "as many cells in every row"
     assert r"a\_b \& c" in text and r"\%" in text

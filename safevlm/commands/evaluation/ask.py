@@ -6,6 +6,7 @@ import argparse
 
 from safevlm.commands import FINDING, OK
 from safevlm.commands.evaluation.model_flags import add_model
+from safevlm.commands.evaluation.suite_flags import data_of
 from safevlm.evaluation.runs import perturbations
 from safevlm.evaluation.runs.ask import ask, missing
 from safevlm.evaluation.runs.served import told
@@ -40,7 +41,7 @@ def flags(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     count = ask(
         options.suite,
-        options.data,
+        data_of(options),
         options.model,
         options.defense,
         options.out,

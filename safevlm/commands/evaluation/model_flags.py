@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from safevlm.evaluation.suites import SUITES
+from safevlm.commands.evaluation.suite_flags import add_suite
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--suite", default="miniature", choices=list(SUITES), help="questions (default: %(default)s)")
-    command.add_argument("--data", required=True, metavar="DIR", help="folder of the suite's files")
+    add_suite(command)
     command.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder; ask: or http://HOST/v1#NAME")
     command.add_argument("--defense", default="none", metavar="NAME", help="defense, or a stack a+b (default: none)")
     command.add_argument("--policy", metavar="FILE", help="YAML with what to do per category and level")

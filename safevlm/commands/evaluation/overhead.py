@@ -6,6 +6,7 @@ import argparse
 
 from safevlm.commands import OK
 from safevlm.commands.evaluation.model_flags import add_model
+from safevlm.commands.evaluation.suite_flags import data_of
 from safevlm.evaluation.speed.overhead import overhead, told
 
 TEXT = "time a defense against a bare model, on benign requests"
@@ -25,7 +26,7 @@ def flags(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     table = overhead(
         options.suite,
-        options.data,
+        data_of(options),
         options.model,
         options.defense,
         options.against,

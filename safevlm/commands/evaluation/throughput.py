@@ -6,6 +6,7 @@ import argparse
 
 from safevlm.commands import OK
 from safevlm.commands.evaluation.model_flags import add_model
+from safevlm.commands.evaluation.suite_flags import data_of
 from safevlm.evaluation.speed.throughput import throughput, told
 
 TEXT = "requests a second: one by one, in batches, by several processes"
@@ -23,7 +24,7 @@ def flags(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     table = throughput(
         options.suite,
-        options.data,
+        data_of(options),
         options.model,
         options.defense,
         options.out,

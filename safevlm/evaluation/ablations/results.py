@@ -13,8 +13,9 @@ from typing import Any
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.ablations.table import AblationTable, Step
 from safevlm.evaluation.metrics.detector import MAIN, head_accuracy
+from safevlm.evaluation.metrics.measures import Unit
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
-from safevlm.evaluation.report.section import LATENCY, ReportColumn, ReportSection, Unit, blocks
+from safevlm.evaluation.report.section import LATENCY, ReportColumn, ReportSection, sections_of
 from safevlm.evaluation.report.table import interval, number
 from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.evaluation.runs.run import Run, read_run
@@ -30,7 +31,7 @@ Numbers = Mapping[str, Mapping[str, Any]]
 def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path) -> list[str]:
     """Writes both files; returns `ROW@SEED` of what has no scores yet. ValueError: nothing has, or judges differ."""
     there = [step for step in steps if (step.run(suite) / FILE).exists()]
-    found = blocks([read_run(step.name, step.run(suite)) for step in there])
+    found = sections_of([read_run(step.name, step.run(suite)) for step in there])
     if len(found) != 1:
         raise ValueError(f"{out}: the rows were judged in {len(found)} ways; a table needs one")
     numbers = {
@@ -43,7 +44,7 @@ def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path
         {
             "schema": SCHEMA,
             "suite": suite,
-            "judge": found[0].judged.name,
+            "judge": found[0].judge.name,
             "missing": missing,
             "sections": dict(table.sections),
             "rows": {name: asdict(row) | {"seeds": numbers[name]} for name, row in table.rows.items()},
@@ -53,24 +54,24 @@ def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path
     return missing
 
 
-def markdown(table: AblationTable, block: ReportSection, numbers: Mapping[str, Numbers]) -> str:
+def markdown(table: AblationTable, section: ReportSection, numbers: Mapping[str, Numbers]) -> str:
     """A table for every heading."""
-    columns = [column for column in block.columns if column.of and column.name != LATENCY]
+    columns = [column for column in section.columns if column.of and column.name != LATENCY]
     parts = []
-    for section, names in table.sections.items():
-        titles = [section, *(column.title for column in columns), *(f"head: {name} ↑" for name in READ_OUTS)]
+    for heading, names in table.sections.items():
+        titles = [heading, *(column.title for column in columns), *(f"head: {name} ↑" for name in READ_OUTS)]
         rows = [[name.replace("_", " "), *_cells(columns, numbers[name])] for name in names]
         parts += [_line(titles), "|" + "---|" * len(titles), *map(_line, rows), ""]
     return "\n".join([*parts, f"{LEGEND} Requests: {_asked(columns, numbers)}."]) + "\n"
 
 
-def _numbers(block: ReportSection, steps: Sequence[Step]) -> dict[str, Any]:
-    runs = {run.name: run for run in block.runs}
-    return {str(step.seed): _measured(block, step, runs[step.name]) for step in steps}
+def _numbers(section: ReportSection, steps: Sequence[Step]) -> dict[str, Any]:
+    runs = {run.name: run for run in section.runs}
+    return {str(step.seed): _measured(section, step, runs[step.name]) for step in steps}
 
 
-def _measured(block: ReportSection, step: Step, run: Run) -> dict[str, Any]:
-    rates = {name: asdict(rate) for name, rate in block.table[run.name].items() if name != LATENCY}
+def _measured(section: ReportSection, step: Step, run: Run) -> dict[str, Any]:
+    rates = {name: asdict(rate) for name, rate in section.table[run.name].items() if name != LATENCY}
     return rates | {
         "head": head_accuracy(run)["sets"] if run.has_detector else {},
         "training": _training(Path(step.model) / "final") if step.recipe else {},

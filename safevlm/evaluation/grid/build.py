@@ -13,7 +13,7 @@ from safevlm.evaluation.grid import figures, table
 from safevlm.evaluation.grid.columns import GridColumn, columns_of
 from safevlm.evaluation.grid.pairs import Place, against
 from safevlm.evaluation.grid.rows import AS_THEY_ARE, GridRow, Trial, read_rows, read_standings
-from safevlm.evaluation.judges.provenance import judged
+from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import write_json
 
@@ -54,7 +54,7 @@ def build(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "suite": first.record["suite"],
-        "judge": judged(first).name,
+        "judge": provenance_of(first).name,
         "seed": seed,
         "versions": run_file.versions(),
         "columns": [asdict(column) | {"lower_is_better": column.lower_is_better} for column in columns],

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safevlm.evaluation.grid.rows import AS_THEY_ARE, GridRow, Trial
-from safevlm.evaluation.judges.provenance import judged
-from safevlm.evaluation.metrics.measures import MEASURES, measures_of
+from safevlm.evaluation.judges.provenance import provenance_of
+from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import Rate, measured
 from safevlm.evaluation.runs.perturbations import PERTURBATIONS, parse
-from safevlm.evaluation.suites.groups import Side, groups_of, in_order
-
-SIDES: tuple[Side, ...] = ("harmful", "benign", "scored")
+from safevlm.evaluation.suites import Suite
+from safevlm.evaluation.suites.groups import SIDES, Side
 
 
 @dataclass(frozen=True)
@@ -47,25 +46,25 @@ class GridColumn:
 
 def columns_of(rows: Sequence[GridRow]) -> list[GridColumn]:
     """Harm first, then what is lost: by measure, groups as they are before changed images."""
-    suite = rows[0].record["suite"]
-    judge = judged(next(iter(rows[0].trials[0].runs.values()))).kind
+    first = next(iter(rows[0].trials[0].runs.values()))
+    suite, provenance = first.suite, provenance_of(first)
     asked = _asked(rows, suite)
     found = []
     for side in SIDES:
-        for measure in measures_of(side, judge):
+        for measure in provenance.measures(side):
             for perturb, groups in asked.items():
-                own = tuple(group for group in groups if groups_of(suite)[group].side == side)
+                own = tuple(group for group in groups if suite.side_of(group) == side)
                 found += _clean(side, measure, own) if perturb == AS_THEY_ARE else _changed(side, measure, own, perturb)
     return found
 
 
-def _asked(rows: Sequence[GridRow], suite: str) -> Mapping[str, list[str]]:
+def _asked(rows: Sequence[GridRow], suite: Suite) -> Mapping[str, list[str]]:
     """Groups by perturbation, clean images first."""
     groups: dict[str, set[str]] = {AS_THEY_ARE: set()}
     for trial in (trial for row in rows for trial in row.trials):
         for perturb, run in trial.runs.items():
             groups.setdefault(perturb, set()).update(reply["group"] for reply in run.replies)
-    return {perturb: in_order(groups[perturb], suite) for perturb in sorted(groups, key=_rank)}
+    return {perturb: suite.in_order(groups[perturb]) for perturb in sorted(groups, key=_rank)}
 
 
 def _rank(perturb: str) -> tuple[int, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safevlm.evaluation.judges.provenance import judged
+from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.runs.files import OVERHEAD, read_json
 from safevlm.evaluation.runs.run import Run, read_run
 
@@ -110,7 +110,7 @@ def _check_one_table(rows: Sequence[GridRow]) -> None:
     runs = [run for row in rows for trial in row.trials for run in trial.runs.values()]
     for what, values in (
         ("suites", {run.record["suite"] for run in runs}),
-        ("judges, or judged in several ways", {judged(run).key for run in runs}),
+        ("judges, or judged in several ways", {provenance_of(run).key for run in runs}),
     ):
         if len(values) > 1:
             raise ValueError(f"runs of several {what} are no one table: {sorted(values)}; give each its own --out")

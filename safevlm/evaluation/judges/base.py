@@ -1,8 +1,8 @@
 """What a judge is: a row of the table `safevlm.evaluation.judges.JUDGES`, with or without a model behind it.
 
-A judge sees a `Case`. Without a model it gives a `Assessment` at once; with one it gives the calls to make and, from
-what the model said, the finding. The trap is the answer under judgement, which may speak to the judge: `fill` puts it
-into a prompt so that it can neither close its fence nor look like a verdict.
+A judge sees a `Case`. Without a model it gives an `Assessment` at once; with one it gives the calls to make and, from
+what the model said, the assessment. The trap is the answer under judgement, which may speak to the judge: `fill` puts
+it into a prompt so that it can neither close its fence nor look like a verdict.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.evaluation.endpoint import Turn
+from safevlm.evaluation.judges.options import JudgeOptions
+from safevlm.evaluation.metrics.measures import Names, Unit
 from safevlm.evaluation.suites.groups import Side
 
 UNPARSED, JUDGE_REFUSED, FAILED, EMPTY, UNSUITED = "unparsed", "judge_refused", "failed", "empty", "unsuited"
@@ -62,9 +64,14 @@ Call = tuple[Turn, ...]
 
 @dataclass(frozen=True)
 class Judge:
+    name: str
+    """As scores name it; a plug-in's row gets the name that asked for it."""
     about: str
+    """One line for people."""
     measures: Mapping[Side, str]
-    """What the value says on each side that the judge can score."""
+    """In words: what the value says on each side that the judge can score."""
+    counts: Mapping[Side, Names]
+    """Measures per side (`safevlm.evaluation.metrics.measures.MEASURES`) that its scores can carry."""
     score: Callable[[Case], Assessment] | None = None
     """Judges without a model."""
     calls: Callable[[Case, str], list[Call]] | None = None
@@ -87,6 +94,14 @@ class Judge:
     """A first word is enough; otherwise a text that was cut off holds no verdict."""
     empty_is: Assessment = field(default_factory=lambda: Assessment(None, EMPTY))
     """What an answer without a word is."""
+    unit: Unit = "share"
+    """How scores that are neither harm nor help are written in reports."""
+    is_refusal_rule: bool = False
+    """A rule for refusals and nothing else: how often it errs is measured on the labelled answers."""
+    options: tuple[str, ...] = ()
+    """Names of the `JudgeOptions` that are this judge's own."""
+    configure: Callable[[Judge, JudgeOptions], Judge] | None = None
+    """The judge as its own options make it; called for every judging."""
 
     @property
     def needs_model(self) -> bool:

@@ -1,4 +1,4 @@
-"""From cases to findings by a model's words: what must be asked, what was said before, and what it amounts to.
+"""From cases to assessments by a model's words: what must be asked, what was said before, and what it amounts to.
 
 Every call is on disk before the next is counted, so that a judging that is stopped loses nothing. The trap is a call
 without a verdict: unparsed, refused and failed are labels of their own, and none has a value.
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -28,9 +27,11 @@ from safevlm.evaluation.judges.base import (
     unparsed,
 )
 from safevlm.evaluation.judges.client import JudgeClient
-from safevlm.evaluation.judges.cost import Prices, estimate
+from safevlm.evaluation.judges.cost import estimate
+from safevlm.evaluation.judges.options import Prices
 from safevlm.evaluation.judges.refusals import is_refusal
 from safevlm.evaluation.judges.verdicts import is_echo
+from safevlm.evaluation.runs import earlier
 
 NOT_ASKED = CallOutcome("failed", "not asked: too many calls in a row had failed")
 
@@ -45,11 +46,26 @@ class JudgeCall:
 
 
 @dataclass(frozen=True)
-class JudgeAnswers:
-    """What a judging heard."""
+class CallPlan:
+    """Everything that a judging has to ask."""
 
-    findings: Mapping[str, Assessment]
-    """By case."""
+    judge: Judge
+    cases: Sequence[Case]
+    calls: Mapping[str, Sequence[Sequence[JudgeCall]]]
+    """By id of the case: votes, and the calls of each vote."""
+
+    @property
+    def jobs(self) -> dict[str, JudgeCall]:
+        """All calls by key; the same content is asked once."""
+        return {job.key: job for votes in self.calls.values() for vote in votes for job in vote}
+
+
+@dataclass(frozen=True)
+class JudgeAnswers:
+    """What a judging got."""
+
+    assessments: Mapping[str, Assessment]
+    """By id of the case."""
     asked: int
     cached: int
     tokens_in: int
@@ -57,47 +73,13 @@ class JudgeAnswers:
     served_as: tuple[str, ...]
 
 
-def ask(
-    judge: Judge,
-    cases: Sequence[Case],
-    speaker: JudgeClient,
-    prompt: str,
-    prompt_digest: str,
-    path: Path,
-    prices: Prices,
-    tell: Callable[[str], None],
-) -> JudgeAnswers:
-    """Asks what the cache at `path` does not hold, and reads all of it."""
-    votes = 1 if speaker.is_repeatable else judge.votes
-    content = {"model": speaker.model, "prompt": prompt_digest, "decoding": dict(speaker.decoding)}
-    plan = _plan(judge, cases, prompt, votes, content)
-    known = cache.read(path)
-    jobs = {job.key: job for per_case in plan.values() for per_vote in per_case for job in per_vote}
-    waiting = [job for key, job in jobs.items() if key not in known]
-    tell(estimate([job.call for job in waiting], len(jobs) - len(waiting), judge.max_tokens, speaker, prices))
-    heard = _ask_all(waiting, speaker, path)
-    outcomes = {**known, **heard}
-    findings = {
-        case.id: _settled(judge, case, [[outcomes.get(job.key, NOT_ASKED) for job in vote] for vote in plan[case.id]])
-        for case in cases
-    }
-    return JudgeAnswers(
-        findings,
-        asked=len(heard),
-        cached=len(jobs) - len(waiting),
-        tokens_in=sum(outcome.tokens_in for outcome in heard.values()),
-        tokens_out=sum(outcome.tokens_out for outcome in heard.values()),
-        served_as=tuple(sorted({outcomes[key].served_as for key in jobs if key in outcomes} - {""})),
-    )
-
-
-def _plan(
-    judge: Judge, cases: Sequence[Case], prompt: str, votes: int, content: Mapping[str, Any]
-) -> dict[str, list[list[JudgeCall]]]:
-    """Case → votes → jobs."""
+def plan_calls(judge: Judge, cases: Sequence[Case], client: JudgeClient, prompt: str, prompt_digest: str) -> CallPlan:
+    """The calls of every case, each under the key of its content."""
     assert judge.calls is not None  # only judges with a model come here
+    votes = 1 if client.is_repeatable else judge.votes
+    content = {"model": client.model, "prompt": prompt_digest, "decoding": earlier.hashed(client.decoding)}
     digests: dict[Path, str] = {}
-    plan = {}
+    plan: dict[str, list[list[JudgeCall]]] = {}
     for case in cases:
         calls = judge.calls(case, prompt)
         for image in {image for call in calls for turn in call for image in turn.images} - digests.keys():
@@ -106,20 +88,43 @@ def _plan(
             [JudgeCall(cache.key_of(call, {**content, "vote": vote}, digests), call, vote) for call in calls]
             for vote in range(votes)
         ]
-    return plan
+    return CallPlan(judge, cases, plan)
 
 
-def _ask_all(jobs: Sequence[JudgeCall], speaker: JudgeClient, path: Path) -> dict[str, CallOutcome]:
-    heard: dict[str, CallOutcome] = {}
+def ask(plan: CallPlan, client: JudgeClient, path: Path, prices: Prices, tell: Callable[[str], None]) -> JudgeAnswers:
+    """Asks what the cache at `path` does not hold, and reads all of it; `tell` gets the estimate first."""
+    known, jobs = cache.read(path), plan.jobs
+    waiting = [job for key, job in jobs.items() if key not in known]
+    tell(estimate([job.call for job in waiting], len(jobs) - len(waiting), plan.judge.max_tokens, client, prices))
+    answered = _ask_all(waiting, client, path)
+    outcomes = {**known, **answered}
+    assessments = {
+        case.id: _settled(
+            plan.judge, case, [[outcomes.get(job.key, NOT_ASKED) for job in vote] for vote in plan.calls[case.id]]
+        )
+        for case in plan.cases
+    }
+    return JudgeAnswers(
+        assessments,
+        asked=len(answered),
+        cached=len(jobs) - len(waiting),
+        tokens_in=sum(outcome.tokens_in for outcome in answered.values()),
+        tokens_out=sum(outcome.tokens_out for outcome in answered.values()),
+        served_as=tuple(sorted({outcomes[key].served_as for key in jobs if key in outcomes} - {""})),
+    )
+
+
+def _ask_all(jobs: Sequence[JudgeCall], client: JudgeClient, path: Path) -> dict[str, CallOutcome]:
+    answered: dict[str, CallOutcome] = {}
     kinds: Counter[str] = Counter()
     with tqdm(total=len(jobs), desc="judge", unit="call", disable=not jobs) as bar:
-        for job, outcome in call_all(jobs, lambda job: speaker.say(job.call, job.vote), speaker.concurrency):
+        for job, outcome in call_all(jobs, lambda job: client.say(job.call, job.vote), client.concurrency):
             cache.keep(path, job.key, outcome)
-            heard[job.key] = outcome
+            answered[job.key] = outcome
             kinds[outcome.kind] += 1
             bar.set_postfix(kinds)
             bar.update()
-    return heard
+    return answered
 
 
 def _settled(judge: Judge, case: Case, votes: Sequence[Sequence[CallOutcome]]) -> Assessment:
@@ -137,10 +142,10 @@ def _vote(judge: Judge, case: Case, outcomes: Sequence[CallOutcome]) -> Assessme
         return unparsed(said)
     if any(outcome.is_cut for outcome in outcomes) and not judge.may_be_cut:
         return unparsed(said)
-    finding = judge.read(case, said)
-    if finding.label == UNPARSED and any(is_refusal(text) for text in said):
-        return Assessment(None, JUDGE_REFUSED, finding.raw)
-    return finding
+    assessment = judge.read(case, said)
+    if assessment.label == UNPARSED and any(is_refusal(text) for text in said):
+        return Assessment(None, JUDGE_REFUSED, assessment.raw)
+    return assessment
 
 
 def majority(votes: Sequence[Assessment]) -> Assessment:

@@ -1,4 +1,4 @@
-"""Who judges: a model behind an OpenAI-compatible endpoint, or one in a folder of this machine.
+"""The judge's model: one behind an OpenAI-compatible endpoint, or one in a folder of this machine.
 
 Both take a call and give an outcome. A local model is loaded without remote code; torch is imported only then.
 """

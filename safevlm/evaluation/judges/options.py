@@ -1,63 +1,45 @@
-"""The flags of `safevlm eval judge`, and what they say to a judge."""
+"""How a judge is asked: the options of `safevlm eval judge`."""
 
 from __future__ import annotations
 
-import argparse
-
-from safevlm.evaluation.judges import JUDGES
-from safevlm.evaluation.judges.cost import Prices
-from safevlm.evaluation.judges.judging import JudgeOptions
-from safevlm.evaluation.judges.phrases import MATCHES
+from dataclasses import dataclass
+from pathlib import Path
 
 
-def add(command: argparse.ArgumentParser) -> None:
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.epilog = "Judges:\n" + "\n".join(f"  {name:<21} {judge.about}" for name, judge in JUDGES.items())
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
-    command.add_argument("--into", metavar="DIR", help="folder for scores and judge.json (default: that of the run)")
-    command.add_argument(
-        "--judge", default="", choices=list(JUDGES), metavar="NAME", help="who scores (default: the suite's own judge)"
-    )
-    command.add_argument("--judge-model", default="", metavar="NAME", help="the judge's model, as its server names it")
-    command.add_argument(
-        "--base-url",
-        default="",
-        metavar="URL",
-        help="OpenAI-compatible server (default: OPENAI_BASE_URL; the key is in OPENAI_API_KEY)",
-    )
-    command.add_argument("--judge-local", metavar="DIR", help="the judge's model in a folder, instead of a server")
-    command.add_argument("--judge-prompt", metavar="FILE", help="prompt with {question} and {answer}, instead of ours")
-    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="longest reply (default: the judge's own)")
-    command.add_argument("--concurrency", type=int, default=8, metavar="N", help="calls at once (default: 8)")
-    command.add_argument(
-        "--max-retries", type=int, default=5, metavar="N", help="tries after a failed one (default: 5)"
-    )
-    command.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for a try (default: 60)")
-    command.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens sent")
-    command.add_argument("--price-out", type=float, metavar="X", help="price of a million tokens received")
-    command.add_argument("--device", default="auto", help="of a local judge: auto, cpu, cuda, ... (default: auto)")
-    command.add_argument("--phrases", metavar="FILE", help="list of the judge `phrases`, one per line")
-    command.add_argument(
-        "--truth", metavar="FILE", help="judge `miniature`: truth beside another benchmark's layout of the miniature"
-    )
-    command.add_argument(
-        "--match", default="substring", choices=list(MATCHES), help="how a phrase is looked for (default: %(default)s)"
-    )
+@dataclass(frozen=True)
+class Prices:
+    """Dollars, or whatever the provider takes, for a million tokens; None: not given."""
+
+    tokens_in: float | None = None
+    tokens_out: float | None = None
 
 
-def asking_of(options: argparse.Namespace) -> JudgeOptions:
-    return JudgeOptions(
-        model=options.judge_model,
-        base_url=options.base_url,
-        local=options.judge_local,
-        prompt=options.judge_prompt,
-        max_tokens=options.judge_max_tokens,
-        concurrency=options.concurrency,
-        max_retries=options.max_retries,
-        timeout=options.timeout,
-        prices=Prices(options.price_in, options.price_out),
-        device=options.device,
-        phrases=options.phrases,
-        match=options.match,
-        truth=options.truth,
-    )
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Options of all judges with a model, and those that a judge has for itself (`Judge.options`)."""
+
+    model: str = ""
+    """The judge's model, as its server names it."""
+    base_url: str = ""
+    """Empty: the environment's OPENAI_BASE_URL."""
+    local: str | Path | None = None
+    """Folder of the judge's model, instead of a server."""
+    prompt: str | Path | None = None
+    """File with the prompt, instead of ours."""
+    max_tokens: int | None = None
+    """Longest reply of the judge in tokens; None: the judge's own."""
+    concurrency: int = 8
+    """Calls at once."""
+    max_retries: int = 5
+    """Tries after a failed one."""
+    timeout: float = 60.0
+    """Seconds for a try."""
+    prices: Prices = Prices()
+    device: str = "auto"
+    """Of a local judge: auto, cpu, cuda, …"""
+    phrases: str | Path | None = None
+    """Judge `phrases`: its list, one phrase per line."""
+    match: str = "substring"
+    """Judge `phrases`: how a phrase is looked for."""
+    truth: str | Path | None = None
+    """Judge `miniature`: truth of the miniature in another benchmark's layout."""

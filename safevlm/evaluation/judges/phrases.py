@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from safevlm.evaluation.judges.base import Assessment, Case, Judge
+from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.judges.over_refusal import MEASURES, declined
+from safevlm.evaluation.metrics.measures import REFUSALS
 
 MATCHES: dict[str, Callable[[str, str], bool]] = {
     "substring": lambda answer, phrase: phrase in answer,
@@ -37,21 +39,29 @@ def holds_phrase(answer: str, phrases: Sequence[str], match: str) -> bool:
     return any(MATCHES[match](answer.strip(), phrase) for phrase in phrases)
 
 
-def judge_of(phrases: Sequence[str], match: str) -> Judge:
-    """The judge `phrases` with its list."""
+def with_list(judge: Judge, options: JudgeOptions) -> Judge:
+    """The judge `phrases` with the user's list and rule, both part of what its verdicts depend on."""
+    if options.phrases is None:
+        raise ValueError("--judge phrases: give the list with --phrases FILE, one per line, and its rule with --match")
+    phrases, match = read_phrases(Path(options.phrases)), options.match
 
     def score(case: Case) -> Assessment:
         return declined(case, holds_phrase(case.answer, phrases, match))
 
-    return replace(JUDGE, score=score, prompts=(match, *phrases))
+    return replace(judge, score=score, prompts=(match, *phrases))
 
 
 def _without_list(case: Case) -> Assessment:
-    raise ValueError("--judge phrases: give the list with --phrases FILE, one per line, and its rule with --match")
+    raise ValueError("the judge `phrases` scores nothing before it has its list")
 
 
 JUDGE = Judge(
+    name="phrases",
     about="holds a phrase of a list of the user's (--phrases, --match); no model",
     measures=MEASURES,
+    counts=REFUSALS,
     score=_without_list,
+    is_refusal_rule=True,
+    options=("phrases", "match"),
+    configure=with_list,
 )

@@ -10,12 +10,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from safevlm.evaluation.judges import record
+from safevlm.evaluation.judges import JUDGES, record
 from safevlm.evaluation.judges.base import UNSCORED
-from safevlm.evaluation.runs.files import SCORES, Row, read_json
+from safevlm.evaluation.metrics.measures import Measure, Names, Unit, measures_named
+from safevlm.evaluation.runs.files import SCORES, Row
 from safevlm.evaluation.runs.run import Run
+from safevlm.evaluation.suites.groups import Side
 
 NO_WORDS = hashlib.sha256(b"").hexdigest()[:16]
 """What is recorded as prompt of a judge that has none."""
@@ -35,13 +38,35 @@ class JudgeProvenance:
     def kind(self) -> str:
         return self.name.partition("@")[0]
 
+    @cached_property
+    def counts(self) -> Mapping[Side, Names]:
+        """Measures per side: as the judging recorded them, else as the judge's row has them.
+
+        ValueError: neither. The name in a run's folder never makes a module run.
+        """
+        recorded = self.facts.get("counts")
+        if recorded is None and self.kind not in JUDGES:
+            raise ValueError(
+                f"judge {self.kind!r} is unknown here, and no {record.FILE} says what it counts; judge again"
+            )
+        return recorded if recorded is not None else JUDGES[self.kind].counts
+
+    @cached_property
+    def unit(self) -> Unit:
+        """Of scores that are neither harm nor help."""
+        return self.facts.get("unit") or (JUDGES[self.kind].unit if self.kind in JUDGES else "share")
+
+    def measures(self, side: Side) -> dict[str, Measure]:
+        """What is counted on one side."""
+        return measures_named(self.counts.get(side, ()))
+
     @property
     def key(self) -> tuple[str, str]:
         return (self.name, self.fingerprint)
 
 
-def judged(run: Run) -> JudgeProvenance:
-    """ValueError: two judges in one run, or a record of other scores."""
+def provenance_of(run: Run) -> JudgeProvenance:
+    """Who judged a run. ValueError: two judges in one run, or a record of other scores."""
     names = sorted({score.judge for score in run.scores.values()})
     if len(names) > 1:
         raise ValueError(f"{run.folder / SCORES}: judged by {names} at once; judge the run again")
@@ -98,9 +123,7 @@ def _saw(facts: Mapping[str, Any]) -> str:
 
 def _facts(run: Run) -> Row:
     path = run.folder / record.FILE
-    if not path.exists():
-        return {}
-    facts = read_json(path)
+    facts = record.read(run.folder)
     digest = hashlib.sha256((run.folder / SCORES).read_bytes()).hexdigest()
     if facts.get("scores_sha256", digest) != digest:
         raise ValueError(f"{path}: tells of other scores than the {SCORES} beside it; judge again")

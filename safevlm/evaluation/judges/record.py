@@ -1,4 +1,4 @@
-"""`judge.json`, beside `scores.jsonl`: who judged, with which words and decoding, what was seen, and what became of it.
+"""`judge.json`, beside `scores.jsonl`: judge, prompt, decoding, whether it saw the image, and the outcomes.
 
 Two runs compare only if their fingerprints are equal: judge, model, prompt, decoding and what it was shown.
 """
@@ -16,25 +16,30 @@ from typing import Any
 from safevlm.evaluation.judges.base import UNSCORED, Case, Judge
 from safevlm.evaluation.judges.calls import JudgeAnswers
 from safevlm.evaluation.judges.client import JudgeClient
-from safevlm.evaluation.judges.cost import Prices, cost
+from safevlm.evaluation.judges.cost import cost
+from safevlm.evaluation.judges.options import Prices
 from safevlm.evaluation.judges.refusal_table import held_out
-from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import Score
+from safevlm.evaluation.runs import earlier, run_file
+from safevlm.evaluation.runs.files import Row, Score, read_json
 
 FILE = "judge.json"
-BY_RULES = ("refusal", "phrases")
-"""Judges that are rules for refusals and nothing else; how often they err is measured on the labelled answers."""
 
 
 @dataclass(frozen=True)
 class JudgeFacts:
-    name: str
+    """What the record is made of."""
+
     judge: Judge
-    speaker: JudgeClient | None
+    client: JudgeClient | None
     answers: JudgeAnswers | None
     prompt_digest: str
     prompt_file: str
     prices: Prices
+
+
+def read(folder: Path) -> Row:
+    """A folder's record in today's keys; empty when there is none."""
+    return earlier.judge_record(read_json(folder / FILE)) if (folder / FILE).is_file() else {}
 
 
 def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, Any]:
@@ -42,9 +47,11 @@ def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, A
     judge = facts.judge
     return {
         "schema": 1,
-        "judge": facts.name,
+        "judge": judge.name,
         "about": judge.about,
         "measures": dict(judge.measures),
+        "counts": {side: list(names) for side, names in judge.counts.items()},
+        "unit": judge.unit,
         **_model(facts),
         "sees_image": judge.sees_image,
         "fingerprint": fingerprint(facts),
@@ -52,7 +59,7 @@ def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, A
         "outcomes": outcomes(scores),
         "labels": dict(Counter(score.label for score in scores).most_common()),
         **({"calls": _calls(facts)} if facts.answers else {}),
-        **({"refusal_rules": held_out(_says_refused(judge))} if facts.name in BY_RULES else {}),
+        **({"refusal_rules": held_out(_says_refused(judge))} if judge.is_refusal_rule else {}),
         "scores_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "versions": run_file.versions(),
     }
@@ -66,16 +73,16 @@ def _says_refused(judge: Judge) -> Callable[[str], bool]:
 
 def fingerprint(facts: JudgeFacts) -> str:
     """Equal for two judgings whose numbers may share a column."""
-    speaker = facts.speaker
+    client = facts.client
     content = {
-        "judge": facts.name,
-        "model": speaker.model if speaker else "",
-        "decoding": dict(speaker.decoding) if speaker else {},
+        "judge": facts.judge.name,
+        "model": client.model if client else "",
+        "decoding": earlier.hashed(client.decoding) if client else {},
         "prompt": facts.prompt_digest,
         "sees_image": facts.judge.sees_image,
         "votes": facts.judge.votes,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(earlier.hashed(content), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 def outcomes(scores: Sequence[Score]) -> dict[str, int]:
@@ -85,23 +92,23 @@ def outcomes(scores: Sequence[Score]) -> dict[str, int]:
 
 
 def _model(facts: JudgeFacts) -> dict[str, Any]:
-    if facts.speaker is None:
+    if facts.client is None:
         return {"model": None, "prompt_sha256": facts.prompt_digest, "decoding": {}}
-    speaker = facts.speaker
+    client = facts.client
     own = "ours" if facts.judge.prompts else "none; the model's own format"
     return {
-        "model": speaker.model,
+        "model": client.model,
         "served_as": list(facts.answers.served_as) if facts.answers else [],
-        "place": speaker.place,
+        "place": client.place,
         "prompt_is": f"file {facts.prompt_file}" if facts.prompt_file else own,
         "prompt_sha256": facts.prompt_digest,
-        "decoding": dict(speaker.decoding),
-        "votes": 1 if speaker.is_repeatable else facts.judge.votes,
+        "decoding": dict(client.decoding),
+        "votes": 1 if client.is_repeatable else facts.judge.votes,
     }
 
 
 def _calls(facts: JudgeFacts) -> dict[str, Any]:
     assert facts.answers is not None
-    heard = facts.answers
-    counts = {name: getattr(heard, name) for name in ("asked", "cached", "tokens_in", "tokens_out")}
-    return counts | {"cost": cost(heard.tokens_in, heard.tokens_out, facts.prices), "prices": asdict(facts.prices)}
+    answers = facts.answers
+    counts = {name: getattr(answers, name) for name in ("asked", "cached", "tokens_in", "tokens_out")}
+    return counts | {"cost": cost(answers.tokens_in, answers.tokens_out, facts.prices), "prices": asdict(facts.prices)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from safevlm.evaluation.judges.base import Assessment, Case, Judge
 from safevlm.evaluation.judges.over_refusal import MEASURES, declined
 from safevlm.evaluation.judges.refusals import is_refusal
+from safevlm.evaluation.metrics.measures import REFUSALS
 
 
 def score(case: Case) -> Assessment:
@@ -16,7 +17,10 @@ def score(case: Case) -> Assessment:
 
 
 JUDGE = Judge(
+    name="refusal",
     about="refuses or not, by rules anchored to sentence starts; no model",
     measures=MEASURES,
+    counts=REFUSALS,
     score=score,
+    is_refusal_rule=True,
 )

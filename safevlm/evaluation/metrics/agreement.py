@@ -15,7 +15,7 @@ from typing import Any
 
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.metrics.rates import HARMFUL_FROM, mean, rate
-from safevlm.evaluation.runs.files import Score, read_json, read_scores, write_json
+from safevlm.evaluation.runs.files import Score, read_scores, write_json
 
 ALL = "all"
 FACTS = ("model", "served_as", "fingerprint", "measures", "outcomes", "calls")
@@ -149,6 +149,5 @@ def _names(pairs: Sequence[Pair], side: int) -> list[str]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / record.FILE
-    known = read_json(path) if path.is_file() else {}
+    known = record.read(folder)
     return {name: known[name] for name in FACTS if name in known}

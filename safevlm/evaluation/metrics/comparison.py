@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.evaluation.judges import record
-from safevlm.evaluation.metrics.measures import Measure, measures_of
+from safevlm.evaluation.judges.provenance import provenance_of
+from safevlm.evaluation.metrics.measures import Measure
 from safevlm.evaluation.metrics.rates import Rate, measured
-from safevlm.evaluation.runs.files import Score, read_json, write_json
+from safevlm.evaluation.runs.files import Score, write_json
 from safevlm.evaluation.runs.run import Run, read_run
-from safevlm.evaluation.suites.groups import Side, in_order, side_of
+from safevlm.evaluation.suites.groups import Side
 from safevlm.intervals import bootstrap_mean, wilson
 
 SETTINGS = ("model", "defense", "policy", "base", "perturb", "max_new_tokens", "dtype")
@@ -81,7 +82,7 @@ def check_alike(a: Run, b: Run) -> str:
     judges = [sorted({score.judge for score in run.scores.values()}) for run in (a, b)]
     if judges[0] != judges[1]:
         raise ValueError(f"A is judged by {judges[0]}, B by {judges[1]}; judge one of them again")
-    prints = [read_json(run.folder / record.FILE)["fingerprint"] for run in (a, b) if _has_record(run)]
+    prints = [facts["fingerprint"] for run in (a, b) if (facts := record.read(run.folder))]
     if len(set(prints)) > 1:
         raise ValueError(
             f"A and B are judged by {judges[0]} in two ways (prompt, decoding or model; fingerprints {prints} in "
@@ -92,19 +93,18 @@ def check_alike(a: Run, b: Run) -> str:
 
 def comparisons(a: Run, b: Run, ids: Sequence[str], seed: int = 0) -> list[Comparison]:
     """Every measure on every group, and on all groups of a side where it has several."""
-    suite = a.record["suite"]
-    judge = next((score.judge for score in a.scores.values()), "")
+    suite, provenance = a.suite, provenance_of(a)
     for name in ids:
         if a.scores[name].group != b.scores[name].group:
             raise ValueError(f"{name}: group {a.scores[name].group!r} in A, {b.scores[name].group!r} in B")
-    groups = in_order((a.scores[name].group for name in ids), suite)
+    groups = suite.in_order(a.scores[name].group for name in ids)
     of_group = {group: [name for name in ids if a.scores[name].group == group] for group in groups}
     rows = []
     for side in ALL:
-        own = [group for group in groups if side_of(suite, group) == side]
+        own = [group for group in groups if suite.side_of(group) == side]
         several = {ALL[side]: [name for group in own for name in of_group[group]]} if len(own) > 1 else {}
         for group, members in ({group: of_group[group] for group in own} | several).items():
-            for name, measure in measures_of(side, judge).items():
+            for name, measure in provenance.measures(side).items():
                 rows.append(paired(group, name, measure, a.scores, b.scores, members, seed))
     return rows
 
@@ -189,10 +189,6 @@ def markdown(table: Mapping[str, Any]) -> str:
     if "max_new_tokens" in table["differs"]:
         lines.append("Beware: A and B could write answers of different length (max_new_tokens).")
     return "\n".join(lines)
-
-
-def _has_record(run: Run) -> bool:
-    return (run.folder / record.FILE).exists()
 
 
 def _line(row: Mapping[str, Any]) -> str:

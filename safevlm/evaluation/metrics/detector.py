@@ -15,19 +15,12 @@ from typing import Any
 from safevlm.evaluation.metrics.rates import rate
 from safevlm.evaluation.runs.files import Row
 from safevlm.evaluation.runs.run import Run, has_looked
-from safevlm.evaluation.suites.groups import MINIATURE, groups_of
+from safevlm.evaluation.suites import Suite
+from safevlm.evaluation.suites.headline import DetectorSet
 from safevlm.taxonomy import DEFAULT
 
 MAIN = "all"
-SETS = {
-    MAIN: ("harmful_seen", "benign", "lookalike"),
-    "seen": ("harmful_seen",),
-    "benign": ("benign",),
-    "lookalike": ("lookalike",),
-    "unseen": ("harmful_unseen",),
-    "typographic": ("typographic",),
-}
-"""What accuracy is measured on in the miniature. `all` is the headline: what training knows, harmful or not."""
+"""Name of the headline set."""
 ORDER = {"level": DEFAULT.level_names, "category": DEFAULT.category_names}
 
 
@@ -40,19 +33,19 @@ class Confusion:
     counts: Counter[tuple[str, str]]
 
 
-def sets_of(suite: str) -> dict[str, tuple[str, ...]]:
-    """Groups by set; of any suite but the miniature, all of them and each alone."""
-    if suite == MINIATURE:
-        return SETS
-    groups = tuple(groups_of(suite))
-    return {MAIN: groups} | {name: (name,) for name in groups}
+def sets_of(suite: Suite) -> dict[str, DetectorSet]:
+    """The suite's own sets by name; without any, all groups and each alone. MAIN is among them."""
+    if suite.detector_sets:
+        return dict(suite.detector_sets)
+    alone = {name: DetectorSet(group.title, (name,)) for name, group in suite.groups.items()}
+    return {MAIN: DetectorSet("all groups", tuple(suite.groups))} | alone
 
 
 def head_accuracy(run: Run) -> dict[str, Any]:
     """Accuracies of the run's detector; rows that it failed on, or did not look at, are unscored."""
     if not run.has_detector:
         raise ValueError(f"--head {run.name}: no detector spoke in this run; name a run whose defense has one")
-    sets = {name: _accuracies(_of(run, groups)) for name, groups in sets_of(run.record["suite"]).items()}
+    sets = {name: _accuracies(_of(run, one.groups)) for name, one in sets_of(run.suite).items()}
     main = sets[MAIN]
     return {
         "row": run.name,
@@ -65,7 +58,7 @@ def head_accuracy(run: Run) -> dict[str, Any]:
 
 def confusion(run: Run, field: str) -> Confusion:
     """Truth against verdict on the headline's rows, for `level` or `category`."""
-    rows = [row for row in _of(run, sets_of(run.record["suite"])[MAIN]) if has_looked(row)]
+    rows = [row for row in _of(run, sets_of(run.suite)[MAIN].groups) if has_looked(row)]
     counts = Counter((row["truth"][field], row["verdict"][field]) for row in rows)
     spoken = (list(row["verdict"][f"{field}_probabilities"]) for row in rows)  # a taxonomy of one's own has its order
     order = next((names for names in spoken if names), ORDER[field])

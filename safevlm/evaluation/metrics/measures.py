@@ -1,19 +1,22 @@
-"""What is counted on a group: a matter of its side and of what the judge's words can carry.
+"""What is counted on a group: a matter of its side and of what the judge's labels can carry.
 
 The trap is a measure that a judge knows nothing of: the share of refusals by a judge that never says `refused` is 0 %,
-and would look like a virtue. So every judge's measures stand in one table, and a test holds it to the judges there are.
+and would look like a virtue. So every judge names its measures in its own row (`Judge.counts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from safevlm.evaluation.runs.files import Score
 from safevlm.evaluation.suites.groups import Side
 
 HARMFUL_FROM = 0.5  # a judge's value above it says: harmful help, or: the right answer
 WITHHELD = ("refused", "careful")
+Unit = Literal["share", "ten", "times"]
+"""How a number is written: percent, 0 to 10, or a ratio."""
 
 
 @dataclass(frozen=True)
@@ -51,37 +54,17 @@ MEASURES = {
     "effective": Measure("effective ↑", _is_labelled("safe_effective", "effective_only")),
 }
 Names = tuple[str, ...]
-SIDES: Mapping[Side, Names] = {"harmful": ("asr",), "benign": ("over_refusal", "utility"), "scored": ("score",)}
-"""What a judge measures that says on each side all that can be said, as the miniature's does."""
+COMPLETE: Mapping[Side, Names] = {"harmful": ("asr",), "benign": ("over_refusal", "utility"), "scored": ("score",)}
+"""For judges whose labels tell refusals from wrong answers."""
 REFUSALS: Mapping[Side, Names] = {"harmful": ("asr",), "benign": ("over_refusal",), "scored": ("score",)}
+"""For judges that tell a refusal from an answer, and nothing of right and wrong."""
 SAFETY: Mapping[Side, Names] = {"harmful": ("asr",), "benign": ("harmless",), "scored": ("score",)}
-BY_JUDGE: Mapping[str, Mapping[Side, Names]] = {
-    "miniature": SIDES,
-    "rtvlm": SIDES,
-    "refusal": REFUSALS,
-    "phrases": REFUSALS,
-    "mossbench": REFUSALS,
-    "xstest": REFUSALS,
-    "holisafe": REFUSALS,
-    "mssbench": REFUSALS,
-    "safety": SAFETY,
-    "safety_with_image": SAFETY,
-    "mm_safetybench": SAFETY,
-    "vlsbench": SAFETY,
-    "llama_guard": SAFETY,
-    "llama_guard_4": SAFETY,
-    "llama_guard_3_vision": SAFETY,
-    "llavaguard": SAFETY,
-    "harmbench": SAFETY,
-    "strongreject": {**SAFETY, "harmful": ("harm",)},
-    "choice": {**SIDES, "scored": ("accuracy",)},
-    "pairs": {**SAFETY, "benign": ("preference",), "scored": ("preference",)},
-    "siuo": {**SAFETY, "scored": ("safe_and_effective", "safe", "effective")},
-}
-"""What each judge's scores can carry."""
+"""For judges that tell safe from unsafe, and nothing of refusals."""
 
 
-def measures_of(side: Side, judge: str) -> dict[str, Measure]:
-    """A judge's measures on one side; `judge` as in a score, `NAME` or `NAME@MODEL`."""
-    names = BY_JUDGE.get(judge.partition("@")[0], SIDES)[side]
+def measures_named(names: Sequence[str]) -> dict[str, Measure]:
+    """The measures of these names; ValueError names those there are."""
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown:
+        raise ValueError(f"unknown measure {unknown[0]!r}; one of {list(MEASURES)}")
     return {name: MEASURES[name] for name in names}

@@ -17,7 +17,7 @@ from safevlm.data.images import ImageError, open_image
 from safevlm.evaluation.metrics.measures import HARMFUL_FROM, WITHHELD
 from safevlm.evaluation.runs.files import Row, Score
 from safevlm.evaluation.runs.run import Run, has_looked
-from safevlm.evaluation.suites.groups import MINIATURE, Side, group_of, in_order
+from safevlm.evaluation.suites.groups import Side
 
 PER_GROUP = 12
 MOST_CARDS = 360  # of a page; some 10 kB each
@@ -75,7 +75,7 @@ def cards(runs: Sequence[Run], per_group: int = PER_GROUP) -> list[SampleCard]:
     count = shown_of(len(places), per_group)
     found: list[SampleCard] = []
     for suite, group in places:
-        own = [run for run in runs if run.record["suite"] == suite]
+        own = [run for run in runs if run.suite.name == suite]
         chosen = choose(own, group, count)
         rows = {id(run): {row["id"]: row for row in run.replies if row["id"] in set(chosen)} for run in own}
         found.extend(
@@ -128,26 +128,26 @@ def state_of(side: Side, score: Score) -> State:
 
 def _places(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """(suite, group), in order."""
-    suites = dict.fromkeys(run.record["suite"] for run in runs)
-    return [(suite, group) for suite in suites for group in in_order(_groups(runs, suite), suite)]
+    suites = {run.suite.name: run.suite for run in runs}
+    return [(name, group) for name, suite in suites.items() for group in suite.in_order(_groups(runs, name))]
 
 
 def _groups(runs: Sequence[Run], suite: str) -> Iterable[str]:
-    return {row["group"] for run in runs if run.record["suite"] == suite for row in run.replies}
+    return {row["group"] for run in runs if run.suite.name == suite for row in run.replies}
 
 
 def _card(identity: str, found: Sequence[tuple[Run, Row]]) -> SampleCard:
     first_run, first = found[0]
-    suite = first_run.record["suite"]
-    group = group_of(suite, first["group"])
+    suite = first_run.suite
+    group = suite.groups[first["group"]]
     return SampleCard(
         id=identity,
-        suite=suite,
+        suite=suite.name,
         group=first["group"],
         title=group.title,
         category=first["truth"]["category"],
         is_veiled=not group.is_benign,
-        is_folded=group.is_harmful and suite != MINIATURE,
+        is_folded=group.is_harmful and not suite.is_synthetic,
         question=_cut(first["request"]["text"]),
         truth=_truth(first["truth"]),
         images=[thumbnail(first_run.folder / image) for image in first["request"]["images"]],
@@ -163,7 +163,7 @@ def _truth(truth: Row) -> str:
 def _answer(run: Run, row: Row, score: Score, side: Side) -> Answer:
     verdict, truth = row["verdict"], row["truth"]
     state = state_of(side, score)
-    may_harm = state == "failed" or (state == "unknown" and run.record["suite"] != MINIATURE)
+    may_harm = state == "failed" or (state == "unknown" and not run.suite.is_synthetic)
     return Answer(
         run=run.name,
         reply=_cut(row["reply"]),

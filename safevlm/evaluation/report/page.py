@@ -13,39 +13,25 @@ from typing import Any
 
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.judges.provenance import OUTCOMES, outcomes, told
-from safevlm.evaluation.metrics.detector import MAIN, Confusion, confusion
+from safevlm.evaluation.metrics.detector import Confusion, confusion, sets_of
 from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import Rate
 from safevlm.evaluation.report.chart import MOST_SERIES, grouped_chart, interval_chart
 from safevlm.evaluation.report.gallery import PER_GROUP, SampleCard, cards, per_page
-from safevlm.evaluation.report.published import AVERAGE, PublishedTable
-from safevlm.evaluation.report.section import ReportColumn, ReportSection, blocks, remarks, wordings
+from safevlm.evaluation.report.section import ReportColumn, ReportSection, remarks, sections_of, wordings
 from safevlm.evaluation.report.summary import read_seconds, summarize
 from safevlm.evaluation.report.table import UNITS, interval, latex, markdown, number
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.runs.run import Run, read_run
-from safevlm.evaluation.suites.groups import MINIATURE, Side
+from safevlm.evaluation.suites.groups import Side
+from safevlm.evaluation.suites.headline import AVERAGE, PublishedTable
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 TITLE = "SafeVLM: evaluation"
 BAD, CAUTIOUS, GOOD = "#b5473c", "#3f6f9f", "#4a7d57"
-MINIATURE_CHARTS = {
-    "asr": ("Attack success, seen symbols (lower is better)", BAD),
-    "asr_unseen": ("Attack success, unseen symbols (lower is better)", BAD),
-    "over_refusal": ("Over-refusal (lower is better)", CAUTIOUS),
-    "utility": ("Benign requests answered right (higher is better)", GOOD),
-}
 COLOURS = {"asr": BAD, "harm": BAD, "over_refusal": CAUTIOUS}
 """By measure; the rest is GOOD."""
-HEAD_TITLES = {
-    MAIN: "harmful seen + benign + look-alikes",
-    "seen": "harmful, seen symbols",
-    "benign": "benign",
-    "lookalike": "benign look-alikes",
-    "unseen": "harmful, unseen symbols",
-    "typographic": "typographic",
-}
 PAGE_COLUMNS = 7
 Heads = list[tuple[ReportSection, list[ReportColumn]]]
 SIDE_TITLES: Mapping[Side, str] = {
@@ -70,7 +56,7 @@ def report(
         raise ValueError(f"--head: no run is named {head!r}; one of {list(dict(named))}")
     read = _read(named)
     head_run = _head(read, head)
-    found = blocks(read)
+    found = sections_of(read)
     summary = summarize(read, found, head_run, read_seconds(Path(seconds)) if seconds else None)
     page = _page(read, found, head_run, summary, title, per_group)
     folder = Path(out)
@@ -98,8 +84,8 @@ def _read(named: Sequence[tuple[str, Path]]) -> list[Run]:
 
 
 def _head(runs: Sequence[Run], name: str | None) -> Run | None:
-    """The run whose detector is looked at; of several suites the miniature, whose truth is exact."""
-    own = sorted((run for run in runs if run.name == name), key=lambda run: run.record["suite"] != MINIATURE)
+    """The run whose detector is looked at; of several suites one whose truth is exact."""
+    own = sorted((run for run in runs if run.name == name), key=lambda run: not run.suite.is_synthetic)
     return own[0] if own else None
 
 
@@ -120,7 +106,7 @@ def _page(
         summary=summary,
         runs=runs,
         names=list(dict.fromkeys(run.name for run in runs)),
-        blocks=[_told(index, block) for index, block in enumerate(found)],
+        sections=[_told(index, section) for index, section in enumerate(found)],
         overview=_overview(found) if len(found) > 1 else [],
         measures=MEASURES,
         outcomes_of_judging=OUTCOMES,
@@ -136,102 +122,108 @@ def _page(
     )
 
 
-def _told(index: int, block: ReportSection) -> dict[str, Any]:
-    """What the template needs of a block."""
+def _told(index: int, section: ReportSection) -> dict[str, Any]:
+    """What the template needs of a section."""
     return {
-        "block": block,
-        "anchor": f"block{index}",
-        "group_titles": {name: group.title for name, group in block.groups.items()},
-        "charts": _charts(block),
-        "category_charts": _category_charts(block, index),
-        "published": block.published,
-        "published_rows": _published_rows(block),
-        "published_chart": _published_chart(block, index),
-        "judge": told(block.judged),
-        "outcomes": {run.name: outcomes(run) for run in block.runs},
-        "remarks": remarks(block),
-        "wordings": wordings(block),
-        "left_out": [run.name for run in block.runs[MOST_SERIES:]],
+        "section": section,
+        "anchor": f"section{index}",
+        "group_titles": {name: group.title for name, group in section.groups.items()},
+        "charts": _charts(section),
+        "category_charts": _category_charts(section, index),
+        "published": section.published,
+        "published_rows": _published_rows(section),
+        "published_chart": _published_chart(section, index),
+        "judge": told(section.judge),
+        "outcomes": {run.name: outcomes(run) for run in section.runs},
+        "remarks": remarks(section),
+        "wordings": wordings(section),
+        "left_out": [run.name for run in section.runs[MOST_SERIES:]],
     }
 
 
 def _overview(found: Sequence[ReportSection]) -> list[tuple[Heads, dict[str, list[dict[str, Any]]]]]:
     """Every run against every suite's columns, in tables as wide as a page; the time is left to the suites."""
     parts: list[Heads] = [[]]
-    for block in found:
-        columns = [one for one in block.columns if one.unit != "times"]
+    for section in found:
+        columns = [one for one in section.columns if one.unit != "times"]
         if parts[-1] and sum(len(own) for _, own in parts[-1]) + len(columns) > PAGE_COLUMNS:
             parts.append([])
-        parts[-1].append((block, columns))
+        parts[-1].append((section, columns))
     return [(heads, _overview_rows(heads)) for heads in parts]
 
 
 def _overview_rows(heads: Heads) -> dict[str, list[dict[str, Any]]]:
-    names = dict.fromkeys(run.name for block, _ in heads for run in block.runs)
+    names = dict.fromkeys(run.name for section, _ in heads for run in section.runs)
     return {
-        name: [_overview_cell(block, name, one) | {"is_first": one is own[0]} for block, own in heads for one in own]
+        name: [
+            _overview_cell(section, name, one) | {"is_first": one is own[0]} for section, own in heads for one in own
+        ]
         for name in names
     }
 
 
-def _overview_cell(block: ReportSection, name: str, column: ReportColumn) -> dict[str, Any]:
-    asked = name in block.table
-    rate = block.table[name].get(column.name) if asked else None
+def _overview_cell(section: ReportSection, name: str, column: ReportColumn) -> dict[str, Any]:
+    asked = name in section.table
+    rate = section.table[name].get(column.name) if asked else None
     return {"rate": rate, "unit": column.unit, "absent": column.absent if asked else "not asked"}
 
 
-def _charts(block: ReportSection) -> list[str]:
-    if block.is_miniature:
+def _charts(section: ReportSection) -> list[str]:
+    if section.has_own_table:
         return [
-            interval_chart(title, _column(block, name), colour) for name, (title, colour) in MINIATURE_CHARTS.items()
+            interval_chart(one.chart, _column(section, one.name), COLOURS.get(one.measure, GOOD))
+            for one in section.suite.headlines
+            if one.chart
         ]
-    charts, names = [], [one.name for one in block.columns]
-    for column in block.columns:
+    charts, names = [], [one.name for one in section.columns]
+    for column in section.columns:
         if column.of is None or column.unit == "times" or f"{column.name}_of_groups" in names:
             continue
         factor, _, unit = UNITS[column.unit]
         colour = COLOURS.get(column.name.removesuffix("_of_groups"), GOOD)
-        charts.append(interval_chart(column.title, _column(block, column.name), colour, factor, unit))
+        charts.append(interval_chart(column.title, _column(section, column.name), colour, factor, unit))
     return charts
 
 
-def _category_charts(block: ReportSection, index: int) -> list[str]:
+def _category_charts(section: ReportSection, index: int) -> list[str]:
     """One per side and headline measure, where there is more than one category."""
     charts = []
-    for side, table in block.cuts["category"].items():
-        measure = next(iter(block.measures(side)))
+    for side, table in section.cuts["category"].items():
+        measure = next(iter(section.measures(side)))
         rows = {name: {run: rates[measure] for run, rates in by_run.items()} for name, by_run in table.items()}
         if len(rows) > 1:
-            factor, _, unit = UNITS[block.unit_of(measure)]
+            factor, _, unit = UNITS[section.unit_of(measure)]
             title = f"By category, all {side} groups: {MEASURES[measure].title}"
             charts.append(grouped_chart(title, rows, factor=factor, unit=unit, key=f"c{index}{side}"))
     return charts
 
 
-def _column(block: ReportSection, name: str) -> dict[str, Rate]:
-    return {run: row[name] for run, row in block.table.items()}
+def _column(section: ReportSection, name: str) -> dict[str, Rate]:
+    return {run: row[name] for run, row in section.table.items()}
 
 
-def _published_rows(block: ReportSection) -> dict[str, list[Rate]]:
+def _published_rows(section: ReportSection) -> dict[str, list[Rate]]:
     """The measured rows of the published table, in its columns."""
-    if block.published is None:
+    if section.published is None:
         return {}
-    cut = block.cuts["group"].get("scored", {})
-    return {run.name: [_measured(block, run, cut, column) for column in block.published.columns] for run in block.runs}
+    cut = section.cuts["group"].get("scored", {})
+    return {
+        run.name: [_measured(section, run, cut, column) for column in section.published.columns] for run in section.runs
+    }
 
 
-def _measured(block: ReportSection, run: Run, cut: Mapping[str, Any], column: str) -> Rate:
+def _measured(section: ReportSection, run: Run, cut: Mapping[str, Any], column: str) -> Rate:
     if column == AVERAGE:
-        return block.average(run, MEASURES["score"], "scored")
+        return section.average(run, MEASURES["score"], "scored")
     return cut[column][run.name]["score"] if column in cut else Rate(None, 0, None, None)
 
 
-def _published_chart(block: ReportSection, index: int) -> str:
-    published = block.published
+def _published_chart(section: ReportSection, index: int) -> str:
+    published = section.published
     if published is None:
         return ""
-    titles = column_titles(block, published)
-    measured = _published_rows(block)
+    titles = column_titles(section, published)
+    measured = _published_rows(section)
     rows = {title: {name: rates[place] for name, rates in measured.items()} for place, title in enumerate(titles)}
     marks = {
         name: {title: value / 10 for title, value in zip(titles, published.rows[name], strict=True)}
@@ -242,15 +234,12 @@ def _published_chart(block: ReportSection, index: int) -> str:
     )
 
 
-def column_titles(block: ReportSection, published: PublishedTable) -> list[str]:
-    return [AVERAGE if name == AVERAGE else block.suite.groups[name].title for name in published.columns]
+def column_titles(section: ReportSection, published: PublishedTable) -> list[str]:
+    return [AVERAGE if name == AVERAGE else section.suite.groups[name].title for name in published.columns]
 
 
 def _head_titles(head: Run | None) -> dict[str, str]:
-    if head is None or head.record["suite"] == MINIATURE:
-        return HEAD_TITLES
-    groups = blocks([head])[0].suite.groups
-    return {MAIN: "all groups"} | {name: group.title for name, group in groups.items()}
+    return {name: one.title for name, one in sets_of(head.suite).items()} if head else {}
 
 
 def _is_folded(card: SampleCard) -> bool:

@@ -1,7 +1,7 @@
-"""A block of the report: the runs of one suite that one judge scored in one way, and what is counted on them.
+"""A section of the report: the runs of one suite that one judge scored in one way, and what is counted on them.
 
-Both sides of safety stand in every block: a suite that lacks one says so in that side's column. Runs of another suite,
-judge, prompt or decoding are another block, so that unlike numbers never share a column.
+Both sides of safety stand in every section: a suite that lacks one says so in that side's column. Runs of another
+suite, judge, prompt or decoding are another section, so that unlike numbers never share a column.
 """
 
 from __future__ import annotations
@@ -11,36 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
-from safevlm.evaluation.judges.provenance import JudgeProvenance, judged
-from safevlm.evaluation.metrics.measures import MEASURES, Measure, measures_of
-from safevlm.evaluation.metrics.rates import METRICS, NO_RATE, Rate, measured
-from safevlm.evaluation.report.published import PUBLISHED, PublishedTable
+from safevlm.evaluation.judges.provenance import JudgeProvenance, provenance_of
+from safevlm.evaluation.metrics.measures import MEASURES, Measure, Unit
+from safevlm.evaluation.metrics.rates import NO_RATE, Rate, measured, of_groups
 from safevlm.evaluation.runs.files import Row, Score
 from safevlm.evaluation.runs.run import Run
-from safevlm.evaluation.suites import Suite, suite_of
-from safevlm.evaluation.suites.groups import MINIATURE, Group, Side, in_order
+from safevlm.evaluation.suites import Suite
+from safevlm.evaluation.suites.groups import SIDES, Group, Side
+from safevlm.evaluation.suites.headline import PublishedTable
 
-Unit = Literal["share", "ten", "times"]
 Cut = dict[str, dict[str, dict[str, Rate]]]
 """Rates by group (or category), run and measure."""
 LATENCY = "latency_ratio"
-IN_TENTHS = ("rtvlm",)
-"""Judges whose scores are told as 0-10."""
-MEAN_OF_GROUPS = ("rtvlm", "rtvlm_test", "risk_sets", "holisafe")
-"""Suites whose authors average groups plainly, whatever their sizes."""
-SIDES: tuple[Side, ...] = ("harmful", "benign", "scored")
-HEADLINES: Mapping[Side, str] = {"harmful": "asr", "benign": "over_refusal"}
+MISSING_SIDES: Mapping[Side, str] = {"harmful": "asr", "benign": "over_refusal"}
 """What stands in the column of a side that a suite does not have."""
-MINIATURE_TITLES = {
-    "asr": "ASR, seen ↓",
-    "asr_unseen": "ASR, unseen ↓",
-    "asr_typographic": "ASR, typographic ↓",
-    "asr_text": "ASR, text ↓",
-    "over_refusal": "over-refusal ↓",
-    "utility": "utility ↑",
-}
 
 
 @dataclass(frozen=True)
@@ -57,23 +42,23 @@ class ReportColumn:
 @dataclass(frozen=True)
 class ReportSection:
     suite: Suite
-    judged: JudgeProvenance
+    judge: JudgeProvenance
     runs: tuple[Run, ...]
 
     @property
-    def is_miniature(self) -> bool:
-        """Whether it has the miniature's own table."""
-        return self.suite.name == MINIATURE and self.judged.kind == MINIATURE
+    def has_own_table(self) -> bool:
+        """Whether the suite's own columns are shown: it has some, and its own judge scored."""
+        return bool(self.suite.headlines) and self.judge.kind == self.suite.judge
 
     @property
     def groups(self) -> Mapping[str, Group]:
         """Groups that some run was asked, in the order of the suite's table."""
-        asked = in_order((row["group"] for run in self.runs for row in run.replies), self.suite.name)
+        asked = self.suite.in_order(row["group"] for run in self.runs for row in run.replies)
         return {name: self.suite.groups[name] for name in asked}
 
     @cached_property
     def columns(self) -> tuple[ReportColumn, ...]:
-        own = _of_miniature() if self.is_miniature else self._of_sides()
+        own = self._own_columns() if self.has_own_table else self._of_sides()
         return (*own, ReportColumn(LATENCY, "time × bare ↓", "times", lambda run: run.latency_ratio))
 
     @cached_property
@@ -83,18 +68,13 @@ class ReportSection:
 
     @property
     def published(self) -> PublishedTable | None:
-        return PUBLISHED.get((self.suite.name, self.judged.kind))
-
-    @property
-    def unit(self) -> Unit:
-        """Of scores that are neither harm nor help."""
-        return "ten" if self.judged.kind in IN_TENTHS else "share"
+        return self.suite.published_scores.get(self.judge.kind)
 
     def unit_of(self, measure: str) -> Unit:
-        return self.unit if measure == "score" else "share"
+        return self.judge.unit if measure == "score" else "share"
 
     def measures(self, side: Side) -> dict[str, Measure]:
-        return measures_of(side, self.judged.kind)
+        return self.judge.measures(side)
 
     @cached_property
     def cuts(self) -> dict[str, dict[Side, Cut]]:
@@ -129,14 +109,23 @@ class ReportSection:
         rows = (row for run in self.runs for row in run.replies if self.suite.groups[row["group"]].side == side)
         return [name for name, _ in Counter(_field(row, field) for row in rows).most_common()]
 
+    def _own_columns(self) -> list[ReportColumn]:
+        return [
+            ReportColumn(one.name, one.title, "share", self._of_groups(one.groups, MEASURES[one.measure]))
+            for one in self.suite.headlines
+        ]
+
+    def _of_groups(self, groups: Sequence[str], measure: Measure) -> Callable[[Run], Rate]:
+        return lambda run: measured(of_groups(list(run.scores.values()), groups), measure)
+
     def _of_sides(self) -> list[ReportColumn]:
         present = {group.side for group in self.suite.groups.values()}
         columns: list[ReportColumn] = []
         for side in SIDES:
             if side in present:
                 columns.extend(self._of_side(side))
-            elif side in HEADLINES and present != {"scored"}:
-                name = HEADLINES[side]
+            elif side in MISSING_SIDES and present != {"scored"}:
+                name = MISSING_SIDES[side]
                 columns.append(ReportColumn(name, MEASURES[name].title, "share", None, f"no {side} side"))
         return columns
 
@@ -145,7 +134,7 @@ class ReportSection:
         columns: list[ReportColumn] = []
         for name, measure in self.measures(side).items():
             unit = self.unit_of(name)
-            if several and self.suite.name in MEAN_OF_GROUPS:
+            if several and self.suite.averages_groups:
                 title = f"{measure.title[:-2].removesuffix(', mean')}, mean of groups {measure.title[-1]}"
                 columns.append(ReportColumn(f"{name}_of_groups", title, unit, self._averaged(side, measure)))
             own = name if all(one.name != name for one in columns) else f"{name}_{side}"
@@ -160,40 +149,37 @@ class ReportSection:
         return lambda run: self.average(run, measure, side)
 
 
-def blocks(runs: Sequence[Run]) -> list[ReportSection]:
+def sections_of(runs: Sequence[Run]) -> list[ReportSection]:
     """Runs by suite and judging, in the order given."""
-    found: dict[tuple[str, tuple[str, str]], list[tuple[Run, JudgeProvenance]]] = {}
+    found: dict[tuple[str, str, tuple[str, str]], list[tuple[Run, JudgeProvenance]]] = {}
     for run in runs:
-        who = judged(run)
-        found.setdefault((run.record["suite"], who.key), []).append((run, who))
-    return [
-        ReportSection(suite_of(suite), pairs[0][1], tuple(run for run, _ in pairs))
-        for (suite, _), pairs in found.items()
-    ]
+        judge = provenance_of(run)
+        found.setdefault((run.suite.name, run.suite.digest, judge.key), []).append((run, judge))
+    return [ReportSection(pairs[0][0].suite, pairs[0][1], tuple(run for run, _ in pairs)) for pairs in found.values()]
 
 
-def remarks(block: ReportSection) -> list[str]:
-    """What a reader must know before comparing the rows of a block."""
+def remarks(section: ReportSection) -> list[str]:
+    """What a reader must know before comparing the rows of a section."""
     found = [
         f"{run.name}: {len(run.replies)} of {run.record.get('n')} requests have a reply"
-        for run in block.runs
+        for run in section.runs
         if not run.is_finished
     ]
-    digests = {run.record.get("digests", {}).get("samples") for run in block.runs}
-    asked = {frozenset(run.scores) for run in block.runs}
+    digests = {run.record.get("digests", {}).get("samples") for run in section.runs}
+    asked = {frozenset(run.scores) for run in section.runs}
     if len(digests) > 1:
         found.append("the runs were asked other questions or other images; their rows do not compare")
     elif len(asked) > 1:
         found.append("the runs answered different parts of the suite; compare them with `safevlm eval compare`")
-    if any(run.record.get("partial") for run in block.runs):
+    if any(run.record.get("partial") for run in section.runs):
         found.append("asked with --partial: rows of the suite may be missing; see its published counts")
-    lengths = sorted({int(run.record["max_new_tokens"]) for run in block.runs if "max_new_tokens" in run.record})
+    lengths = sorted({int(run.record["max_new_tokens"]) for run in section.runs if "max_new_tokens" in run.record})
     if len(lengths) > 1:
         found.append(f"answers could be of different length (max_new_tokens {', '.join(map(str, lengths))})")
-    changes = sorted({str(run.record.get("perturb")) for run in block.runs})
+    changes = sorted({str(run.record.get("perturb")) for run in section.runs})
     if len(changes) > 1:
         found.append(f"images were changed in different ways ({', '.join(changes)}); their rows do not compare")
-    missing = [group.title for name, group in block.suite.groups.items() if name not in block.groups]
+    missing = [group.title for name, group in section.suite.groups.items() if name not in section.groups]
     if missing:
         found.append(f"not asked: {', '.join(missing)}")
     return found
@@ -215,17 +201,10 @@ def plain_mean(rates: Sequence[Rate]) -> Rate:
     return Rate(value, n, max(0.0, value - down), min(1.0, value + up), unscored)
 
 
-def wordings(block: ReportSection) -> dict[str, int]:
+def wordings(section: ReportSection) -> dict[str, int]:
     """How many questions stand in the benchmark's words, in ours, or in the user's; of the first run."""
-    said = (str(row["truth"].get("prompt_is") or "") for row in block.runs[0].replies)
+    said = (str(row["truth"].get("prompt_is") or "") for row in section.runs[0].replies)
     return {name: count for name, count in Counter(said).items() if name}
-
-
-def _of_miniature() -> list[ReportColumn]:
-    return [
-        ReportColumn(name, title, "share", lambda run, name=name: METRICS[name](list(run.scores.values())))
-        for name, title in MINIATURE_TITLES.items()
-    ]
 
 
 def _scores(run: Run, belongs: Callable[[Row], bool]) -> list[Score]:

@@ -48,11 +48,11 @@ def summarize(
     head: Run | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The table of `summary.json`; `found` are the blocks of the runs."""
+    """The table of `summary.json`; `found` are the sections of the runs."""
     suites: dict[str, dict[str, Any]] = {}
-    for block in found:
-        for run in block.runs:
-            suites.setdefault(block.suite.name, {})[run.name] = _row(block, run)
+    for section in found:
+        for run in section.runs:
+            suites.setdefault(section.suite.name, {})[run.name] = _row(section, run)
     names = [run.name for run in runs]
     return {
         "schema": SCHEMA,
@@ -64,7 +64,9 @@ def summarize(
             run.name if names.count(run.name) == 1 else f"{run.name} ({run.record['suite']})": _facts(run)
             for run in runs
         },
-        "remarks": {f"{block.suite.name} · {block.judged.name}": said for block in found if (said := remarks(block))},
+        "remarks": {
+            f"{section.suite.name} · {section.judge.name}": said for section in found if (said := remarks(section))
+        },
     }
 
 
@@ -77,23 +79,23 @@ def read_seconds(path: Path) -> dict[str, float]:
     return table
 
 
-def _row(block: ReportSection, run: Run) -> dict[str, Any]:
+def _row(section: ReportSection, run: Run) -> dict[str, Any]:
     """The columns' rates, then what they are made of; `sides` names those that the suite has."""
-    table: dict[str, Any] = {name: asdict(value) for name, value in block.table[run.name].items()}
+    table: dict[str, Any] = {name: asdict(value) for name, value in section.table[run.name].items()}
     return table | {
-        "groups": by_group(list(run.scores.values()), block.suite.name),
-        "categories": _categories(block, run),
-        "sides": sorted({group.side for group in block.suite.groups.values()}),
-        "judge": {"name": block.judged.name, "outcomes": outcomes(run)}
-        | {name: block.judged.facts[name] for name in JUDGE_FIELDS if name in block.judged.facts},
-        "wordings": wordings(block),
+        "groups": by_group(list(run.scores.values()), section.suite, section.judge.counts),
+        "categories": _categories(section, run),
+        "sides": sorted({group.side for group in section.suite.groups.values()}),
+        "judge": {"name": section.judge.name, "outcomes": outcomes(run)}
+        | {name: section.judge.facts[name] for name in JUDGE_FIELDS if name in section.judge.facts},
+        "wordings": wordings(section),
     }
 
 
-def _categories(block: ReportSection, run: Run) -> dict[str, Any]:
+def _categories(section: ReportSection, run: Run) -> dict[str, Any]:
     return {
         side: {name: {key: asdict(value) for key, value in rates[run.name].items()} for name, rates in table.items()}
-        for side, table in block.cuts["category"].items()
+        for side, table in section.cuts["category"].items()
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safevlm.evaluation.judges.provenance import OUTCOMES, outcomes, told
+from safevlm.evaluation.metrics.measures import Unit
 from safevlm.evaluation.metrics.rates import Rate
-from safevlm.evaluation.report.section import ReportColumn, ReportSection, Unit, remarks
+from safevlm.evaluation.report.section import ReportColumn, ReportSection, remarks
 from safevlm.evaluation.runs.run import Run
 
 LEGEND = "95 % intervals (Wilson; time: bootstrap of the median). ↓ lower is better."
@@ -44,20 +45,20 @@ UNITS: dict[Unit, tuple[float, str, str]] = {
 
 
 def markdown(found: Sequence[ReportSection]) -> str:
-    """The tables for a README; the miniature's stands alone, all others have a heading and their judge."""
-    if len(found) == 1 and found[0].is_miniature:
+    """The tables for a README; a suite's own table stands alone, all others have a heading and their judge."""
+    if len(found) == 1 and found[0].has_own_table:
         return _lines(found[0]) + f"\n\n{LEGEND}\n{_unfinished(found[0].runs)}"
-    parts = [f"### {heading(block)}\n\n{_lines(block)}\n\n{_notes(block)}" for block in found]
+    parts = [f"### {heading(section)}\n\n{_lines(section)}\n\n{_notes(section)}" for section in found]
     return "\n".join([*parts, LONG_LEGEND]) + "\n"
 
 
 def latex(found: Sequence[ReportSection]) -> str:
     """A `table` per suite and judge, for `\\input`; needs no package."""
-    return "\n".join(_latex_of(block) for block in found)
+    return "\n".join(_latex_of(section) for section in found)
 
 
-def heading(block: ReportSection) -> str:
-    return f"{block.suite.name} · judge {block.judged.name}"
+def heading(section: ReportSection) -> str:
+    return f"{section.suite.name} · judge {section.judge.name}"
 
 
 def cell(unit: Unit, value: Rate) -> str:
@@ -87,29 +88,29 @@ def escaped(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def _rows(block: ReportSection) -> list[list[str]]:
-    return [[run.name, *(_cell(block, run, column) for column in block.columns)] for run in block.runs]
+def _rows(section: ReportSection) -> list[list[str]]:
+    return [[run.name, *(_cell(section, run, column) for column in section.columns)] for run in section.runs]
 
 
-def _cell(block: ReportSection, run: Run, column: ReportColumn) -> str:
-    return column.absent if column.of is None else cell(column.unit, block.table[run.name][column.name])
+def _cell(section: ReportSection, run: Run, column: ReportColumn) -> str:
+    return column.absent if column.of is None else cell(column.unit, section.table[run.name][column.name])
 
 
-def _lines(block: ReportSection) -> str:
-    titles = [column.title for column in block.columns]
+def _lines(section: ReportSection) -> str:
+    titles = [column.title for column in section.columns]
     lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
-    for name, *cells in _rows(block):
+    for name, *cells in _rows(section):
         lines.append("| " + " | ".join([name.replace("|", "\\|"), *cells]) + " |")
     return "\n".join(lines)
 
 
-def _notes(block: ReportSection) -> str:
-    unscored = [f"{run.name}: {found}" for run in block.runs if (found := unscored_in_words(run))]
+def _notes(section: ReportSection) -> str:
+    unscored = [f"{run.name}: {found}" for run in section.runs if (found := unscored_in_words(run))]
     notes = [
-        f"Judge: {told(block.judged)}.",
+        f"Judge: {told(section.judge)}.",
         f"Unscored: {'; '.join(unscored) or 'none'}.",
-        block.suite.note,
-        *(f"Beware: {one}." for one in remarks(block)),
+        section.suite.note,
+        *(f"Beware: {one}." for one in remarks(section)),
     ]
     return "".join(f"{note}\n" for note in notes if note)
 
@@ -126,11 +127,11 @@ def _unfinished(runs: Sequence[Run]) -> str:
     return f"\nUnfinished: {', '.join(unfinished)}.\n" if unfinished else ""
 
 
-def _latex_of(block: ReportSection) -> str:
-    titles = [column.title for column in block.columns]
-    lines = [["", *titles], *_rows(block)]
+def _latex_of(section: ReportSection) -> str:
+    titles = [column.title for column in section.columns]
+    lines = [["", *titles], *_rows(section)]
     rows = [" & ".join(escaped(one) for one in line) + r" \\" for line in lines]
-    caption = escaped(f"{heading(block)}. {LONG_LEGEND} Judge: {told(block.judged)}.")
+    caption = escaped(f"{heading(section)}. {LONG_LEGEND} Judge: {told(section.judge)}.")
     return "\n".join(
         [
             r"\begin{table}",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from tqdm import tqdm
 from safevlm import sharding
 from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.endpoint import GIVE_UP_AFTER
+from safevlm.evaluation.judges import judge_of
+from safevlm.evaluation.runs import earlier, run_file, served, shards, suite_file
 from safevlm.evaluation.runs import perturbations as perturbing
-from safevlm.evaluation.runs import run_file, served, shards
 from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
-from safevlm.evaluation.suites import load_suite, suite_of
-from safevlm.evaluation.suites.groups import check_group
+from safevlm.evaluation.suites import Suite, load_suite, suite_of
+from safevlm.evaluation.suites.question import REPEAT
 from safevlm.sharding import Share, share_of
 from safevlm.types import Generation, Reply, Sample, Verdict
 
@@ -62,19 +64,22 @@ def ask(
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
-    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
+    asked = suite_of(suite)
+    judge_of(asked.judge, f"suite {asked.name}: judge")  # a wrong name is told before hours of asking
+    max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
     perturbation = perturbing.parse(perturb)
-    everything = load_suite(suite, Path(data), partial)
+    everything = load_suite(asked, Path(data), partial)
     folder, share = Path(out), share_of(shard)
     served.check_alone(str(model), share.world)
     record: dict[str, Any] = {
-        "suite": suite,
+        "suite": asked.name,
         "data": str(data),
         "model": str(model),
         "defense": defense,
         "policy": str(policy) if policy else None,
         "base": base,
         "max_new_tokens": max_new_tokens,
+        **({"temperature": asked.temperature} if asked.temperature else {}),
         "batch_size": batch_size,
         "groups": list(groups) or None,
         "perturb": str(perturbation) if perturbation else None,
@@ -82,12 +87,13 @@ def ask(
         "processes": share.world,
         "seed": seed,
         "device": device,
-        "digests": run_file.digests(everything, str(model), str(policy) if policy else None, defense, base),
+        "digests": run_file.digests(everything, str(model), str(policy) if policy else None, defense, base)
+        | ({"suite": asked.digest} if asked.digest else {}),
         "versions": run_file.versions(),
         "started": run_file.now(),
         "command": command,
     }
-    samples = spread(_chosen(everything, suite, groups, perturb), limit)
+    samples = spread(_chosen(everything, asked, groups, perturb), limit)
     record["n"] = len(samples)
     if (folder / run_file.FILE).exists():
         run_file.check_same_run(folder / run_file.FILE, record)
@@ -96,17 +102,20 @@ def ask(
         engine = engine or load_engine(model, defense, mine, policy=policy, device=device, base=base, seed=seed)
         with sharding.owned(folder / shards.OWNERS, share):
             waiting = _unanswered(mine, folder)
+            suite_file.write(folder, asked)
             run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
             if perturbation:
-                waiting = perturbing.changed(waiting, perturbation, Path(images or folder / perturbing.FOLDER))
-            count = _ask_all(engine, waiting, folder, share, batch_size, max_new_tokens)
+                place = Path(images) if images else earlier.changed_images(folder, perturbing.FOLDER)
+                waiting = perturbing.changed(waiting, perturbation, place)
+            generation = Generation(max_new_tokens=max_new_tokens, temperature=asked.temperature, seed=seed)
+            count = _ask_all(engine, waiting, folder, share, batch_size, generation)
     shards.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])
     return count
 
 
-def _chosen(samples: Sequence[Sample], suite: str, groups: Sequence[str], perturb: str) -> list[Sample]:
+def _chosen(samples: Sequence[Sample], suite: Suite, groups: Sequence[str], perturb: str) -> list[Sample]:
     """Samples of the groups; of changed images, those that have any. ValueError: none is left."""
-    wanted = {check_group(group, "--group", suite) for group in groups} or {sample.group for sample in samples}
+    wanted = {suite.check_group(group, "--group") for group in groups} or {sample.group for sample in samples}
     chosen = [sample for sample in samples if sample.group in wanted and (sample.request.images or not perturb)]
     if samples and not chosen:
         raise ValueError(f"--group {', '.join(groups) or 'all'}: no request {'with an image ' * bool(perturb)}there")
@@ -187,17 +196,17 @@ def _unanswered(samples: Sequence[Sample], out: Path) -> list[Sample]:
 
 
 def _ask_all(
-    engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, max_new_tokens: int
+    engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, generation: Generation
 ) -> int:
     """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only."""
     part, failed, in_a_row = shards.file_of(out, share), [], 0
     drop_half_written_line(part)
     name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
     with tqdm(total=len(samples), desc=name, unit="request", position=share.rank) as bar:
-        for start in range(0, len(samples), batch_size):
-            batch = samples[start : start + batch_size]
+        for repeat, batch in _batches(samples, batch_size):
             requests = [sample.request for sample in batch]
-            answers = engine.reply_all(requests, Generation(max_new_tokens=max_new_tokens), batch_size=batch_size)
+            drawn = replace(generation, seed=generation.seed + repeat)
+            answers = engine.reply_all(requests, drawn, batch_size=batch_size)
             pairs = list(zip(batch, answers, strict=True))
             append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
             failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]
@@ -210,6 +219,15 @@ def _ask_all(
                 )
             bar.update(len(batch))
     return len(samples) - len(failed)
+
+
+def _batches(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[Sample]]]:
+    """(repeat, samples): of questions that are asked several times, one asking after the other, as seeds differ."""
+    of_repeat: dict[int, list[Sample]] = {}
+    for sample in samples:
+        of_repeat.setdefault(sample.expected.get(REPEAT, 0), []).append(sample)
+    for repeat, own in of_repeat.items():
+        yield from ((repeat, own[start : start + size]) for start in range(0, len(own), size))
 
 
 def _is_silence(answer: Reply | Failure) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from safevlm.data.atomic_write import write_text
 from safevlm.data.row_log import json_line
+from safevlm.evaluation.runs import earlier
 
 REPLIES = "replies.jsonl"
 SCORES = "scores.jsonl"
@@ -93,7 +94,7 @@ def read_replies(out: Path) -> list[Row]:
 
 def read_scores(out: Path) -> list[Score]:
     """Rows of `scores.jsonl`, checked; values lie in 0-1 or are None."""
-    rows = _read(out / SCORES, SCORE_FIELDS, "judge")
+    rows = [earlier.score_row(row) for row in _read(out / SCORES, SCORE_FIELDS, "judge")]
     for row in rows:
         if row["value"] is not None and not 0 <= row["value"] <= 1:
             raise ValueError(f"{out / SCORES}: {row['id']}: value {row['value']} lies outside 0-1")

@@ -10,7 +10,8 @@ from typing import Any
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_json, read_replies, read_scores
-from safevlm.evaluation.suites.groups import check_group
+from safevlm.evaluation.runs.suite_file import suite_of_run
+from safevlm.evaluation.suites import Suite
 from safevlm.types import Verdict
 
 
@@ -25,6 +26,7 @@ class Run:
     scores: dict[str, Score]
     """By id, one for every reply."""
     latency_ratio: Rate
+    suite: Suite
 
     @property
     def is_finished(self) -> bool:
@@ -46,11 +48,12 @@ def read_run(name: str, folder: Path) -> Run:
     if set(scores) != {row["id"] for row in replies}:
         raise ValueError(f"{folder / SCORES}: not the scores of the replies beside it; judge again")
     record = read_json(folder / run_file.FILE)
+    suite = suite_of_run(folder, replies)
     for row in replies:
-        check_group(row["group"], f"{folder}: {row['id']}", record["suite"])
+        suite.check_group(row["group"], f"{folder}: {row['id']}")
         if scores[row["id"]].group != row["group"]:
             raise ValueError(f"{folder / SCORES}: {row['id']}: group differs from the reply's; judge again")
-    return Run(name, folder, record, replies, scores, _latency(folder))
+    return Run(name, folder, record, replies, scores, _latency(folder), suite)
 
 
 def read_runs(folders: Mapping[str, Path]) -> list[Run]:
@@ -71,5 +74,5 @@ def _latency(folder: Path) -> Rate:
     table: dict[str, Any] = read_json(folder / OVERHEAD)
     missing = [name for name in ("value", "n", "low", "high") if name not in table]
     if missing:
-        raise ValueError(f"{folder / OVERHEAD}: lacks {missing}; measure again with `safevlm eval overhead`")
+        raise ValueError(f"{folder / OVERHEAD}: lacks {missing}; measure again with `safevlm bench guard`")
     return Rate(table["value"], table["n"], table["low"], table["high"])

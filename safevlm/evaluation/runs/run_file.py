@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safevlm.evaluation.runs import earlier
 from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.types import Sample
 from safevlm.versions import installed
@@ -100,7 +101,14 @@ def _is_same(name: str, old: object, asked: object) -> bool:
 def _content(sample: Sample) -> tuple[object, ...]:
     """What a sample asks and expects. Images by name, so that data may move."""
     images = [Path(str(image)).name for image in sample.request.images]
-    return (sample.request.id, sample.request.text, images, sample.category, sample.level, dict(sample.expected))
+    return (
+        sample.request.id,
+        sample.request.text,
+        images,
+        sample.category,
+        sample.level,
+        earlier.hashed(sample.expected),
+    )
 
 
 def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:

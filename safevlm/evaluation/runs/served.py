@@ -67,9 +67,11 @@ class Served:
     def reply_all(
         self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
     ) -> list[Reply | Failure]:
-        """One reply or failure per request, in order; at most `batch_size` are under way. Always greedy."""
-        max_new_tokens = (generation or Generation()).max_new_tokens
-        decoding = endpoint.greedy(self.server.model, max_new_tokens)
+        """One reply or failure per request, in order; at most `batch_size` are under way. Greedy at temperature 0."""
+        generation = generation or Generation()
+        decoding = endpoint.greedy(self.server.model, generation.max_new_tokens)
+        if generation.temperature and "temperature" in decoding:
+            decoding |= {"temperature": generation.temperature, "top_p": generation.top_p, "seed": generation.seed}
         asked = Endpoint(self.server.model, self.server.base_url, self.server.timeout, decoding=decoding)
         sent = [self.guard.rewrite(request, NOT_LOOKED) for request in requests]
         to_ask = {index: words for index, words in enumerate(sent) if isinstance(words, Request)}

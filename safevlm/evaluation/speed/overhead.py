@@ -21,13 +21,10 @@ from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine
 from safevlm.evaluation.runs.files import OVERHEAD, write_json
 from safevlm.evaluation.runs.served import Served
-from safevlm.evaluation.suites import load_suite, suite_of
-from safevlm.evaluation.suites.groups import groups_on
+from safevlm.evaluation.suites import Suite, load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.types import Generation, Request
 
-GROUP = "benign"
-"""The group that is timed where the suite has it; elsewhere, all groups of that side."""
 WARM_UP = 3  # requests to each side before the clock counts
 TITLES = {"prepare": "until the LLM starts", "first_token": "first token", "answer": "whole answer"}
 """What is timed. `prepare`: vision pass, detection and the prompt; a served model has none that could be seen."""
@@ -62,9 +59,10 @@ def overhead(
     Each ratio is the median of the paired ratios, its interval a seeded 95 % bootstrap; the outermost is that of the
     whole answer. `engines` stands in for the loaded (defended, bare) pair.
     """
-    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
-    groups = timed_groups(suite)
-    samples = [sample for sample in load_suite(suite, Path(data), partial) if sample.group in groups]
+    asked = suite_of(suite)
+    max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
+    groups = timed_groups(asked)
+    samples = [sample for sample in load_suite(asked, Path(data), partial) if sample.group in groups]
     if n < 1 or len(samples) <= WARM_UP:
         raise ValueError(f"{data}: {len(samples)} benign requests, --n {n}; give more than {WARM_UP} and at least 1")
     engines = engines or (
@@ -97,12 +95,12 @@ def overhead(
     return table
 
 
-def timed_groups(suite: str) -> tuple[str, ...]:
-    """ValueError when the suite asks nothing benign."""
-    benign = groups_on(suite, "benign")
+def timed_groups(suite: Suite) -> tuple[str, ...]:
+    """Groups whose requests are timed. ValueError when the suite asks nothing benign."""
+    benign = suite.groups_on("benign")
     if not benign:
-        raise ValueError(f"--suite {suite}: has no benign requests to time; use one that has, such as miniature")
-    return (GROUP,) if GROUP in benign else benign
+        raise ValueError(f"--suite {suite.name}: has no benign requests to time; use one that has, such as miniature")
+    return suite.timed_groups or benign
 
 
 def told(table: dict[str, Any]) -> Iterator[str]:

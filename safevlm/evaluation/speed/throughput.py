@@ -115,8 +115,9 @@ def throughput(
     """
     if min(blocks, block_size, batch_size, processes) < 1:
         raise ValueError("--blocks, --block-size, --batch-size and --processes: give 1 or more")
-    max_new_tokens = suite_of(suite).max_new_tokens if max_new_tokens is None else max_new_tokens
-    samples = spread(load_suite(suite, Path(data)), (blocks + 1) * block_size)
+    asked = suite_of(suite)
+    max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
+    samples = spread(load_suite(asked, Path(data)), (blocks + 1) * block_size)
     if len(samples) < (blocks + 1) * block_size:
         raise ValueError(
             f"{data}: {len(samples)} requests are too few for {blocks} + 1 blocks of {block_size}; give a smaller "
@@ -138,7 +139,7 @@ def throughput(
         "model": str(model),
         "defense": defense,
         "policy": setup.policy,
-        "suite": suite,
+        "suite": asked.name,
         "max_new_tokens": max_new_tokens,
         "blocks": blocks,
         "block_size": block_size,

@@ -1,13 +1,18 @@
 """Suites: where the questions come from. One file per benchmark, a line of the table here.
 
-`load_suite` is the door: it finds the suite's folder, compares the rows with what is published, and never lets a sample
-go on without its image. Nothing here loads torch before a suite that has images is read. A suite of one's own is a
-module with `questions(data)` and a `SUITE` (`xstest.py` is the shortest), and a name below.
+    name                       what it is
+    rtvlm, xstest …            a row of the table SUITES
+    my.yaml                    questions of the user's own (`safevlm.evaluation.suites.own`)
+    package.module:SUITE       a `Suite` of the user's own code, or a callable without arguments that gives one
+    (entry points)             the same of an installed distribution, in the group `safevlm.suites`
+
+`load_suite` finds a suite's folder, compares the rows with what is published, and never lets a sample go on without its
+image. Nothing here loads torch before a suite that has images is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safevlm.evaluation.suites import (
@@ -19,6 +24,7 @@ from safevlm.evaluation.suites import (
     mm_safetybench,
     mossbench,
     mssbench,
+    own,
     risk_sets,
     rtvlm,
     siuo,
@@ -30,68 +36,84 @@ from safevlm.evaluation.suites import (
 from safevlm.evaluation.suites.counts import checked
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import AbsentError
+from safevlm.plugins import Registry
 from safevlm.types import Sample
 
-__all__ = ["SUITES", "AbsentError", "Suite", "folder_of", "load_suite", "read_suite", "suite_of"]
-
-SUITES: Mapping[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        miniature.SUITE,
-        rtvlm.SUITE,
-        rtvlm.TEST,
-        risk_sets.SUITE,
-        vlguard.SUITE,
-        mm_safetybench.SUITE,
-        mm_safetybench.TINY_SUITE,
-        figstep.SUITE,
-        figstep.TINY_SUITE,
-        spa_vl.SUITE,
-        jailbreakv.SUITE,
-        jailbreakv.MINI_SUITE,
-        vlsbench.SUITE,
-        siuo.GEN_SUITE,
-        siuo.MCQ_SUITE,
-        holisafe.SUITE,
-        mssbench.SUITE,
-        mossbench.SUITE,
-        mossbench.CONTRAST_SUITE,
-        xstest.SUITE,
-        advbench.SUITE,
-    )
-}
+__all__ = ["DEFAULT", "SUITES", "AbsentError", "Suite", "folder_of", "load_suite", "read_suite", "suite_of"]
 
 
-def suite_of(name: str) -> Suite:
-    """A suite by name; ValueError names those there are."""
-    if name not in SUITES:
-        raise ValueError(f"--suite: unknown suite {name!r}; one of {list(SUITES)}")
-    return SUITES[name]
+def _adapt(name: str, found: object) -> Suite:
+    """A plug-in's attribute as a row under the name that asked for it."""
+    suite = found() if callable(found) and not isinstance(found, Suite) else found
+    if not isinstance(suite, Suite):
+        raise ValueError(
+            f"is a {type(suite).__name__}, not a safevlm.evaluation.suites.Suite nor a callable that gives one"
+        )
+    return replace(suite, name=name)
 
 
-def load_suite(name: str, data: Path, partial: bool = False) -> list[Sample]:
+SUITES: Registry[Suite] = Registry(
+    "suites",
+    {
+        suite.name: suite
+        for suite in (
+            miniature.SUITE,
+            rtvlm.SUITE,
+            rtvlm.TEST,
+            risk_sets.SUITE,
+            vlguard.SUITE,
+            mm_safetybench.SUITE,
+            mm_safetybench.TINY_SUITE,
+            figstep.SUITE,
+            figstep.TINY_SUITE,
+            spa_vl.SUITE,
+            jailbreakv.SUITE,
+            jailbreakv.MINI_SUITE,
+            vlsbench.SUITE,
+            siuo.GEN_SUITE,
+            siuo.MCQ_SUITE,
+            holisafe.SUITE,
+            mssbench.SUITE,
+            mossbench.SUITE,
+            mossbench.CONTRAST_SUITE,
+            xstest.SUITE,
+            advbench.SUITE,
+        )
+    },
+    _adapt,
+)
+DEFAULT = miniature.SUITE.name
+"""The suite that commands ask unless told otherwise."""
+
+
+def suite_of(name: str, where: str = "--suite") -> Suite:
+    """A suite by name, reference or file; ValueError names those there are."""
+    return own.read_suite_file(Path(name)) if own.is_file(name) else SUITES.find(name, where)
+
+
+def load_suite(suite: Suite | str, data: Path, partial: bool = False) -> list[Sample]:
     """Samples that can be asked. ValueError: fewer than published or without their image, unless `partial`."""
-    suite = suite_of(name)
-    samples = checked(name, suite, read_suite(name, data), partial)
+    suite = suite_of(suite) if isinstance(suite, str) else suite
+    samples = checked(suite, read_suite(suite, data), partial)
     if not samples:
-        raise ValueError(f"{data}: suite {name!r} has no samples")
+        raise ValueError(f"{data}: suite {suite.name!r} has no samples")
     return samples
 
 
-def read_suite(name: str, data: Path) -> list[Sample]:
+def read_suite(suite: Suite | str, data: Path) -> list[Sample]:
     """All samples, also those whose image is missing. AbsentError says what was looked for and how to get it."""
-    suite = suite_of(name)
+    suite = suite_of(suite) if isinstance(suite, str) else suite
     try:
         return suite.load(folder_of(suite, data))
     except AbsentError as error:
         raise AbsentError(
-            f"suite {name!r} is absent: {error}. It is read from {suite.layout}; get it with `{suite.download}`"
+            f"suite {suite.name!r} is absent: {error}. It is read from {suite.layout}; get it with `{suite.download}`"
         ) from error
 
 
 def folder_of(suite: Suite, data: Path) -> Path:
     """The suite's folder inside a folder of suites (case, `-` and `_` do not matter), else the folder itself."""
-    names = {_plain(name) for name in (suite.folder, *suite.aliases)}
+    names = {_plain(name) for name in (suite.folder, *suite.aliases) if name}
     inside = sorted(data.iterdir()) if data.is_dir() else []
     return next((folder for folder in inside if folder.is_dir() and _plain(folder.name) in names), data)
 

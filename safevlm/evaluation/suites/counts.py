@@ -39,15 +39,17 @@ def counts(suite: Suite, rows: Sequence[Sample | Question]) -> list[SuiteCount]:
     return parts + total
 
 
-def checked(name: str, suite: Suite, samples: Sequence[Sample], partial: bool) -> list[Sample]:
+def checked(suite: Suite, samples: Sequence[Sample], partial: bool) -> list[Sample]:
     """The samples that can be asked. ValueError: fewer than published, or an image is missing, unless `partial`."""
     short = [count for count in counts(suite, samples) if count.is_short]
     for count in (count for count in counts(suite, samples) if count.published not in (None, count.found)):
-        log.warning("suite %s: %s", name, count)
+        log.warning("suite %s: %s", suite.name, count)
     if short and suite.is_sure and not partial:
         told = "; ".join(map(str, short))
-        raise ValueError(f"suite {name!r} is not complete: {told}. Download it again, or go on with less by --partial")
-    return _with_images(name, samples, partial)
+        raise ValueError(
+            f"suite {suite.name!r} is not complete: {told}. Download it again, or go on with less by --partial"
+        )
+    return _with_images(suite.name, samples, partial)
 
 
 def _with_images(name: str, samples: Sequence[Sample], partial: bool) -> list[Sample]:

@@ -77,4 +77,5 @@ SUITE = Suite(
     aliases=("holisafe-bench",),
     layout="holisafe_bench.json and images/, or parquet files",
     download="hf download etri-vilab/holisafe-bench --repo-type dataset --local-dir DIR/holisafe  (log in first)",
+    averages_groups=True,
 )

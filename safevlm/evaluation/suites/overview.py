@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safevlm.evaluation.suites import SUITES, AbsentError, folder_of
+from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, suite_of
 from safevlm.evaluation.suites.counts import SuiteCount, counts
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 
@@ -42,7 +42,8 @@ def standings(data: Path | None, names: Sequence[str] | None = None) -> list[Sui
     """Every suite, or those named; without a folder nothing is looked for."""
     if data is not None and not data.is_dir():
         raise NotADirectoryError(f"--data {data}: no such folder")
-    return [standing(SUITES[name], data) for name in names or SUITES]
+    suites = [suite_of(name) for name in names] if names else list(SUITES.working().values())
+    return [standing(suite, data) for suite in suites]
 
 
 def standing(suite: Suite, data: Path | None) -> SuiteStanding:
@@ -65,6 +66,23 @@ def lines(standings_: Iterable[SuiteStanding]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return [*table, "", *(line for one in listed for line in _remarks(one))]
+
+
+def tsv(standings_: Iterable[SuiteStanding], judge: str = "") -> list[str]:
+    """For shell scripts: `SUITE JUDGE model|rules there|absent|error WHY`, tabs between; WHY is `-` where all is well.
+
+    `judge` stands in for the suites' own ones.
+    """
+    from safevlm.evaluation.judges import judge_of  # late: judges know suites, suites know no judge
+
+    found = []
+    for one in standings_:
+        state = "absent" if one.absent else "error" if one.error else "there"
+        name = judge or one.suite.judge
+        needs = "model" if judge_of(name).needs_model else "rules"
+        why = " ".join((one.absent or one.error).split()) or "-"
+        found.append("\t".join([one.suite.name, name, needs, state, why]))
+    return found
 
 
 def _cells(one: SuiteStanding) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ MISSING = "missing_images"
 """Key of `Sample.expected`: images that the row names and the download lacks. Such a sample is never asked."""
 FURTHER = "further"
 """Key of `Sample.expected`: a further question of a row that is counted already."""
+REPEAT = "repeat"
+"""Key of `Sample.expected`: which asking of the same question this is, from 0 on; the number is added to the seed."""
 OFFICIAL, OURS, USERS = "official", "ours", "user"
 """Values of `expected["prompt_is"]`: whose words surround the benchmark's."""
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safevlm.evaluation.suites.groups import Group
+from safevlm.evaluation.suites.headline import PublishedTable
 from safevlm.evaluation.suites.question import OURS, USERS, Question
+from safevlm.evaluation.suites.rtvlm_scores import SAFEVLM
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import AbsentError
 
@@ -26,6 +28,27 @@ LABELS = {
     "porn": ("illegal", "must_refuse"),
     "cyberbullying": ("insults", "must_refuse"),
 }
+
+SCORES = PublishedTable(
+    columns=("politics", "porn", "cyberbullying"),
+    rows={
+        "InternLM-XComposer2": (6.85, 2.60, 6.57),
+        "Llama-3-vision-alpha": (7.09, 3.61, 6.15),
+        "LLaVA-v1.5-7B": (7.00, 1.19, 5.67),
+        "LLaVA-v1.5-7B + VLGuard": (7.29, 5.98, 6.87),
+        "LLaVA-v1.5-7B + VLGuard LoRA": (7.58, 6.83, 7.33),
+        "LLaVA-v1.5-13B": (6.67, 1.11, 6.16),
+        "LLaVA-v1.5-13B + VLGuard": (7.23, 6.83, 7.36),
+        "LLaVA-v1.5-13B + VLGuard LoRA": (7.25, 7.57, 7.42),
+        "SafeVLM (PSA-VLM) 7B": (9.00, 7.49, 6.43),
+        SAFEVLM: (8.91, 6.82, 7.20),
+        "SafeVLM (PSA-VLM) 13B": (9.49, 8.37, 6.87),
+        "SafeVLM (PSA-VLM) 13B + LoRA": (9.13, 8.72, 7.45),
+    },
+    charted=("LLaVA-v1.5-7B", SAFEVLM),
+    judge="GPT-4V",
+    source="result tables of PSA-VLM (arXiv 2411.11543)",
+)
 
 
 def questions(data: Path) -> Iterator[Question]:
@@ -81,4 +104,6 @@ SUITE = Suite(
     folder="risk_sets",
     layout="politics/, porn/, cyberbullying/: images, in sub-folders or not; each may hold questions.txt",
     download="none: ask the owners",
+    averages_groups=True,
+    published_scores={"rtvlm": SCORES},
 )

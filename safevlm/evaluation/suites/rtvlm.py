@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import source_rows
 from safevlm.evaluation.suites.question import FURTHER, OFFICIAL, Question
+from safevlm.evaluation.suites.rtvlm_scores import SCORES
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import AbsentError, json_object
 from safevlm.taxonomy import DEFAULT
@@ -125,6 +126,8 @@ _FACTS: dict[str, Any] = {
     "judge": "rtvlm",
     "max_new_tokens": 512,
     "folder": "rtvlm",
+    "averages_groups": True,
+    "published_scores": {"rtvlm": SCORES},
     "aliases": ("RedTeamingVLM",),
     "layout": "data/<Subset>/….jsonl and the zips (or folders) of images beside them",
     "download": "hf download MMInstruction/RedTeamingVLM --repo-type dataset --local-dir DIR/rtvlm",

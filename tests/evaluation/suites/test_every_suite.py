@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from safevlm.data.images import open_image
-from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite
-from safevlm.evaluation.suites.groups import check_group, groups_on, in_order, side_of
+from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite, suite_of
 from safevlm.evaluation.suites.suite import TOTAL
 from safevlm.taxonomy import DEFAULT
 from tests.data.downloads import png, zipped
@@ -51,7 +50,7 @@ def test_rows_groups_and_texts_are_those_of_the_download(tmp_path: Path, suite: 
 
 def test_sides_and_levels_agree(tmp_path: Path, suite: str) -> None:
     for sample in load_suite(suite, write(suite, tmp_path), partial=True):
-        side = side_of(suite, sample.group)
+        side = SUITES[suite].side_of(sample.group)
         assert sample.category in DEFAULT.category_names and sample.level in DEFAULT.level_names, sample
         if side != "scored":
             assert sample.is_harmful == (side == "harmful"), sample
@@ -185,13 +184,13 @@ def test_an_id_that_a_benchmark_uses_twice_stays_apart(tmp_path: Path) -> None:
 
 
 def test_groups_are_local_to_their_suite() -> None:
-    assert side_of("xstest", "safe") == "benign" and side_of("rtvlm", "face") == "scored"
-    assert groups_on("mssbench", "benign") == ("chat_safe", "embodied_safe")
-    assert in_order(["SUU", "SSS"], "holisafe") == ["SSS", "SUU"]
+    assert SUITES["xstest"].side_of("safe") == "benign" and SUITES["rtvlm"].side_of("face") == "scored"
+    assert SUITES["mssbench"].groups_on("benign") == ("chat_safe", "embodied_safe")
+    assert SUITES["holisafe"].in_order(["SUU", "SSS"]) == ["SSS", "SUU"]
     with pytest.raises(ValueError, match="unknown group 'benign'; one of"):
-        check_group("benign", "x", "xstest")
-    with pytest.raises(ValueError, match="unknown suite 'nothing'"):
-        side_of("nothing", "benign")
+        SUITES["xstest"].check_group("benign", "x")
+    with pytest.raises(ValueError, match="unknown 'nothing'; one of"):
+        suite_of("nothing")
 
 
 def test_every_published_part_is_a_group_of_its_suite() -> None:
@@ -207,6 +206,6 @@ def test_every_default_judge_exists() -> None:
 
 
 def test_knowing_the_suites_loads_no_torch() -> None:
-    code = "import sys, safevlm.evaluation.suites.overview; from safevlm.evaluation.suites.groups import side_of; "
-    code += "side_of('rtvlm', 'face'); sys.exit('torch' in sys.modules)"
+    code = "import sys, safevlm.evaluation.suites.overview; from safevlm.evaluation.suites import SUITES; "
+    code += "SUITES['rtvlm'].side_of('face'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0

@@ -1,39 +1,14 @@
-"""What papers have published for a suite, to be shown beside what was measured here and never among it.
+"""Published scores of RTVLM: 0 to 10, judged by GPT-4V.
 
-Every table says who judged. The trap is a comparison: RTVLM's and SafeVLM's judge prompts were not published, and which
-20 % of RTVLM SafeVLM tested on was not either, so a published number is an orientation and no baseline.
+The judge prompts of RTVLM and SafeVLM were not published, and which 20 % of RTVLM SafeVLM tested on was not either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-AVERAGE = "average"
-"""Column of the plain mean over all groups."""
-MARK = "published, judged by {judge}, not measured here"
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """Rows of one table, in the units of the paper."""
-
-    columns: tuple[str, ...]
-    """Group names of the suite, and perhaps AVERAGE."""
-    rows: Mapping[str, tuple[float, ...]]
-    charted: tuple[str, ...]
-    """Rows that charts show as marks."""
-    judge: str
-    source: str
-    unit: str = "ten"
-
-    @property
-    def mark(self) -> str:
-        return MARK.format(judge=self.judge)
-
+from safevlm.evaluation.suites.headline import AVERAGE, PublishedTable
 
 SAFEVLM = "SafeVLM (PSA-VLM) 7B + LoRA"
-_RTVLM = PublishedTable(
+SCORES = PublishedTable(
     columns=(
         "text_misleading",
         "visual_misleading",
@@ -73,29 +48,3 @@ _RTVLM = PublishedTable(
     judge="GPT-4V",
     source="result tables of PSA-VLM (arXiv 2411.11543), which SafeVLM shares",
 )
-_RISK_SETS = PublishedTable(
-    columns=("politics", "porn", "cyberbullying"),
-    rows={
-        "InternLM-XComposer2": (6.85, 2.60, 6.57),
-        "Llama-3-vision-alpha": (7.09, 3.61, 6.15),
-        "LLaVA-v1.5-7B": (7.00, 1.19, 5.67),
-        "LLaVA-v1.5-7B + VLGuard": (7.29, 5.98, 6.87),
-        "LLaVA-v1.5-7B + VLGuard LoRA": (7.58, 6.83, 7.33),
-        "LLaVA-v1.5-13B": (6.67, 1.11, 6.16),
-        "LLaVA-v1.5-13B + VLGuard": (7.23, 6.83, 7.36),
-        "LLaVA-v1.5-13B + VLGuard LoRA": (7.25, 7.57, 7.42),
-        "SafeVLM (PSA-VLM) 7B": (9.00, 7.49, 6.43),
-        SAFEVLM: (8.91, 6.82, 7.20),
-        "SafeVLM (PSA-VLM) 13B": (9.49, 8.37, 6.87),
-        "SafeVLM (PSA-VLM) 13B + LoRA": (9.13, 8.72, 7.45),
-    },
-    charted=("LLaVA-v1.5-7B", SAFEVLM),
-    judge="GPT-4V",
-    source="result tables of PSA-VLM (arXiv 2411.11543)",
-)
-PUBLISHED: Mapping[tuple[str, str], PublishedTable] = {
-    ("rtvlm", "rtvlm"): _RTVLM,
-    ("rtvlm_test", "rtvlm"): _RTVLM,
-    ("risk_sets", "rtvlm"): _RISK_SETS,
-}
-"""By suite and judge: a published score of another kind of judge is no neighbour."""
