@@ -1,4 +1,4 @@
-"""Suites: where the questions come from. One file per benchmark, a line of the table here.
+"""Suites: where the questions come from. One file per benchmark, a line of the table in `table.py`.
 
     name                       what it is
     rtvlm, xstest …            a row of the table SUITES
@@ -12,77 +12,18 @@ image. Nothing here loads torch before a suite that has images is read.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from safevlm.evaluation.suites import (
-    advbench,
-    figstep,
-    holisafe,
-    jailbreakv,
-    miniature,
-    mm_safetybench,
-    mossbench,
-    mssbench,
-    own,
-    risk_sets,
-    rtvlm,
-    siuo,
-    spa_vl,
-    vlguard,
-    vlsbench,
-    xstest,
-)
+from safevlm.evaluation.suites import own
 from safevlm.evaluation.suites.counts import checked
 from safevlm.evaluation.suites.suite import Suite
+from safevlm.evaluation.suites.table import SUITES
 from safevlm.evaluation.suites.tables import AbsentError
-from safevlm.plugins import Registry
 from safevlm.types import Sample
 
 __all__ = ["DEFAULT", "SUITES", "AbsentError", "Suite", "folder_of", "load_suite", "read_suite", "suite_of"]
 
-
-def _adapt(name: str, found: object) -> Suite:
-    """A plug-in's attribute as a row under the name that asked for it."""
-    suite = found() if callable(found) and not isinstance(found, Suite) else found
-    if not isinstance(suite, Suite):
-        raise ValueError(
-            f"is a {type(suite).__name__}, not a safevlm.evaluation.suites.Suite nor a callable that gives one"
-        )
-    return replace(suite, name=name)
-
-
-SUITES: Registry[Suite] = Registry(
-    "suites",
-    {
-        suite.name: suite
-        for suite in (
-            miniature.SUITE,
-            rtvlm.SUITE,
-            rtvlm.TEST,
-            risk_sets.SUITE,
-            vlguard.SUITE,
-            mm_safetybench.SUITE,
-            mm_safetybench.TINY_SUITE,
-            figstep.SUITE,
-            figstep.TINY_SUITE,
-            spa_vl.SUITE,
-            jailbreakv.SUITE,
-            jailbreakv.MINI_SUITE,
-            vlsbench.SUITE,
-            siuo.GEN_SUITE,
-            siuo.MCQ_SUITE,
-            holisafe.SUITE,
-            mssbench.SUITE,
-            mossbench.SUITE,
-            mossbench.CONTRAST_SUITE,
-            xstest.SUITE,
-            advbench.SUITE,
-        )
-    },
-    _adapt,
-)
-DEFAULT = miniature.SUITE.name
+DEFAULT = "miniature"
 """The suite that commands ask unless told otherwise."""
 
 

@@ -32,6 +32,7 @@ import yaml
 from safevlm.evaluation.suites.groups import Group, Images, Side
 from safevlm.evaluation.suites.question import REPEAT, USERS, Question
 from safevlm.evaluation.suites.suite import Suite
+from safevlm.evaluation.suites.table import SUITES
 from safevlm.evaluation.suites.tables import AbsentError
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
@@ -156,8 +157,6 @@ def _check_numbers(path: Path, table: Mapping[str, Any]) -> None:
 
 
 def _check_name(path: Path, name: str) -> None:
-    from safevlm.evaluation.suites import SUITES  # late: the table imports this file
-
     if name in SUITES or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ValueError(
             f"{path}: name: {name!r} must be letters, digits, `-`, `_` and `.`, and no suite of ours; it names folders"
