@@ -455,10 +455,42 @@ def test_images_per_row_counts_whole_images() -> None:
     assert model.images_per_row(tiny.batch([2, 0, 1], model.slots)["input_ids"]) == [2, 0, 1]
 
 
-def test_head_is_silent_unless_asked() -> None:
+@pytest.mark.parametrize("reads_text", [False, True])
+def test_forward_gives_the_heads_logits_and_changes_nothing_else(reads_text: bool) -> None:
+    model = tiny.safe_llava(reads_text=reads_text)
+    tiny.shake(model.safety_head)
+    inputs = tiny.batch([1, 0, 2], model.slots)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == tiny.IMAGE, -100)
+    labels[:, :-2] = -100
+    with torch.no_grad():
+        plain, taught = model(**inputs), model(**inputs, labels=labels)
+        words = (inputs["input_ids"] != tiny.IMAGE) & inputs["attention_mask"].bool()
+        asked = model(**inputs, safety_word_mask=words)
+        answers_left_out = words & (labels == -100)
+        trained = model(**inputs, labels=labels, safety_word_mask=answers_left_out)
+        model.safety_head = None
+        without, loss = model(**inputs), model(**inputs, labels=labels).loss
+    assert torch.equal(plain.level_logits, asked.level_logits) and torch.equal(
+        plain.category_logits, asked.category_logits
+    )
+    assert torch.equal(taught.level_logits, trained.level_logits), "a head that reads text has read the answer"
+    assert torch.equal(plain.logits, without.logits) and torch.equal(taught.loss, loss)
+    assert without.level_logits is None
+
+
+def test_generate_does_not_judge_at_every_token() -> None:
     model = tiny.safe_llava()
-    output = model(**tiny.batch([1], model.slots))
-    assert output.level_logits is None and output.category_logits is None
+    calls: list[int] = []
+    model.safety_head.register_forward_hook(lambda *_: calls.append(1))
+    model.generate(**tiny.batch([1, 2], model.slots), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert len(calls) <= 1, f"the head ran {len(calls)} times for four tokens"
+
+
+def test_without_an_image_or_a_head_there_are_no_logits() -> None:
+    model = tiny.safe_llava()
+    assert model(**tiny.batch([0], model.slots)).level_logits is None
+    bare = tiny.safe_llava(**tiny.BARE)
+    assert bare(**tiny.batch([1], bare.slots)).level_logits is None
 
 
 def test_skip_lm_gives_the_same_verdict_without_running_the_llm() -> None:
