@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
@@ -61,6 +62,14 @@ def config_of(
 def model_of(config: Config) -> Model:
     """A stock LLaVA with random weights."""
     return Model(config)
+
+
+def stock_around(model: Model, config: Config) -> Model:
+    """A stock LLaVA of this config that uses the parts of `model`, hooks included; its weights are not copied."""
+    with torch.device("meta"):
+        stock = Model(config)
+    stock.model, stock.lm_head = model.model, model.lm_head
+    return stock.eval()
 
 
 def clip_of(tower: Mapping[str, Any], text: Mapping[str, Any], width: int) -> Clip:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_patch import fields, parts
 from llava_patch.classes import Model
+
+TAKES_OUTPUTS = "mm_encoder_outputs" in inspect.signature(Model.forward).parameters
+"""Whether transformers' own LLaVA reads `mm_encoder_outputs`, as it does from 5.18 on. Older ones swallow it among the
+arguments they do not know, and answer without the images (`lm_inputs`)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,33 @@ def as_encoder_outputs(image_tokens: Sequence[Tensor]) -> dict[str, BaseModelOut
 def as_arguments(image_tokens: Sequence[Tensor]) -> dict[str, Any]:
     """The same as keyword arguments: `model.generate(input_ids, **as_arguments(tokens))`. No tokens: no image."""
     return {"mm_encoder_outputs": as_encoder_outputs(image_tokens) if image_tokens else None}
+
+
+def lm_inputs(
+    model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None, outputs: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The arguments by which transformers' own `forward` reads these ids, `outputs` in their image slots.
+
+    With an older transformers that is embeddings with the image tokens written into the slots; ids without slots, as in
+    the steps of `generate` after the first, pass as they are. ValueError: slots and image tokens differ in number.
+    """
+    given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+    if TAKES_OUTPUTS:
+        return {**given, "mm_encoder_outputs": outputs}
+    if outputs is None:
+        return given
+    if input_ids is None:
+        raise ValueError("mm_encoder_outputs stand in image slots of input_ids; with inputs_embeds there are none")
+    slots = (input_ids == fields.image_token_id(model.config)).unsqueeze(-1)
+    if not slots.any():
+        return given
+    embedded = model.get_input_embeddings()(input_ids)
+    tokens = torch.cat(list(outputs["image"].pooler_output)).to(embedded.device, embedded.dtype)
+    if len(tokens) != int(slots.sum()):
+        raise ValueError(
+            f"Image features and image tokens do not match: {int(slots.sum())} slots, {len(tokens)} tokens"
+        )
+    return {"inputs_embeds": embedded.masked_scatter(slots, tokens)}
 
 
 def _selected(hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from llava_patch import fields, names
 from safevlm.check import checkpoint, disk, dry_run, memory, model, zero
 from safevlm.check.findings import Finding, size
 from safevlm.check.lazy_parts import PROBLEMS, Skipped
+from safevlm.check.model_shape import model_shape
 from safevlm.check.plan import RunPlan
 from safevlm.check.samples import EncodedRecord
 from safevlm.training.arguments import frozen_dtype
@@ -121,30 +121,13 @@ def saving(plan: RunPlan) -> Iterator[Finding]:
 
 def shape_of(plan: RunPlan) -> memory.ModelShape:
     """The model's sizes, from its shapes on the meta device."""
-    recipe, config, taken = plan.recipe, plan.checkpoint.config, plan.trained_model
-    sizes, safety = fields.sizes(config), config.safety_config
-    frozen = {name: weight.numel() for name, weight in taken.named_parameters() if not weight.requires_grad}
-    llm = sum(amount for name, amount in frozen.items() if names.LM_LAYERS in name)
-    has_head = plan.skeleton.safety_head is not None
-    return memory.ModelShape(
-        llm=llm,
-        other=sum(frozen.values()) - llm,
-        trained=sum(trainable(taken).values()),
-        layers=sizes.lm_layers,
-        hidden=sizes.lm_width,
-        intermediate=sizes.lm_intermediate,
-        heads=sizes.lm_heads,
-        vocabulary=sizes.vocabulary,
-        tower_layers=sizes.tower_layers,
-        tower_width=sizes.tower_width,
-        tower_intermediate=sizes.tower_intermediate,
-        patches=sizes.tower_positions,
-        projector_width=safety.projector_width if has_head else 0,
-        projector_blocks=2 * safety.projector_depth if has_head else 0,
-        features=safety.projector_tokens + safety.head_tokens if has_head else 0,
+    config = plan.checkpoint.config
+    return model_shape(
+        config,
+        plan.trained_model,
         lora=plan.stage.adds_lora,
-        learns_through_llm=plan.stage.learns_through_llm(safety),
-        runs_llm=bool(recipe.loss.lm),
+        learns_through_llm=plan.stage.learns_through_llm(config.safety_config),
+        runs_llm=bool(plan.recipe.loss.lm),
     )
 
 

@@ -63,6 +63,10 @@ class BuildConfig:
 
 def build(out: Path, config: BuildConfig) -> None:
     """Writes a stock LLaVA folder to `out`, and the CLIP it came from, text tower included, to `out/clip`."""
+    if not vision.TAKES_OUTPUTS:
+        raise ValueError(
+            "the base is trained through transformers' own LLaVA on features; that needs transformers 5.18"
+        )
     torch.manual_seed(config.seed)
     rng = random.Random(config.seed)
     started = time.monotonic()

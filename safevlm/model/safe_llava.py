@@ -205,14 +205,12 @@ class SafeLlava(classes.Model):
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
         output = super().forward(
-            input_ids=input_ids,
+            **vision.lm_inputs(self, input_ids, inputs_embeds, mm_encoder_outputs),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
             labels=labels,
             logits_to_keep=logits_to_keep,
-            mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         return SafeLlavaOutput(**output, **logits)

@@ -1,29 +1,23 @@
-"""How fast training is and how much memory it takes: LLaVA-v1.5's shapes with random weights, one mode after another.
+"""Training steps to be measured: LLaVA-v1.5's shapes with random weights, made on the device.
 
-`scripts/bench_gpu.sh` runs it. Weights are made on the device, layer by layer, so that neither a checkpoint nor the
-un-quantised LLM has to fit anywhere. Loss, freezing, LoRA and packing are those of a real run; only the data are made
-up, all rows equally long. The trap: peak memory never goes down, so every mode gets a process of its own.
+Weights are made layer by layer, so that neither a checkpoint nor the un-quantised LLM has to fit anywhere. Loss,
+freezing, LoRA and packing are those of a real run; only the data are made up, all rows equally long.
+`scripts/gpu_check.sh` measures with it.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llava_patch import fields, fresh
+from llava_patch.classes import Config
 from llava_patch.fresh import CLIP_336
 from safevlm.config import (
     DataConfig,
@@ -36,16 +30,13 @@ from safevlm.config import (
     SafetyConfig,
 )
 from safevlm.data.collate import IGNORED
-from safevlm.intervals import bootstrap_median
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
-from safevlm.training.prepare import prepare, trainable
+from safevlm.training.prepare import prepare
 from safevlm.training.stages import stage_of
-from safevlm.versions import installed
 
 WARM_UP = 3
 """Steps that are not counted: the first ones allocate, and choose kernels."""
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ SHAPES = {
     "7b": BenchShape(_llm(4096, 32, 32, 11008), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
     "13b": BenchShape(_llm(5120, 40, 40, 13824), CLIP_336, SafetyConfig(), LoraSettings(), batch=2, words=128),
     "tiny": BenchShape(
-        _llm(128, 2, 4, 256, vocabulary=512),
+        _llm(128, 2, 4, 256, vocabulary=1024),
         {
             **CLIP_336,
             "hidden_size": 64,
@@ -117,29 +108,67 @@ LABELS = {"labels": "lm", "safe_level": "level", "safe_type": "category"}
 """Which loss term reads which labels of a batch."""
 
 
-def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
-    """A model of this shape with random weights, ready to train as the mode says."""
+def stock_config(shape: BenchShape, image_token: int | None = None) -> Config:
+    """A stock LLaVA's config. `image_token`: id of `<image>`; none: the vocabulary's last."""
+    image_token = shape.llm["vocab_size"] - 1 if image_token is None else image_token
+    return fresh.config_of(shape.llm, shape.vision, image_token_id=image_token)
+
+
+def random_model(
+    shape: BenchShape,
+    device: torch.device,
+    *,
+    lm: bool = True,
+    quantize: Quantization = "none",
+    image_token: int | None = None,
+) -> SafeLlava:
+    """A model of this shape with random weights, made on the device; bf16 on a GPU, the safety modules float32.
+
+    `lm` False leaves the LLM's layers out, as a head-only run does. `image_token` is as in `stock_config`.
+    """
     dtype = loading.default_dtype(device)
-    without_lm = {**shape.llm, "num_hidden_layers": 0}
-    stock = fresh.config_of(without_lm, shape.vision, image_token_id=shape.llm["vocab_size"] - 1)
-    config = SafeLlavaConfig.from_llava(stock, shape.safety)
+    config = SafeLlavaConfig.from_llava(stock_config(shape, image_token), shape.safety)
+    fields.set_lm_layers(config, 0)
     standard = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
             model = SafeLlava(config)
-            if mode.loss.lm:  # else the LLM is not even loaded
-                _add_layers(model, shape.llm["num_hidden_layers"], mode.quantize, dtype)
+            if lm:
+                _add_layers(model, shape.llm["num_hidden_layers"], quantize, dtype)
     finally:
         torch.set_default_dtype(standard)
     for name, weight in model.named_parameters():
         if is_safety_name(name):
             weight.data = weight.data.float()
-    recipe = Recipe(mode.stage, ModelConfig(""), DataConfig([]), RunConfig(""), mode.loss, shape.lora)
+    return model.eval()
+
+
+def recipe_of(shape: BenchShape, mode: Mode) -> Recipe:
+    """What a stage is told; there are no files."""
+    return Recipe(mode.stage, ModelConfig(""), DataConfig([]), RunConfig(""), mode.loss, shape.lora)
+
+
+def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
+    """A random model of this shape, ready to train as the mode says."""
+    model = random_model(shape, device, lm=bool(mode.loss.lm), quantize=mode.quantize)
+    return ready(model, shape, mode)
+
+
+def ready(model: SafeLlava, shape: BenchShape, mode: Mode) -> Any:
+    """The model with what the mode's stage puts on it, frozen and unfrozen, in training mode."""
+    recipe = recipe_of(shape, mode)
     prepared = prepare(model, stage_of(recipe), recipe)
-    if mode.checkpointing:
-        prepared.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint(prepared, mode.checkpointing)
     return prepared.train()
+
+
+def checkpoint(model: Any, on: bool) -> None:
+    """Turns gradient checkpointing on or off, as the trainer does."""
+    if on:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
 
 
 def _add_layers(model: SafeLlava, layers: int, quantize: Quantization, dtype: torch.dtype) -> None:
@@ -182,7 +211,7 @@ def batch(shape: BenchShape, model: Any, size: int, device: torch.device) -> dic
         torch.Generator().manual_seed(0),
     )
     slots = model.get_base_model().slots if hasattr(model, "peft_config") else model.slots
-    words = torch.randint(5, image, (size, shape.words), generator=noise)
+    words = torch.randint(5, shape.llm["vocab_size"] - 1, (size, shape.words), generator=noise)
     images = torch.full((size, slots), image)
     ids = torch.cat([words[:, :1], images, words[:, 1:]], dim=1)
     answers = torch.zeros_like(ids, dtype=torch.bool)
@@ -212,39 +241,24 @@ def loss_of(model: Any, inputs: dict[str, Tensor], weights: LossWeights) -> Tens
     return sum(getattr(weights, name) * term.total / term.count for name, term in terms.items())
 
 
-def measure(shape: BenchShape, mode: Mode, steps: int, size: int, device: torch.device) -> dict[str, Any]:
-    """Trains for some steps; seconds, memory and sizes as JSON-ready values."""
-    torch.manual_seed(0)
-    model = build(shape, mode, device)
-    inputs = batch(shape, model, size, device)
+def timed_steps(model: Any, inputs: dict[str, Tensor], mode: Mode, steps: int) -> list[float]:
+    """Seconds of each of `steps` training steps, after `WARM_UP` that are not counted. The model is trained.
+
+    FloatingPointError when the loss is not finite: what was measured would be no training step.
+    """
     trains = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trains, lr=1e-5, fused=True)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = [_step(model, inputs, mode, trains, optimizer, device) for _ in range(WARM_UP + steps)][WARM_UP:]
-    median, (low, high) = statistics.median(seconds), bootstrap_median(seconds, seed=0)
-    return {
-        "mode": asdict(mode),
-        "batch": size,
-        "tokens": inputs["input_ids"].shape[1],
-        "frozen_dtype": str(loading.default_dtype(device)).removeprefix("torch."),
-        "trained_parameters": sum(trainable(model).values()),
-        "steps": steps,
-        "seconds_per_step": {"median": median, "low": low, "high": high},
-        "samples_per_second": size / median,
-        "peak_memory_bytes": _peak(device),
-    }
+    try:
+        return [_step(model, inputs, mode, trains, optimizer) for _ in range(WARM_UP + steps)][WARM_UP:]
+    finally:
+        optimizer.zero_grad()  # gradients would count as memory of whatever is measured next
 
 
 def _step(
-    model: Any,
-    inputs: dict[str, Tensor],
-    mode: Mode,
-    trains: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
+    model: Any, inputs: dict[str, Tensor], mode: Mode, trains: Sequence[Tensor], optimizer: torch.optim.Optimizer
 ) -> float:
-    _wait(device)
+    device = inputs["input_ids"].device
+    wait(device)
     started = time.perf_counter()
     optimizer.zero_grad()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # as run.bf16 does
@@ -252,114 +266,13 @@ def _step(
     loss.backward()
     nn.utils.clip_grad_norm_([weight for weight in trains if weight.grad is not None], 1.0)
     optimizer.step()
-    _wait(device)
+    wait(device)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}; what was measured is no training step")
     return time.perf_counter() - started
 
 
-def _wait(device: torch.device) -> None:
-    """A GPU is only told what to do; its clock is read when it is done."""
+def wait(device: torch.device) -> None:
+    """Returns when the device has done what it was told: a GPU's calls return before it has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak(device: torch.device) -> int:
-    """Of the GPU: what torch had allocated at once; of the CPU: what the process held, libraries included (Linux)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # getrusage would start from what the parent held when it made this process
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-
-
-def _in_own_process(mode: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one mode in a new process; what goes wrong there, out of memory above all, is its result."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
-        command = [
-            sys.executable,
-            "-m",
-            "safevlm.training.bench",
-            "--shape",
-            options.shape,
-            "--steps",
-            str(options.steps),
-            "--batch",
-            str(options.batch),
-            "--device",
-            options.device,
-            "--alone",
-            mode,
-            "--out",
-            str(out),
-        ]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if out.is_file():
-            return json.loads(out.read_text(encoding="utf-8"))
-        said = done.stderr.strip().splitlines()
-        return {"mode": asdict(MODES[mode]), "error": said[-1] if said else f"ended with code {done.returncode}"}
-
-
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """The results for a person."""
-    lines = [f"{'mode':28}{'batch':>6}{'tokens':>8}{'s/step, median [95 %]':>28}{'samples/s':>11}{'peak GB':>9}"]
-    for name, row in results.items():
-        if "error" in row:
-            lines.append(f"{name:28}{row['error'][:80]}")
-            continue
-        spent = row["seconds_per_step"]
-        told = f"{spent['median']:.3f} [{spent['low']:.3f}, {spent['high']:.3f}]"
-        sizes = f"{row['batch']:>6}{row['tokens']:>8}{told:>28}"
-        lines.append(f"{name:28}{sizes}{row['samples_per_second']:>11.2f}{row['peak_memory_bytes'] / 1e9:>9.2f}")
-    return "\n".join(lines)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench_gpu.sh", description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="7b", choices=SHAPES, help="sizes of the model")
-    parser.add_argument("--steps", type=int, default=20, help=f"steps to measure, after {WARM_UP} that are not")
-    parser.add_argument("--batch", type=int, default=0, help="records per step; 0: the published recipe's")
-    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; none: all of them")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--out", metavar="FILE", help="where the JSON goes")
-    parser.add_argument("--alone", choices=MODES, help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if options.steps < 1 or options.batch < 0:
-        parser.error("--steps must be at least 1, --batch at least 0")
-    try:
-        device = loading.default_device(options.device)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    shape = SHAPES[options.shape]
-    if options.alone:
-        result = measure(shape, MODES[options.alone], options.steps, options.batch or shape.batch, device)
-        Path(options.out).write_text(json.dumps(result), encoding="utf-8")
-        return 0
-    results = {}
-    for mode in options.mode or MODES:
-        print(f"{options.shape} {mode} …", file=sys.stderr)
-        results[mode] = _in_own_process(mode, options)
-    report = {
-        "schema": 1,
-        "command": ["scripts/bench_gpu.sh", *(sys.argv[1:] if words is None else words)],
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "shape": options.shape,
-        "device": _name_of(device),
-        "versions": {package: installed(package) for package in PACKAGES},
-        "warm_up_steps": WARM_UP,
-        "modes": results,
-    }
-    print(table(results))
-    if options.out:
-        Path(options.out).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    return 1 if any("error" in row for row in results.values()) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,40 @@
+"""A model as `safevlm.check.memory` sees it: sizes, read off its config and its parameters' shapes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from llava_patch import fields, names
+from safevlm.check.memory import ModelShape
+from safevlm.model.safe_llava import SafeLlavaConfig
+from safevlm.training.prepare import trainable
+
+
+def model_shape(
+    config: SafeLlavaConfig, model: nn.Module, *, lora: bool, learns_through_llm: bool, runs_llm: bool
+) -> ModelShape:
+    """The shape of `model`, prepared to train; it may be on the meta device. The flags are `ModelShape`'s."""
+    sizes, safety = fields.sizes(config), config.safety_config
+    frozen = {name: weight.numel() for name, weight in model.named_parameters() if not weight.requires_grad}
+    llm = sum(amount for name, amount in frozen.items() if names.LM_LAYERS in name)
+    has_head = safety.projector != "none"
+    return ModelShape(
+        llm=llm,
+        other=sum(frozen.values()) - llm,
+        trained=sum(trainable(model).values()),
+        layers=sizes.lm_layers,
+        hidden=sizes.lm_width,
+        intermediate=sizes.lm_intermediate,
+        heads=sizes.lm_heads,
+        vocabulary=sizes.vocabulary,
+        tower_layers=sizes.tower_layers,
+        tower_width=sizes.tower_width,
+        tower_intermediate=sizes.tower_intermediate,
+        patches=sizes.tower_positions,
+        projector_width=safety.projector_width if has_head else 0,
+        projector_blocks=2 * safety.projector_depth if has_head else 0,
+        features=safety.projector_tokens + safety.head_tokens if has_head else 0,
+        lora=lora,
+        learns_through_llm=learns_through_llm,
+        runs_llm=runs_llm,
+    )

@@ -1,0 +1,115 @@
+"""Answers of a model behind a defense beside transformers' own `generate`, in rounds, on the same weights and images.
+
+| way         | what it is                                                                                |
+|-------------|-------------------------------------------------------------------------------------------|
+| plain       | transformers' processor and `LlavaForConditionalGeneration.generate`                      |
+| none        | `Engine` without a defense                                                                |
+| safety-head | the head looks; the policy lets everything pass, so what it adds is what looking costs    |
+| safe-clip   | the same with a concept bank                                                              |
+| refused     | the head looks, and the policy answers in the model's place                               |
+
+Every answer has the same number of tokens, as `plain`'s has. Per token is (answer - first token) over one token less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from safevlm.data import chat
+from safevlm.engine import Engine
+from safevlm.evaluation.speed.gpu_check import models, timing
+from safevlm.evaluation.speed.gpu_check.session import Session
+from safevlm.model.loading import Loaded
+from safevlm.types import Generation, Request
+
+PLAIN = "plain"
+BANK = "bank.safetensors"
+Ask = Callable[[Sequence[Request], int], list[str]]
+"""Requests and how many new tokens each → answers."""
+
+
+def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """Seconds until the first token and until the whole answer, of every way, and their ratios to `plain`."""
+    loaded = session.once("answering", lambda: models.answering(session))
+    ways = session.once("ways", lambda: _ways(loaded, session))
+    requests = models.requests(batch)
+    said = {name: ask(requests, tokens) for name, ask in ways.items()}
+    parts = {
+        part: timing.in_rounds(
+            {name: _asking(ask, requests, new) for name, ask in ways.items()}, session.device, rounds
+        )
+        for part, new in (("first_token", 1), ("answer", tokens))
+    }
+    return {
+        "batch": batch,
+        "new_tokens": tokens,
+        "prompt_tokens": _prompt_length(loaded, requests[0]),
+        "rounds": rounds,
+        **{part: timing.over(seconds, PLAIN) for part, seconds in parts.items()},
+        "seconds_per_token": {
+            name: (median(parts["answer"][name]) - median(parts["first_token"][name])) / (tokens - 1)
+            for name in ways
+            if name != "refused"
+        },
+        "same_as_plain": {
+            name: sum(mine == theirs for mine, theirs in zip(own, said[PLAIN], strict=True)) / batch
+            for name, own in said.items()
+        },
+        "memory": session.memory(),
+    }
+
+
+def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
+    file = models.random_bank(loaded.safe_llava, session.out / BANK)
+    try:
+        defended = {
+            "none": models.engine(loaded, "none", session, "allow"),
+            "safety-head": models.engine(loaded, "safety-head", session, "allow"),
+            "safe-clip": models.engine(loaded, f"safe-clip={file}", session, "allow"),
+            "refused": models.engine(loaded, "safety-head", session, "refuse"),
+        }
+    finally:
+        file.unlink()  # it was read, and is nothing that anybody wants to take home
+    return {PLAIN: _plain(loaded, session)} | {
+        name: _engine(made, refuses=name == "refused") for name, made in defended.items()
+    }
+
+
+def _engine(engine: Engine, refuses: bool) -> Ask:
+    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
+        replies = engine.reply_all(requests, Generation(max_new_tokens=tokens), batch_size=len(requests))
+        for reply in replies:
+            if reply.verdict.error or bool(reply.refused_by) != refuses:
+                raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
+        return [reply.text for reply in replies]
+
+    return ask
+
+
+def _plain(loaded: Loaded, session: Session) -> Ask:
+    model, processor = models.plain(loaded, session), loaded.processor
+
+    @torch.inference_mode()
+    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
+        texts = [chat.prompt_text(processor, request) for request in requests]
+        images = [image for request in requests for image in request.images]
+        inputs = processor(images=images, text=texts, padding=True, return_tensors="pt").to(session.device)
+        new = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        new = new[:, inputs["input_ids"].shape[1] :]
+        if new.shape[1] != tokens:
+            raise ValueError(f"{new.shape[1]} tokens were written and not {tokens}; the ways could not be compared")
+        return [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    return ask
+
+
+def _asking(ask: Ask, requests: Sequence[Request], tokens: int) -> Callable[[], object]:
+    return lambda: ask(requests, tokens)
+
+
+def _prompt_length(loaded: Loaded, request: Request) -> int:
+    return len(chat.prompt_ids(loaded.processor, request, loaded.safe_llava.slots))

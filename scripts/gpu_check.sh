@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The one call on a machine with a card, from the repository's root; OUT is the folder that comes back:
+#
+#   bash scripts/gpu_check.sh --out "$OUT/gpu"
+#
+# Nine minutes at most (--seconds 525). Needs python3 with torch, transformers, peft and accelerate, and nothing else:
+# no network, no installation. Rows are on the disk after every step; the same call again goes on where it was cut.
+# Another try-out without a card: bash scripts/gpu_check.sh --shape tiny --device cpu --out runs/gpu_check
+# All flags: --help; the steps with their estimates: --plan --out DIR
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+exec python3 -m safevlm.evaluation.speed.gpu_check "$@"
