@@ -70,7 +70,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_is_an_example_of_each():
     titles = " ".join(example.title for example in _examples())
-    assert [kind for kind in ("defense", "trained defense", "data source") if kind not in titles] == []
+    kinds = ("A defense", "A trained defense", "A data source", "Your own questions", "A judge", "A suite in Python")
+    assert [kind for kind in kinds if kind not in titles] == []
 
 
 @pytest.mark.parametrize("example", _examples(), ids=lambda example: example.title)
