@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from safevlm.model import loading, stored, zero3
-from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError
+from safevlm.model import card, loading, stored, zero3
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError, Kind
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 
 
@@ -38,10 +38,11 @@ def save(
     config.save_pretrained(folder)
     if model is not inner:
         model.save_pretrained(folder, state_dict=adapter)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template, all blanks
     loaded.processor.save_pretrained(folder)
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
+    kind: Kind = "safety" if model is inner else "adapter"
+    card.write(folder, config, kind, loaded.base, (files or {}).get(card.RUN))  # in place of PEFT's, all blanks
     _check_written(folder / SAFETY_FILE, ours)
     if model is not inner:
         stored_names = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}

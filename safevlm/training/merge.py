@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava_patch import fields
 from safevlm.data import atomic_write, chat
-from safevlm.model import checkpoint_folder, export, loading
+from safevlm.model import card, checkpoint_folder, export, loading
 from safevlm.model.checkpoint_folder import BROKEN
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
@@ -82,13 +82,15 @@ def fold(
     with atomic_write.atomic_folder(out) as folder:
         _cast(merged, getattr(torch, dtype))
         (_save_stock if stock else _save)(merged, loaded, folder)
-        source = loaded.path
+        source, origin, config = loaded.path, loaded.base, merged.config
         del merged, loaded  # the model is read again below; two of them in memory would be one too many
         gc.collect()
         difference = max(difference, _within(tolerance, path, _relative(rounded, _reread(folder, probe))))
         for name in ("recipe.yaml", "run.json"):
             if (source / name).is_file():
                 shutil.copy(source / name, folder / name)
+        run = (folder / card.RUN).read_text(encoding="utf-8") if (folder / card.RUN).is_file() else None
+        card.write(folder, config, "guarded" if stock else "full", origin, run)
     return MergeResult(difference, rounding, tokens, stock, dtype)
 
 

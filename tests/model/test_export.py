@@ -57,6 +57,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.parametrize("kind", ["adapter", "full", "guarded"])
+def test_a_saved_folder_has_a_card_of_its_own_kind(home: Path, kind: str) -> None:
+    text = (home / kind / "README.md").read_text(encoding="utf-8")
+    assert f"Kind of folder: `{kind}`" in text and '"privacy": 0.25' in text, "the card leaves out the policy"
+    assert str(home) not in text, "a card tells places on somebody's machine"
+    assert ("without its guard" in text) == (kind == "guarded") == (home / kind / "safety/README.md").is_file()
+
+
 def _image(home: Path) -> Path:
     return home / "data" / workshop.rows(home / "data", 3)[0]["image"]
 
