@@ -89,7 +89,7 @@ def check_names(places: Places, config: Config, rows: int, sources: Sources) -> 
         if stored.shape(own) != wanted[name]:
             raise ValueError(
                 f"{sources.folder}: {name} is {stored.shape(own)}, config.json says {wanted[name]}; "
-                "base, tower and checkpoint must belong together"
+                "base, vision tower and checkpoint must belong together"
             )
 
 

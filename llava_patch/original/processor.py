@@ -34,7 +34,8 @@ def _clip_processor(sources: Sources, config: Config) -> CLIPImageProcessorPil:
     except (OSError, ValueError) as error:
         raise ValueError(f"{sources.tower}: preprocessor_config.json is missing or broken: {error}") from error
     if (made.crop_size["height"], made.crop_size["width"]) != (side, side):
-        raise ValueError(f"{sources.tower}: its images are cropped to {dict(made.crop_size)}, its tower takes {side}")
+        cropped = dict(made.crop_size)
+        raise ValueError(f"{sources.tower}: its images are cropped to {cropped}, its vision tower takes {side}")
     return made
 
 

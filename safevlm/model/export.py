@@ -68,8 +68,9 @@ def read_sidecar(folder: Path) -> Sidecar:
     found = fingerprint(folder)
     if found != sidecar.base:
         raise ValueError(
-            f"{file}: this guard belongs to another model: tower, projector or embeddings beside it are not those that "
-            f"it was trained on ({found[:12]}, not {sidecar.base[:12]}); export both together: safevlm merge … --stock"
+            f"{file}: this guard belongs to another model: vision tower, projector or embeddings beside it are "
+            f"not those that it was trained on ({found[:12]}, not {sidecar.base[:12]}); export both together: "
+            "safevlm merge … --stock"
         )
     return sidecar
 

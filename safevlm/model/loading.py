@@ -90,8 +90,8 @@ def load(
     `safety` adds safety modules to a checkpoint that has none (others keep their own); `base` says where the base
     lies if it has moved. `dtype` is the frozen weights' type; safety modules and adapters are float32 always, except
     under ZeRO-3, which cuts the model across processes and wants one type. `lm` False leaves the LLM's layers on the
-    disk: looking and judging work, answering does not. `quantize` packs those layers on `device` (none: the CPU), where
-    the whole model then lies. `guard` False takes a `guarded` folder for the stock model that it holds.
+    disk: encoding and judging images work, answering does not. `quantize` packs those layers on `device` (none: the
+    CPU), where the whole model then lies. `guard` False takes a `guarded` folder for the stock model that it holds.
     CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found.
     """
     packing = quantization.arguments(quantize if lm else "none", dtype, device)

@@ -201,7 +201,7 @@ class SafeLlava(classes.Model):
         if skip_lm:
             return SafeLlavaOutput(**logits)
         if not parts.has_lm(self):
-            raise ValueError("this model was loaded without its LLM; it can look and judge, but not answer")
+            raise ValueError("this model was loaded without its LLM; it can encode and judge images, but not answer")
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
         output = super().forward(

@@ -31,7 +31,7 @@ def save(
     ours = {**live, **{name: loaded.ours[name].cpu() for name in lost}}
     empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
     if empty:
-        raise CheckpointError(f"{folder}: {empty} would be saved empty; gather partitioned weights first")
+        raise CheckpointError(f"{folder}: {empty} would be saved empty; gather the weights that ZeRO-3 has cut first")
     save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
     config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
     config.architectures = [SafeLlava.__name__]
@@ -55,7 +55,7 @@ def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
 
 
 def _check_written(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Empty or half-written weights are the usual end of a partitioned run (base facts §1, row 14)."""
+    """Empty or half-written weights are the usual end of a run under ZeRO-3 (base facts §1, row 14)."""
     written = stored.read_tensors(file)
     differing = sorted(name for name in {*written, *tensors} if not _same(written.get(name), tensors.get(name)))
     if differing:
