@@ -48,7 +48,8 @@ class Taxonomy:
             if neutral not in names:
                 raise ValueError(f"taxonomy: no {kind} is named {neutral!r}; the mixer needs one: {names}")
         for level in self.levels:
-            unknown = {name for _, name, _, _ in Formatter().parse(level.stance)} - {None, "topic"}
+            named = {name for _, name, _, _ in Formatter().parse(level.stance) if name is not None}
+            unknown = named - {"topic"}
             if unknown:
                 raise ValueError(f"taxonomy: stance of level {level.name!r}: unknown {sorted(unknown)}; only {{topic}}")
         if self.levels[0].name != SAFE:

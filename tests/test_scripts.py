@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safevlm.__main__ import parser_for
 from safevlm.training.recipe import parse
+from tests.evaluation.world_of_runs import write_suite
 
 ROOT = Path(__file__).parents[1]
 REAL = sorted((ROOT / "safevlm" / "recipes").glob("llava*b_*.yaml"))
@@ -106,7 +108,70 @@ def test_both_sizes_differ_only_where_they_must(file: Path) -> None:
     assert mine == theirs
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "scripts").rglob("*.s*")), ids=lambda file: file.name)
+SHELL = sorted(
+    file for room in ("scripts", "eval") for kind in ("*.sh", "*.sbatch") for file in (ROOT / room).rglob(kind)
+)
+SOURCED = {"scripts/launch.sh", "eval/evaluate.sh"}
+DRY_RUNS = {
+    "scripts/stage1.sh": "m d o",
+    "scripts/stage2.sh": "m d o --optim.lr 0.5",
+    "scripts/merge.sh": "run o --stock",
+    "scripts/train_defenses.sh": "m d o",
+    "scripts/slurm/stage1.sbatch": "m d o",
+    "scripts/slurm/stage2.sbatch": "m d o",
+    "eval/rtvlm.sh": "m d o --judge-model j",
+    "eval/all.sh": "m {data} o --judge-model j",
+    "eval/compare_defenses.sh": "m d o",
+    "eval/ablations/safevlm.sh": "m {data} o",
+}
+"""Arguments of every script that knows DRY_RUN; `{data}` is a folder with the miniature's suite."""
+SLURM = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_NODEID": "1"}
+STANDINS = {"scontrol": "echo first", "srun": 'shift; exec "$@"'}
+"""Of Slurm's own commands."""
+
+
+@pytest.mark.parametrize("file", SHELL, ids=lambda file: file.name)
 def test_shell_files_parse(file: Path) -> None:
     done = subprocess.run(["bash", "-n", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_script_that_can_be_tried_is_tried_here() -> None:
+    names = {
+        str(file.relative_to(ROOT)) for file in SHELL if "launch.sh" in (text := file.read_text()) or "DRY_RUN" in text
+    }
+    assert names - SOURCED - {"eval/ablations/security_tensor.sh"} <= set(DRY_RUNS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("data"), per_group=1)
+
+
+@pytest.mark.parametrize("script", DRY_RUNS)
+def test_every_command_that_a_script_prints_is_understood(script: str, data: Path, tmp_path: Path) -> None:
+    for name, line in STANDINS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        **SLURM,
+        "DRY_RUN": "1",
+        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SUITES" if script == "eval/all.sh" else "SUITE": "miniature",
+        "SEEDS": "runs/a" if "compare" in script else "256",
+    }
+    words = DRY_RUNS[script].replace("{data}", str(data)).split()
+    done = subprocess.run(
+        ["bash", str(ROOT / script), *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines() if "safevlm " in line and "==" not in line]
+    assert lines, done.stdout
+    for line in lines:
+        command = line[line.index("safevlm") + 1 :]
+        if command[0] == "train":
+            parse(command[1:])
+        else:
+            parser_for(command[0]).parse_args(command)

@@ -110,7 +110,7 @@ def test_the_whole_path_from_an_empty_folder(installed: Installed, world: Path) 
     installed(world, "safevlm", "eval", "report", "--run", "here=run", "--out", "report")
     assert (world / "report" / "report.html").is_file() and (world / "report" / "summary.json").is_file()
     installed(world, "safevlm", "audit", "data/train.jsonl", "--model", "merged", "--out", "audit")
-    assert (world / "audit" / "report.html").is_file()
+    assert (world / "audit" / "gallery.html").is_file()
 
 
 EVERY_COMMAND = """

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safevlm.commands import OK, add_base
 
@@ -36,7 +37,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from safevlm.analysis import calibration, head_accuracy, layers, tsne
 
-    runs = {
+    runs: dict[str, tuple[Callable[..., object], type[Any]]] = {
         "tsne": (tsne.run, tsne.TsneOptions),
         "head": (head_accuracy.run, head_accuracy.HeadOptions),
         "calibration": (calibration.run, calibration.CalibrationOptions),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safevlm.commands import OK, add_base
+
+if TYPE_CHECKING:
+    from safevlm.data.pairs import Counts
 
 TEXT = "Make the data of security tensors: safevlm pair RECORDS… --model DIR --out DIR."
 
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _counts(options: argparse.Namespace):  # noqa: ANN202 (a class that is imported late)
+def _counts(options: argparse.Namespace) -> Counts | None:
     from safevlm.data.pairs import Counts
 
     given = {name: getattr(options, name) for name in ("malicious", "contrastive", "benign")}

@@ -19,10 +19,12 @@ def run(words: Sequence[str]) -> int:
 
     recipe = parse(words)
     from safevlm.sharding import share_of
+    from safevlm.training import processes
     from safevlm.training.run import train
     from safevlm.training.stages import stage_of
 
     final = train(recipe)
+    processes.leave()
     if share_of(None).rank == 0:  # one of several processes speaks
         print(f"done: {final}")
         defense = stage_of(recipe).defense

@@ -25,6 +25,12 @@ def join_deepspeed() -> None:
     deepspeed.init_distributed()
 
 
+def leave() -> None:
+    """After everything is saved. A group that is still open when Python ends can abort the process (exit code -6)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def check_shared_disk(out: Path, process: int, processes: int) -> None:
     """ValueError when a process does not see what the first one writes: its part of each checkpoint would be lost."""
     if processes == 1:

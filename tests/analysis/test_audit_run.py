@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +31,7 @@ from safevlm.miniature import contamination
 from safevlm.model import loading
 from safevlm.taxonomy import CLEAN, DEFAULT
 from safevlm.types import Request
-from tests import tiny
+from tests import patience, tiny
 from tests.training import workshop
 
 N = 60
@@ -340,13 +337,7 @@ def _words(home: Path, out: Path) -> list[str]:
 
 
 def _start(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "safevlm", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=Path(__file__).parents[2],
-    )
+    return patience.start([sys.executable, "-m", "safevlm", *words], Path(__file__).parents[2], **environment)
 
 
 @pytest.mark.slow
@@ -355,11 +346,11 @@ def test_a_killed_process_leaves_nothing_that_spoils_the_result(home: Path, whol
         return len(list((tmp_path / "shards").glob("shard-*"))) if (tmp_path / "shards").is_dir() else 0
 
     process = _start(_words(home, tmp_path))
-    _wait(lambda: finished() >= 1, process)
+    patience.wait_until(lambda: finished() >= 1 or process.poll() is not None, process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (tmp_path / "shards" / ".shard-000003.parquet.123").write_bytes(b"half a shard")
-    assert _start(_words(home, tmp_path)).wait(120) == 0
+    assert patience.finish(_start(_words(home, tmp_path))) == 0
     assert _results(tmp_path) == _results(whole)
 
 
@@ -367,16 +358,8 @@ def test_a_killed_process_leaves_nothing_that_spoils_the_result(home: Path, whol
 def test_two_processes_at_once_give_the_result_of_one(home: Path, whole: Path, tmp_path: Path) -> None:
     """As torchrun starts them."""
     both = [_start(_words(home, tmp_path), RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [patience.finish(process) for process in both] == [0, 0]
     assert _results(tmp_path) == _results(whole)
-
-
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    for _ in range(int(seconds / 0.005)):
-        if condition() or process.poll() is not None:
-            return
-        time.sleep(0.005)
-    raise AssertionError("nothing happened")
 
 
 def test_the_contaminated_set_holds_exactly_what_was_asked_for(home: Path) -> None:

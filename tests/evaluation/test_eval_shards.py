@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safevlm.evaluation.runs.ask import ask, missing
 from safevlm.evaluation.runs.files import read_replies
 from safevlm.evaluation.suites.miniature import load
 from safevlm.sharding import Share
+from tests import patience
 from tests.evaluation.world_of_runs import Parrot, helpful, write_suite
 
 ROOT = Path(__file__).parents[2]
@@ -181,18 +181,11 @@ def command(data: Path, out: Path, *words: str, launch: Sequence[str] = (sys.exe
 
 
 def run(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    return patience.start(words, ROOT)
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "the process ended before it could be killed; give it more to do"
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    patience.wait_until(condition, process.pid, lambda: process.poll() is None)
 
 
 def lines(path: Path) -> int:
@@ -202,7 +195,7 @@ def lines(path: Path) -> int:
 @pytest.mark.slow
 def test_kill_9_of_one_then_of_all_then_another_number_of_real_processes(tmp_path: Path) -> None:
     data = write_suite(tmp_path / "data", per_group=40)
-    assert run(command(data, tmp_path / "one", "--batch-size", "40")).wait(240) == 0
+    assert patience.finish(run(command(data, tmp_path / "one", "--batch-size", "40"))) == 0
     out = tmp_path / "many"
 
     first, second = (run(command(data, out, "--shard", f"{number}/2", "--batch-size", "1")) for number in (1, 2))
@@ -220,7 +213,7 @@ def test_kill_9_of_one_then_of_all_then_another_number_of_real_processes(tmp_pat
     before = shards.read_all(out)
     assert 26 <= len(before) < 240
 
-    assert run(command(data, out, "--batch-size", "16")).wait(240) == 0
+    assert patience.finish(run(command(data, out, "--batch-size", "16"))) == 0
     assert [row["id"] for row in read_replies(out)] == ids(data)
     assert {row["id"]: row["reply"] for row in rows(out)} == {row["id"]: row["reply"] for row in rows(tmp_path / "one")}
     kept = {row["id"]: row for row in read_replies(out)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
 import socket
-import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,31 @@ from safevlm.model import loading
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
+from tests import patience
 from tests.training import workshop
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ROOT / "safevlm" / "recipes" / "deepspeed"
-SECONDS = 150
+BUILD = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as Builder; Builder().load(verbose=False)"
+"""What DeepSpeed would compile in the first run of two processes."""
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
+
+
+@pytest.fixture(scope="session")
+def extensions(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DeepSpeed's operator, compiled once. Trap: a killed compilation leaves a lock that all others wait for."""
+    built = "_".join(("torch_extensions", *map(version, ("torch", "deepspeed"))))
+    folder = Path(pytestconfig.cache.mkdir(built))
+    with (folder / "session").open("w") as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        for left in folder.glob("*/lock"):
+            left.unlink()
+        log = tmp_path_factory.mktemp("operator") / "output.txt"
+        code, said = patience.run([sys.executable, "-c", BUILD], log, ROOT, TORCH_EXTENSIONS_DIR=str(folder))
+    assert code == 0, said
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +69,7 @@ def _free_port() -> str:
         return str(opened.getsockname()[1])
 
 
-def _launch(launcher: str, recipe: Recipe, folder: Path) -> Path:
+def _launch(launcher: str, recipe: Recipe, folder: Path, extensions: Path) -> Path:
     """Runs a recipe in two processes; returns its result."""
     file = folder / "recipe.yaml"
     file.write_text(recipe_yaml(recipe), encoding="utf-8")
@@ -63,11 +80,9 @@ def _launch(launcher: str, recipe: Recipe, folder: Path) -> Path:
         settings = ["--run.deepspeed", str(SETTINGS / f"{launcher}_cpu.json")]
         start = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--module"]
         command = [*start, *words, *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert done.returncode == 0, f"{launcher} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    environment = {"PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(extensions)}
+    code, said = patience.run([sys.executable, *command], folder / "output.txt", ROOT, **environment)
+    assert code == 0, f"{launcher} failed:\n{said}"
     return Path(recipe.run.out) / FINAL
 
 
@@ -79,11 +94,13 @@ def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
     ("launcher", "stage"),
     [("torchrun", "stage1"), ("zero2", "stage1"), ("zero2", "stage2"), ("zero3", "stage1"), ("zero3", "stage2")],
 )
-def test_two_processes_equal_one_with_twice_the_batch(home: Path, tmp_path: Path, launcher: str, stage: str) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(
+    home: Path, tmp_path: Path, extensions: Path, launcher: str, stage: str
+) -> None:
     """ZeRO-2 adds up buckets blindly: if two processes fill them in another order, weights get wrong gradients."""
     by = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked; one process must see the same order
     one = train(_recipe(home, stage, tmp_path / "one", 2, by))
-    two = _launch(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path)
+    two = _launch(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions)
     first, second = workshop.history(one), workshop.history(two)
     assert len(first) == len(second) == 3
     for step, (alone, together) in enumerate(zip(first, second, strict=True)):
@@ -99,12 +116,12 @@ def test_two_processes_equal_one_with_twice_the_batch(home: Path, tmp_path: Path
     assert set(workshop.file_bytes(one)) == set(workshop.file_bytes(two)), "the result lacks files, or has too many"
     assert loading.load(two).kind == ("safety" if stage == "stage1" else "adapter")
     assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-2", "checkpoint-3", "final"]
-    _resume(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, stage)
+    _resume(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions, stage)
 
 
-def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path) -> None:
+def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path, extensions: Path) -> None:
     """Without DeepSpeed the optimiser's state is whole, so that any number of processes can go on from it."""
-    two = _launch("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path)
+    two = _launch("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path, extensions)
     whole = _weights(two, "stage1")
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(two.parent / name)
@@ -113,11 +130,11 @@ def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path) -> No
         assert (tensor - again[name]).abs().max() < 1e-4, f"{name} differs"
 
 
-def _resume(launcher: str, recipe: Recipe, folder: Path, stage: str) -> None:
+def _resume(launcher: str, recipe: Recipe, folder: Path, extensions: Path, stage: str) -> None:
     """Forgets what came after checkpoint-2 and goes on from there."""
     out = Path(recipe.run.out)
     whole = _weights(out / "final", stage)
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(out / name)
-    again = _weights(_launch(launcher, recipe, folder), stage)
+    again = _weights(_launch(launcher, recipe, folder, extensions), stage)
     assert workshop.same_tensors(whole, again), "resuming in two processes changed the result"
