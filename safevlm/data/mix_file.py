@@ -193,7 +193,8 @@ def _answers(table: Mapping[str, Any], taxonomy: Taxonomy, file: Path) -> dict[s
             raise MixError(f"{where}: not LEVEL or CATEGORY/LEVEL of {taxonomy.level_names}, {taxonomy.category_names}")
         if not isinstance(wordings, list) or not wordings or not all(isinstance(one, str) for one in wordings):
             raise MixError(f"{where}: must be a list of texts, not {wordings!r}")
-        unknown = {field for one in wordings for _, field, _, _ in Formatter().parse(one)} - {None, "topic"}
+        named = {field for one in wordings for _, field, _, _ in Formatter().parse(one) if field is not None}
+        unknown = named - {"topic"}
         if unknown:
             raise MixError(f"{where}: unknown {sorted(unknown)}; only {{topic}}")
     return {str(name): tuple(wordings) for name, wordings in table.items()}

@@ -50,11 +50,11 @@ class Calibration:
             level_probabilities=tempered(verdict.level_probabilities, self.temperatures.get("level", 1.0)),
             category_probabilities=tempered(verdict.category_probabilities, self.temperatures.get("category", 1.0)),
         )
-        return read if self.risk is None else self._decided(read, taxonomy)
+        return read if self.risk is None else self._decided(read, taxonomy, self.risk)
 
-    def _decided(self, verdict: Verdict, taxonomy: Taxonomy) -> Verdict:
+    def _decided(self, verdict: Verdict, taxonomy: Taxonomy, risk: float | Mapping[str, float]) -> Verdict:
         category = likeliest(verdict.category_probabilities, CLEAN)
-        threshold = self.risk[category] if isinstance(self.risk, Mapping) else self.risk
+        threshold = risk[category] if isinstance(risk, Mapping) else risk
         if risk_of(verdict.category_probabilities) < threshold:
             return dataclasses.replace(verdict, level=SAFE, category=CLEAN)
         if verdict.level_probabilities:

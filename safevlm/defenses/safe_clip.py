@@ -9,7 +9,7 @@ what the projection was trained on (`pooled`); both give probabilities that look
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from safevlm.defenses.base import Defense, ImageFeatures
@@ -76,13 +76,14 @@ class SafeClipDetector:
         return max(findings, key=lambda one: (one.is_risky and levels.index(one.concept.level), self._risk(one)))
 
     def verdict(self, finding: ConceptMatch) -> Verdict:
-        said = {"level": finding.concept.level, "category": finding.concept.category} if finding.is_risky else {}
-        return Verdict(
-            **said,
+        verdict = Verdict(
             level_probabilities=self._sums(finding, "level", self.taxonomy.level_names),
             category_probabilities=self._sums(finding, "category", self.taxonomy.category_names),
             source=self.name,
         )
+        if not finding.is_risky:
+            return verdict
+        return replace(verdict, level=finding.concept.level, category=finding.concept.category)
 
     def _finding(self, probabilities: Sequence[float]) -> ConceptMatch:
         likeliest = max(range(len(probabilities)), key=probabilities.__getitem__)

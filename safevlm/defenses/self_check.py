@@ -68,7 +68,7 @@ class Wording:
         return "harmless" if _begins(verdict, self.harmless, r"\s*(?:[.,;:!)*_\"\n]|$)") else self.otherwise
 
 
-_PLACES = (
+_PLACES: tuple[tuple[str, set[str], set[str]], ...] = (
     ("tell", {"reply"}, {"question", "reply"}),
     ("caption", set(), {"question"}),
     ("answer", {"caption"}, {"caption", "question"}),

@@ -176,7 +176,8 @@ def _add_layers(model: SafeLlava, layers: int, quantize: Quantization, dtype: to
     fresh.add_lm_layers(model, layers, packed)
     if quantize != "none":
         quantization.check(model, quantize)
-        model.is_loaded_in_4bit, model.is_loaded_in_8bit = quantize == "nf4", quantize == "int8"  # PEFT asks
+        for flag, kind in (("is_loaded_in_4bit", "nf4"), ("is_loaded_in_8bit", "int8")):  # PEFT asks
+            setattr(model, flag, quantize == kind)
 
 
 def _pack_all(layer: nn.Module, kind: Quantization, dtype: torch.dtype) -> None:
@@ -191,15 +192,17 @@ def _packed(linear: nn.Linear, kind: Quantization, dtype: torch.dtype) -> nn.Mod
 
     sizes, device = (linear.in_features, linear.out_features), linear.weight.device
     values = linear.weight.data.cpu()
-    with torch.device("meta"):
-        if kind == "nf4":
-            layer = packed.Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4")
-        else:
-            layer = packed.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=6.0)
+    layer: nn.Module
+    weight: Any  # its `to` packs, and is typed by a class that it is not
     if kind == "nf4":
-        layer.weight = packed.Params4bit(values, requires_grad=False, quant_type="nf4", module=layer).to(device)
+        with torch.device("meta"):
+            layer = packed.Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4")
+        weight = packed.Params4bit(values, requires_grad=False, quant_type="nf4", module=layer)
     else:
-        layer.weight = packed.Int8Params(values, requires_grad=False).to(device)
+        with torch.device("meta"):
+            layer = packed.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=6.0)
+        weight = packed.Int8Params(values, requires_grad=False)
+    layer.weight = weight.to(device)
     return layer
 
 

@@ -46,7 +46,8 @@ def relabel(
     bank = read_bank(recipe.data.relabel, taxonomy)
     bank.check_tower(parts.tower_state(model), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
-    parts.vision_tower(model).to(arguments.device)
+    tower: torch.nn.Module = parts.vision_tower(model)
+    tower.to(arguments.device)
     images = sorted({path for record in records for path in record.images})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
     corrected: list[Record] = []

@@ -38,9 +38,10 @@ def load(recipe: Recipe) -> loading.Loaded:
     config = loaded.safe_llava.config
     if model.taxonomy:
         adopt(config, safety.taxonomy, policy, model.taxonomy)
-    if stage_of(recipe).trains_head and CALIBRATION in (config.policy or {}):
+    policy = config.policy or {}
+    if stage_of(recipe).trains_head and CALIBRATION in policy:
         log.warning("%s: its calibration is of the head before this training; left out", loaded.path)
-        config.policy = {key: value for key, value in config.policy.items() if key != CALIBRATION}
+        config.policy = {key: value for key, value in policy.items() if key != CALIBRATION}
     return loaded
 
 

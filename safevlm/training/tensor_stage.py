@@ -11,7 +11,7 @@ loss on held-out pairs among those that were saved.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,11 +79,12 @@ class TensorTrainer(SafeTrainer):
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """The weighted sum of the terms on the held-out pairs; every process computes all of it."""
-        totals: Counter[str] = Counter()
+        collate: Any = self.data_collator  # ours, of records
+        totals: defaultdict[str, float] = defaultdict(float)
         counts: Counter[str] = Counter()
         learner, size = self.accelerator.unwrap_model(self.model), self.args.per_device_train_batch_size
         for start in range(0, len(self.held_out), size):
-            batch = self._prepare_inputs(self.data_collator(self.held_out[start : start + size]))
+            batch = self._prepare_inputs(collate(self.held_out[start : start + size]))
             for part, term in self._terms(learner, batch)[0].items():
                 totals[part] += term.total.item()
                 counts[part] += int(term.count)
@@ -93,7 +94,7 @@ class TensorTrainer(SafeTrainer):
         """The tensor, recipe and run record."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.run_folder)
         folder.mkdir(parents=True, exist_ok=True)
         learner = self.accelerator.unwrap_model(self.model)
         learned = learner.security_tensor if self.settings.basis == "patches" else None
@@ -120,7 +121,7 @@ class TensorTrainer(SafeTrainer):
             before = [line[HELD_OUT] for line in self.state.log_history if HELD_OUT in line]
             self.log({HELD_OUT: round(self.held_out_loss(), 6)})
             if self.args.should_save and self.state.log_history[-1][HELD_OUT] < min(before, default=float("inf")):
-                with atomic_write.atomic_folder(Path(self.args.output_dir) / BEST) as folder:
+                with atomic_write.atomic_folder(self.run_folder / BEST) as folder:
                     self.save_model(str(folder))
         super()._save_checkpoint(model, trial)
 
@@ -138,7 +139,8 @@ class Bound(TrainerCallback):
         """`bound` (3, 1, 1), in preprocessed values."""
         self.bound = bound
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: TensorLearner, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model: TensorLearner = kwargs["model"]
         with torch.no_grad():
             bound = self.bound.to(model.security_tensor)
             model.security_tensor.clamp_(-bound, bound)

@@ -106,10 +106,10 @@ class TensorLearner(nn.Module):
         """(n, vocabulary): logits that predict the labelled tokens, row after row."""
         ids, labels, features = zip(*rows, strict=True)
         lengths = torch.tensor([len(row) for row in ids], device=ids[0].device)
-        wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORED)[:, 1:] != IGNORED
+        wanted = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)[:, 1:] != IGNORED
         columns = wanted.any(0).nonzero().squeeze(1)
         logits = self.llava(
-            input_ids=pad_sequence(ids, batch_first=True),
+            input_ids=pad_sequence(list(ids), batch_first=True),
             attention_mask=(torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long(),
             **vision.as_arguments(features),
             logits_to_keep=columns,

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class SafeTrainer(Trainer):
         if by == "none":
             return super()._get_train_sampler(train_dataset)
         step = self.args.train_batch_size * self.args.world_size
-        return GroupedSampler(self.train_dataset.records, by, step, self.args.seed)
+        return GroupedSampler(cast(RecordDataset, self.train_dataset).records, by, step, self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""
@@ -71,9 +71,9 @@ class SafeTrainer(Trainer):
         model: torch.nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if num_items_in_batch is None:
+        if not isinstance(num_items_in_batch, Tensor):  # outside of a training step
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
         terms, outputs = self._terms(model, inputs)
         loss = self._weigh(terms, num_items_in_batch)
@@ -121,12 +121,17 @@ class SafeTrainer(Trainer):
             self._counts.clear()
         super().log(logs, start_time)
 
+    @property
+    def run_folder(self) -> Path:
+        """Where checkpoints go: the recipe's `run.out`, which is never empty."""
+        return Path(self.args.output_dir or ".")
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Ours only: safety weights, adapter, config, processor, recipe and run record; never the frozen base.
 
         Called in every process: under DeepSpeed all of them take part in gathering, one writes.
         """
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.run_folder)
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
@@ -134,7 +139,7 @@ class SafeTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
-        run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        run, name = self.run_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         hidden = run / ".partial"
         if self.args.should_save:
             shutil.rmtree(hidden, ignore_errors=True)  # remains of a save that died
@@ -162,7 +167,7 @@ class SafeTrainer(Trainer):
         if not self.is_deepspeed_enabled:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        engine = self.model_wrapped
+        engine: Any = self.model_wrapped  # DeepSpeed's
         engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
         if resume_from_checkpoint is not None:
             deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)

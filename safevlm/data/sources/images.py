@@ -11,6 +11,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 from unicodedata import normalize
 
 from safevlm.data.sources.row import ImageFile, SourceError
@@ -137,7 +138,7 @@ def _parquet_bytes(path: Path, rows: set[int]) -> Iterator[tuple[ImageFile, byte
         start += size
 
 
-def _group_bytes(path: Path, file, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
+def _group_bytes(path: Path, file: Any, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
     row = start
     for batch in file.iter_batches(batch_size=32, row_groups=[group], columns=["image"]):
         for cell in batch.column(0):
@@ -154,7 +155,7 @@ def _cell_bytes(cell: object, place: str) -> bytes:
     return data
 
 
-def parquet_file(path: Path):
+def parquet_file(path: Path) -> Any:
     """A parquet file to read; needs pyarrow."""
     try:
         from pyarrow import ArrowInvalid, parquet
