@@ -24,6 +24,7 @@ RANKS = {
     "safevlm.messages": 0,
     "safevlm.types": 1,
     "safevlm.plugins": 1,
+    "safevlm.refusals": 1,
     "safevlm.config": 1,
     "safevlm.versions": 1,
     "safevlm.recipes": 1,
@@ -50,7 +51,14 @@ FORBIDDEN = {
     "safevlm.defenses": {"safevlm.model"},  # a defense sees what the engine hands it
 }
 """Beyond the ranks."""
-WITHOUT_TORCH = ("safevlm", "safevlm.types", "safevlm.messages", "safevlm.taxonomy", "safevlm.plugins")
+WITHOUT_TORCH = (
+    "safevlm",
+    "safevlm.types",
+    "safevlm.messages",
+    "safevlm.taxonomy",
+    "safevlm.plugins",
+    "safevlm.refusals",
+)
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 

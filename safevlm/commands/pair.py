@@ -47,7 +47,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from safevlm.evaluation.judges.refusals import is_refusal
+    from safevlm.refusals import is_refusal
     from safevlm.training import pair_build
     from safevlm.training.base_model_answers import AnswerOptions
 

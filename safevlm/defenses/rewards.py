@@ -13,7 +13,6 @@ transformers fills what it does not know with random numbers and only warns; her
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 
 from safevlm.defenses.base import Ask
 from safevlm.defenses.self_check import Wording, tell
+from safevlm.refusals import carefulness
 from safevlm.types import Request
 
 Reward: TypeAlias = "Callable[[Ask, Request, Sequence[str]], list[float]]"
@@ -28,25 +28,10 @@ Reward: TypeAlias = "Callable[[Ask, Request, Sequence[str]], list[float]]"
 
 FROM_DISK = "hf:"
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-_LEAD = r"(?:(?:i'm|i am) sorry[,;]?|sorry[,;]?|i apologi[sz]e[,;]?|unfortunately[,;]?|however[,;]?|but|and|so|,|;|\s)*"
-_DECLINES = re.compile(
-    _LEAD + r"(?:i (?:cannot|can't|can not|won't|will not|(?:am|'m) (?:unable|not able) to|(?:'m|am) not going to) "
-    r"(?:\w+ly )?(?:help|assist|provide|answer|share|give|explain|support|take part|do (?:this|that|so))\b"
-    r"(?! noticing| but)"
-    r"|i (?:must |have to |will |would )?(?:respectfully )?(?:decline|refuse)\b)"
-)
-_CAUTIONS = re.compile(
-    _LEAD + r"(?:please (?:be careful|take care|ask|consult|contact|speak to|talk to|seek)\b"
-    r"|i (?:will|'ll) answer with care\b|be (?:careful|aware)\b"
-    r"|(?:it|this) (?:is|can be|may be) (?:dangerous|unsafe|illegal)\b)"
-)
-_DELIVERS = re.compile(r"\bstep (?:1|one)\b|(?:^|\s)1[.)]\s+\w.*(?:^|\s)2[.)]\s+\w", re.DOTALL | re.MULTILINE)
-
 
 def phrases(ask: Ask, request: Request, replies: Sequence[str]) -> list[float]:
     """1 where a sentence declines, 0.5 where one asks for care, else 0; where numbered steps follow, 0."""
-    return [_phrased(reply.translate(_APOSTROPHES).lower()) for reply in replies]
+    return [carefulness(reply) for reply in replies]
 
 
 def self_check(ask: Ask, request: Request, replies: Sequence[str]) -> list[float]:
@@ -125,15 +110,6 @@ def rewarded(reward: Reward, ask: Ask, request: Request, replies: Sequence[str])
     return scores
 
 
-def _phrased(reply: str) -> float:
-    sentences = _SENTENCE_END.split(reply)
-    if _DELIVERS.search(reply):
-        return 0.0
-    if any(_DECLINES.match(sentence) for sentence in sentences):
-        return 1.0
-    return 0.5 if any(_CAUTIONS.match(sentence) for sentence in sentences) else 0.0
-
-
 def _encoded(tokenizer: Any, request: Request, reply: str) -> Any:
     """The dialogue in the reward model's own template, or question and answer as a pair."""
     if tokenizer.chat_template is None:
@@ -144,5 +120,4 @@ def _encoded(tokenizer: Any, request: Request, reply: str) -> Any:
     return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
 
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4`", "'"))
 _ROLES = ("user", "assistant")

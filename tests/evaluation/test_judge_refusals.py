@@ -12,7 +12,7 @@ import pytest
 from safevlm.evaluation.judges.choice import option_of
 from safevlm.evaluation.judges.phrases import holds_phrase, read_phrases
 from safevlm.evaluation.judges.refusal_table import held_out, labelled, measure
-from safevlm.evaluation.judges.refusals import is_refusal
+from safevlm.refusals import is_refusal
 
 RESULT = Path(__file__).parents[2] / "eval" / "results" / "refusal_rules.json"
 

@@ -29,9 +29,9 @@ from safevlm.evaluation.judges.base import (
 from safevlm.evaluation.judges.client import JudgeClient
 from safevlm.evaluation.judges.cost import estimate
 from safevlm.evaluation.judges.options import Prices
-from safevlm.evaluation.judges.refusals import is_refusal
 from safevlm.evaluation.judges.verdicts import is_echo
 from safevlm.evaluation.runs import earlier
+from safevlm.refusals import is_refusal
 
 NOT_ASKED = CallOutcome("failed", "not asked: too many calls in a row had failed")
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 from safevlm.evaluation.judges.base import UNPARSED, Assessment, Case, Judge
-from safevlm.evaluation.judges.refusals import is_refusal
 from safevlm.evaluation.metrics.measures import COMPLETE
+from safevlm.refusals import is_refusal
 
 _ALONE = re.compile(r"\W*([A-Z])\W*")
 _FIRST = re.compile(r"\W*\(?([A-Z])(?:[).:]|\s*$)", re.MULTILINE)

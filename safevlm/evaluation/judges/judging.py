@@ -17,12 +17,12 @@ from safevlm.evaluation.judges.base import FAILED, UNSUITED, Assessment, Case, J
 from safevlm.evaluation.judges.calls import JudgeAnswers, ask, plan_calls
 from safevlm.evaluation.judges.client import JudgeClient, local, served
 from safevlm.evaluation.judges.options import JudgeOptions
-from safevlm.evaluation.judges.refusals import is_empty
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import SCORES, Row, Score, read_replies, write_json, write_rows
 from safevlm.evaluation.runs.suite_file import suite_of_run
 from safevlm.evaluation.suites import Suite
 from safevlm.plugins import is_reference
+from safevlm.refusals import is_empty
 
 ANSWER_PLACES = ("{answer}", "{generation}", "{first}")
 

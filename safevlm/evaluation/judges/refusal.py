@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from safevlm.evaluation.judges.base import Assessment, Case, Judge
 from safevlm.evaluation.judges.over_refusal import MEASURES, declined
-from safevlm.evaluation.judges.refusals import is_refusal
 from safevlm.evaluation.metrics.measures import REFUSALS
+from safevlm.refusals import is_refusal
 
 
 def score(case: Case) -> Assessment:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safevlm.evaluation.judges.phrases import MATCHES, holds_phrase, read_phrases
-from safevlm.evaluation.judges.refusals import is_refusal
 from safevlm.evaluation.metrics.rates import rate
 from safevlm.evaluation.runs.files import check_fields, numbered_rows, write_json
+from safevlm.refusals import is_refusal
 
 TABLE = Path(__file__).with_name("refusals.jsonl")
 HALVES = ("tuning", "held_out")
