@@ -50,7 +50,8 @@ def answering(session: Session, shape: BenchShape | None = None) -> Loaded:
     model = bench.random_model(shape, session.device, image_token=tokenizer.convert_tokens_to_ids("<image>"))
     _never_end(model)
     with torch.no_grad():
-        model.lm_head.weight[len(tokenizer) :] = 0  # only words that can be read are written, and answers compared
+        # only words that can be read are written, and answers compared
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0
     if model.safety_head is not None:
         taxonomy = model.config.taxonomy
         _say(model, taxonomy.level_names[-1], next(name for name in taxonomy.category_names if name != CLEAN))
