@@ -93,6 +93,13 @@ def test_the_plan_fits_into_nine_minutes_with_every_package_there() -> None:
     assert all(step.estimate < step.limit for step in STEPS)
 
 
+def test_the_page_has_the_plans_sums() -> None:
+    page = (ROOT / "docs/gpu_check.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| **sum**")]
+    sums = [float(row[3].strip(" *")) for row in cells]
+    assert sums == [plan.estimate(STEPS), plan.estimate(STEPS, {step.needs for step in STEPS})]
+
+
 def test_the_steps_of_a_group_stand_together() -> None:
     """Else a group's process would be started, and its model built, twice."""
     groups = [step.group for step in STEPS]

@@ -43,6 +43,7 @@ class StepClock(TrainerCallback):
 def train(session: Session, *, batch: int, steps: int = STEPS) -> dict[str, Any]:
     """Measures `steps` steps of the trainer's own loop, after some that are not counted."""
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
@@ -56,6 +57,7 @@ def train(session: Session, *, batch: int, steps: int = STEPS) -> dict[str, Any]
         return {key: tensor.clone() for key, tensor in fed.items()}
 
     count, lora, clock = bench.WARM_UP + steps, shape.lora, StepClock(session.device)
+    rows = InMemoryTable.from_pydict({"row": list(range(count * batch))})
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             output_dir=folder,
@@ -77,7 +79,8 @@ def train(session: Session, *, batch: int, steps: int = STEPS) -> dict[str, Any]
             model=models.plain(loaded, session),
             args=arguments,
             data_collator=collate,
-            train_dataset=Dataset.from_dict({"row": list(range(count * batch))}),
+            # a fingerprint of one's own: making one pickles types, and fails with some versions of pyarrow
+            train_dataset=Dataset(rows, fingerprint="rows"),
             processing_class=loaded.processor,
             peft_config=LoraConfig(
                 r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=LORA_TARGETS
