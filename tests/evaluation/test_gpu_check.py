@@ -29,13 +29,23 @@ MISSING = ("jsonargparse", "deepspeed", "bitsandbytes", "trl", "datasets", "pyar
 MISSING += ("openai", "torchvision", "pandas", "pytest")
 """What a bare machine lacks, or may lack."""
 BLOCKER = f"""
-import sys
+import importlib.metadata, importlib.util, sys
+find_spec, distribution = importlib.util.find_spec, importlib.metadata.distribution
+def is_missing(name):
+    return name.partition(".")[0] in {MISSING!r}
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {MISSING!r}:
+        if is_missing(name):
             raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+def without(name):
+    if is_missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return distribution(name)
 sys.meta_path.insert(0, Blocker())
+importlib.util.find_spec = lambda name, package=None: None if is_missing(name) else find_spec(name, package)
+importlib.metadata.distribution = without
 """
+"""Libraries ask before they import; they too must not find it."""
 WORKER = """
 import json, os, sys, time
 answers = os.fdopen(int(sys.argv[sys.argv.index("--answers") + 1]), "w")
@@ -45,6 +55,8 @@ def say(**answer):
 begun = False
 for line in sys.stdin:
     name = json.loads(line)["step"]
+    if "no card" in name:
+        sys.exit("torch sees no GPU here")
     if not begun:
         say(begun=True)
     begun = True
@@ -149,6 +161,12 @@ def test_what_goes_wrong_is_a_row_and_the_rest_goes_on(run: Callable[..., dict[s
     assert "ended with code 1" in found["dies"]["why"] and "the card fell off the bus" in found["dies"]["why"]
     assert "working on late" in found["late"]["why"] and found["late"]["seconds"] < 5
     assert found["large"]["memory"] == {"allocated": 5}
+
+
+def test_a_process_that_never_begins_is_not_started_for_every_step(run: Callable[..., dict[str, rows.Row]]) -> None:
+    found = run(step("no card"), step("two"), step("three", "b"))
+    assert statuses(found) == {"no card": rows.FAILED, "two": rows.FAILED, "three": rows.OK}
+    assert "sees no GPU" in found["two"]["why"] and found["two"]["seconds"] == 0
 
 
 def test_a_step_that_would_not_fit_is_not_begun_and_a_smaller_one_is(run: Callable[..., dict[str, rows.Row]]) -> None:

@@ -148,11 +148,12 @@ def run(
             for step in (step for step in left if step.group == group):
                 if step.needs and importlib.util.find_spec(step.needs) is None:
                     note(step, rows.ABSENT, why=f"the package {step.needs} is not installed")
-                    continue
-                if budget.left < step.estimate + (0 if worker.running else plan.START):
+                elif worker.never_began:
+                    note(step, rows.FAILED, why=worker.never_began)
+                elif budget.left < step.estimate + (0 if worker.running else plan.START):
                     note(step, rows.NOT_RUN, why=f"{budget.left:.0f} s were left")
-                    continue
-                note(step, **_run_one(step, worker, budget))
+                else:
+                    note(step, **_run_one(step, worker, budget))
 
 
 class _Worker:
@@ -161,6 +162,8 @@ class _Worker:
     def __init__(self, out: Path, options: Sequence[str]) -> None:
         self.out, self.options = out, options
         self.running: WorkerProcess | None = None
+        self.never_began = ""
+        """Why the process died before its first step: another one would, too."""
 
     def get(self) -> WorkerProcess:
         if self.running is None:
@@ -208,6 +211,7 @@ def _run_one(step: Step, worker: _Worker, budget: Budget) -> dict[str, Any]:
         process.die()
         worker.end()
         why = f"the process ended with code {process.code}\n{process.last_words()}".strip()
+        worker.never_began = why if process.fresh else ""
         return {"status": rows.FAILED, "seconds": time.monotonic() - started, "why": why}
     if answer["status"] not in rows.FINAL:
         worker.end()
