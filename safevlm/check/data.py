@@ -216,7 +216,7 @@ class _Seen:
     path: str
     digest: bytes = b""
     error: str = ""
-    twin: ImageFile | None = None
+    held_out: ImageFile | None = None
 
 
 def _image_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
@@ -229,8 +229,8 @@ def _image_findings(survey: Survey, against: Sequence[Path]) -> list[Finding]:
         if seen.error:
             unreadable.add(seen.error)
             continue
-        if seen.twin is not None:
-            leaks.add(f"{seen.path} = {seen.twin}")
+        if seen.held_out is not None:
+            leaks.add(f"{seen.path} = {seen.held_out}")
         known = first.setdefault(seen.digest, seen.path)
         if known != seen.path:
             several.add(f"{seen.path} = {known}")
@@ -254,8 +254,8 @@ def _check_with(held: HeldOut | None) -> Callable[[str], _Seen]:
             decode_image(data, path)
         except (ValueError, OSError) as error:
             return _Seen(path, error=str(error))
-        twin = held.twin(ImageFile(Path(path)), data) if held is not None else None
-        return _Seen(path, hashlib.blake2b(data, digest_size=16).digest(), twin=twin)
+        match = held.match(ImageFile(Path(path)), data) if held is not None else None
+        return _Seen(path, hashlib.blake2b(data, digest_size=16).digest(), held_out=match)
 
     return check
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safevlm.config import Position, TensorKind
+from safevlm.data.atomic_write import atomic_file
 
 KEY, LEARNED = "security_tensor", "learned"
 """Names in the file: the tensor, and what the optimiser moved where that is something else."""
@@ -26,6 +27,8 @@ FORMAT = "safevlm security tensor 1"
 
 @dataclass(frozen=True)
 class SecurityTensor:
+    """What a file of this kind holds."""
+
     kind: TensorKind
     values: Tensor
     """(k, d) or (3, h, w), float32."""
@@ -45,7 +48,8 @@ def write(file: Path, tensor: SecurityTensor, learned: Tensor | None = None) -> 
     metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in words.items()}}
     tensors = {KEY: tensor.values} | ({} if learned is None else {LEARNED: learned})
     whole = {name: values.detach().float().cpu().contiguous() for name, values in tensors.items()}
-    save_file(whole, file, metadata=metadata)
+    with atomic_file(file) as partial:
+        save_file(whole, partial, metadata=metadata)
 
 
 def read(file: Path) -> SecurityTensor:
@@ -77,7 +81,6 @@ def random_like(tensor: SecurityTensor, seed: int = 0) -> SecurityTensor:
 
 def shuffle_file(file: Path, folder: Path, seed: int = 0) -> Path:
     """Writes the control of a file under the file's own name into a folder; returns where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
     out = folder / file.name
     write(out, random_like(read(file), seed))
     return out

@@ -6,9 +6,7 @@ answers would look like one model's. An answer is used again only for the same i
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 from safevlm.data.json_rows import json_rows
 from safevlm.data.pairs import Pair
+from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.data.sources.fingerprints import bytes_digest, file_digest
 from safevlm.engine import Engine
 from safevlm.model import checkpoint_folder
@@ -66,12 +65,12 @@ def ask(pairs: Sequence[Pair], asking: AnswerOptions, facts: dict[str, Any], out
     if left:
         engine = Engine.load(asking.model, defense="none", base=asking.base, device=asking.device)
         if not file.exists():
-            _append(file, [facts])
-        with tqdm(desc="own answers", total=len(pairs), initial=len(pairs) - len(left)) as bar:
+            append_rows(file, [facts])
+        with tqdm(desc="the base model's answers", total=len(pairs), initial=len(pairs) - len(left)) as bar:
             for start in range(0, len(left), asking.batch_size):
                 batch = left[start : start + asking.batch_size]
                 answers = dict(zip(map(_key, batch), _answers(engine, batch, asking), strict=True))
-                _append(file, (_row(key, answer) for key, answer in answers.items()))
+                append_rows(file, (_row(key, answer) for key, answer in answers.items()))
                 known |= answers
                 bar.update(len(batch))
     return {pair.id: known[_key(pair)] for pair in pairs}
@@ -102,10 +101,7 @@ def _known(file: Path, facts: dict[str, Any]) -> dict[_Key, BaseModelAnswer]:
     """The answers of a build that was stopped; a line that it did not finish is cut off."""
     if not file.exists():
         return {}
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        file.write_bytes(whole)
+    drop_half_written_line(file)
     rows = [row for _, row in json_rows(file)]
     if not rows:
         file.unlink()
@@ -116,10 +112,3 @@ def _known(file: Path, facts: dict[str, Any]) -> dict[_Key, BaseModelAnswer]:
         (row["id"], row["question"], tuple(row["images"])): BaseModelAnswer(row["text"], row["is_cut"])
         for row in rows[1:]
     }
-
-
-def _append(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        lines.flush()
-        os.fsync(lines.fileno())

@@ -350,7 +350,7 @@ def test_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"lables": {}}, "unknown key ['lables']"),
     "no sources": ({"sources": {}}, "at least one"),
-    "unknown kind": ({"sources": {"a": {"kind": "blorp", "path": "x"}}}, "sources.a: unknown kind 'blorp'"),
+    "unknown kind": ({"sources": {"a": {"kind": "blorp", "path": "x"}}}, "sources.a: kind: unknown 'blorp'"),
     "unknown key of a source": ({"sources": {"a": {"kind": "psa", "path": "x", "spilt": "y"}}}, "spilt"),
     "no path": ({"sources": {"a": {"kind": "psa"}}}, "needs `kind` and `path`"),
     "a limit that is no number": ({"sources": {"a": {"kind": "psa", "path": "x", "limit": "9"}}}, "sources.a.limit"),

@@ -26,10 +26,11 @@ class Leak:
     """A training image that is also held out."""
 
     image: ImageFile
-    twin: ImageFile
+    held_out: ImageFile
+    """The held-out image that it shows."""
 
     def __str__(self) -> str:
-        return f"{self.image} = {self.twin}"
+        return f"{self.image} = {self.held_out}"
 
 
 def file_digest(path: Path) -> str:
@@ -83,16 +84,16 @@ class HeldOut:
         found = in_threads(self._leak, read_images(images), "comparing with held-out", len(images))
         yield from (leak for leak in found if leak is not None)
 
-    def twin(self, image: ImageFile, data: bytes) -> ImageFile | None:
+    def match(self, image: ImageFile, data: bytes) -> ImageFile | None:
         """The held-out image that these bytes show."""
-        twin = self._by_bytes.get(bytes_digest(data))
-        if twin is None and _size(data) in self._sizes:  # other sizes need not be decoded
-            twin = self._by_pixels.get(pixel_digest(data, str(image)))
-        return twin
+        match = self._by_bytes.get(bytes_digest(data))
+        if match is None and _size(data) in self._sizes:  # other sizes need not be decoded
+            match = self._by_pixels.get(pixel_digest(data, str(image)))
+        return match
 
     def _leak(self, pair: tuple[ImageFile, bytes]) -> Leak | None:
-        twin = self.twin(*pair)
-        return Leak(pair[0], twin) if twin else None
+        match = self.match(*pair)
+        return Leak(pair[0], match) if match else None
 
 
 def _held_out_prints(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str, str, tuple[int, int]]:
