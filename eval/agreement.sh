@@ -10,11 +10,8 @@ out="${1:?OUT}" model="${MODEL:-checkpoints/miniature}"
 mkdir -p "$out"
 
 [ -f "$out/data/miniature_truth.jsonl" ] || python -m safevlm.miniature data --layout rtvlm --out "$out/data"
-# In the miniature these subsets are harmless images with plain questions, so the rubric `clean` scores the answers;
-# everything else as for RTVLM itself.
-sed 's#^\( *rtvlm/\(visual_\*\|captcha\): \).*#\1{category: clean, level: safe}#' safevlm/evaluation/suites/rtvlm.yaml \
-  >"$out/data/rtvlm.yaml"
-[ "$(grep -c 'category: clean' "$out/data/rtvlm.yaml")" -eq 2 ] || { echo "safevlm/evaluation/suites/rtvlm.yaml has changed" >&2; exit 1; }
+# In the miniature some subsets are harmless images with plain questions, so the rubric `clean` scores the answers.
+cp "$(dirname "$0")/protocols/miniature_rtvlm.yaml" "$out/data/rtvlm.yaml"
 
 python -m safevlm.miniature judge-server --port 0 >"$out/server.txt" &
 server=$!

@@ -12,8 +12,7 @@ shift 3
 # shellcheck disable=SC2086
 table="$(suites_in "$data" ${SUITES:-})"
 evaluated=() skipped=() failed=()
-while IFS=$'\t' read -r suite judge state why <&3; do
-  [ "$suite" != miniature ] || [ -n "${SUITES:-}" ] || continue
+while IFS=$'\t' read -r suite judge kind state why <&3; do
   case "$state" in
     absent)
       skipped+=("$suite: $why")
@@ -23,8 +22,8 @@ while IFS=$'\t' read -r suite judge state why <&3; do
       continue ;;
   esac
   flags=()
-  ! judge_has_model "${JUDGE:-$judge}" || flags=("$@")
-  printf '\n== %s (judge %s)\n' "$suite" "${JUDGE:-$judge}"
+  [ "$kind" = rules ] || flags=("$@")
+  printf '\n== %s (judge %s)\n' "$suite" "$judge"
   status=0
   (evaluate "$suite" "$judge" "$model" "$data" "$out" ${flags[@]+"${flags[@]}"} && finish_evaluation) || status=$?
   case "$status" in

@@ -4,11 +4,11 @@
 #   SEEDS="runs/a runs/b" eval/compare_defenses.sh checkpoints/miniature runs/a/data runs/grid
 #
 #   SUITE          default miniature
-#   ROWS           table of rows (default eval/protocols/miniature.tsv, of other suites eval/protocols/default.tsv)
+#   ROWS           table of rows (default eval/protocols/SUITE.tsv, where there is none eval/protocols/default.tsv)
 #   DEFENSES       only these rows, by name
 #   SEEDS          folders of trainings, for rows with {seed}; each row is done once per folder
 #   PERTURBATIONS  changes of images (default "jpeg blur resize noise crop"; "-": none)
-#   CHANGED_GROUPS groups asked with changed images (default: on the miniature harmful_seen and benign; else all)
+#   CHANGED_GROUPS groups asked with changed images (default: as the table of rows says, else all)
 #   CHANGED_LIMIT  only so many requests with changed images (default: LIMIT)
 #   TIMED          requests that are timed (default 40)
 #   LIMIT, JUDGE, GPUS, BATCH_SIZE, PARTIAL, DRY_RUN: see eval/evaluate.sh
@@ -19,12 +19,10 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/evaluate.sh"
 model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
 shift 3
-suite="${SUITE:-miniature}" rows="$here/protocols/default.tsv" only=()
-if [ "$suite" = miniature ]; then
-  rows="$here/protocols/miniature.tsv"
-  CHANGED_GROUPS="${CHANGED_GROUPS-harmful_seen benign}"
-fi
-rows="${ROWS:-$rows}"
+suite="${SUITE:-miniature}" only=()
+rows="${ROWS:-$here/protocols/$suite.tsv}"
+[ -n "${ROWS:-}" ] || [ -f "$rows" ] || rows="$here/protocols/default.tsv"
+CHANGED_GROUPS="${CHANGED_GROUPS-$(sed -n 's/^# changed groups: //p' "$rows")}"
 for group in ${CHANGED_GROUPS:-}; do only+=(--group "$group"); done
 changes="${PERTURBATIONS-jpeg blur resize noise crop}"
 safevlm=(safevlm)
@@ -49,7 +47,7 @@ trial() {
     LIMIT="${CHANGED_LIMIT:-${LIMIT:-}}" attack "$1/${change/:/-}" "$2" "$3" "$4" --perturb "$change" --images "$out/images" ${only[@]+"${only[@]}"}
   done
   [ "$5" != timed ] || [ -f "$1/clean/overhead.json" ] ||
-    step safevlm eval overhead --suite "$suite" --data "$data" --model "$2" --defense "$3" ${4:+--policy "$4"} \
+    step safevlm bench guard --suite "$suite" --data "$data" --model "$2" --defense "$3" ${4:+--policy "$4"} \
       --against "$model" --n "${TIMED:-40}" --out "$1/clean" ${PARTIAL:+--partial}
 }
 

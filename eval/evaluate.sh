@@ -1,4 +1,4 @@
-# Sourced by eval_rtvlm.sh and eval_all.sh: `evaluate SUITE JUDGE MODEL DATA OUT [judge flags …]` asks MODEL the suite's
+# Sourced by rtvlm.sh, all.sh and others: `evaluate SUITE JUDGE MODEL DATA OUT [judge flags …]` asks MODEL the suite's
 # questions behind every defense, judges, compares each defense with the first one, and writes OUT/SUITE/report.html.
 #
 #   DEFENSES   defenses (default "none static-prompt safety-head"; a served model takes the first two)
@@ -26,22 +26,24 @@ step() {
 }
 
 evaluate() {
-  local suite="$1" judge="$2" model="$3" data="$4" out="$5"
+  local suite="$1" judge="$2" model="$3" data="$4" name out
+  name="$(basename "${suite%.y*ml}")" # of a YAML of one's own, its file's
+  out="$5/$name"
   shift 5
   local safevlm=(safevlm) defense first="" runs=() asked=()
   [ "${GPUS:-1}" -eq 1 ] || safevlm=(torchrun --nproc_per_node "$GPUS" --module safevlm)
   for defense in ${DEFENSES:-none static-prompt safety-head}; do
-    local run="$out/$suite/$defense"
+    local run="$out/$defense"
     asked=("${safevlm[@]}" eval ask --suite "$suite" --data "$data" --model "$model" --defense "$defense" --out "$run"
       --batch-size "${BATCH_SIZE:-16}" ${LIMIT:+--limit "$LIMIT"} ${PARTIAL:+--partial})
     case "$defense" in *safety-head*) asked+=(${POLICY:+--policy "$POLICY"}) ;; esac
     step "${asked[@]}"
     step safevlm eval judge --out "$run" --judge "${JUDGE:-$judge}" "$@"
-    [ -z "$first" ] || step safevlm eval compare "$out/$suite/$first" "$run" --out "$out/$suite/$first-$defense.json"
+    [ -z "$first" ] || step safevlm eval compare "$out/$first" "$run" --out "$out/$first-$defense.json"
     first="${first:-$defense}"
     runs+=(--run "$defense=$run")
   done
-  step safevlm eval report "${runs[@]}" --title "$suite" --out "$out/$suite"
+  step safevlm eval report "${runs[@]}" --title "$name" --out "$out"
 }
 
 # Exit code of the whole: 1 when any step had a finding.
@@ -50,26 +52,11 @@ finish_evaluation() {
   [ "$evaluation_findings" -eq 0 ]
 }
 
-# `suites_in DATA [SUITE …]`: a line `SUITE<tab>JUDGE<tab>there|absent|error<tab>why` for each (default: all).
+# `suites_in DATA [SUITE ...]`: a line `SUITE<tab>JUDGE<tab>model|rules<tab>there|absent|error<tab>why` for each (default:
+# all benchmarks); JUDGE stands in for the suites' own judges.
 suites_in() {
-  python - "$@" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from safevlm.evaluation.suites.overview import standings
-
-try:
-    found = standings(Path(sys.argv[1]), sys.argv[2:] or None)
-except KeyError as error:
-    sys.exit(f"no suite is named {error}; see `safevlm eval suites`")
-for one in found:
-    state = "absent" if one.absent else "error" if one.error else "there"
-    why = " ".join((one.absent or one.error).split())
-    print(one.suite.name, one.suite.judge, state, why or "-", sep="\t")
-PYTHON
-}
-
-# Whether a judge is asked through an endpoint or a folder, so that flags for its model make sense.
-judge_has_model() {
-  python -c 'import sys; from safevlm.evaluation.judges import JUDGES; sys.exit(not JUDGES[sys.argv[1]].needs_model)' "$1"
+  local data="$1" suite words=()
+  shift
+  for suite in "$@"; do words+=(--suite "$suite"); done
+  safevlm eval suites --tsv --data "$data" ${words[@]+"${words[@]}"} ${JUDGE:+--judge "$JUDGE"}
 }

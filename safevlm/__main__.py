@@ -14,6 +14,7 @@ from safevlm.commands import (
     USER_ERRORS,
     analyze,
     audit,
+    bench,
     chat,
     check,
     convert,
@@ -41,6 +42,7 @@ COMMANDS = {
     "analyze": analyze,
     "audit": audit,
     "eval": evaluation,
+    "bench": bench,
 }
 
 

@@ -46,7 +46,7 @@ for row in "${rows[@]}"; do
   where=(--data "$out/data" --model "$model" --defense "$defense" --out "$out/eval/$name")
   safevlm eval ask "${where[@]}" --batch-size 100
   safevlm eval judge --out "$out/eval/$name"
-  [ -z "$timed" ] || safevlm eval overhead "${where[@]}" --against "$base" --n 40
+  [ -z "$timed" ] || safevlm bench guard "${where[@]}" --against "$base" --n 40
   runs+=(--run "$name=$out/eval/$name")
 done
 printf '{"total": %d, "stage1": %d, "stage2": %d, "eval": %d}\n' \

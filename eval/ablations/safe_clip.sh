@@ -13,18 +13,7 @@ mkdir -p "$out"
 
 banks=()
 for count in 1 3 5; do # so many templates of each concept
-  python - "$concepts" "$count" >"$out/concepts_$count.yaml" <<'PYTHON'
-import sys
-
-import yaml
-
-with open(sys.argv[1], encoding="utf-8") as file:
-    table = yaml.safe_load(file)
-for concept in table["concepts"]:
-    concept["templates"] = concept["templates"][: int(sys.argv[2])]
-print(yaml.safe_dump(table, sort_keys=False, allow_unicode=True))
-PYTHON
-  safevlm embed "$out/concepts_$count.yaml" --clip "$clip" --out "$out/templates_$count.safetensors"
+  safevlm embed "$concepts" --templates "$count" --clip "$clip" --out "$out/templates_$count.safetensors"
   banks+=(--bank "templates_$count=$out/templates_$count.safetensors")
 done
 
@@ -50,5 +39,5 @@ if [ -z "${BASE_ONLY:-}" ]; then
   safevlm eval report "${runs[@]}" --title "SafeCLIP" --out "$out"
   summary=(--summary "$out/summary.json")
 fi
-python -m safevlm.analysis.safe_clip --model "$model" "${banks[@]}" --data "${LABELLED:-$data/eval.jsonl}" \
+safevlm analyze safe-clip --model "$model" "${banks[@]}" --data "${LABELLED:-$data/eval.jsonl}" \
   "${summary[@]}" --out "$out/safe_clip.json"

@@ -15,33 +15,14 @@ shift 3
 table="${TABLE:-$here/miniature.yaml}" suite="${SUITE:-miniature}" asked="${EVAL_DATA:-$data}"
 export LAUNCHER="${LAUNCHER:-none}"
 
+# shellcheck disable=SC2086
 ablations() { # plan | report
-  python - "$1" "$table" "$model" "$data" "$out" "$suite" "${SEEDS:-256}" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from safevlm.evaluation.ablations.table import check_trained, plan, read_table, told
-from safevlm.evaluation.ablations.results import ablations
-
-what, file, model, data, out, suite, seeds = sys.argv[1:]
-try:
-    table = read_table(Path(file))
-    steps = plan(table, model, data, out, [int(seed) for seed in seeds.split()])
-    check_trained(steps)
-    if what == "plan":
-        print("\n".join(told(steps)))
-    else:
-        missing = ablations(table, steps, suite, Path(out))
-        print(Path(out, "ablations.md").read_text(encoding="utf-8"))
-        sys.exit(f"not measured: {', '.join(missing)}" if missing else 0)
-except (ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
-PYTHON
+  safevlm eval ablations "$1" "$table" --model "$model" --data "$data" --out "$out" --suite "$suite" --seeds ${SEEDS:-256}
 }
 
 plan="$(ablations plan)"
 found="$(suites_in "$asked" "$suite")"
-IFS=$'\t' read -r _ judge state why <<<"$found"
+IFS=$'\t' read -r _ judge _ state why <<<"$found"
 [ "$state" = there ] || { echo "$asked: suite $suite: $why" >&2; exit 1; }
 while IFS=$'\t' read -ra step <&3; do
   place="${step[0]}" recipe="${step[1]}" base="${step[2]}" records="${step[3]}" checkpoint="${step[4]}" defense="${step[5]}"
@@ -51,5 +32,5 @@ while IFS=$'\t' read -ra step <&3; do
   fi
   DEFENSES="$defense" evaluate "$suite" "$judge" "$checkpoint" "$asked" "$place" "$@"
 done 3<<<"$plan"
-[ -n "${DRY_RUN:-}" ] || ablations report
+[ -n "${DRY_RUN:-}" ] || step ablations report
 finish_evaluation

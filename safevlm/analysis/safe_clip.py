@@ -1,6 +1,6 @@
 """SafeCLIP's eyes, taken apart: which CLS, post-layernorm or not, which τ, which bank (`eval/ablations/safe_clip.sh`).
 
-    python -m safevlm.analysis.safe_clip --model DIR --bank [NAME=]FILE … --data FILE --out FILE [--summary FILE]
+    safevlm analyze safe-clip --model DIR --bank [NAME=]FILE … --data FILE --out FILE [--summary FILE]
 
 Every image goes through the tower once; all four readings of its CLS are kept, and every bank reads all of them. What
 is counted is what is flagged: whether the model then declines is measured by `safevlm eval`, whose `summary.json`
@@ -9,9 +9,7 @@ is put beside these numbers. The trap: τ and templates that were chosen on thes
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor
 from llava_patch import parts
 from safevlm.analysis import detection
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
+from safevlm.data.atomic_write import write_text
 from safevlm.defenses.bank import Bank, read_bank
 from safevlm.defenses.safe_clip import READINGS
 from safevlm.intervals import share
@@ -104,24 +103,17 @@ def _false_alarms(rows: Rows, flagged: Mapping[str, Claims]) -> Claims:
     return np.concatenate([claims[clean[name]] for name, claims in flagged.items()])
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m safevlm.analysis.safe_clip", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, metavar="DIR")
-    parser.add_argument("--bank", required=True, action="append", metavar="[NAME=]FILE", help="may be repeated")
-    parser.add_argument("--data", required=True, action="append", metavar="FILE", help="labelled images")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="an evaluation's, to stand beside it")
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args(words)
-    pairs = [text.rpartition("=") for text in options.bank]
-    banks = {name or Path(file).stem: Path(file) for name, _, file in pairs}
-    table = {"schema": 1, **ablate(options.model, banks, options.data, options.device)}
-    if options.summary:
-        table["defenses"] = json.loads(options.summary.read_text(encoding="utf-8"))["suites"]
-    options.out.write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
-    print(f"done: {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def write(
+    out: Path,
+    model: str,
+    banks: Mapping[str, Path],
+    data: Sequence[str],
+    *,
+    summary: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """The table as JSON. `summary`: an evaluation's, whose rates stand beside it."""
+    table = {"schema": 1, **ablate(model, banks, data, device)}
+    if summary:
+        table["defenses"] = json.loads(summary.read_text(encoding="utf-8"))["suites"]
+    write_text(out, json.dumps(table, indent=1, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""`safevlm analyze tsne | head | calibration | layers`."""
+"""`safevlm analyze tsne | head | calibration | layers | safe-clip`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from safevlm.commands import OK, add_base
 
-TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration (the LLM is never loaded), layers (of the LLM)."
+TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration, safe-clip (no LLM), layers (of the LLM)."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
         own.add_argument("--device", default="auto", help="auto, cpu or cuda")
         add_base(own)
         describe(own)
+    _safe_clip(kinds.add_parser(SAFE_CLIP, help=SAFE_CLIP_TEXT, description=SAFE_CLIP_TEXT))
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.analysis == SAFE_CLIP:
+        return _write_safe_clip(options)
     from safevlm.analysis import calibration, head_accuracy, layers, tsne
 
     runs: dict[str, tuple[Callable[..., object], type[Any]]] = {
@@ -51,6 +54,25 @@ def run(options: argparse.Namespace) -> int:
         given["spaces"] = tuple(filter(None, options.spaces.split(",")))
     run(kind(**given))
     print(f"figures and {given['out'] / 'summary.json'} are written")
+    return OK
+
+
+def _safe_clip(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint of any kind")
+    parser.add_argument("--bank", required=True, action="append", metavar="[NAME=]FILE", help="may be repeated")
+    parser.add_argument("--data", required=True, action="append", metavar="FILE", help="labelled images; repeat")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON file for the table")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="an evaluation's summary.json, to stand beside it")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _write_safe_clip(options: argparse.Namespace) -> int:
+    from safevlm.analysis.safe_clip import write
+
+    pairs = [text.rpartition("=") for text in options.bank]
+    banks = {name or Path(file).stem: Path(file) for name, _, file in pairs}
+    write(options.out, options.model, banks, options.data, summary=options.summary, device=options.device)
+    print(f"done: {options.out}")
     return OK
 
 
@@ -118,6 +140,8 @@ def _layers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+SAFE_CLIP = "safe-clip"
+SAFE_CLIP_TEXT = "SafeCLIP's choices, one by one: which CLS, post-layernorm, threshold and bank flag what."
 ANALYSES: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "tsne": (_tsne, "Original against safety features in the plane, with silhouette and neighbour purity."),
     "head": (_head, "How often the detector is right: per data set, category and level; curves."),

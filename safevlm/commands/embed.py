@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from safevlm.commands import OK
 
@@ -36,6 +37,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for comparison: use it with any tower of its width, as the release does with a 224-pixel CLIP",
     )
+    parser.add_argument("--templates", type=int, metavar="N", help="only the first N templates of each concept")
     parser.add_argument("--taxonomy", metavar="FILE", help="categories and levels of your own; default: ours")
 
 
@@ -47,6 +49,10 @@ def run(options: argparse.Namespace) -> int:
     file = options.concepts or DEFAULT_CONCEPTS
     taxonomy = read_taxonomy(options.taxonomy)[0] if options.taxonomy else DEFAULT
     concepts = read_concepts(file, taxonomy)
+    if options.templates is not None:
+        if options.templates < 1:
+            raise ValueError(f"--templates: {options.templates} is too small; give 1 or more")
+        concepts = tuple(replace(one, templates=one.templates[: options.templates]) for one in concepts)
     bank = make_bank(
         concepts,
         options.clip,

@@ -65,6 +65,8 @@ Counts = Mapping[str, int | None]
 
 PATHS = ("path", "split_file")
 LISTS = ("question", "subsets")
+IMAGES_BEFORE = "pictures"
+"""The key `images` as files of an earlier version have it."""
 RULES = ("missing", "missing_images", "partial", "head_only")
 CHOICES = {**{name: get_args(Rule) for name in RULES}, "answers": ("source", "table")}
 NUMBERS = ("limit", "split_seed")
@@ -94,7 +96,7 @@ class Mix:
 def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | None = None) -> Mix:
     """A mix file, checked. `splits`: where split files go that the YAML does not place; `seed`, `root` override it."""
     table = _yaml(file)
-    unknown = sorted(set(table) - set(KEYS))
+    unknown = sorted(set(table) - {*KEYS, IMAGES_BEFORE})
     if unknown:
         raise MixError(f"{file}: unknown key {unknown}; one of {list(KEYS)}")
     taxonomy, policy = read_taxonomy(table["taxonomy"]) if table.get("taxonomy") else (DEFAULT, None)
@@ -119,7 +121,9 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
         counts=_counts(_table(table, "counts", str(file)), taxonomy, f"{file}: counts"),
         stages=_stages(table, taxonomy, file),
         short=_choice(table.get("short", "error"), get_args(Rule), f"{file}: short"),
-        images=_choice(table.get("images", "reference"), get_args(ImageRule), f"{file}: images"),
+        images=_choice(
+            table.get("images", table.get(IMAGES_BEFORE, "reference")), get_args(ImageRule), f"{file}: images"
+        ),
     )
 
 

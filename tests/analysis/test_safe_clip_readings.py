@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from safevlm.__main__ import main
 from safevlm.analysis import detection
 from safevlm.analysis.labelled_images import read_sets
-from safevlm.analysis.safe_clip import TAUS, main
+from safevlm.analysis.safe_clip import TAUS
 from safevlm.defenses.bank import read_bank, write_bank
 from safevlm.defenses.safe_clip import READINGS, SafeClipDetector
 from safevlm.taxonomy import DEFAULT
@@ -30,7 +31,7 @@ def test_shares_are_the_detectors(home: Path) -> None:
     data, out = str(home / "data" / "some.jsonl"), home / "table.json"
     words = ["--model", str(home / "base"), "--bank", f"mine={home / 'own.safetensors'}", "--data", data]
     (home / "summary.json").write_text('{"suites": {"miniature": {}}}', encoding="utf-8")
-    assert main([*words, "--out", str(out), "--summary", str(home / "summary.json")]) == 0
+    assert main(["analyze", "safe-clip", *words, "--out", str(out), "--summary", str(home / "summary.json")]) == 0
     table = json.loads(out.read_text(encoding="utf-8"))
     assert table["defenses"] == {"miniature": {}}
     loaded, sets = detection.load(home / "base"), read_sets([data], DEFAULT, by_group=True)

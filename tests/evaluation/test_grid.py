@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from safevlm.__main__ import parser_for
 from safevlm.evaluation.grid import figures
 from safevlm.evaluation.grid.build import build, grid
 from safevlm.evaluation.grid.pairs import holm
@@ -20,7 +21,7 @@ from safevlm.evaluation.grid.table import markdown
 from safevlm.evaluation.judges.base import UNPARSED
 from safevlm.evaluation.metrics.comparison import compare
 from safevlm.evaluation.runs.files import read_json, read_scores, write_json, write_rows
-from tests.evaluation.command import main, parsed
+from tests.evaluation.command import main
 from tests.evaluation.miniature_columns import headline
 from tests.evaluation.synthetic_runs import write_run
 from tests.evaluation.world_of_runs import write_suite
@@ -290,9 +291,10 @@ def commands(done: subprocess.CompletedProcess[str]) -> Iterator[Any]:
 
     assert done.returncode == 0, done.stdout + done.stderr
     for text in done.stdout.splitlines():
-        if text.startswith(("python", "torchrun")):
+        if text.startswith(("safevlm ", "torchrun ")):
             words = shlex.split(text)
-            yield parsed(words[words.index("eval") + 1 :])
+            kind = next(word for word in words if word in ("eval", "bench"))
+            yield parser_for(kind).parse_args(words[words.index(kind) :])
 
 
 def test_the_script_prints_every_attack_of_a_row_and_of_every_seed() -> None:
@@ -307,7 +309,7 @@ def test_the_script_prints_every_attack_of_a_row_and_of_every_seed() -> None:
         DEFENSES="none safety-head@refuse",
     )
     found = list(commands(done))
-    asked = [one for one in found if one.command == "ask"]
+    asked = [one for one in found if one.command == "eval" and one.evaluation == "ask"]
     models = ("my model", "runs/a/stage1", "runs/b/stage1")
     assert [(one.model, one.perturb) for one in asked] == [
         (model, change) for model in models for change in ("", "jpeg:50", "crop")
@@ -316,8 +318,8 @@ def test_the_script_prints_every_attack_of_a_row_and_of_every_seed() -> None:
     assert asked[1].group == ["harmful_seen", "benign"] and not asked[0].group
     assert {one.policy and Path(one.policy).name for one in asked} == {None, "refuse.yaml"}
     assert asked[4].out == "o ut/runs/safety-head@refuse/runs_a/jpeg-50" and asked[4].images == "o ut/images"
-    assert [one.against for one in found if one.command == "overhead"] == ["my model"], "one of the rows is timed"
-    assert found[-1].command == "grid"
+    assert [one.against for one in found if one.command == "bench"] == ["my model"], "one of the rows is timed"
+    assert found[-1].evaluation == "grid"
 
 
 def test_rows_without_a_training_are_skipped_with_a_reason() -> None:
@@ -353,5 +355,5 @@ def test_a_row_that_breaks_is_told_and_the_rest_goes_on_and_nothing_is_done_twic
     assert list(table["rows"]) == ["none"] and [one["row"] for one in table["not_run"]] == ["broken", "absent"]
     assert table["rows"]["none"]["overhead"]["once"]["passes"]["extra"] == {"tower": 0, "llm": 0, "written": 0}
     again = run(MODEL, str(data), str(out), **words)
-    assert "eval judge" not in again.stdout and "eval overhead" not in again.stdout
+    assert "eval judge" not in again.stdout and "bench guard" not in again.stdout
     assert "none/once/clean: 0 new replies" in again.stdout

@@ -11,22 +11,21 @@ from types import ModuleType
 
 from safevlm.commands import INTERRUPTED, USER_ERRORS, WRONG_USAGE, print_error
 
-TEXT = "Evaluate: ask a suite's questions, judge the replies, report; compare runs, measure cost."
+TEXT = "Evaluate: ask a suite's questions, judge the replies, report; compare runs and defenses."
 
 
 def commands() -> dict[str, ModuleType]:
     """The modules of the commands by name, imported when first needed."""
     from safevlm.commands.evaluation import (
+        ablations,
         agreement,
         ask,
         compare,
         grid,
         judge,
-        overhead,
         refusals,
         report,
         suites,
-        throughput,
     )
 
     return {
@@ -34,12 +33,11 @@ def commands() -> dict[str, ModuleType]:
         "judge": judge,
         "refusals": refusals,
         "agreement": agreement,
-        "overhead": overhead,
-        "throughput": throughput,
         "compare": compare,
         "suites": suites,
         "report": report,
         "grid": grid,
+        "ablations": ablations,
     }
 
 

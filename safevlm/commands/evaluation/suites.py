@@ -20,7 +20,7 @@ def flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--tsv",
         action="store_true",
-        help="for scripts: SUITE, JUDGE, model or rules (what the judge is), there, absent or error, why; exit code 0",
+        help="for scripts: SUITE, JUDGE, model or rules, there, absent or error, why; benchmarks only",
     )
     command.add_argument("--judge", default="", metavar="NAME", help="with --tsv: this judge, not the suites' own")
 
@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
         data = Path(options.suite[0]).parent
     found = standings(data, options.suite)
     if options.tsv:
-        print("\n".join(tsv(found, options.judge)))
+        asked = found if options.suite else [one for one in found if not one.suite.is_synthetic]
+        print("\n".join(tsv(asked, options.judge)))
         return OK
     print("\n".join(lines(found)))
     return FINDING if any(one.is_short for one in found) else OK

@@ -22,6 +22,7 @@ from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.runs.run_file import FILE
 
 SCHEMA = 1
+JSON, MARKDOWN = "ablations.json", "ablations.md"
 READ_OUTS = ("category", "level")
 LEGEND = "95 % intervals (Wilson). ↓ lower is better. Several numbers in a cell: one per seed of training."
 Numbers = Mapping[str, Mapping[str, Any]]
@@ -40,7 +41,7 @@ def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path
     }
     missing = [step.name for step in steps if step not in there]
     write_json(
-        out / "ablations.json",
+        out / JSON,
         {
             "schema": SCHEMA,
             "suite": suite,
@@ -50,7 +51,7 @@ def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path
             "rows": {name: asdict(row) | {"seeds": numbers[name]} for name, row in table.rows.items()},
         },
     )
-    write_text(out / "ablations.md", markdown(table, found[0], numbers))
+    write_text(out / MARKDOWN, markdown(table, found[0], numbers))
     return missing
 
 

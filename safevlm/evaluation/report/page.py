@@ -189,7 +189,9 @@ def _category_charts(section: ReportSection, index: int) -> list[str]:
     """One per side and headline measure, where there is more than one category."""
     charts = []
     for side, table in section.cuts["category"].items():
-        measure = next(iter(section.measures(side)))
+        measure = next(iter(section.measures(side)), "")
+        if not measure:  # a judge that counts nothing on this side
+            continue
         rows = {name: {run: rates[measure] for run, rates in by_run.items()} for name, by_run in table.items()}
         if len(rows) > 1:
             factor, _, unit = UNITS[section.unit_of(measure)]

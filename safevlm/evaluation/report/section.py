@@ -122,8 +122,11 @@ class ReportSection:
         present = {group.side for group in self.suite.groups.values()}
         columns: list[ReportColumn] = []
         for side in SIDES:
-            if side in present:
+            if side in present and self.measures(side):
                 columns.extend(self._of_side(side))
+            elif side in present and side in MISSING_SIDES:
+                name = MISSING_SIDES[side]
+                columns.append(ReportColumn(name, MEASURES[name].title, "share", None, f"judge counts no {side} side"))
             elif side in MISSING_SIDES and present != {"scored"}:
                 name = MISSING_SIDES[side]
                 columns.append(ReportColumn(name, MEASURES[name].title, "share", None, f"no {side} side"))

@@ -1,4 +1,4 @@
-"""`safevlm eval throughput`."""
+"""`safevlm bench ask`."""
 
 from __future__ import annotations
 

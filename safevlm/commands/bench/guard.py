@@ -1,4 +1,4 @@
-"""`safevlm eval overhead`."""
+"""`safevlm bench guard`."""
 
 from __future__ import annotations
 
