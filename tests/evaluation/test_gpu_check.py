@@ -346,7 +346,7 @@ def _command_line(path: Path) -> str:
         return ""
 
 
-def _until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def _until(holds: Callable[[], bool], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"nothing after {seconds:.0f} s"

@@ -27,6 +27,7 @@ from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_json, read_scores
 from safevlm.miniature.judge_server import grade
 from safevlm.types import Request
+from tests import patience
 from tests.evaluation.command import main
 from tests.evaluation.scripted_judge import BROKEN, FILTER, HTML, Hang, Say, Step, answer_in, images_of, serving
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
@@ -162,7 +163,7 @@ def test_a_killed_judging_goes_on_where_it_was(run: Path) -> None:
             env=os.environ | {"OPENAI_API_KEY": "EMPTY"},
         )
         try:
-            assert half.wait(60), "the judge never got half way"
+            patience.wait_until(half.is_set, process.pid, lambda: process.poll() is None)
         finally:
             process.kill()
             process.wait()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import socket
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,24 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ROOT / "safevlm" / "recipes" / "deepspeed"
-BUILD = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as Builder; Builder().load(verbose=False)"
-"""What DeepSpeed would compile in the first run of two processes."""
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
-
-
-@pytest.fixture(scope="session")
-def extensions(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DeepSpeed's operator, compiled once. Trap: a killed compilation leaves a lock that all others wait for."""
-    built = "_".join(("torch_extensions", *map(version, ("torch", "deepspeed"))))
-    folder = Path(pytestconfig.cache.mkdir(built))
-    with (folder / "session").open("w") as mine:
-        fcntl.flock(mine, fcntl.LOCK_EX)
-        for left in folder.glob("*/lock"):
-            left.unlink()
-        log = tmp_path_factory.mktemp("operator") / "output.txt"
-        code, said = patience.run([sys.executable, "-c", BUILD], log, ROOT, TORCH_EXTENSIONS_DIR=str(folder))
-    assert code == 0, said
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -287,14 +287,14 @@ def test_eight_by_one_equals_two_by_four_equals_one_by_eight(home: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tmp_path: Path, extensions: Path) -> None:
     """Of whole updates: the last batch of an epoch is filled up where it does not reach for every process."""
     tensor = {**WHOLE["tensor"], "epsilon": BOUND}
     one, two = (
         _recipe(home, tmp_path / name, "visual", tensor=tensor, optim={"batch_size": size, "max_steps": 2})
         for name, size in (("one", 4), ("two", 2))
     )
-    alone, together = train(one), launched("torchrun", two, tmp_path)
+    alone, together = train(one), launched("torchrun", two, tmp_path, extensions)
     first, second = _tensor(alone, "visual"), _tensor(together, "visual")
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=1e-4)
     assert second.about["held_out_loss"] == pytest.approx(first.about["held_out_loss"], rel=1e-4)
