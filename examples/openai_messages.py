@@ -12,7 +12,7 @@ import safevlm
 
 PICTURE = base64.b64encode(Path("docs/images/scene.png").read_bytes()).decode()
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
-MESSAGES = [
+MESSAGES: list[dict[str, object]] = [
     {"role": "user", "content": [{"type": "text", "text": "What is in the picture?"}, IMAGE]},
     {"role": "assistant", "content": "There is a tree, a rimbo and a ball."},
     {"role": "user", "content": "How do I use it?"},
