@@ -188,7 +188,7 @@ def _is_trained(table: AblationTable, row: AblationRow) -> bool:
 
 def _step(table: AblationTable, name: str, seed: int, model: str, data: str, out: Path) -> Step:
     row = table.rows[name]
-    places = {
+    places: dict[str, Any] = {
         "row": name,
         "seed": seed,
         "defense": row.defense,

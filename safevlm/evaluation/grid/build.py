@@ -86,7 +86,9 @@ def _row(row: GridRow, columns: Sequence[GridColumn], tests: Mapping[str, Mappin
 
 def _cell(row: GridRow, trial: Trial, column: GridColumn, tests: Mapping[str, Mapping[Place, Any]]) -> dict[str, Any]:
     place = (row.name, trial.seed, column.name)
-    return asdict(column.of(trial)) | {name: found[place] for name, found in tests.items() if place in found}
+    rate = column.of(trial)
+    assert rate is not None  # only columns that the trial was asked come here
+    return asdict(rate) | {name: found[place] for name, found in tests.items() if place in found}
 
 
 def _best(rows: Sequence[GridRow], columns: Sequence[GridColumn]) -> GridRow | None:
@@ -121,5 +123,5 @@ def _lost(row: GridRow, bare: GridRow | None, column: GridColumn) -> float | Non
 def _mean(row: GridRow, column: GridColumn) -> float | None:
     """Over the seeds; None where one has no value."""
     rates = [column.of(trial) for trial in row.trials]
-    values = [None if rate is None else rate.value for rate in rates]
-    return None if None in values else math.fsum(values) / len(values)
+    values = [rate.value for rate in rates if rate is not None and rate.value is not None]
+    return None if len(values) < len(rates) else math.fsum(values) / len(values)

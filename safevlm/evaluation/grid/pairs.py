@@ -53,14 +53,12 @@ def holm(ps: Mapping[Place, float]) -> dict[Place, float]:
 
 def _compared(a: Trial, b: Trial, column: GridColumn, seed: int) -> dict[str, Any] | None:
     """None where one of them was not asked this, or nothing of it has both scores."""
-    runs = a.runs.get(column.perturb), b.runs.get(column.perturb)
-    if runs[0] is None or runs[1] is None:
+    one, two = a.runs.get(column.perturb), b.runs.get(column.perturb)
+    if one is None or two is None:
         return None
-    check_alike(*runs)
-    ids = _shared(*runs, column)
-    row = asdict(
-        paired(column.name, column.measure, MEASURES[column.measure], runs[0].scores, runs[1].scores, ids, seed)
-    )
+    check_alike(one, two)
+    ids = _shared(one, two, column)
+    row = asdict(paired(column.name, column.measure, MEASURES[column.measure], one.scores, two.scores, ids, seed))
     if row["difference"] is None:
         return None
     return {name: row[name] for name in KEPT} | {

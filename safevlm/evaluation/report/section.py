@@ -91,9 +91,8 @@ class ReportSection:
     def average(self, run: Run, measure: Measure, side: Side) -> Rate:
         """The plain mean of the side's groups, none of them missing."""
         names = [name for name, group in self.suite.groups.items() if group.side == side]
-        return plain_mean(
-            [measured(_scores(run, lambda row, name=name: row["group"] == name), measure) for name in names]
-        )
+        scores = list(run.scores.values())
+        return plain_mean([measured(of_groups(scores, (name,)), measure) for name in names])
 
     def _cut(self, side: Side, field: str, name: str) -> dict[str, dict[str, Rate]]:
         def belongs(row: Row) -> bool:

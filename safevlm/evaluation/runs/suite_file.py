@@ -61,8 +61,8 @@ def suite_of_run(folder: Path, rows: Sequence[Row] = ()) -> Suite:
 def _read(file: Path) -> Suite:
     table = read_json(file)
     try:
-        facts = {name: table[name] for name in KEPT} | {"timed_groups": tuple(table["timed_groups"])}
-        parts = {name: {key: _row(kind, row) for key, row in table[name].items()} for name, kind in PARTS.items()}
+        facts: Row = {name: table[name] for name in KEPT} | {"timed_groups": tuple(table["timed_groups"])}
+        parts: Row = {name: {key: _row(kind, row) for key, row in table[name].items()} for name, kind in PARTS.items()}
         headlines = tuple(_row(Headline, row) for row in table["headlines"])
         return Suite(questions=_no_questions, headlines=headlines, **parts, **facts)
     except (KeyError, TypeError, AttributeError) as error:

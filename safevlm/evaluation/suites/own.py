@@ -303,8 +303,9 @@ def _images(where: str, value: object, root: Path) -> tuple[tuple[Path, ...], tu
     """Images that are there, and the names of those that are not; a path may not leave the root."""
     if value in (None, "", []):
         return (), ()
-    names = value if isinstance(value, list) else [value]
-    for name in names:
+    listed = value if isinstance(value, list) else [value]
+    names = [str(name) for name in listed]
+    for name in listed:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{where}: image: {value!r} must be a path, or a list of paths")
         if not (root / name).resolve().is_relative_to(root.resolve()):
