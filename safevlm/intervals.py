@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -38,6 +38,13 @@ class Interval:
     n: int
     low: float | None = None
     high: float | None = None
+
+    @property
+    def number(self) -> float:
+        """The value. ValueError: it is not defined."""
+        if self.value is None:
+            raise ValueError(f"no value on {self.n} items")
+        return self.value
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,13 +82,13 @@ def wilson_of(part: float, n: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def percentiles(samples: ArrayLike) -> tuple[float, float]:
+def percentiles(samples: Sequence[float] | Floats) -> tuple[float, float]:
     """The bootstrap's interval, from a statistic's values on the bootstrap samples."""
     low, high = np.percentile(samples, TAILS)
     return float(low), float(high)
 
 
-def estimate(value: float, samples: ArrayLike, n: int) -> Interval:
+def estimate(value: float, samples: Sequence[float] | Floats, n: int) -> Interval:
     """A statistic of n items with the percentile interval of its bootstrap samples."""
     return Interval(value, n, *percentiles(samples))
 

@@ -25,7 +25,7 @@ AXES = {
     "level": ("level", "confidence", "share right"),
     "risk": ("risk", "risk, 1 - p(clean)", "share risky"),
 }
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "on average": {"color": "#E69F00", "linestyle": ":"},
     "with confidence": {"color": "#0072B2", "linestyle": "--"},
     "with confidence, raised": {"color": "#000000", "linestyle": "-."},
@@ -115,7 +115,7 @@ def trials(out: Path, found: Mapping[str, Any], promise: Promise) -> list[str]:
 
 
 def _reliability(above: Axes, below: Axes, bins: Sequence[Any], stage: str) -> None:
-    look = STAGES[stage]
+    look: dict[str, Any] = STAGES[stage]
     shown = [one for one in bins if one.n >= FEW]
     right = np.array([one.right for one in shown])
     whiskers = [right - [one.low for one in shown], [one.high for one in shown] - right]
@@ -165,7 +165,7 @@ def _range(risk: Floats) -> tuple[float, float]:
 
 def _probabilities(axes: Axes, limits: tuple[float, float]) -> None:
     """An axis of log odds that reads as probabilities."""
-    words = FINE if limits[1] - limits[0] < NARROW else ("0.0001", *COARSE, "0.9999")
+    words: tuple[str, ...] = FINE if limits[1] - limits[0] < NARROW else ("0.0001", *COARSE, "0.9999")
     words = COARSE if limits == ODDS else words
     places = [float(_log_odds(np.array([float(word)]))[0]) for word in words]
     axes.set_xticks(places, words)

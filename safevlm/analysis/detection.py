@@ -32,7 +32,7 @@ def load(path: str | Path, device: str = "auto", base: str | None = None) -> loa
     """A checkpoint without its LLM, on its device."""
     place = loading.default_device(device)
     loaded = loading.load(path, base=base, dtype=loading.default_dtype(place), lm=False)
-    loaded.safe_llava.to(place)
+    loaded.safe_llava.to(place)  # type: ignore[arg-type]  # transformers' wrapper of `to` has the wrong type
     return loaded
 
 
@@ -43,7 +43,7 @@ def needs_head(loaded: loading.Loaded) -> None:
 
 
 def detector(loaded: loading.Loaded, name: str, policy: Policy, sets: Sequence[ImageSet]) -> Defense:
-    """A defense by name, for its eyes. ValueError when it has none."""
+    """A defense that detects. ValueError: this one has no detector."""
     device = next(loaded.safe_llava.parameters()).device
     found = defenses.build(name, setting_of(loaded, policy, truths_of(sets), device))
     if type(found).detect is Defense.detect:
@@ -56,7 +56,7 @@ def detect_all(
     images: Sequence[LabelledImage],
     keep: Callable[[Request, LazyImageFeatures], Kept],
     batch_size: int = 32,
-    title: str = "looking",
+    title: str = "detecting",
 ) -> list[Kept]:
     """What `keep` makes of every image's sight, in order."""
     model = loaded.safe_llava

@@ -52,7 +52,9 @@ def extract(loaded: Loaded, guard: Defense, images: Sequence[LabelledImage], bat
 
         def keep(request: Request, features: LazyImageFeatures) -> tuple[dict[str, NDArray[np.float32]], Verdict]:
             verdict = guard.detect(request, features)
-            _ = features.risk  # the head has spoken by now, whatever the detector asked for
+            _ = features.risk  # the head has run by now, whatever the detector asked for
+            if features.vision is None:
+                raise ValueError(f"{request.id}: no image, and so no features")
             own = {"patches": features.vision.patches, "cls": features.vision.cls, **heard}
             return {name: _mean(own[name]) for name in SPACES}, verdict
 
@@ -72,9 +74,12 @@ def _listening(model: SafeLlava) -> Iterator[dict[str, Tensor]]:
     def pooled(_: Any, inputs: tuple[Tensor]) -> None:
         heard["head"] = inputs[0]
 
+    projector, head = model.safety_projector, model.safety_head
+    if projector is None or head is None:
+        raise ValueError("a model without a safety head has no features of it")
     handles = [
-        model.safety_projector.register_forward_hook(projected),
-        model.safety_head.level.register_forward_pre_hook(pooled),
+        projector.register_forward_hook(projected),
+        head.level.register_forward_pre_hook(pooled),
     ]
     try:
         yield heard

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 
@@ -56,7 +56,7 @@ def drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'safevlm[analysis]'") from error
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its type names every key there is
         yield Canvas(figsize=(width, height), layout="constrained")
 
 
@@ -103,7 +103,7 @@ def confusion(axes: Axes, counts: Any, names: Sequence[str], title: str) -> None
         spine.set_visible(True)
 
 
-def grid(axes: Axes, axis: str = "both") -> None:
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     axes.grid(axis=axis, color=GRID, linewidth=0.6)
 
 

@@ -49,12 +49,12 @@ class Curve:
     def above(self) -> tuple[int, ...]:
         """Layers, counted from 1, whose gap exceeds its null."""
         pairs = zip(self.gap, self.null, strict=True)
-        return tuple(layer for layer, (gap, null) in enumerate(pairs, 1) if gap.value > null)
+        return tuple(layer for layer, (gap, null) in enumerate(pairs, 1) if gap.number > null)
 
     def mean_gap(self, layers: Sequence[int]) -> Interval:
         """Over some layers, counted from 1."""
         places = [layer - 1 for layer in layers]
-        value = float(np.mean([self.gap[place].value for place in places]))
+        value = float(np.mean([self.gap[place].number for place in places]))
         return estimate(value, self.samples[:, places].mean(1), self.normal + self.malicious)
 
 

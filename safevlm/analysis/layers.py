@@ -84,7 +84,7 @@ def run(options: LayersOptions) -> dict[str, Any]:
     sets = read_sets(options.data, loaded.safe_llava.config.taxonomy, options.images)
     inputs = gather(options, loaded, sets)
     safety = safety_layers(inputs[0].curve) if options.text else ()
-    result = {
+    result: dict[str, Any] = {
         "method": METHOD,
         "per_side": options.per_side,
         "text": [os.path.relpath(file) for file in options.text],
@@ -195,8 +195,8 @@ def safety_layers(text: Curve | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    widest = max(gap.value for gap in text.gap)
-    return tuple(layer for layer in text.above if text.gap[layer - 1].value >= PART_OF_WIDEST * widest)
+    widest = max(gap.number for gap in text.gap)
+    return tuple(layer for layer in text.above if text.gap[layer - 1].number >= PART_OF_WIDEST * widest)
 
 
 def _nameless(request: Request) -> Request:

@@ -1,4 +1,4 @@
-"""SafeCLIP's eyes, taken apart: which CLS, post-layernorm or not, which τ, which bank (`eval/ablations/safe_clip.sh`).
+"""Ablation of SafeCLIP's detector: which CLS, layernorm or not, which τ, which bank (`eval/ablations/safe_clip.sh`).
 
     safevlm analyze safe-clip --model DIR --bank [NAME=]FILE … --data FILE --out FILE [--summary FILE]
 
@@ -72,8 +72,10 @@ def _of_bank(bank: Bank, sets: Sequence[ImageSet], seen: Mapping[str, Tensor]) -
             "at_tau": {name: _described(bank, *rows[name], claims) for name, claims in flagged[bank.facts.tau].items()}
             | {"false_positive_rate": share(_false_alarms(rows, flagged[bank.facts.tau])).to_dict()},
             "by_tau": {
-                str(tau): {name: float(claims.mean()) for name, claims in flagged[tau].items()}
-                | {"false_positive_rate": share(_false_alarms(rows, flagged[tau])).value}
+                str(tau): {
+                    **{name: float(claims.mean()) for name, claims in flagged[tau].items()},
+                    "false_positive_rate": share(_false_alarms(rows, flagged[tau])).value,
+                }
                 for tau in TAUS
             },
         }

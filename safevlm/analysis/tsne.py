@@ -157,7 +157,7 @@ def draw(
     taxonomy: Taxonomy,
 ) -> list[str]:
     """A row of four panels per space, numbers under them, one legend for categories and one for levels."""
-    labels = {
+    labels: dict[str, Sequence[str | None]] = {
         "true category": [image.category for image in images],
         "predicted category": [verdict.category for verdict in verdicts],
         "true level": [image.level for image in images],

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -160,7 +160,7 @@ def _pickled(file: Path) -> dict[str, Tensor]:
 
 def _compare(tensors: dict[str, Tensor], config: SafeLlavaConfig) -> dict[str, set[str]]:
     with loading.quiet():
-        _, info = SafeLlava.from_pretrained(
+        made = SafeLlava.from_pretrained(
             None,
             config=copy.deepcopy(config),
             state_dict=tensors,
@@ -168,6 +168,7 @@ def _compare(tensors: dict[str, Tensor], config: SafeLlavaConfig) -> dict[str, s
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    _, info = cast("tuple[SafeLlava, dict[str, Any]]", made)  # for output_loading_info
     return {
         "missing": set(info["missing_keys"]),
         "unexpected": set(info["unexpected_keys"]),
@@ -194,7 +195,7 @@ def _adapter(checkpoint: Checkpoint) -> dict[str, Any]:
     """Names and shapes of the LoRA that adapter_config.json describes."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
-    config = LoraConfig.from_pretrained(checkpoint.folder)
+    config = LoraConfig.from_pretrained(str(checkpoint.folder))
     config.base_model_name_or_path = None  # else PEFT warns that the skeleton has another name
     with torch.device("meta"):
         wrapped = get_peft_model(skeleton(checkpoint.config), config)

@@ -122,13 +122,21 @@ def _model(request: CheckRequest) -> Iterator[Finding]:
     except PROBLEMS as error:
         yield Finding(False, f"the model cannot be looked at before that is mended: {one_line(error)}")
         return
-    yield from run(model.CHECKS, model.Subject(request.path, request.base))
+    yield from run(model.CHECKS, model.Subject(_given(request), request.base))
 
 
 def _data(request: CheckRequest) -> Iterator[Finding]:
     from safevlm.check.data import check_data
 
-    yield from check_data(request.path, taxonomy=request.taxonomy, against=list(request.against), images=request.images)
+    yield from check_data(
+        _given(request), taxonomy=request.taxonomy, against=list(request.against), images=request.images
+    )
+
+
+def _given(request: CheckRequest) -> Path:
+    if request.path is None:
+        raise UsageError("PATH is missing")
+    return request.path
 
 
 CHECKS = {"recipe": _recipe, "model": _model, "data": _data}

@@ -13,6 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -309,7 +310,7 @@ def _check_mix_file(file: Path, against: Sequence[Path]) -> list[Finding]:
     with TemporaryDirectory() as scratch:
         made_mix = mix_build.without_writing(read_mix(file, file.parent), Path(scratch))
         there = [spec for spec in made_mix.sources if spec.path.exists()]
-        scans = [_outcome(lambda spec=spec: mix.scan(made_mix, spec)) for spec in there]
+        scans = [_outcome(partial(mix.scan, made_mix, spec)) for spec in there]
         findings = [_scan_finding(spec.name, one) for spec, one in zip(there, scans, strict=True)]
         findings.append(_finding_of(_outcome(lambda: mix.split_absent(made_mix.sources)), _absent_told))
         good = tuple(one for one in scans if isinstance(one, mix.Scan))

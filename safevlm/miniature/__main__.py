@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def main() -> int:
@@ -90,7 +93,7 @@ def _serve_judge(options: argparse.Namespace) -> None:
     judge_server.serve(options.port)
 
 
-def _filled(kind: Callable[..., Config], options: argparse.Namespace) -> Config:
+def _filled(kind: type[Config], options: argparse.Namespace) -> Config:
     """A dataclass from the flags of its own fields."""
     return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -266,7 +268,7 @@ def _pixels(processor: Processor, scenes: Sequence[Scene]) -> torch.Tensor:
     return torch.cat([processor.image_processor(images, return_tensors="pt")["pixel_values"] for images in drawn])
 
 
-def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer, schedule) -> None:  # noqa: ANN001
+def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer: AdamW, schedule: OneCycleLR) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
     optimizer.zero_grad()
@@ -276,9 +278,9 @@ def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer, schedule) -> No
     schedule.step()
 
 
-def _optimizer(parameters, lr: float, steps: int):  # noqa: ANN001, ANN202
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.08)
+def _optimizer(parameters: Iterable[nn.Parameter], lr: float, steps: int) -> tuple[AdamW, OneCycleLR]:
+    optimizer = AdamW(parameters, lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.08)
     return optimizer, schedule
 
 
@@ -306,7 +308,7 @@ def _llava_config(tokenizer: PreTrainedTokenizerFast) -> Config:
         "max_position_embeddings": 512,
         **_ids(tokenizer),
     }
-    image = tokenizer.convert_tokens_to_ids("<image>")
+    image = tokenizer.vocab["<image>"]
     return fresh.config_of(llm, TOWER, image_token_id=image, pad_token_id=tokenizer.pad_token_id)
 
 

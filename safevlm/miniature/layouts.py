@@ -202,7 +202,8 @@ def _spa_vl(out: Path, count: int, rng: random.Random) -> None:
             }
         )
     _parquet(out / "data/train-00000-of-00001.parquet", rows)
-    for part, kind in (("harm", "harmful"), ("help", "benign")):
+    sides: tuple[tuple[str, Kind], ...] = (("harm", "harmful"), ("help", "benign"))
+    for part, kind in sides:
         scenes = [sample_scene(rng, kind) for _ in range(max(2, count // TEST_SHARE))]
         _parquet(
             out / f"test/{part}-00000-of-00001.parquet",

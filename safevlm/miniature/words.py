@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from safevlm.defenses import prompts
 from safevlm.miniature.world import THINGS, Scene, Thing
 from safevlm.taxonomy import CLEAN, DEFAULT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 DESCRIBE = (
     "What is in the picture?",
@@ -131,7 +135,7 @@ def corpus() -> Iterator[str]:
     yield "a red, blue, green, yellow, purple and orange word in writing, a blue frame, a red frame, no frame"
 
 
-def build_tokenizer():  # noqa: ANN201 (transformers' class, imported late)
+def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the world's sentences; any text can be written in it.
 
     `</s>` must not have the id 2: CLIP's text tower takes an end token of that id for a legacy file and pools at the

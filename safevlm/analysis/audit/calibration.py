@@ -58,5 +58,5 @@ def labelled(file: Path, taxonomy: Taxonomy) -> Iterator[tuple[int, Item]]:
             truth = taxonomy.category_id(label)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        path, error = inside(file.parent, image)
-        yield truth, Item(position, image, file=path, error=error)
+        path, problem = inside(file.parent, image)
+        yield truth, Item(position, image, file=path, error=problem)

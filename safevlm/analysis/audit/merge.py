@@ -130,7 +130,7 @@ def _with_verdicts(table: Any, found: Verdicts, groups: Groups, rule: Rule) -> A
         "category": _names(found.category, taxonomy.category_names),
         "level": _names(found.level, taxonomy.level_names),
         "action": found.actions,
-        "risk": np.where(found.category < 0, None, found.risk),
+        "risk": [risk if category >= 0 else None for risk, category in zip(found.risk, found.category, strict=True)],
         "exact_group": _or_none(groups.exact[indices]),
         "near_group": _or_none(groups.near[indices]),
     }

@@ -7,12 +7,12 @@ on the data and the shard size alone, never on how many processes there are. One
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from safevlm.analysis.audit.sources import Container, Item, Listing, Wanted
+from safevlm.analysis.audit.sources import Container, Item, Listing
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,19 @@ class ShardPlan:
         """The items of these shards, in order; containers without any are not opened."""
         for container, first, first_shard, count in self._rows():
             if any(shard in shards for shard in range(first_shard, first_shard + self._shards_of(count))):
-                yield from self._sweep(
-                    container, first, first_shard, lambda at, start=first_shard: start + at // self.size in shards
-                )
+                yield from self._sweep(container, first, first_shard, lambda index, shard: shard in shards)
 
     def items_at(self, indices: Collection[int]) -> Iterator[PlacedItem]:
         """The items at these indices, in order; containers without any are not opened."""
         for container, first, first_shard, count in self._rows():
             if any(first <= index < first + count for index in indices):
-                yield from self._sweep(container, first, first_shard, lambda at, start=first: start + at in indices)
+                yield from self._sweep(container, first, first_shard, lambda index, shard: index in indices)
 
-    def _sweep(self, container: Container, first: int, first_shard: int, wanted: Wanted) -> Iterator[PlacedItem]:
-        for item in container.items(wanted):
+    def _sweep(
+        self, container: Container, first: int, first_shard: int, wanted: Callable[[int, int], bool]
+    ) -> Iterator[PlacedItem]:
+        """Items of a container; `wanted` is asked for the index and the shard of each."""
+        for item in container.items(lambda at: wanted(first + at, first_shard + at // self.size)):
             yield PlacedItem(first + item.position, first_shard + item.position // self.size, item)
 
     def _rows(self) -> Iterator[tuple[Container, int, int, int]]:

@@ -43,7 +43,8 @@ class RiskClassifier:
         model = loaded.safe_llava
         if model.safety_head is None:
             raise ValueError(f"{loaded.path}: this checkpoint has no safety head; train one with a stage-1 recipe")
-        return cls(model.to(device), loaded.processor, device, loaded.path, question)
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper of `to` has the wrong type
+        return cls(model, loaded.processor, device, loaded.path, question)
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -51,7 +52,7 @@ class RiskClassifier:
 
     @property
     def reads_text(self) -> bool:
-        return self.model.safety_head.reads_text
+        return self.model.safety_head is not None and self.model.safety_head.reads_text
 
     @torch.inference_mode()
     def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

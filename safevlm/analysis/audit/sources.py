@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from safevlm.data.json_rows import json_rows
 
@@ -55,7 +55,8 @@ class Listing:
 class Container(Protocol):
     """Images in a fixed order."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def listing(self) -> Listing: ...
 
@@ -202,7 +203,8 @@ class TarFile:
         import tarfile
         import zlib
 
-        position, mode = 0, "r:" if self.file.suffix == ".tar" else "r|*"
+        position = 0
+        mode: Literal["r:", "r|*"] = "r:" if self.file.suffix == ".tar" else "r|*"
         try:
             with tarfile.open(self.file, mode) as tar:
                 while (member := tar.next()) is not None:
@@ -211,7 +213,8 @@ class TarFile:
                         content = tar.extractfile(member) if reads else None
                         yield member.name, member.size, content.read() if content else None, ""
                         position += 1
-                    tar.members.clear()  # it remembers every header; a tar of a million members would fill the memory
+                    # it remembers every header; a tar of a million members would fill the memory
+                    tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
                 if mode == "r:" and self.file.stat().st_size - tar.offset < tarfile.BLOCKSIZE:
                     raise tarfile.ReadError("no end mark")  # tarfile takes half a header for the end
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -306,7 +309,7 @@ def _image_column(schema: Any, wanted: str, file: Path) -> str:
     """The column that holds images: the named one, or the first that looks like it."""
     pa = arrow()
     kinds: dict[str, Callable[[Any], bool]] = {
-        "struct": lambda kind: pa.types.is_struct(kind) and {"bytes", "path"} & {part.name for part in kind},
+        "struct": lambda kind: pa.types.is_struct(kind) and any(one.name in ("bytes", "path") for one in kind),
         "binary": lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
         "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     }
