@@ -71,7 +71,10 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
 
     from safevlm.model.loading import default_device, default_dtype
 
-    kinds = {True: (AutoModelForImageTextToText, AutoProcessor), False: (AutoModelForCausalLM, AutoTokenizer)}
+    kinds: dict[bool, tuple[Any, Any]] = {
+        True: (AutoModelForImageTextToText, AutoProcessor),
+        False: (AutoModelForCausalLM, AutoTokenizer),
+    }
     place = default_device(device)
     try:
         config = AutoConfig.from_pretrained(folder)

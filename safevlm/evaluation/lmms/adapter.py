@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safevlm.config import Quantization
 from safevlm.data.images import open_image
 from safevlm.data.row_log import append_rows
 from safevlm.sharding import share_of
@@ -97,7 +98,7 @@ def load(
     policy: str | None = None,
     base: str | None = None,
     device: str | None = None,
-    quantize: str = "none",
+    quantize: Quantization = "none",
     seed: int = 0,
     log_file: str | None = None,
 ) -> Guarded:
@@ -179,9 +180,10 @@ def _text(message: Mapping[str, Any], name: str) -> str:
 
 def _images(message: Mapping[str, Any], name: str) -> list[ImageSource]:
     shown = [part.get("url") for part in _parts(message) if part["type"] == "image"]
-    if any(image is None for image in shown):
+    there = [image for image in shown if image is not None]
+    if len(there) < len(shown):
         raise ValueError(f"{name}: an image of the request is missing")
-    return [open_image(image) for image in shown]
+    return [open_image(image) for image in there]
 
 
 def _is_interleaved(messages: Sequence[Mapping[str, Any]]) -> bool:

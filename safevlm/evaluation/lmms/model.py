@@ -17,6 +17,7 @@ except ImportError as error:
     raise ImportError("utility benchmarks need lmms-eval: pip install 'safevlm[utility]'") from error
 from tqdm import tqdm
 
+from safevlm.config import Quantization
 from safevlm.evaluation.lmms import adapter
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class SafeVlm(lmms):
         defense: str = "auto",
         policy: str | None = None,
         base: str | None = None,
-        quantize: str = "none",
+        quantize: Quantization = "none",
         seed: int = 0,
         log: str | None = None,
         device: str | None = None,

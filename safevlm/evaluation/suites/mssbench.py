@@ -103,7 +103,7 @@ def official_prompts(data: Path) -> dict[str, str] | None:
     lacking = [name for name in NAMES.values() if not isinstance(texts.get(name), str)]
     if lacking:
         raise ValueError(f"{script}: no plain text {lacking}; remove the file to be asked in our words")
-    return {kind: texts[name] for kind, name in NAMES.items()}
+    return {kind: str(texts[name]) for kind, name in NAMES.items()}
 
 
 SUITE = Suite(

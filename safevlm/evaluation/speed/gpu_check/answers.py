@@ -91,7 +91,8 @@ def _engine(engine: Engine, refuses: bool) -> Ask:
 
 
 def _plain(loaded: Loaded, session: Session) -> Ask:
-    model, processor = models.plain(loaded, session), loaded.processor
+    model: Any = models.plain(loaded, session)  # its `generate` is typed for decoding by a mixin's own self
+    processor = loaded.processor
 
     @torch.inference_mode()
     def ask(requests: Sequence[Request], tokens: int) -> list[str]:

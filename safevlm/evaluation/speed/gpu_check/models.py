@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from safevlm import defenses
 from safevlm.data.chat import CHAT_TEMPLATE
 from safevlm.defenses.bank import Bank, BankFacts, write_bank
 from safevlm.defenses.concepts import DEFAULT_CONCEPTS, read_concepts
-from safevlm.defenses.policy import Policy
+from safevlm.defenses.policy import Action, Policy
 from safevlm.engine import Engine, setting_of
 from safevlm.evaluation.speed.gpu_check.session import Session
 from safevlm.miniature import drawing, words
@@ -51,7 +52,8 @@ def answering(session: Session, shape: BenchShape | None = None) -> Loaded:
     _never_end(model)
     with torch.no_grad():
         # only words that can be read are written, and answers compared
-        model.get_output_embeddings().weight[len(tokenizer) :] = 0
+        written: Any = model.get_output_embeddings  # transformers' own, which its types hide
+        written().weight[len(tokenizer) :] = 0
     if model.safety_head is not None:
         taxonomy = model.config.taxonomy
         _say(model, taxonomy.level_names[-1], next(name for name in taxonomy.category_names if name != CLEAN))
@@ -76,7 +78,7 @@ def plain(loaded: Loaded, session: Session) -> Model:
     return stock
 
 
-def engine(loaded: Loaded, defense: str, session: Session, action: str) -> Engine:
+def engine(loaded: Loaded, defense: str, session: Session, action: Action) -> Engine:
     """The model behind a defense whose policy does the same at every level."""
     taxonomy = loaded.safe_llava.config.taxonomy
     policy = Policy(taxonomy, levels={name: action for name in taxonomy.level_names[1:]})
