@@ -176,7 +176,7 @@ def test_report_has_every_row_under_its_heading_with_a_number_per_seed(small: Pa
     head = found["rows"]["head"]["seeds"]
     assert set(head) == {"7", "8"} and head["7"]["asr"] != head["8"]["asr"]
     assert head["7"]["training"] == {"updates": 5, "records": 24, "parameters": 3}
-    assert [line.split()[0] for line in head["7"]["commands"]] == ["safevlm", "python"]
+    assert [line.split()[0] for line in head["7"]["commands"]] == ["safevlm", "safevlm"]
     assert found["rows"]["again"]["seeds"] == head, "`same` must tell the numbers of the row that it names"
     assert found["rows"]["neither"]["seeds"].keys() == {"7"}
     row = next(line for line in page.splitlines() if line.startswith("| again"))
