@@ -142,18 +142,11 @@ def test_nobody_imports_upward() -> None:
     assert not found, "imports against the order of the house:\n" + "\n".join(found)
 
 
-LATE_CIRCLES = {
-    # groups are looked up by their suite's name, and every suite's row holds its groups
-    ("safevlm.evaluation.suites.groups", "safevlm.evaluation.suites"),
-}
-"""Imports inside functions that may close a circle, each with its reason."""
-
-
 def _graph(root: Path) -> dict[str, set[str]]:
     """Module of ours → modules of ours that it imports, late imports and those for types included."""
     graph: dict[str, set[str]] = {_name(path, root): set() for path in _files(root)}
     for one in (one for path in _files(root) for one in _imports(path, root)):
-        if one.target in graph and one.target != one.importer and (one.importer, one.target) not in LATE_CIRCLES:
+        if one.target in graph and one.target != one.importer:
             graph[one.importer].add(one.target)
     return graph
 
