@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from safevlm.config import LoraSettings
 from safevlm.evaluation.speed.gpu_check import command, flops, goals, plan, rows, supervisor, table, timing
 from safevlm.evaluation.speed.gpu_check.plan import STEPS, Step
 from safevlm.training import bench
@@ -278,7 +280,7 @@ def test_rounds_rotate_who_is_first() -> None:
 def test_operations_by_formula_are_those_that_are_run(mode: str) -> None:
     """Of the matrix products that torch counts; eager attention computes the half that a causal mask throws away."""
     how = bench.MODES[mode]
-    shape = bench.SHAPES["tiny"]
+    shape = dataclasses.replace(bench.SHAPES["tiny"], lora=LoraSettings(r=64))  # as much work as the layers themselves
     model = bench.build(shape, how, torch.device("cpu"))
     model.set_attn_implementation("eager")
     inputs = bench.batch(shape, model, 2, torch.device("cpu"))
