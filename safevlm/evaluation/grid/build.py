@@ -110,9 +110,10 @@ def _loss(row: GridRow, bare: GridRow | None, columns: Sequence[GridColumn]) -> 
     costs = [_mean(row, one) for one in clean if one.measure == "over_refusal" and one.is_whole]
     useful = [one for one in clean if one.measure == "utility" and one.is_whole]
     costs += [_lost(row, bare, one) for one in useful if costs]
-    if not harm or not costs or None in (*harm, *costs):
+    known_harm, known_costs = ([one for one in given if one is not None] for given in (harm, costs))
+    if not harm or not costs or len(known_harm) < len(harm) or len(known_costs) < len(costs):
         return None
-    return math.fsum(harm) / len(harm) + math.fsum(costs)
+    return math.fsum(known_harm) / len(known_harm) + math.fsum(known_costs)
 
 
 def _lost(row: GridRow, bare: GridRow | None, column: GridColumn) -> float | None:

@@ -48,7 +48,7 @@ def answering(session: Session, shape: BenchShape | None = None) -> Loaded:
     session's where none is given.
     """
     shape, tokenizer = shape or session.shape, words.build_tokenizer()
-    model = bench.random_model(shape, session.device, image_token=tokenizer.convert_tokens_to_ids("<image>"))
+    model = bench.random_model(shape, session.device, image_token=tokenizer.get_vocab()["<image>"])
     _never_end(model)
     with torch.no_grad():
         # only words that can be read are written, and answers compared
