@@ -207,7 +207,7 @@ def test_script_prints_the_plan(small: Path, tmp_path: Path) -> None:
     done = _script(small, write_suite(tmp_path / "da ta"), tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(("safevlm", "python"))]
-    trained = [words for words in commands if words[0] == "safevlm"]
+    trained = [words for words in commands if words[:2] == ["safevlm", "train"]]
     assert [words[2:5] for words in trained] == [
         ["one.yaml", "--model.path", "my model"],
         ["two.yaml", "--model.path", f"{tmp_path}/out/seed-256/head/run"],
