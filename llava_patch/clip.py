@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from llava_patch.fingerprint import fingerprint
+from llava_patch.pretrained import from_folder
 
 LEGACY_END = 2
 """Old published configs carry this id for the end token; CLIP then pools at the highest id (base facts §3.8)."""
@@ -66,10 +67,10 @@ def _load(folder: Path) -> tuple[CLIPModel, Any]:
         found = f"model_type {kind!r}" if config.is_file() else "no config.json"
         raise ValueError(f"{folder}: {found}; give the folder of a whole CLIP, text tower included, with --clip")
     try:
-        loaded: Any = CLIPModel.from_pretrained(  # typed as a model alone; with loading info it is a pair
-            folder, dtype=torch.float32, weights_only=True, local_files_only=True, output_loading_info=True
+        loaded: Any = from_folder(  # with loading info it is a pair
+            CLIPModel, folder, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = from_folder(AutoTokenizer, folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder}: this CLIP cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     model: CLIPModel = loaded[0]

@@ -8,6 +8,7 @@ from llava_patch import fields, processor, weights
 from llava_patch.classes import Config, Processor
 from llava_patch.original import vocabulary
 from llava_patch.original.sources import Sources
+from llava_patch.pretrained import from_folder
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 GENERATION = ("bos_token_id", "eos_token_id", "do_sample", "num_beams", "repetition_penalty", *SAMPLING)
@@ -30,7 +31,7 @@ def _clip_processor(sources: Sources, config: Config) -> CLIPImageProcessorPil:
     if sources.tower is None:  # a known tower of OpenAI's, whose mean and deviation are the class's defaults
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     try:
-        made = CLIPImageProcessorPil.from_pretrained(sources.tower)
+        made = from_folder(CLIPImageProcessorPil, sources.tower)
     except (OSError, ValueError) as error:
         raise ValueError(f"{sources.tower}: preprocessor_config.json is missing or broken: {error}") from error
     if (made.crop_size["height"], made.crop_size["width"]) != (side, side):

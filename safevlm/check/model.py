@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from llava_patch import fields
 from llava_patch import processor as processors
 from llava_patch.classes import Processor
+from llava_patch.pretrained import from_folder
 from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
@@ -150,7 +151,7 @@ def generation(subject: Examined) -> Iterator[Finding]:
     if not (folder / GENERATION).is_file():
         yield Finding(True, "generation config: none; the default one")
         return
-    config = GenerationConfig.from_pretrained(folder)
+    config = from_folder(GenerationConfig, folder)
     if not config.do_sample:
         config.temperature = config.top_p = None  # as `safevlm merge` does
     try:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from llava_patch.pretrained import from_folder
 from safevlm.defenses.base import Ask
 from safevlm.defenses.self_check import Wording, tell
 from safevlm.refusals import carefulness
@@ -78,9 +79,8 @@ class RewardModel:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        local = {"local_files_only": True, "trust_remote_code": False}
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            self.folder, dtype="auto", output_loading_info=True, **local
+        model, report = from_folder(
+            AutoModelForSequenceClassification, self.folder, dtype="auto", output_loading_info=True
         )
         if report["missing_keys"] or report["unexpected_keys"]:
             raise ValueError(
@@ -92,7 +92,7 @@ class RewardModel:
                 f"reward {FROM_DISK}{self.folder}: has {model.config.num_labels} labels; name the harmless one: "
                 f"{FROM_DISK}DIR#LABEL, one of {list(model.config.label2id)}"
             )
-        return model.to(self.device).eval(), AutoTokenizer.from_pretrained(self.folder, **local)
+        return model.to(self.device).eval(), from_folder(AutoTokenizer, self.folder)
 
     @cached_property
     def _label_id(self) -> int:

@@ -23,6 +23,7 @@ from transformers import AutoConfig
 from llava_patch import fields, names, weights
 from llava_patch.classes import Config
 from llava_patch.original.folder import is_original
+from llava_patch.pretrained import from_folder
 from safevlm.config import SafetyConfig
 from safevlm.model import export
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlavaConfig
@@ -77,7 +78,7 @@ def kind_of(folder: Path) -> Kind:
 def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
     """The model's config; of a stock folder with a safety section from `safety`. CheckpointError: broken or foreign."""
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = from_folder(AutoConfig, folder)
         _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
     except BROKEN as error:
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {first_line(error)}") from error

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from llava_patch import fields, names
 from llava_patch.classes import Processor
+from llava_patch.pretrained import from_folder
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
@@ -144,7 +145,7 @@ def _load(
 def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
     """The folder's processor, with room for the model's tokens and our chat template."""
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = from_folder(AutoProcessor, folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
     processor.chat_template = CHAT_TEMPLATE
@@ -174,7 +175,8 @@ def _load_base(
     layers = fields.lm_layers(config)
     with quiet(), fields.with_lm_layers(config, layers if lm else 0):
         try:
-            loaded: Any = SafeLlava.from_pretrained(  # typed as a model alone; with loading info it is a pair
+            loaded: Any = from_folder(  # with loading info it is a pair
+                SafeLlava,
                 folder,
                 config=config,
                 dtype=dtype,

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava_patch import fields
+from llava_patch.pretrained import from_folder
 from safevlm.data import atomic_write, chat
 from safevlm.model import card, checkpoint_folder, export, loading
 from safevlm.model.checkpoint_folder import BROKEN
@@ -109,7 +110,7 @@ def describe(merged: MergeResult, out: str, tolerance: float) -> str:
 def _tell_memory(path: str) -> None:
     """Before anything is loaded: one that runs out of memory is killed without a word."""
     try:
-        config = AutoConfig.from_pretrained(checkpoint_folder.resolve(path))
+        config = from_folder(AutoConfig, checkpoint_folder.resolve(path))
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
     except BROKEN:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_patch.pretrained import from_folder
 from safevlm.evaluation import endpoint
 from safevlm.evaluation.endpoint import CallOutcome, Endpoint
 from safevlm.evaluation.judges.base import Call, Judge
@@ -77,11 +78,11 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
     }
     place = default_device(device)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = from_folder(AutoConfig, folder)
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         kind, reader = kinds[sees]
-        model = kind.from_pretrained(folder, dtype=default_dtype(place)).to(place).eval()
-        return model, reader.from_pretrained(folder)
+        model = from_folder(kind, folder, dtype=default_dtype(place)).to(place).eval()
+        return model, from_folder(reader, folder)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"--judge-local {folder}: cannot be loaded without remote code: {first}") from error

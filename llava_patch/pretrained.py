@@ -1,0 +1,80 @@
+"""The one way to call `from_pretrained` on a folder: local files, and no code that the folder brings or names.
+
+A folder can bring code in two ways. `auto_map` in one of its JSON files names a class in a Python file; where nobody
+says `trust_remote_code=False`, transformers asks at the terminal whether to run it, and does after a "y". And
+`attn_implementation` in `config.json` can name a kernel `OWNER/NAME` that would be fetched from a hub and run. A folder
+with an `auto_map` loads where transformers has the class that its JSON names besides; a tokenizer of another class
+would silently be replaced by the generic one, so that is refused too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+AUTO_MAP, ATTENTION = "auto_map", "attn_implementation"
+CLASS_KEYS = ("tokenizer_class", "processor_class", "image_processor_type")
+"""Keys beside `auto_map` that name the class to read the folder with."""
+
+
+class ForeignCodeError(ValueError):
+    """A folder that loads only by running code of its own, or with a kernel from a hub; names file and class."""
+
+
+def from_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained(folder, **options)` without a network and without code from the folder.
+
+    `kind`: a class of transformers or PEFT with `from_pretrained`. Errors are those of `kind`, and ForeignCodeError.
+    """
+    folder = Path(folder)
+    for file, kernel in _kernels(folder):
+        raise ForeignCodeError(f"{file}: {ATTENTION}: {kernel!r} is a kernel from a hub, which is never run; remove it")
+    for file, named in _classes(folder, only_unknown=True):
+        raise _refused(file, named, "transformers has no such class")
+    trust = {"trust_remote_code": False} if kind.__name__.startswith("Auto") else {}  # the others never look for code
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **trust, **options)
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
+        for file, named in _classes(folder):
+            raise _refused(file, named, str(error).strip().partition("\n")[0]) from error
+        raise
+
+
+def _refused(file: Path, named: str, why: str) -> ForeignCodeError:
+    return ForeignCodeError(
+        f"{file}: {AUTO_MAP} names {named}, code of the checkpoint's own, which is never run; take a folder that "
+        f"transformers reads by itself ({why})"
+    )
+
+
+def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder's JSON objects, and the objects in them. What is no JSON is left to the loader and its message."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            table = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(table, dict):
+            yield file, table
+            yield from ((file, part) for part in table.values() if isinstance(part, dict))
+
+
+def _classes(folder: Path, *, only_unknown: bool = False) -> Iterator[tuple[Path, str]]:
+    """File and classes of every `auto_map`; `only_unknown`: where transformers lacks the class named besides."""
+    import transformers
+
+    for file, table in _tables(folder):
+        besides = [name for key in CLASS_KEYS if isinstance(name := table.get(key), str)]
+        is_unknown = any(not hasattr(transformers, name) for name in besides)
+        if table.get(AUTO_MAP) and (is_unknown or not only_unknown):
+            yield file, json.dumps(table[AUTO_MAP])
+
+
+def _kernels(folder: Path) -> Iterator[tuple[Path, str]]:
+    for file, table in _tables(folder):
+        for key in (ATTENTION, f"_{ATTENTION}"):
+            value = table.get(key)
+            if isinstance(value, str) and "/" in value:
+                yield file, value
