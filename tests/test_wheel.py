@@ -127,8 +127,9 @@ assert run("agreement", "a", "again") == 0
 assert run("compare", "a", "b") == 0
 assert run("refusals", "--out", "refusals.json") == 0
 assert run("report", "--run", "a=a", "--out", "report") in (0, 1)
-assert run("overhead", *asked, "--against", "{base}", "--n", "1", "--out", "a") == 0
-assert run("throughput", *asked, "--blocks", "1", "--block-size", "2", "--out", "speed") in (0, 1)
+assert main(["bench", "guard", *asked, "--against", "{base}", "--n", "1", "--out", "a"]) == 0
+assert main(["bench", "ask", *asked, "--blocks", "1", "--block-size", "2", "--out", "speed"]) in (0, 1)
+assert run("ablations", "plan", "table.yaml", *asked, "--out", "ablations") == 0
 assert run("grid", "--out", "nothing") == 2
 from safevlm.commands.evaluation import commands
 assert tried == set(commands())
@@ -141,6 +142,7 @@ def test_every_evaluation_command_beside_a_folders_own_eval(
 ) -> None:
     (tmp_path / own).parent.mkdir(exist_ok=True)
     (tmp_path / own).write_text("raise SystemExit('the user\\'s own file was run')")
+    (tmp_path / "table.yaml").write_text("training: {}\nsections: {all: {neither: {}}}\n")
     installed(tmp_path, "python", "-c", EVERY_COMMAND.format(world=world, base=BASE))
     assert "miniature" in installed(tmp_path, "python", "-m", "safevlm", "eval", "suites")
     assert "miniature" in installed(tmp_path, "safevlm", "eval", "suites")
