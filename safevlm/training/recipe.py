@@ -6,6 +6,7 @@ RECIPE is a YAML file, or the name of a shipped one (safevlm/recipes).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -28,8 +29,9 @@ def _file(parser: ArgumentParser, given: str) -> Path:
     return file
 
 
-def parse(words: Sequence[str]) -> Recipe:
-    """Parses a command line. A wrong key or value exits with code 2 and a line that names it."""
+@cache
+def _parser() -> ArgumentParser:
+    """Made once: reading the help texts out of the dataclasses takes longer than parsing."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="safevlm train",
@@ -40,6 +42,12 @@ def parse(words: Sequence[str]) -> Recipe:
         "--recipe", action="config", help="YAML file; `safevlm train FILE` is short for it, and takes names"
     )
     parser.add_class_arguments(Recipe)
+    return parser
+
+
+def parse(words: Sequence[str]) -> Recipe:
+    """Parses a command line. A wrong key or value exits with code 2 and a line that names it."""
+    parser = _parser()
     flags = list(words)
     if flags and not flags[0].startswith("-"):
         flags = ["--recipe", str(_file(parser, flags[0])), *flags[1:]]
