@@ -133,7 +133,7 @@ def _sentencepiece(file: Path) -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ValueError(f"{file}: reading it needs sentencepiece; pip install 'safevlm[convert]'") from error
+        raise ValueError(f"{file}: reading it needs sentencepiece; pip install -e '.[convert]'") from error
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:

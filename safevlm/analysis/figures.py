@@ -55,7 +55,7 @@ def drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
         import matplotlib
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'safevlm[analysis]'") from error
+        raise ImportError("figures need matplotlib: pip install -e '.[analysis]'") from error
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]  # its type names every key there is
         yield Canvas(figsize=(width, height), layout="constrained")
 

@@ -105,7 +105,7 @@ def plane(vectors: NDArray[np.float32], perplexity: float, iterations: int, seed
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise ImportError("t-SNE needs scikit-learn: pip install 'safevlm[analysis]'") from error
+        raise ImportError("t-SNE needs scikit-learn: pip install -e '.[analysis]'") from error
     scaled = separation.standardised(vectors)
     components = min(COMPONENTS, *scaled.shape)
     reduced = PCA(components, svd_solver="full", random_state=seed).fit_transform(scaled)

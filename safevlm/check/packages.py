@@ -171,7 +171,7 @@ CHECKS = (
 
 def _problem(package: Package) -> str:
     """Empty, or what is wrong with it and the fix."""
-    install = f"pip install 'safevlm[{package.extra}]'" if package.extra else f"pip install '{package.name}'"
+    install = f"pip install -e '.[{package.extra}]'" if package.extra else f"pip install '{package.name}'"
     found = installed(package.name)
     if found is None:
         return f"{package.name} is not installed; {install}"

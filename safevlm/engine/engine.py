@@ -105,6 +105,8 @@ class Engine:
         config = loaded.safe_llava.config
         setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, place)
         guard = defense if isinstance(defense, Defense) else defenses.build(defense, setting)
+        if policy is not None and type(guard) is Defense:
+            raise ValueError(f"policy {policy}: no effect, since defense none never looks; name one with a detector")
         return cls(loaded, guard, place, on_error)
 
     def reply(self, request: Request, generation: Generation | None = None) -> Reply:

@@ -91,7 +91,7 @@ def connect(endpoint: Endpoint) -> Any:
     try:
         from openai import OpenAI, OpenAIError
     except ImportError as error:
-        raise ImportError("a judge or model behind a server needs: pip install 'safevlm[eval]'") from error
+        raise ImportError("a judge or model behind a server needs: pip install -e '.[eval]'") from error
     base_url = address(endpoint)
     host = urlsplit(base_url).hostname or ""
     key = os.environ.get(API_KEY) or (NO_KEY if host in LOCAL_HOSTS else "")

@@ -254,6 +254,6 @@ def _parquet(file: Path, rows: list[Row]) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError("writing parquet needs pyarrow: pip install 'safevlm[data]'") from error
+        raise ImportError("writing parquet needs pyarrow: pip install -e '.[data]'") from error
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.Table.from_pylist(rows), file)

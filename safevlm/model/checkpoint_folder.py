@@ -52,7 +52,8 @@ def resolve(path: str | Path) -> Path:
             return candidate
     if not folder.exists():
         raise CheckpointError(
-            f"{folder}: no such folder; to fetch LLaVA: hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
+            f"{folder}: no such folder; the miniature is checkpoints/miniature of the clone; to fetch LLaVA: "
+            "hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
         )
     raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
 

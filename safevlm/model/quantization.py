@@ -101,4 +101,4 @@ def _check_possible(kind: Quantization) -> None:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise QuantizationError(f"quantize {kind}: bitsandbytes is missing; pip install 'safevlm[quant]'") from error
+        raise QuantizationError(f"quantize {kind}: bitsandbytes is missing; pip install -e '.[quant]'") from error

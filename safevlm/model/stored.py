@@ -63,7 +63,7 @@ def load_adapter(model: SafeLlava, folder: Path) -> Any:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise CheckpointError(f"{folder}: this checkpoint has a LoRA; pip install 'safevlm[train]'") from error
+        raise CheckpointError(f"{folder}: this checkpoint has a LoRA; pip install -e '.[train]'") from error
     if not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(f"{folder / ADAPTER_FILE}: missing; the checkpoint is incomplete")
     try:

@@ -37,6 +37,7 @@ def _parser() -> ArgumentParser:
         prog="safevlm train",
         usage="safevlm train RECIPE [--key.sub value …]",
         description="Train a stage from a recipe. Every key of the recipe is a flag too.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--recipe", action="config", help="YAML file; `safevlm train FILE` is short for it, and takes names"

@@ -199,3 +199,9 @@ def test_stock_checkpoint_gets_no_safety_modules(base: Path) -> None:
     inner = Engine.load(base, device="cpu").loaded.safe_llava
     assert inner.safety_head is None and inner.safety_lm_tokens is None
     assert inner.config.safety_config.projector == SafetyConfig(projector="none").projector
+
+
+@pytest.mark.parametrize("defense", ["auto", "none"])
+def test_a_policy_that_nobody_would_act_on_is_an_error(defense: str) -> None:
+    with pytest.raises(ValueError, match="no effect"):
+        Engine.load("checkpoints/miniature", defense=defense, policy={"levels": {"careful": "refuse"}}, device="cpu")

@@ -150,7 +150,7 @@ def test_zero3_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_bitsandbytes_names_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(QuantizationError, match=r"pip install 'safevlm\[quant\]'"):
+    with pytest.raises(QuantizationError, match=r"\.\[quant\]"):
         loading.load(home / "base", quantize="nf4")
 
 

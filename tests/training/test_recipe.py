@@ -100,6 +100,7 @@ def test_unknown_key_of_a_recipe_is_named(
         (["--optim.learning_rate", "1"], "learning_rate"),
         (["--optim.lr", "fast"], "optim.lr"),
         (["--stage", "stage3"], "stage"),
+        (["--optim.max_step", "20"], "max_step"),  # short forms too: what is meant may change with the next key
         (["--optim.batch_size", "1.5"], "optim.batch_size"),
         (["--run.bf16", "perhaps"], "run.bf16"),
     ],

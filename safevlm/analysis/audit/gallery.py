@@ -49,7 +49,7 @@ def page(found: Mapping[str, Sequence[FindCard]], summary: Mapping[str, Any]) ->
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise ImportError("the gallery needs jinja2: pip install 'safevlm[analysis]'") from error
+        raise ImportError("the gallery needs jinja2: pip install -e '.[analysis]'") from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(categories=found, summary=summary)

@@ -253,7 +253,7 @@ def arrow(part: str = "") -> Any:
     try:
         return importlib.import_module(f"pyarrow.{part}" if part else "pyarrow")
     except ImportError as error:
-        raise ImportError("the audit needs pyarrow: pip install 'safevlm[analysis]'") from error
+        raise ImportError("the audit needs pyarrow: pip install -e '.[analysis]'") from error
 
 
 def printable(name: str) -> str:

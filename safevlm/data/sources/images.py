@@ -160,7 +160,7 @@ def parquet_file(path: Path) -> Any:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise ImportError("reading parquet needs pyarrow: pip install 'safevlm[data]'") from error
+        raise ImportError("reading parquet needs pyarrow: pip install -e '.[data]'") from error
     try:
         return parquet.ParquetFile(path)
     except (ArrowInvalid, OSError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 try:
     from lmms_eval.api.model import lmms
 except ImportError as error:
-    raise ImportError("utility benchmarks need lmms-eval: pip install 'safevlm[utility]'") from error
+    raise ImportError("utility benchmarks need lmms-eval: pip install -e '.[utility]'") from error
 from tqdm import tqdm
 
 from safevlm.config import Quantization

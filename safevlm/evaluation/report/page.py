@@ -261,7 +261,7 @@ def _template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise ImportError("the report needs jinja2: pip install 'safevlm[eval]'") from error
+        raise ImportError("the report needs jinja2: pip install -e '.[eval]'") from error
 
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["number"] = lambda value, unit: number(unit, value)
