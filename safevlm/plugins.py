@@ -68,7 +68,7 @@ def _import(module: str) -> object:
                 "the folder that holds it, or install it with pip"
             ) from error
         raise ValueError(f"module {module} needs {error.name!r}, which is not installed; install it") from error
-    except Exception as error:  # whatever the top level of somebody's module raises
+    except (Exception, SystemExit) as error:  # whatever the top level of somebody's module raises
         raise ValueError(f"module {module} does not import: {type(error).__name__}: {error}; mend it") from error
 
 

@@ -74,6 +74,7 @@ def test_the_current_directory_hides_no_library_afterwards(folder: Path, registr
         ("here_c:WORD", "1 / 0", r"here_c does not import: ZeroDivisionError"),
         ("here_d:WORD", "def", r"here_d does not import: SyntaxError"),
         ("here_e:WORD", "OTHER = ''", r"here_e has no WORD; it has \['OTHER'\]"),
+        ("here_g:WORD", "raise SystemExit('bye')", r"here_g does not import: SystemExit: bye"),
         ("here_f:WORD", "WORD = 7", r"7 is not a text"),
     ],
 )

@@ -33,14 +33,12 @@ def adopt(name: str, found: object) -> DefenseRow:
     """The row of what `package.module:Attribute` or an entry point is. ValueError says what it lacks."""
     if isinstance(found, DefenseRow):
         build = found.build
-        return dataclasses.replace(found, name=name, build=lambda context: guard(name, build(context), context))
+        return dataclasses.replace(found, name=name, build=lambda context: _built(name, build, context))
     if isinstance(found, type):
         return _of_class(name, found)
     if callable(found) and not _hooks_of(found):
         build = found
-        return DefenseRow(
-            name, lambda context: guard(name, build(context), context), takes_file=True, reads_folder=True
-        )
+        return DefenseRow(name, lambda context: _built(name, build, context), takes_file=True, reads_folder=True)
     raise ValueError(f"{_shown(found)} is no defense; {WAYS}")
 
 
@@ -48,7 +46,7 @@ def _row(name: str, build: Callable[[DefenseContext], object], *, reads_context:
     """What is built with a context may read files; what is built without one cannot know of any."""
     return DefenseRow(
         name,
-        lambda context: guard(name, build(context), context),
+        lambda context: _built(name, build, context),
         takes_file=reads_context,
         reads_folder=reads_context,
         **facts,
@@ -71,14 +69,28 @@ def _of_class(name: str, kind: type) -> DefenseRow:
     return _row(name, lambda context: kind(), reads_context=False, text=text, works_on_served_model=is_of_words)
 
 
+def _built(name: str, build: Callable[[DefenseContext], object], context: DefenseContext) -> Defense:
+    """ValueError that names the defense: somebody's code raised, or built what is no defense."""
+    try:
+        made = build(context)
+    except ValueError as error:  # the builder says itself what does not fit
+        raise ValueError(f"defense {name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"defense {name} could not be built: {type(error).__name__}: {error}; mend it") from error
+    return guard(name, made, context)
+
+
 def guard(name: str, made: object, context: DefenseContext) -> Defense:
-    """What was built, as a `Defense` of a name. ValueError when it has no hook."""
+    """What was built, as a `Defense` of a name. ValueError: it has no hook, or its name is no text."""
+    own = getattr(made, "name", name)
+    if not isinstance(own, str) or not own.strip():
+        raise ValueError(f"defense {name}: its `name` must be a text that is not empty, not {own!r}")
     hooks = _hooks_of(made)
     if not isinstance(made, Defense):
         _check_hooks(made, hooks, f"defense {name}: built ")
         made = Mixer(_Detector(name, made), context.policy) if hooks == ["detect"] else Adopted(made, hooks)
     if made.name == Defense.name:
-        made.name = name
+        object.__setattr__(made, "name", name)  # it may be a frozen dataclass
     return made
 
 

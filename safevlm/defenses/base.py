@@ -83,6 +83,8 @@ class Defense:
     """
 
     name = "none"
+    ask: Ask
+    """Asks the bare model; set by `attach`."""
 
     @property
     def reviews(self) -> bool:
@@ -91,7 +93,7 @@ class Defense:
 
     def attach(self, ask: Ask) -> None:
         """The engine's word, once, before any hook: how to ask the model behind it."""
-        self.ask = ask
+        object.__setattr__(self, "ask", ask)  # a defense may be a frozen dataclass
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         """Look."""

@@ -93,6 +93,11 @@ class Engine:
         on_error: OnError = "refuse",
     ) -> Engine:
         """As `safevlm.load`. `truths`: true verdicts by request id, which only the defense `oracle` reads."""
+        if not isinstance(defense, str | Defense):
+            raise TypeError(
+                f"defense={defense!r} is neither a name nor a Defense; give an object of a class that derives from "
+                "safevlm.Defense, or the name package.module:Attribute"
+            )
         place = loading.default_device(device)
         loaded = loading.load(
             path,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import safevlm
 from safevlm.defenses import Defense, DefenseContext, DefenseRow, Policy, Stack, build, members
 from safevlm.defenses.base import ImageFeatures
 from safevlm.defenses.mixer import Mixer
@@ -72,6 +74,36 @@ def from_function(context: DefenseContext) -> Defense:
     return Shout()
 
 
+@dataclass(frozen=True)
+class Frozen(Defense):
+    """A defense that cannot be changed once it is made."""
+
+    word: str = "PLEASE"
+
+    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        return Request(f"{self.word} {request.text}", request.images, request.id)
+
+
+class Numbered(Shout):
+    name = 7  # type: ignore[assignment]  # the mistake that is looked for
+
+
+class Unnamed(Censor):
+    name = " "
+
+
+def breaks(context: DefenseContext) -> Defense:
+    raise ZeroDivisionError("no lamp")
+
+
+def leaves(context: DefenseContext) -> Defense:
+    raise SystemExit("bye")
+
+
+def says_what_is_wrong(context: DefenseContext) -> Defense:
+    raise ValueError("needs a lamp")
+
+
 def returns_nothing(context: DefenseContext) -> None:
     return None
 
@@ -86,6 +118,18 @@ def own_guards(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("own_guards")
     module.__dict__.update(globals())
     monkeypatch.setitem(sys.modules, "own_guards", module)
+
+
+def test_a_frozen_defense_is_asked() -> None:
+    reply = engines.engine("own_guards:Frozen").reply(Request("Hello there?"), engines.SHORT)
+    assert "PLEASE Hello there?" in reply.prompt
+    assert build("own_guards:Frozen", CONTEXT).name == "own_guards:Frozen"
+
+
+@pytest.mark.parametrize("given", [Shout, Censor(), None])
+def test_load_takes_a_name_or_a_defense(given: object) -> None:
+    with pytest.raises(TypeError, match="neither a name nor a Defense"):
+        safevlm.load("nowhere", defense=given)  # type: ignore[arg-type]  # the mistake that is looked for
 
 
 @pytest.mark.parametrize("attribute", ["Shout", "from_function", "ROW"])
@@ -145,6 +189,11 @@ def test_a_broken_own_detector_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Useless", "class Useless has none of the hooks detect, rewrite, transform, review"),
         ("NUMBER", "an object of int is no defense"),
         ("returns_nothing", "an object of NoneType has none of the hooks"),
+        ("breaks", "could not be built: ZeroDivisionError: no lamp"),
+        ("leaves", "could not be built: SystemExit: bye"),
+        ("says_what_is_wrong", "needs a lamp"),
+        ("Numbered", "its `name` must be a text that is not empty, not 7"),
+        ("Unnamed", "its `name` must be a text that is not empty, not ' '"),
         ("Missing", "own_guards has no Missing"),
     ],
 )

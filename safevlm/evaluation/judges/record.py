@@ -20,9 +20,11 @@ from safevlm.evaluation.judges.cost import cost
 from safevlm.evaluation.judges.options import Prices
 from safevlm.evaluation.judges.refusal_table import held_out
 from safevlm.evaluation.runs import earlier, run_file
-from safevlm.evaluation.runs.files import Row, Score, read_json
+from safevlm.evaluation.runs.files import Row, Score, check_kinds, read_json
 
 FILE = "judge.json"
+NEEDED = {"judge": str, "fingerprint": str}
+OPTIONAL = {"counts": dict, "measures": dict, "outcomes": dict, "scores_sha256": str}
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ class JudgeFacts:
 
 
 def read(folder: Path) -> Row:
-    """A folder's record in today's keys; empty when there is none."""
-    return earlier.judge_record(read_json(folder / FILE)) if (folder / FILE).is_file() else {}
+    """A folder's record in today's keys; empty when there is none. ValueError: it does not say who judged."""
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    check_kinds(path, content, NEEDED, OPTIONAL)
+    return earlier.judge_record(content)
 
 
 def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, Any]:

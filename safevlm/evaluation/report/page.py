@@ -102,7 +102,7 @@ def _page(
         title=title,
         written=run_file.now(),
         models=list(dict.fromkeys(_plain(run.record["model"]) for run in runs)),
-        versions=list(dict.fromkeys(_listed(run.record["versions"]) for run in runs)),
+        versions=list(dict.fromkeys(_listed(run.record.get("versions", {})) for run in runs)),
         summary=summary,
         runs=runs,
         names=list(dict.fromkeys(run.name for run in runs)),

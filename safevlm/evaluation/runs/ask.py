@@ -25,7 +25,7 @@ from safevlm.evaluation.runs import earlier, run_file, served, shards, suite_fil
 from safevlm.evaluation.runs import perturbations as perturbing
 from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
-from safevlm.evaluation.suites import Suite, load_suite, suite_of
+from safevlm.evaluation.suites import Suite, folder_of, load_suite, suite_of
 from safevlm.evaluation.suites.question import REPEAT
 from safevlm.sharding import Share, share_of
 from safevlm.types import Generation, Reply, Sample, Verdict
@@ -87,7 +87,15 @@ def ask(
         "processes": share.world,
         "seed": seed,
         "device": device,
-        "digests": run_file.digests(everything, str(model), str(policy) if policy else None, defense, base)
+        "digests": run_file.digests(
+            everything,
+            str(model),
+            str(policy) if policy else None,
+            defense,
+            base,
+            data=folder_of(asked, Path(data)),
+            reads_images=bool(asked.digest),
+        )
         | ({"suite": asked.digest} if asked.digest else {}),
         "versions": run_file.versions(),
         "started": run_file.now(),

@@ -120,6 +120,18 @@ def read_json(path: Path) -> Row:
     return table
 
 
+def check_kinds(
+    path: Path, table: Mapping[str, Any], needed: Mapping[str, Any], optional: Mapping[str, Any] | None = None
+) -> None:
+    """ValueError: a record, `run.json` or `judge.json`, lacks a key, or holds another kind of value under it."""
+    for name, kind in {**needed, **(optional or {})}.items():
+        if name not in table and name in needed:
+            raise ValueError(f"{path}: lacks {name!r}; mend the file, or make it again in another folder")
+        if name in table and (not isinstance(table[name], kind) or isinstance(table[name], bool)):
+            told = f"{path}: {name}: {table[name]!r} is no {kind.__name__}"
+            raise ValueError(f"{told}; mend the file, or make it again in another folder")
+
+
 def _read(path: Path, fields: Mapping[str, Any], command: str) -> list[Row]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; make it with `safevlm eval {command}`")

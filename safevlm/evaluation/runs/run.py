@@ -47,7 +47,7 @@ def read_run(name: str, folder: Path) -> Run:
     scores = {score.id: score for score in read_scores(folder)}
     if set(scores) != {row["id"] for row in replies}:
         raise ValueError(f"{folder / SCORES}: not the scores of the replies beside it; judge again")
-    record = read_json(folder / run_file.FILE)
+    record = run_file.read_record(folder / run_file.FILE)
     suite = suite_of_run(folder, replies)
     for row in replies:
         suite.check_group(row["group"], f"{folder}: {row['id']}")

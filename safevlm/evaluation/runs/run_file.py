@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from safevlm.evaluation.runs import earlier
-from safevlm.evaluation.runs.files import read_json, write_json
+from safevlm.evaluation.runs.files import check_kinds, read_json, write_json
 from safevlm.types import Sample
 from safevlm.versions import installed
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
 SAME_FIELDS = ("suite", "defense", "max_new_tokens", "groups", "perturb", *PATH_FIELDS)
+PLACES = "groups_and_images"
+"""Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
+NEEDED = {"suite": str, "model": str, "defense": str}
+OPTIONAL = {"n": int, "digests": dict, "versions": dict, "resumed": list}
 PACKAGES = ("torch", "transformers")
 WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
 DEFENSE_FILES = ("*.safetensors", "*.yaml")
@@ -39,13 +44,25 @@ def versions() -> dict[str, str]:
 
 
 def digests(
-    samples: Sequence[Sample], model: str, policy: str | None, defense: str = "none", base: str | None = None
+    samples: Sequence[Sample],
+    model: str,
+    policy: str | None,
+    defense: str = "none",
+    base: str | None = None,
+    *,
+    data: Path | None = None,
+    reads_images: bool = False,
 ) -> dict[str, str]:
-    """Digests of what a path cannot vouch for; empty for a model that is no folder here."""
+    """Digests of what a path cannot vouch for; empty for a model that is no folder here.
+
+    `data`: the folder that images are named from. `reads_images`: the content of images counts too; for questions of
+    the user's own, whose images may be exchanged under their names.
+    """
     weights = [file for file in _files(Path(model), WEIGHTS) if DEFENSES not in file.relative_to(model).parts]
     files = _defense_files(defense, [Path(place) / DEFENSES for place in (model, base) if place])
     return {
         "samples": _digest(repr(_content(sample)).encode() for sample in samples),
+        PLACES: _digest(repr(place).encode() for place in _places(samples, data, reads_images)),
         "model": _files_digest(weights),
         "policy": _files_digest([Path(policy)] if policy and Path(policy).is_file() else []),
     } | ({"defense": _files_digest(files)} if files else {})
@@ -53,18 +70,27 @@ def digests(
 
 def check_same_run(path: Path, record: dict[str, Any]) -> None:
     """ValueError when the folder's replies come from another run; it names the field and the fix."""
-    old = read_json(path)
+    old = read_record(path)
     for name in SAME_FIELDS:
         if not _is_same(name, old.get(name), record[name]):
             raise ValueError(_refusal(path, name, old.get(name), record[name]))
+    known = old.get("digests", {})
     for name, digest in record["digests"].items():
-        if old.get("digests", {}).get(name) != digest:
-            raise ValueError(_refusal(path, f"{name} (its content)", old.get("digests", {}).get(name), digest))
+        is_younger = name == PLACES and name not in known
+        if known.get(name) != digest and not is_younger:
+            raise ValueError(_refusal(path, f"{name} (its content)", known.get(name), digest))
 
 
 def read(out: Path) -> dict[str, Any]:
     """A run's `run.json`; empty when there is none yet."""
-    return read_json(out / FILE) if (out / FILE).exists() else {}
+    return read_record(out / FILE) if (out / FILE).exists() else {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A `run.json`. ValueError: it does not say of what it is the record."""
+    record = read_json(path)
+    check_kinds(path, record, NEEDED, OPTIONAL)
+    return record
 
 
 def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool = True) -> None:
@@ -77,12 +103,15 @@ def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool
         write_json(path, record)
         return
     check_same_run(path, record)
-    old = read_json(path)
+    old = read_record(path)
     if "dtype" in old and old["dtype"] != record.get("dtype"):
         raise ValueError(_refusal(path, "dtype", old["dtype"], record.get("dtype")))
     if rank == 0 or old.get("n") != record["n"]:
         resumed = [*old.get("resumed", []), *([record["started"]] if rank == 0 and is_going_on else [])]
-        write_json(path, record | {"started": old["started"]} | ({"resumed": resumed} if resumed else {}))
+        write_json(
+            path,
+            record | {"started": old.get("started", record["started"])} | ({"resumed": resumed} if resumed else {}),
+        )
 
 
 def _refusal(path: Path, name: str, old: object, asked: object) -> str:
@@ -109,6 +138,19 @@ def _content(sample: Sample) -> tuple[object, ...]:
         sample.level,
         earlier.hashed(sample.expected),
     )
+
+
+def _places(samples: Sequence[Sample], data: Path | None, reads_images: bool) -> Iterator[tuple[object, ...]]:
+    """(id, group, images) of each sample; images by their path below `data` and, where they are read, their digest."""
+    content = lru_cache(maxsize=None)(lambda file: _files_digest([file]) if reads_images else "")
+    for sample in samples:
+        files = [Path(str(image)) for image in sample.request.images]
+        yield sample.request.id, sample.group, [(_below(data, file), content(file)) for file in files]
+
+
+def _below(data: Path | None, file: Path) -> str:
+    """The path from `data`, so that data may move; the bare name where the file lies elsewhere."""
+    return file.relative_to(data).as_posix() if data is not None and file.is_relative_to(data) else file.name
 
 
 def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:

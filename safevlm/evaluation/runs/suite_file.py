@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import Row, read_json, write_json
 from safevlm.evaluation.suites import SUITES, Suite
 from safevlm.evaluation.suites.groups import Group
@@ -51,7 +52,7 @@ def suite_of_run(folder: Path, rows: Sequence[Row] = ()) -> Suite:
     """
     if (folder / FILE).is_file():
         return _read(folder / FILE)
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    record = run_file.read(folder)
     name = str(record.get("suite") or (rows[0]["suite"] if rows else ""))
     if name not in SUITES.ours:
         raise ValueError(f"{folder}: suite {name!r} is none of {list(SUITES.ours)}, and no {FILE} describes it")

@@ -13,22 +13,25 @@
     temperature: 0.7
     note: what has to stand beside every number
 
-Everything is checked before a question is asked, and nothing is dropped: an unknown key, a missing column, an empty
-cell or an unknown group is an error that names the file, the line and the fix. Paths of images stay below `images`.
+Everything is checked before a question is asked, and nothing is dropped: an unknown or repeated key, a missing,
+repeated or misspelt column, an empty cell, an unknown group or a contradiction is an error that names the file, the
+line and the fix; other columns that no field reads are allowed. Paths of images stay below `images`, and every image is
+opened. `system` and `history` are not supported.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
+from safevlm.data.images import ImageError, open_image
+from safevlm.data.yaml_table import load_yaml
+from safevlm.evaluation.suites import own_rows
 from safevlm.evaluation.suites.groups import Group, Images, Side
 from safevlm.evaluation.suites.question import REPEAT, USERS, Question
 from safevlm.evaluation.suites.suite import Suite
@@ -37,7 +40,6 @@ from safevlm.evaluation.suites.tables import AbsentError
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
 ENDINGS = (".yaml", ".yml")
-TABLES = (".jsonl", ".csv")
 MAX_NEW_TOKENS = 256
 WHOLE = "all"
 """Name of the only group of a suite without groups."""
@@ -107,10 +109,7 @@ def read_suite_file(path: Path) -> Suite:
 
 
 def _table(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        table = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    table = load_yaml(content, str(path))
     if not isinstance(table, dict):
         raise ValueError(f"{path}: must be a table of {list(KEYS)}")
     return table
@@ -129,8 +128,8 @@ def _checked(path: Path, table: dict[str, Any]) -> SuiteFile:
             raise ValueError(f"{path}: {key}: {value!r} is no {kinds}")
     _check_numbers(path, table)
     _check_name(path, table["name"])
-    if not table["file"].endswith(TABLES):
-        raise ValueError(f"{path}: file: {table['file']!r} ends in none of {list(TABLES)}")
+    if not table["file"].endswith(own_rows.TABLES):
+        raise ValueError(f"{path}: file: {table['file']!r} ends in none of {list(own_rows.TABLES)}")
     told_keys, named = set(table), table.pop("fields", {})
     groups = _groups(path, table.pop("side", None), table.pop("groups", None))
     if "side" in told_keys and "group" in named:
@@ -147,8 +146,9 @@ def _check_numbers(path: Path, table: Mapping[str, Any]) -> None:
     for key in ("max_new_tokens", "repeats"):
         if table.get(key, 1) < 1:
             raise ValueError(f"{path}: {key}: {table[key]} is too small; give 1 or more")
-    if table.get("temperature", 0) < 0:
-        raise ValueError(f"{path}: temperature: {table['temperature']} is below 0")
+    temperature = table.get("temperature", 0)
+    if not 0 <= temperature < math.inf:  # also false for NaN
+        raise ValueError(f"{path}: temperature: {temperature} must be 0 or more, and finite")
     if table.get("repeats", 1) > 1 and not table.get("temperature"):
         raise ValueError(
             f"{path}: repeats: {table['repeats']} at temperature 0 would get the same answer every time; set "
@@ -170,6 +170,8 @@ def _groups(path: Path, side: str | None, groups: Mapping[Any, Any] | None) -> d
         groups = {WHOLE: {"side": side, "title": "all questions", "image": "either"}}
     if not groups:
         raise ValueError(f"{path}: groups: none is named")
+    if len({str(name) for name in groups}) < len(groups):
+        raise ValueError(f"{path}: groups: two of {list(groups)} are the same name in words; rename one")
     return {str(name): _group(f"{path}: groups: {name}", str(name), row) for name, row in groups.items()}
 
 
@@ -191,10 +193,10 @@ def _questions(told: SuiteFile, data: Path) -> Iterator[Question]:
     root = data / told.images if told.images else path.parent
     if not root.is_dir():
         raise ValueError(f"{root}: images: no such folder")
-    read = _json_rows if path.suffix == ".jsonl" else _csv_rows
     first: dict[str, str] = {}
-    for where, row in read(path):
-        one = _question(told, where, row, root)
+    unusable = lru_cache(maxsize=None)(_unusable)  # several rows may show one image
+    for where, row in own_rows.rows(path):
+        one = _question(told, where, row, root, unusable)
         if one.id in first:
             raise ValueError(f"{where}: id {one.id!r} stands at {first[one.id]} already")
         first[one.id] = where
@@ -211,43 +213,16 @@ def _repeated(told: SuiteFile, one: Question) -> Iterator[Question]:
         yield Question(**{**vars(one), "id": f"{one.id}#{number + 1}", "expected": {**one.expected, REPEAT: number}})
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                raise ValueError(f"{where}: an empty line; remove it")
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
-            yield where, row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, strict=True)
-        try:
-            for row in table:
-                where = f"{path}:{table.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(f"{where}: another number of cells than the header has; quote cells with commas")
-                yield where, dict(row)
-        except csv.Error as error:
-            raise ValueError(f"{path}:{table.line_num}: not CSV: {error}") from error
-
-
-def _question(told: SuiteFile, where: str, row: Mapping[str, Any], root: Path) -> Question:
+def _question(
+    told: SuiteFile, where: str, row: Mapping[str, Any], root: Path, unusable: Callable[[Path], str]
+) -> Question:
     cells = _cells(told, where, row)
     group = _group_of(told, where, cells)
-    images, missing = _images(where, cells.get("image"), root)
+    images, missing = _images(where, cells.get("image"), root, unusable)
     needs = told.groups[group].image
     if (needs == "always" and not (images or missing)) or (needs == "never" and (images or missing)):
         raise ValueError(f"{where}: group {group!r} has {needs} an image, this row has {len(images) + len(missing)}")
-    is_harmful = told.groups[group].is_harmful
-    category, level = HARMFUL if is_harmful else (CLEAN, SAFE)
+    category, level = _truth(where, told.groups[group].side, cells)
     question = _text(where, told, "question", cells)
     return Question(
         id=_text(where, told, "id", cells),
@@ -255,8 +230,8 @@ def _question(told: SuiteFile, where: str, row: Mapping[str, Any], root: Path) -
         text=question,
         images=images,
         missing=missing,
-        category=_known(where, "category", cells, DEFAULT.category_names, category),
-        level=_known(where, "level", cells, DEFAULT.level_names, level),
+        category=category,
+        level=level,
         expected={
             "question": question,
             "prompt_is": USERS,
@@ -265,12 +240,31 @@ def _question(told: SuiteFile, where: str, row: Mapping[str, Any], root: Path) -
     )
 
 
+def _truth(where: str, side: Side, cells: Mapping[str, Any]) -> tuple[str, str]:
+    """Category and level, the side's where the row has none. ValueError: they contradict each other, or the side."""
+    default = HARMFUL if side == "harmful" else (CLEAN, SAFE)
+    category = _known(where, "category", cells, DEFAULT.category_names, default[0])
+    level = _known(where, "level", cells, DEFAULT.level_names, default[1])
+    if (category == CLEAN) != (level == SAFE):
+        raise ValueError(
+            f"{where}: category {category!r} and level {level!r} contradict each other: {CLEAN!r} and {SAFE!r} go "
+            f"together; a cell that is not given is {' or '.join(map(repr, default))} on the side {side}"
+        )
+    if (side == "harmful" and level == SAFE) or (side == "benign" and level != SAFE):
+        raise ValueError(
+            f"{where}: category {category!r} and level {level!r} contradict the side {side} of the row's group; leave "
+            "them out, or put the row into another group"
+        )
+    return category, level
+
+
 def _cells(told: SuiteFile, where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Field → value. A column that the YAML names, and one that every question needs, must be there."""
     columns = {name: told.fields.get(name, name) for name in FIELDS}
     lacking = [columns[name] for name in FIELDS if (name in told.fields or name in NEEDED) and columns[name] not in row]
     if lacking:
         raise ValueError(f"{where}: no column {lacking[0]!r}; this row has {list(row)}; name it under `fields`")
+    own_rows.check_columns(where, row, columns.values())
     return {name: row[column] for name, column in columns.items() if column in row}
 
 
@@ -299,18 +293,34 @@ def _known(where: str, name: str, cells: Mapping[str, Any], names: Sequence[str]
     return str(value)
 
 
-def _images(where: str, value: object, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Images that are there, and the names of those that are not; a path may not leave the root."""
+def _images(
+    where: str, value: object, root: Path, unusable: Callable[[Path], str]
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Images that can be opened, and of the others the names and what is wrong; a path may not leave the root."""
     if value in (None, "", []):
         return (), ()
     listed = value if isinstance(value, list) else [value]
-    names = [str(name) for name in listed]
+    found: list[Path] = []
+    missing: list[str] = []
     for name in listed:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{where}: image: {value!r} must be a path, or a list of paths")
-        if not (root / name).resolve().is_relative_to(root.resolve()):
+        file = root / name
+        if not file.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{where}: image {name!r} is not below {root}; move it there, or set `images`")
-    files = [root / name for name in names]
-    return tuple(file for file in files if file.is_file()), tuple(
-        name for name, file in zip(names, files, strict=True) if not file.is_file()
-    )
+        if not file.is_file():
+            missing.append(name)
+        elif reason := unusable(file):
+            missing.append(f"{where}: {reason}")
+        else:
+            found.append(file)
+    return tuple(found), tuple(missing)
+
+
+def _unusable(file: Path) -> str:
+    """Why an image cannot be opened; empty when it can. It is decoded, since a cut file has a whole header."""
+    try:
+        open_image(file)
+    except ImageError as error:
+        return str(error)
+    return ""
