@@ -99,6 +99,17 @@ def test_a_run_without_a_detector_has_no_head(runs: dict[str, Path], tmp_path: P
         report(runs, tmp_path / "out", head="nobody")
 
 
+def test_a_run_of_a_part_of_the_suite_says_so_on_the_page(tmp_path: Path) -> None:
+    data = write_suite(tmp_path / "data", per_group=4)
+    for name, limit in (("part", 6), ("whole", None)):
+        ask("miniature", data, "checkpoints/m", "none", tmp_path / name, limit=limit, engine=Parrot(helpful))
+        judge(tmp_path / name)
+        report({name: tmp_path / name}, tmp_path / f"report-{name}")
+    pages = {name: (tmp_path / f"report-{name}" / "report.html").read_text() for name in ("part", "whole")}
+    whole = read_run("whole", tmp_path / "whole").record["n"]
+    assert f"6 of {whole} requests" in pages["part"] and f"of {whole} requests" not in pages["whole"]
+
+
 def test_a_rare_outcome_is_shown_first(runs: dict[str, Path]) -> None:
     rows = [json.loads(line) for line in (runs["none"] / SCORES).read_text().splitlines()]
     rows[2] |= {"label": "refused", "value": 0.0}

@@ -167,6 +167,11 @@ def remarks(section: ReportSection) -> list[str]:
         for run in section.runs
         if not run.is_finished
     ]
+    found += [
+        f"{run.name}: asked with --limit: {run.record['n']:,} of {run.record['n_without_limit']:,} requests"
+        for run in section.runs
+        if run.record.get("n_without_limit", 0) > run.record.get("n", 0)
+    ]
     digests = {run.record.get("digests", {}).get("samples") for run in section.runs}
     asked = {frozenset(run.scores) for run in section.runs}
     if len(digests) > 1:

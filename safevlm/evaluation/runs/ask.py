@@ -101,8 +101,9 @@ def ask(
         "started": run_file.now(),
         "command": command,
     }
-    samples = spread(_chosen(everything, asked, groups, perturb), limit)
-    record["n"] = len(samples)
+    chosen = _chosen(everything, asked, groups, perturb)
+    samples = spread(chosen, limit)
+    record |= {"n": len(samples), "n_without_limit": len(chosen)}
     if (folder / run_file.FILE).exists():
         run_file.check_same_run(folder / run_file.FILE, record)
     mine, count = shards.portion(samples, share), 0
