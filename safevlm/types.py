@@ -51,7 +51,8 @@ class Request:
         images_per_turn: Sequence[int] = (),
     ) -> None:
         """`history` is pairs, or OpenAI messages that end with an assistant's (`safevlm.messages`); a system message
-        among them becomes `system`, and their images join `images`.
+        among them becomes `system`. Images of messages stay with their questions. `images` beside pairs belong to the
+        first question, beside messages to `text`, unless `images_per_turn` says otherwise.
 
         TypeError, ValueError: what cannot be understood, by its name and place; images are not opened here.
         """
@@ -72,6 +73,8 @@ class Request:
                     "message too: Request.from_messages"
                 )
             images, images_per_turn = told, _counts(spoken, len(pairs) + 1)
+        elif spoken is not None and pairs and images and not images_per_turn:  # messages say whose images are whose
+            images_per_turn = (*[0] * len(pairs), len(images))
         _check_counts(images_per_turn, len(images), len(pairs) + 1)
         fields = (text, tuple(images), id, pairs, system, tuple(images_per_turn))
         for name, value in zip(self.__dataclass_fields__, fields, strict=True):
@@ -195,10 +198,16 @@ class Verdict:
     source: str = ""
     """Name of the detector."""
     error: str = ""
-    """Why the detector failed; a failed detector's request is refused (fail closed)."""
+    """Why the detector failed; a failed detector's request is refused (fail closed). With an error and nothing said of
+    the request, `looked` is False."""
     looked: bool = True
     """Whether a detector looked at the request. False: there is none, it reads images and there are none, or it failed;
     `level` and `category` then say nothing about the request."""
+
+    def __post_init__(self) -> None:
+        says_something = (self.level, self.category) != (SAFE, CLEAN) or self.source == ORACLE
+        if self.error and not (says_something or self.level_probabilities or self.category_probabilities):
+            object.__setattr__(self, "looked", False)
 
     @classmethod
     def not_looked(cls, source: str = "", error: str = "") -> Verdict:

@@ -32,7 +32,7 @@ def open_image(source: ImageSource) -> Image.Image:
     fetched.
     """
     if isinstance(source, Image.Image):
-        return _rgb(source)
+        return _from_pil(source)
     if isinstance(source, bytes):
         return decode_image(source, "image given as bytes")
     if isinstance(source, str) and source.startswith("data:"):
@@ -44,7 +44,11 @@ def open_image(source: ImageSource) -> Image.Image:
     if not isinstance(source, str | Path):
         return _from_array(source)
     path = Path(source)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:  # too long, or with characters that no path has
+        raise ImageError(f"{str(source)[:60]!r}…: no path of an image file ({_reason(error)})") from error
+    if not is_file:
         raise ImageError(f"{path}: no such image file")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the image file is empty (0 bytes)")
@@ -69,6 +73,20 @@ def _decode_uri(uri: str) -> Image.Image:
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"{shown}: not valid base64 ({error})") from error
     return decode_image(content, shown)
+
+
+def _from_pil(image: Image.Image) -> Image.Image:
+    if not image.width or not image.height:
+        raise ImageError(f"an image of {image.width} x {image.height} pixels is empty")
+    try:
+        return _rgb(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the open image is broken or truncated, or its file was closed ({error})") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Without the path, which may have thousands of characters."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _from_array(source: ndarray[Any, Any]) -> Image.Image:

@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from safevlm.defenses.base import Ask, Defense, ImageFeatures, Inputs
+from safevlm.defenses.base import Ask, Defense, ImageFeatures, Inputs, is_own
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.row import DefenseRow
@@ -104,7 +104,7 @@ class Adopted(Defense):
 
     @property
     def reviews(self) -> bool:
-        return "review" in self._hooks
+        return "review" in self._hooks or is_own(self, "review", Adopted)
 
     def attach(self, ask: Ask) -> None:
         super().attach(ask)
@@ -138,9 +138,10 @@ class _Detector:
 
 def _hooks_of(found: object) -> list[str]:
     """The hooks that a class or object brings itself."""
-    kind = found if isinstance(found, type) else type(found)
-    if issubclass(kind, Defense):
-        return [hook for hook in HOOKS if getattr(kind, hook) is not getattr(Defense, hook)]
+    if isinstance(found, type) and issubclass(found, Defense):
+        return [hook for hook in HOOKS if getattr(found, hook) is not getattr(Defense, hook)]
+    if isinstance(found, Defense):
+        return [hook for hook in HOOKS if is_own(found, hook, Defense)]
     return [hook for hook in HOOKS if callable(getattr(found, hook, None))]
 
 

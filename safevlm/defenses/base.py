@@ -89,7 +89,7 @@ class Defense:
     @property
     def reviews(self) -> bool:
         """Whether it wants to see whole answers; streaming then waits for the end."""
-        return type(self).review is not Defense.review
+        return is_own(self, "review", Defense)
 
     def attach(self, ask: Ask) -> None:
         """The engine's word, once, before any hook: how to ask the model behind it."""
@@ -112,6 +112,11 @@ class Defense:
         return reply
 
 
+def is_own(defense: Defense, hook: str, kind: type[Defense]) -> bool:
+    """Whether a defense has another hook of this name than `kind`: by its class, or set on the object itself."""
+    return getattr(getattr(defense, hook), "__func__", None) is not getattr(kind, hook)
+
+
 class Detector(Protocol):
     """The looking half of a defense."""
 
@@ -130,7 +135,7 @@ class Stack(Defense):
 
     @property
     def reviews(self) -> bool:
-        return any(member.reviews for member in self.members)
+        return is_own(self, "review", Stack) or any(member.reviews for member in self.members)
 
     def attach(self, ask: Ask) -> None:
         for member in self.members:

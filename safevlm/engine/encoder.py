@@ -11,6 +11,7 @@ from llava_patch import fields, virtual_tokens
 from safevlm.data import chat
 from safevlm.data.images import open_image
 from safevlm.defenses import Inputs
+from safevlm.engine.checks import check_inputs
 from safevlm.engine.guard import Turn
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
@@ -43,6 +44,11 @@ class Encoder:
             features.pixel_values,
             image_token_id=fields.image_token_id(self.model.config),
         )
+
+    def check(self, after: Inputs, before: Inputs) -> Inputs:
+        """`after`, what a defense made of `before`, if the model can read it. TypeError, ValueError: what is wrong."""
+        config = self.model.config
+        return check_inputs(after, before, fields.vocabulary_size(config), fields.hidden_size(config))
 
     def batch(self, turns: Sequence[Turn]) -> EncodedBatch:
         """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""

@@ -23,8 +23,9 @@ from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
+from safevlm.engine.checks import check_images, check_requests
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.guard import Guard, OnError, Turn
+from safevlm.engine.guard import Guard, OnError, Turn, check_on_error
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
@@ -51,7 +52,7 @@ def load(
     failed; `allow` lets it through unguarded.
 
     CheckpointError (a ValueError): no such folder, or a checkpoint that is incomplete. ValueError: a defense or policy
-    that is unknown or does not fit the checkpoint, or a device that is not there.
+    that is unknown or does not fit the checkpoint, a device that is not there, or an unknown `quantize` or `on_error`.
     """
     return Engine.load(
         path, defense=defense, policy=policy, device=device, base=base, quantize=quantize, on_error=on_error
@@ -98,6 +99,7 @@ class Engine:
                 f"defense={defense!r} is neither a name nor a Defense; give an object of a class that derives from "
                 "safevlm.Defense, or the name package.module:Attribute"
             )
+        check_on_error(on_error)
         place = loading.default_device(device)
         loaded = loading.load(
             path,
@@ -121,7 +123,11 @@ class Engine:
     def reply_all(
         self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
     ) -> list[Reply]:
-        """Answers many requests, in order. Greedy replies are the same whatever the batch size (float32)."""
+        """Answers many requests, in order. Greedy replies are the same whatever the batch size (float32).
+
+        All of them are checked before the first is answered. ImageError, ValueError: an image or words that cannot be
+        used, with the request's index.
+        """
         return self._reply_all(requests, generation, batch_size)
 
     def stream(self, request: Request, generation: Generation | None = None) -> Generator[str, None, None]:
@@ -134,7 +140,7 @@ class Engine:
     def look(self, request: Request) -> Verdict:
         """The defense's verdict alone; the LLM is not run. A hook that fails is told in `Verdict.error`."""
         with self._turn_at_the_model, torch.inference_mode():
-            return self._guard.detect(request, self._encoder.features(_checked([request]))[0])
+            return self._guard.detect(request, self._encoder.features(check_requests([request]))[0])
 
     async def areply(self, request: Request, generation: Generation | None = None) -> Reply:
         """`reply` in the engine's thread. Cancelling stops generation at its next token."""
@@ -202,6 +208,9 @@ class Engine:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is too small; give 1 or more")
         how = _how(generation)
+        check_requests(requests)
+        if len(requests) > 1:
+            check_images(requests)
         replies: list[Reply] = []
         for start in range(0, len(requests), batch_size):
             if stop is not None and stop.is_set():  # nobody waits for them any more
@@ -242,8 +251,8 @@ class Engine:
     def _prepare(self, requests: Sequence[Request]) -> list[Turn | Reply]:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
         return [
-            self._guard.prepare(request, features, self._encoder.inputs)
-            for request, features in zip(requests, self._encoder.features(_checked(requests)), strict=True)
+            self._guard.prepare(request, features, self._encoder.inputs, self._encoder.check)
+            for request, features in zip(requests, self._encoder.features(check_requests(requests)), strict=True)
         ]
 
     def _finish(self, turns: Sequence[Turn], generation: Generation, stop: Event | None) -> list[Reply]:
@@ -284,13 +293,6 @@ class Engine:
     def _thread(self) -> ThreadPoolExecutor:
         """The one thread of the async forms."""
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="safevlm-engine")
-
-
-def _checked(requests: Sequence[Request]) -> Sequence[Request]:
-    for request in requests:
-        if not isinstance(request, Request):
-            raise TypeError(f"{request!r} is not a Request; write Request('What is in the picture?', images=(…,))")
-    return requests
 
 
 def _how(generation: Generation | None) -> Generation:

@@ -6,9 +6,10 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from safevlm.defenses import Defense, Inputs, prompts
+from safevlm.engine.checks import check_rewritten, settled
 from safevlm.model.image_features import LazyImageFeatures
 from safevlm.types import Reply, Request, Verdict
 
@@ -34,6 +35,8 @@ class Guard:
     """A defense, and what to do when its detector fails."""
 
     def __init__(self, defense: Defense, on_error: OnError) -> None:
+        """ValueError: an `on_error` that is not known."""
+        check_on_error(on_error)
         self.defense = defense
         self.on_error = on_error
 
@@ -49,10 +52,15 @@ class Guard:
         request: Request,
         features: LazyImageFeatures,
         encode: Callable[[Request, LazyImageFeatures], Inputs],
+        check: Callable[[Inputs, Inputs], Inputs],
     ) -> Turn | Reply:
-        """Runs the hooks before generation: the request with its tensors, or the reply given in the model's place."""
+        """Runs the hooks before generation: the request with its tensors, or the reply given in the model's place.
+
+        `check(after, before)`: what `transform` made of the request's tensors; it raises where the model could not read
+        them.
+        """
         verdict = self.detect(request, features)
-        if verdict.error and self.on_error == "refuse":
+        if verdict.error and self.on_error != "allow":
             return self._refusal(request, verdict)
         if verdict.error:
             return Turn(request, verdict, request, features, encode(request, features))
@@ -60,10 +68,11 @@ class Guard:
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
-                return dataclasses.replace(rewritten, request=request)
-            inputs = encode(given(Request, rewritten), features)
+                reply = settled(rewritten, Reply(text="", request=request, verdict=verdict))
+                return dataclasses.replace(reply, refused_by=reply.refused_by or self.defense.name)
+            before = encode(check_rewritten(request, given(Request, rewritten)), features)
             hook = "transform"
-            inputs = given(Inputs, self.defense.transform(inputs, verdict))
+            inputs = check(given(Inputs, self.defense.transform(before, verdict)), before)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken(hook, verdict, error))
         return Turn(request, verdict, rewritten, features, inputs)
@@ -72,7 +81,7 @@ class Guard:
         """The reply, once the model has answered `text` to `prompt`."""
         reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=_trace(turn))
         try:
-            return given(Reply, self.defense.review(turn.request, reply, turn.verdict))
+            return settled(given(Reply, self.defense.review(turn.request, reply, turn.verdict)), reply)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             refusal = self._refusal(turn.request, self._broken("review", turn.verdict, error))
             return dataclasses.replace(refusal, prompt=prompt)
@@ -89,6 +98,11 @@ class Guard:
             refused_by=self.defense.name,
             trace=(f"refused: the defense failed ({verdict.error})",),
         )
+
+
+def check_on_error(on_error: str) -> None:
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error={on_error!r} is unknown; one of {list(get_args(OnError))}")
 
 
 def given(kind: type[Result], value: object) -> Result:

@@ -8,7 +8,7 @@ and a list of one's own replaces the default, which spares lm_head (base facts Â
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ def arguments(kind: Quantization, dtype: torch.dtype, device: torch.device | Non
 
     `dtype` is the type to compute in; `device` is where the weights are packed and stay (none: the CPU).
     """
+    if kind not in get_args(Quantization):
+        raise QuantizationError(f"quantize={kind!r} is unknown; one of {list(get_args(Quantization))}")
     if kind == "none":
         return {}
     _check_possible(kind)

@@ -70,6 +70,16 @@ def test_images_of_the_first_question_are_the_request_that_pairs_give(images: in
     assert told == Request("Red?", uris, history=PAIRS), "the same conversation has two forms, so two prompts"
 
 
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_images_beside_messages_belong_to_the_question_that_they_come_with(images: int) -> None:
+    uris = [URI] * images
+    told = Request.from_messages([*TALK, user("Red?", *uris)])
+    assert Request("Red?", uris, history=TALK) == told
+    assert Request("Red?", uris, history=TALK).turns[-1] == ("Red?", images)
+    assert Request("Red?", uris, history=PAIRS).turns[0] == ("What is it?", images)
+    assert Request("Red?", uris, history=[says("system", "Be brief.")]) == Request("Red?", uris, system="Be brief.")
+
+
 def test_each_turn_has_its_own_images_in_the_prompt() -> None:
     processor = engines.engine("none").processor
     messages = [user("One?", URI), says("assistant", "Yes."), user("Two?", URI, URI), says("assistant", "No.")]

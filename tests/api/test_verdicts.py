@@ -106,3 +106,15 @@ def test_chat_says_not_looked(name: str, request_: Request) -> None:
     assert told.startswith(f"not looked: {name} did not look")
     assert "level" not in told and "category" not in told
     assert chat_cli.as_dict(reply)["verdict"] == reply.verdict.to_dict()
+
+
+def test_a_verdict_of_an_error_that_says_nothing_of_the_request_is_not_looked() -> None:
+    failed = Verdict(error="out of memory")
+    assert not failed.looked and failed.to_dict()["level"] is None and not failed.is_clean
+    assert Verdict.from_dict(failed.to_dict()) == failed
+    for told in (
+        Verdict("careful", "privacy", error="x"),
+        Verdict(level_probabilities={SAFE: 1.0}, error="x"),
+        Verdict(source="oracle", error="x"),
+    ):
+        assert told.looked, "the detector looked, and a later hook failed"
