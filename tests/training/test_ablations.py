@@ -51,7 +51,7 @@ def small(tmp_path: Path) -> Path:
 def _recipes(file: Path) -> dict[str, Recipe]:
     """What each trained row of a table comes to, parsed as `safevlm train` does."""
     steps = [step for step in plan(read_table(file), "MODEL", "DATA", "OUT", [1]) if step.recipe]
-    return {step.row: parse([str(ROOT / step.recipe), "--model.path", step.base, *step.flags]) for step in steps}
+    return {step.row: parse([step.recipe, "--model.path", step.base, *step.flags]) for step in steps}
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda path: path.stem)
