@@ -252,7 +252,8 @@ def test_gradient_checkpointing_changes_nothing(home: Path, tmp_path: Path, way:
 )
 def test_recipe_that_makes_no_sense_names_its_key(home: Path, sections: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        _recipe(home, home / "never", **sections)
+        train(_recipe(home, home / "never", **sections))
+    assert not (home / "never").exists(), "the run began all the same"
 
 
 # The loss
