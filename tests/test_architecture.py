@@ -315,3 +315,16 @@ def test_every_folder_with_code_is_a_package() -> None:
     """Without its `__init__.py` a folder is found in a clone, and left out of the wheel."""
     folders = {file.parent for file in _files(ROOT)}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+STAND_INS = {"SafeLlavaConfig"}  # safevlm.model.registration: gives way to the class of that name at its first use
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _files(ROOT):
+        for node in ast.walk(_parse(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    twice = {name: found for name, found in places.items() if len(found) > 1 and name not in STAND_INS}
+    assert not twice, f"give the later one a name of its own: {twice}"

@@ -12,7 +12,7 @@ from safevlm.data import chat
 from safevlm.data.images import open_image
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs
-from safevlm.engine.guard import Turn
+from safevlm.engine.guard import GuardedRequest
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
 from safevlm.model.loading import Loaded
@@ -50,7 +50,7 @@ class Encoder:
         config = self.model.config
         return check_inputs(after, before, fields.vocabulary_size(config), fields.hidden_size(config))
 
-    def batch(self, turns: Sequence[Turn]) -> EncodedBatch:
+    def batch(self, turns: Sequence[GuardedRequest]) -> EncodedBatch:
         """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
         changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.features.pixel_values]
         all_features = {id(turn): turn.features for turn in turns}

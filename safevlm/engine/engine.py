@@ -25,7 +25,7 @@ from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import check_images, check_requests
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.guard import Guard, OnError, Turn, check_on_error
+from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
@@ -171,7 +171,7 @@ class Engine:
             broken = next((each.verdict.error for each in prepared if each.verdict.error), "")
             if broken:
                 raise ValueError(f"the defense {self.defense.name} failed: {broken}")
-            asked = {row: turn for row, turn in enumerate(prepared) if isinstance(turn, Turn)}
+            asked = {row: turn for row, turn in enumerate(prepared) if isinstance(turn, GuardedRequest)}
             if not asked:
                 return None
             return dataclasses.replace(self._encoder.batch(list(asked.values())), requests=tuple(asked))
@@ -191,7 +191,7 @@ class Engine:
         with self._turn_at_the_model, torch.inference_mode():
             pairs = zip(requests, self._encoder.features(requests), strict=True)
             turns = [
-                Turn(
+                GuardedRequest(
                     request,
                     Verdict.not_looked(),
                     request,
@@ -222,9 +222,9 @@ class Engine:
         with self._turn_at_the_model, torch.inference_mode():
             started = time.perf_counter()
             prepared = self._prepare(requests)
-            turns = [turn for turn in prepared if isinstance(turn, Turn)]
+            turns = [turn for turn in prepared if isinstance(turn, GuardedRequest)]
             answers = iter(self._finish(turns, generation, stop))
-            replies = [next(answers) if isinstance(each, Turn) else each for each in prepared]
+            replies = [next(answers) if isinstance(each, GuardedRequest) else each for each in prepared]
             seconds = (time.perf_counter() - started) / max(1, len(requests))
             return [dataclasses.replace(reply, seconds=seconds) for reply in replies]
 
@@ -248,14 +248,14 @@ class Engine:
 
         yield from pieces(self.processor.tokenizer, generate, stop)
 
-    def _prepare(self, requests: Sequence[Request]) -> list[Turn | Reply]:
+    def _prepare(self, requests: Sequence[Request]) -> list[GuardedRequest | Reply]:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
         return [
             self._guard.prepare(request, features, self._encoder.inputs, self._encoder.check)
             for request, features in zip(requests, self._encoder.features(check_requests(requests)), strict=True)
         ]
 
-    def _finish(self, turns: Sequence[Turn], generation: Generation, stop: Event | None) -> list[Reply]:
+    def _finish(self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""
         if not turns:
             return []
@@ -267,7 +267,7 @@ class Engine:
 
     @torch.inference_mode()
     def _generate(
-        self, turns: Sequence[Turn], generation: Generation, stop: Event | None = None, **options: Any
+        self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None = None, **options: Any
     ) -> Tensor:
         """→ the new ids only, (b, new). `stop` ends it at the next token."""
         batch = self._encoder.batch(turns)

@@ -21,7 +21,7 @@ OnError = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class GuardedRequest:
     """A request on its way, with its tensors."""
 
     request: Request
@@ -53,7 +53,7 @@ class Guard:
         features: LazyImageFeatures,
         encode: Callable[[Request, LazyImageFeatures], Inputs],
         check: Callable[[Inputs, Inputs], Inputs],
-    ) -> Turn | Reply:
+    ) -> GuardedRequest | Reply:
         """Runs the hooks before generation: the request with its tensors, or the reply given in the model's place.
 
         `check(after, before)`: what `transform` made of the request's tensors; it raises where the model could not read
@@ -63,7 +63,7 @@ class Guard:
         if verdict.error and self.on_error != "allow":
             return self._refusal(request, verdict)
         if verdict.error:
-            return Turn(request, verdict, request, features, encode(request, features))
+            return GuardedRequest(request, verdict, request, features, encode(request, features))
         hook = "rewrite"
         try:
             rewritten = self.defense.rewrite(request, verdict)
@@ -75,9 +75,9 @@ class Guard:
             inputs = check(given(Inputs, self.defense.transform(before, verdict)), before)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken(hook, verdict, error))
-        return Turn(request, verdict, rewritten, features, inputs)
+        return GuardedRequest(request, verdict, rewritten, features, inputs)
 
-    def review(self, turn: Turn, text: str, prompt: str) -> Reply:
+    def review(self, turn: GuardedRequest, text: str, prompt: str) -> Reply:
         """The reply, once the model has answered `text` to `prompt`."""
         reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=_trace(turn))
         try:
@@ -112,7 +112,7 @@ def given(kind: type[Result], value: object) -> Result:
     return value
 
 
-def _trace(turn: Turn) -> tuple[str, ...]:
+def _trace(turn: GuardedRequest) -> tuple[str, ...]:
     if turn.verdict.error:
         return (f"unguarded: the defense failed ({turn.verdict.error}) and the caller chose to go on",)
     asked = turn.request.text.split("\n")

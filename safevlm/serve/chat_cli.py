@@ -20,7 +20,7 @@ HELP = """\
 
 
 @dataclass
-class Conversation:
+class ChatSession:
     """State between two lines of input."""
 
     images: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ def talk(engine: Engine, images: Sequence[str]) -> int:
     """The interactive conversation; ends with /quit or the end of input."""
     for image in images:
         open_image(image)
-    conversation = Conversation(images=list(images))
+    conversation = ChatSession(images=list(images))
     print(f"{engine.loaded.path} behind {engine.defense.name}. /help lists the commands.")
     while True:
         try:
@@ -95,14 +95,14 @@ def as_dict(reply: Reply) -> dict[str, object]:
     }
 
 
-def _answer(engine: Engine, conversation: Conversation, line: str) -> None:
+def _answer(engine: Engine, conversation: ChatSession, line: str) -> None:
     reply = engine.reply(conversation.request(line), Generation())
     print(reply.text)
     conversation.last = reply
     conversation.history.append((line, reply.text))
 
 
-def _command(conversation: Conversation, line: str, engine: Engine) -> str:
+def _command(conversation: ChatSession, line: str, engine: Engine) -> str:
     word, _, rest = line.partition(" ")
     actions = {
         "/image": lambda: _look(conversation, rest.strip()),
@@ -113,7 +113,7 @@ def _command(conversation: Conversation, line: str, engine: Engine) -> str:
     return actions[word]() if word in actions else f"unknown command {word}\n{HELP}"
 
 
-def _look(conversation: Conversation, file: str) -> str:
+def _look(conversation: ChatSession, file: str) -> str:
     if not file:
         conversation.images.clear()
         conversation.history.clear()
@@ -127,6 +127,6 @@ def _look(conversation: Conversation, file: str) -> str:
     return f"looking at {Path(file).name}"
 
 
-def _reset(conversation: Conversation) -> str:
+def _reset(conversation: ChatSession) -> str:
     conversation.history.clear()
     return "forgotten"

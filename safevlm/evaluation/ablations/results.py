@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.atomic_write import write_text
-from safevlm.evaluation.ablations.table import AblationTable, Step
+from safevlm.evaluation.ablations.table import AblationStep, AblationTable
 from safevlm.evaluation.metrics.detector import MAIN, head_accuracy
 from safevlm.evaluation.metrics.measures import Unit
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
@@ -29,7 +29,7 @@ Numbers = Mapping[str, Mapping[str, Any]]
 """What a row gave, by seed."""
 
 
-def ablations(table: AblationTable, steps: Sequence[Step], suite: str, out: Path) -> list[str]:
+def ablations(table: AblationTable, steps: Sequence[AblationStep], suite: str, out: Path) -> list[str]:
     """Writes both files; returns `ROW@SEED` of what has no scores yet. ValueError: nothing has, or judges differ."""
     there = [step for step in steps if (step.run(suite) / FILE).exists()]
     found = sections_of([read_run(step.name, step.run(suite)) for step in there])
@@ -66,12 +66,12 @@ def markdown(table: AblationTable, section: ReportSection, numbers: Mapping[str,
     return "\n".join([*parts, f"{LEGEND} Requests: {_asked(columns, numbers)}."]) + "\n"
 
 
-def _numbers(section: ReportSection, steps: Sequence[Step]) -> dict[str, Any]:
+def _numbers(section: ReportSection, steps: Sequence[AblationStep]) -> dict[str, Any]:
     runs = {run.name: run for run in section.runs}
     return {str(step.seed): _measured(section, step, runs[step.name]) for step in steps}
 
 
-def _measured(section: ReportSection, step: Step, run: Run) -> dict[str, Any]:
+def _measured(section: ReportSection, step: AblationStep, run: Run) -> dict[str, Any]:
     rates = {name: asdict(rate) for name, rate in section.table[run.name].items() if name != LATENCY}
     return rates | {
         "head": head_accuracy(run)["sets"] if run.has_detector else {},

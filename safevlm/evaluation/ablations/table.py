@@ -60,7 +60,7 @@ class AblationTable:
 
 
 @dataclass(frozen=True)
-class Step:
+class AblationStep:
     """One row with one seed: train if there is a recipe, then ask `model`."""
 
     row: str
@@ -109,7 +109,7 @@ def read_table(file: Path) -> AblationTable:
     return AblationTable(training, rows, {section: list(lines) for section, lines in content["sections"].items()})
 
 
-def plan(table: AblationTable, model: str, data: str, out: str, seeds: Sequence[int]) -> list[Step]:
+def plan(table: AblationTable, model: str, data: str, out: str, seeds: Sequence[int]) -> list[AblationStep]:
     """Seed by seed, in the order of the table. What was never trained is the same for all seeds: asked once."""
     return [
         _step(table, name, seed, model, data, Path(out))
@@ -119,7 +119,7 @@ def plan(table: AblationTable, model: str, data: str, out: str, seeds: Sequence[
     ]
 
 
-def told(steps: Sequence[Step]) -> list[str]:
+def told(steps: Sequence[AblationStep]) -> list[str]:
     """The plan for bash: `OUT RECIPE BASE RECORDS MODEL DEFENSE [flag …]`, tabs between."""
     return [
         "\t".join(
@@ -137,7 +137,7 @@ def told(steps: Sequence[Step]) -> list[str]:
     ]
 
 
-def check_trained(steps: Sequence[Step]) -> None:
+def check_trained(steps: Sequence[AblationStep]) -> None:
     """ValueError: a run that is there already was trained with other values than the table says now."""
     for step in steps:
         file = Path(step.model) / "final" / "recipe.yaml"
@@ -186,7 +186,7 @@ def _is_trained(table: AblationTable, row: AblationRow) -> bool:
     return bool(row.train) or (bool(row.model) and _is_trained(table, table.rows[row.model]))
 
 
-def _step(table: AblationTable, name: str, seed: int, model: str, data: str, out: Path) -> Step:
+def _step(table: AblationTable, name: str, seed: int, model: str, data: str, out: Path) -> AblationStep:
     row = table.rows[name]
     places: dict[str, Any] = {
         "row": name,
@@ -197,10 +197,10 @@ def _step(table: AblationTable, name: str, seed: int, model: str, data: str, out
         "model": _checkpoint(table, name, seed, model, out),
     }
     if not row.train:
-        return Step(**places)
+        return AblationStep(**places)
     training = table.training[row.train]
     overrides = {**training.set, **row.set, "run.seed": seed}
-    return Step(**places, recipe=training.recipe, records=str(Path(data) / training.data), overrides=overrides)
+    return AblationStep(**places, recipe=training.recipe, records=str(Path(data) / training.data), overrides=overrides)
 
 
 def _checkpoint(table: AblationTable, name: str, seed: int, model: str, out: Path) -> str:

@@ -72,7 +72,7 @@ class RequestBlock:
     replies: dict[str, list[str]]
 
 
-class Member:
+class WorkerShare:
     """A connection on which an error of the other side is an error here."""
 
     def __init__(self, connection: Connection) -> None:
@@ -174,7 +174,7 @@ def told(table: dict[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def crew(setup: Setup, size: int) -> Iterator[list[Member]]:
+def crew(setup: Setup, size: int) -> Iterator[list[WorkerShare]]:
     """Connections to processes that hold the model; each first says how it is set up, then answers jobs."""
     context = multiprocessing.get_context("spawn")
     pairs = [context.Pipe() for _ in range(size)]
@@ -185,7 +185,7 @@ def crew(setup: Setup, size: int) -> Iterator[list[Member]]:
         worker.start()
         there.close()
     try:
-        yield [Member(here) for here, _ in pairs]
+        yield [WorkerShare(here) for here, _ in pairs]
     finally:
         for worker in workers:
             worker.terminate()
@@ -230,7 +230,7 @@ def _device(device: str, rank: int) -> str:
 
 
 def _block(
-    members: Sequence[Member], requests: Sequence[Request], ways: Sequence[Way], max_new_tokens: int, threads: int
+    members: Sequence[WorkerShare], requests: Sequence[Request], ways: Sequence[Way], max_new_tokens: int, threads: int
 ) -> RequestBlock:
     seconds: dict[str, float] = {}
     replies: dict[str, list[str]] = {}
