@@ -10,13 +10,16 @@ would silently be replaced by the generic one, so that is refused too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 AUTO_MAP, ATTENTION = "auto_map", "attn_implementation"
 CLASS_KEYS = ("tokenizer_class", "processor_class", "image_processor_type")
 """Keys beside `auto_map` that name the class to read the folder with."""
+
+Table = tuple[Path, dict[str, Any]]
+"""A JSON object, and the file that holds it."""
 
 
 class ForeignCodeError(ValueError):
@@ -29,15 +32,16 @@ def from_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     `kind`: a class of transformers or PEFT with `from_pretrained`. Errors are those of `kind`, and ForeignCodeError.
     """
     folder = Path(folder)
-    for file, kernel in _kernels(folder):
+    tables = list(_tables(folder))
+    for file, kernel in _kernels(tables):
         raise ForeignCodeError(f"{file}: {ATTENTION}: {kernel!r} is a kernel from a hub, which is never run; remove it")
-    for file, named in _classes(folder, only_unknown=True):
+    for file, named in _classes(tables, only_unknown=True):
         raise _refused(file, named, "transformers has no such class")
     trust = {"trust_remote_code": False} if kind.__name__.startswith("Auto") else {}  # the others never look for code
     try:
         return kind.from_pretrained(folder, local_files_only=True, **trust, **options)
     except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
-        for file, named in _classes(folder):
+        for file, named in _classes(tables):
             raise _refused(file, named, str(error).strip().partition("\n")[0]) from error
         raise
 
@@ -49,7 +53,7 @@ def _refused(file: Path, named: str, why: str) -> ForeignCodeError:
     )
 
 
-def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _tables(folder: Path) -> Iterator[Table]:
     """The folder's JSON objects, and the objects in them. What is no JSON is left to the loader and its message."""
     for file in sorted(folder.glob("*.json")):
         try:
@@ -61,19 +65,20 @@ def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield from ((file, part) for part in table.values() if isinstance(part, dict))
 
 
-def _classes(folder: Path, *, only_unknown: bool = False) -> Iterator[tuple[Path, str]]:
+def _classes(tables: Iterable[Table], *, only_unknown: bool = False) -> Iterator[tuple[Path, str]]:
     """File and classes of every `auto_map`; `only_unknown`: where transformers lacks the class named besides."""
     import transformers
 
-    for file, table in _tables(folder):
+    for file, table in tables:
+        if not table.get(AUTO_MAP):
+            continue
         besides = [name for key in CLASS_KEYS if isinstance(name := table.get(key), str)]
-        is_unknown = any(not hasattr(transformers, name) for name in besides)
-        if table.get(AUTO_MAP) and (is_unknown or not only_unknown):
+        if not only_unknown or any(not hasattr(transformers, name) for name in besides):
             yield file, json.dumps(table[AUTO_MAP])
 
 
-def _kernels(folder: Path) -> Iterator[tuple[Path, str]]:
-    for file, table in _tables(folder):
+def _kernels(tables: Iterable[Table]) -> Iterator[tuple[Path, str]]:
+    for file, table in tables:
         for key in (ATTENTION, f"_{ATTENTION}"):
             value = table.get(key)
             if isinstance(value, str) and "/" in value:
