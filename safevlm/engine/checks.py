@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from safevlm.data.images import ImageError, open_image
@@ -32,14 +33,14 @@ def check_requests(requests: Sequence[Request]) -> Sequence[Request]:
     return requests
 
 
-def check_images(requests: Sequence[Request]) -> None:
-    """Opens every image once and lets go of it. ImageError names the request."""
+def opened_images(requests: Sequence[Request]) -> Iterator[Image]:
+    """All images in order, each opened when its turn comes. ImageError; of several requests it names the one."""
     for index, request in enumerate(requests):
         for image in request.images:
             try:
-                open_image(image)
+                yield open_image(image)
             except ImageError as error:
-                raise ImageError(f"requests[{index}]: {error}") from error
+                raise ImageError(f"requests[{index}]: {error}" if len(requests) > 1 else str(error)) from error
 
 
 def check_rewritten(request: Request, rewritten: Request) -> Request:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from llava_patch import fields, virtual_tokens
 from safevlm.data import chat
-from safevlm.data.images import open_image
 from safevlm.defenses import Inputs
-from safevlm.engine.checks import check_inputs
+from safevlm.engine.checks import check_inputs, opened_images
 from safevlm.engine.guard import GuardedRequest
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
@@ -29,7 +28,7 @@ class Encoder:
 
     def features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
         """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there."""
-        images = [open_image(image) for request in requests for image in request.images]
+        images = list(opened_images(requests))
         pixels = None
         if images:
             pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)

@@ -23,7 +23,7 @@ from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
-from safevlm.engine.checks import check_images, check_requests
+from safevlm.engine.checks import check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.setting import setting_of
@@ -209,8 +209,9 @@ class Engine:
             raise ValueError(f"batch_size={batch_size} is too small; give 1 or more")
         how = _how(generation)
         check_requests(requests)
-        if len(requests) > 1:
-            check_images(requests)
+        if len(requests) > batch_size:  # the images of a single batch are all opened before it is answered anyway
+            for _ in opened_images(requests):
+                pass
         replies: list[Reply] = []
         for start in range(0, len(requests), batch_size):
             if stop is not None and stop.is_set():  # nobody waits for them any more
