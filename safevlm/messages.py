@@ -95,7 +95,7 @@ def _content(content: object, where: str) -> Spoken:
             images.append(_image(part, place))
         else:
             raise ValueError(f"{place}: unknown type {kind!r}; one of ['text', 'image_url']")
-    return Spoken("\n".join(texts), tuple(images))
+    return Spoken(" ".join(texts), tuple(images))
 
 
 def _text(part: Message, where: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,17 +19,8 @@ from torch import Tensor
 
 from safevlm.types import Request
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'][0]['text'] + ' ' }}"
-    "{% elif message['role'] == 'user' %}{{ 'USER: ' }}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
-    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT:' }}"
-    "{% generation %}{{ ' ' + message['content'][0]['text'] + '</s>' }}{% endgeneration %}"
-    "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.j2").read_text(encoding="utf-8").rstrip("\n")
+"""Reads messages as OpenAI's clients and transformers write them; what the model cannot read is an error."""
 
 Message = dict[str, Any]
 

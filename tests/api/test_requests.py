@@ -17,6 +17,7 @@ from safevlm.data import chat
 from safevlm.data.images import ImageError, open_image
 from safevlm.types import Generation, Request
 from tests.engine import engines
+from tests.training import workshop
 
 PAIRS = (("What is it?", "A cup."), ("Big?", "Yes."))
 PICTURE = Image.new("RGB", (8, 6), (200, 30, 10))
@@ -58,9 +59,12 @@ def test_null_fields_of_a_message_count_as_absent() -> None:
     assert Request("Red?", history=[TALK[0], answer]) == Request("Red?", history=PAIRS[:1])
 
 
-def test_parts_of_text_are_lines() -> None:
+def test_parts_of_text_are_joined_as_the_chat_template_joins_them() -> None:
     parts = [{"type": "text", "text": "Look."}, {"type": "text", "text": "What is it?"}]
-    assert Request.from_messages([{"role": "user", "content": parts}]).text == "Look.\nWhat is it?"
+    messages = [{"role": "user", "content": parts}]
+    processor = workshop.processor()
+    prompt = processor.apply_chat_template(messages, chat_template=chat.CHAT_TEMPLATE, add_generation_prompt=True)
+    assert chat.prompt_text(processor, Request.from_messages(messages)) == prompt
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import LlavaProcessor
@@ -46,6 +49,12 @@ def _answers(processor: LlavaProcessor, ids: Tensor, mask: Tensor) -> list[str]:
     return [processor.tokenizer.decode(ids[run]) for run in runs]
 
 
+def _templated(processor: LlavaProcessor, messages: list[dict[str, Any]]) -> str:
+    return processor.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, chat_template=chat.CHAT_TEMPLATE
+    )
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("system", ["", "A chat about images."])
 @pytest.mark.parametrize("text", TEXTS)
@@ -71,6 +80,86 @@ def test_golden_prompts(processor: LlavaProcessor) -> None:
     }
     for prompt, request in golden.items():
         assert chat.prompt_text(processor, request) == prompt
+
+
+WORDS = "What is it?"
+SHAPES: dict[str, list[dict[str, Any]]] = {
+    "plain text": [{"role": "user", "content": WORDS}],
+    "one part": [{"role": "user", "content": [{"type": "text", "text": WORDS}]}],
+    "parts": [{"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "it?"}]}],
+    "texts in a list": [{"role": "user", "content": ["What is", "it?"]}],
+    "Responses API": [{"role": "user", "content": [{"type": "input_text", "text": WORDS}]}],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_of_words_makes_the_published_prompt(processor: LlavaProcessor, name: str) -> None:
+    assert _templated(processor, SHAPES[name]) == "USER: What is it? ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"type": "image"},
+        {"type": "image", "url": "data:image/png;base64,"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
+        {"type": "input_image", "image_url": "data:image/png;base64,"},
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_images_stand_before_the_words_wherever_a_client_puts_them(
+    processor: LlavaProcessor, image: dict[str, Any], first: bool
+) -> None:
+    parts = [image, {"type": "text", "text": WORDS}]
+    message = {"role": "user", "content": parts if first else parts[::-1]}
+    assert _templated(processor, [message]) == "USER: <image>\nWhat is it? ASSISTANT:"
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_dialogue_of_plain_texts_is_the_one_of_parts(processor: LlavaProcessor, role: str) -> None:
+    said = [(role, "Be kind."), ("user", "Hello"), ("assistant", "Hi."), ("user", WORDS)]
+    plain = [{"role": who, "content": text} for who, text in said]
+    parts = [{"role": who, "content": [{"type": "text", "text": text}]} for who, text in said]
+    golden = "Be kind. USER: Hello ASSISTANT: Hi.</s>USER: What is it? ASSISTANT:"
+    assert _templated(processor, plain) == _templated(processor, parts) == golden
+
+
+def test_a_refusal_is_part_of_what_the_assistant_said(processor: LlavaProcessor) -> None:
+    answer = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]}
+    empty = {"role": "assistant", "content": None}
+    question = {"role": "user", "content": "How?"}
+    assert _templated(processor, [question, answer]) == "USER: How? ASSISTANT: I will not.</s>ASSISTANT:"
+    assert _templated(processor, [question, empty]) == "USER: How? ASSISTANT: </s>ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ({"role": "tool", "content": "x"}, "tool"),
+        ({"role": "user", "content": [{"type": "video"}]}, "video"),
+        ({"role": "system", "content": [{"type": "image"}]}, "system"),
+        ({"role": "assistant", "content": [{"type": "image"}]}, "assistant"),
+    ],
+)
+def test_what_the_model_cannot_read_is_an_error(processor: LlavaProcessor, message: dict[str, Any], named: str) -> None:
+    with pytest.raises(TemplateError, match=named):
+        _templated(processor, [message])
+
+
+def test_plain_texts_are_tokenized_and_masked_like_parts(processor: LlavaProcessor) -> None:
+    plain = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]
+    options = {"chat_template": chat.CHAT_TEMPLATE, "tokenize": True, "return_dict": True}
+    one, other = (
+        processor.apply_chat_template(turns, **options, return_assistant_tokens_mask=True)
+        for turns in (plain, [chat.user("Hello"), chat.assistant("Hi.")])
+    )
+    assert one["input_ids"] == other["input_ids"] and one["assistant_masks"] == other["assistant_masks"]
+    assert torch.tensor(one["assistant_masks"]).any()
+
+
+def test_the_shipped_base_carries_the_template() -> None:
+    stored = Path("checkpoints/miniature/chat_template.jinja").read_text(encoding="utf-8")
+    assert stored.rstrip("\n") == chat.CHAT_TEMPLATE
 
 
 def test_training_text_begins_with_the_prompt_of_inference(processor: LlavaProcessor) -> None:
