@@ -263,6 +263,17 @@ def test_a_rename_is_told_from_other_replacements(code: str, renames: bool) -> N
     assert _renames(call) == renames
 
 
+def test_images_open_in_one_place() -> None:
+    """There they are turned upright, made RGB and bounded; whoever opens one himself sees other pixels."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _files(ROOT)
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("Image.open", "PIL.Image.open")
+    ]
+    assert {place.rpartition(":")[0] for place in found} == {"safevlm/data/images.py"}, found
+
+
 def test_nothing_imports_torchvision() -> None:
     imports = [one for path in _files(ROOT) for one in _imports(path, ROOT)]
     found = [one.place for one in imports if one.target.split(".")[0] == "torchvision"]

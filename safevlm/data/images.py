@@ -1,4 +1,4 @@
-"""Opening an image that a user gave us: always RGB, or an error that names it. The only place where images open."""
+"""Opening an image that a user gave us: upright RGB, or an error that names it. The only place where images open."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from safevlm.data.pixel_modes import to_rgb
 from safevlm.types import ImageSource
 
 if TYPE_CHECKING:
@@ -19,15 +20,19 @@ ADDRESSES = ("http://", "https://", "ftp://", "file://")
 MAX_PIXELS = 64_000_000
 """Larger images are refused; decoding one could take gigabytes."""
 
+UPRIGHT = 1
+"""EXIF orientation of an image that is stored as it is seen."""
+
 
 class ImageError(ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Decodes an image completely → RGB. Alpha is put on white, so that grey, palette and alpha files all work.
+    """Decodes an image completely → RGB, turned as its EXIF orientation says, and what is transparent on white.
 
-    `source`: a path, a `data:` URI, an open image, a file's bytes, or a numpy array (h, w, 3) or (h, w) of uint8.
+    `source`: a path, a `data:` URI, an open image, a file's bytes, or a numpy array (h, w, 3) or (h, w) of uint8. Grey
+    of 16 bits, floats and the other modes are scaled to 8 bits; a range of values that cannot be shown is an error.
     ImageError: missing, empty, truncated, too large, no image at all, or an address on the network, which is never
     fetched.
     """
@@ -62,6 +67,22 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _decode(BytesIO(data), name)
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height as stored, from the header; of something unreadable, a size that no image has."""
+    try:
+        return Image.open(BytesIO(data)).size
+    except Exception:  # noqa: BLE001 - as in `_decode`
+        return (0, 0)
+
+
+def image_format(data: bytes) -> str:
+    """Its file format as PIL calls it, from the header: `PNG`, `JPEG`; empty: no image."""
+    try:
+        return Image.open(BytesIO(data)).format or ""
+    except Exception:  # noqa: BLE001 - as in `_decode`
+        return ""
+
+
 def _decode_uri(uri: str) -> Image.Image:
     """`data:image/png;base64,…`; errors show its beginning only, since it can have megabytes."""
     name, comma, data = uri.partition(",")
@@ -79,9 +100,11 @@ def _from_pil(image: Image.Image) -> Image.Image:
     if not image.width or not image.height:
         raise ImageError(f"an image of {image.width} x {image.height} pixels is empty")
     try:
-        return _rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"the open image is broken or truncated, or its file was closed ({error})") from error
+        return _decoded(image)
+    except Exception as error:  # noqa: BLE001 - as in `_decode`
+        raise ImageError(
+            f"the open image cannot be used: broken or truncated, or its file was closed ({_line(error)})"
+        ) from error
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -105,7 +128,7 @@ def _from_array(source: ndarray[Any, Any]) -> Image.Image:
         )
     if source.shape[0] * source.shape[1] > MAX_PIXELS:
         raise ImageError(f"an array of shape {source.shape} is over the limit of {MAX_PIXELS:,} pixels; scale it down")
-    return _rgb(Image.fromarray(source))
+    return to_rgb(Image.fromarray(source))
 
 
 def _decode(file: Path | BytesIO, name: str) -> Image.Image:
@@ -115,25 +138,39 @@ def _decode(file: Path | BytesIO, name: str) -> Image.Image:
             raise ImageError(
                 f"{name}: {image.width} x {image.height} pixels are over the limit of {MAX_PIXELS:,}; scale it down"
             )
-        return _rgb(image)
+        return _decoded(image)
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that can be read") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: far more pixels than the limit of {MAX_PIXELS:,}; scale it down") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name}: the image is broken or truncated ({error})") from error
+    except Exception as error:  # noqa: BLE001 - decoders fail on hostile bytes in ways that no list is complete of
+        raise ImageError(f"{name}: the image cannot be used: broken or truncated ({_line(error)})") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode.startswith("I;16"):  # `convert` would clip nearly all of 16 bits to white
-        return image.point(lambda value: value / 257).convert("RGB")
-    return image.convert("RGB")
+def _decoded(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("colours by number without a palette")
+    image.load()
+    turned = _orientation(image)
+    rgb = to_rgb(image)
+    if turned == UPRIGHT:
+        return rgb
+    bare = rgb.copy()  # with this tag alone: `exif_transpose` writes back all others, and fails where one is broken
+    bare.info = {}
+    bare.getexif()[ExifTags.Base.Orientation] = turned
+    return ImageOps.exif_transpose(bare)
+
+
+def _orientation(image: Image.Image) -> int:
+    """A block of EXIF that cannot be read says nothing: the pixels are what counts."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except Exception:  # noqa: BLE001 - the parsers of EXIF, TIFF tags and XMP fail in many ways
+        return UPRIGHT
+    return orientation if orientation in range(2, 9) else UPRIGHT
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

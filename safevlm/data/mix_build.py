@@ -18,16 +18,13 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
-
 from safevlm.data import answers, mix
 from safevlm.data.atomic_write import write_text
-from safevlm.data.images import decode_image
+from safevlm.data.images import decode_image, image_format
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
 from safevlm.data.mix_report import report_of
@@ -171,7 +168,7 @@ def _store_images(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[
 
 def _store(data: bytes, name: str, out: Path, source: str) -> str:
     decode_image(data, name)
-    ending = ENDINGS.get(Image.open(BytesIO(data)).format or "", ".img")
+    ending = ENDINGS.get(image_format(data), ".img")
     path = Path("images") / source / f"{bytes_digest(data)[:24]}{ending}"
     if not (out / path).is_file() or (out / path).stat().st_size != len(data):
         (out / path).parent.mkdir(parents=True, exist_ok=True)

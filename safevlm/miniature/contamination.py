@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from safevlm.data.images import open_image
 from safevlm.miniature import drawing, words
 from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
 from safevlm.miniature.world import Scene, sample_scene
@@ -124,7 +125,6 @@ def _copy(out: Path, stem: str, row: dict[str, Any], truths: list[dict[str, Any]
     if row["is_same_file"]:
         shutil.copyfile(source, out / image)
     else:
-        with Image.open(source) as opened:
-            small = opened.convert("RGB").resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
+        small = open_image(source).resize((COPY_SIZE, COPY_SIZE), Image.Resampling.BICUBIC)
         small.save(out / image, quality=COPY_QUALITY)
     return {**truth, "image": image}

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-from safevlm.data.images import decode_image
+from safevlm.data.images import decode_image, image_size
 from safevlm.data.sources.images import read_images
 from safevlm.data.sources.row import ImageFile
 from safevlm.data.threads import in_threads
@@ -87,7 +86,7 @@ class HeldOut:
     def match(self, image: ImageFile, data: bytes) -> ImageFile | None:
         """The held-out image that these bytes show."""
         match = self._by_bytes.get(bytes_digest(data))
-        if match is None and _size(data) in self._sizes:  # other sizes need not be decoded
+        if match is None and _sides(data) in self._sizes:  # other sizes need not be decoded
             match = self._by_pixels.get(pixel_digest(data, str(image)))
         return match
 
@@ -98,12 +97,10 @@ class HeldOut:
 
 def _held_out_prints(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str, str, tuple[int, int]]:
     image, data = pair
-    return image, bytes_digest(data), pixel_digest(data, str(image)), _size(data)
+    return image, bytes_digest(data), pixel_digest(data, str(image)), _sides(data)
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header; of something unreadable, a size that no image has."""
-    try:
-        return Image.open(BytesIO(data)).size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return (0, 0)
+def _sides(data: bytes) -> tuple[int, int]:
+    """Shorter and longer side: equal for equal images, also where one of them is stored turned."""
+    shorter, longer = sorted(image_size(data))
+    return shorter, longer

@@ -59,7 +59,7 @@ def digest(image: Image.Image) -> str:
 def jpeg(image: Image.Image, quality: float, seed: int) -> Image.Image:
     content = BytesIO()
     image.save(content, "JPEG", quality=round(quality))
-    return open_image(Image.open(content))
+    return open_image(content.getvalue())
 
 
 def blur(image: Image.Image, percent: float, seed: int) -> Image.Image:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from safevlm.data.atomic_write import atomic_file
+from safevlm.data.images import image_format
 from safevlm.evaluation.suites.tables import AbsentError
 
 if TYPE_CHECKING:
@@ -153,10 +153,6 @@ def _digest(text: str) -> str:
 
 def _ending(data: bytes, image: ImageFile) -> str:
     """By content, since rows of parquet have no name. ValueError: no image."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(BytesIO(data)) as opened:
-            return f".{str(opened.format).lower()}"
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{image}: not an image that can be read; download the archive again") from error
+    if kind := image_format(data):
+        return f".{kind.lower()}"
+    raise ValueError(f"{image}: not an image that can be read; download the archive again")
