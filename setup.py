@@ -43,6 +43,7 @@ setup(
         "safetensors",
         "pillow>=10.1",
         "pyyaml",
+        "pydantic>=2.12",
         "tqdm",
         "jsonargparse[signatures]>=4.40",
     ],

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any
+
+from safevlm.files import check_template, read_yaml
 
 CLEAN = "clean"
 SAFE = "safe"
@@ -48,10 +49,10 @@ class Taxonomy:
             if neutral not in names:
                 raise ValueError(f"taxonomy: no {kind} is named {neutral!r}; the mixer needs one: {names}")
         for level in self.levels:
-            named = {name for _, name, _, _ in Formatter().parse(level.stance) if name is not None}
-            unknown = named - {"topic"}
-            if unknown:
-                raise ValueError(f"taxonomy: stance of level {level.name!r}: unknown {sorted(unknown)}; only {{topic}}")
+            try:
+                check_template(level.stance, ["topic"])
+            except ValueError as error:
+                raise ValueError(f"taxonomy: stance of level {level.name!r}: {error}") from error
         if self.levels[0].name != SAFE:
             raise ValueError(f"taxonomy: the first level must be {SAFE!r}, since levels are ordered by severity")
 
@@ -79,13 +80,13 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Sequence[Mapping[str, str]]]) -> Taxonomy:
-        unknown = set(table) - {"categories", "levels"}
-        if unknown:
-            raise ValueError(f"taxonomy: unknown key {sorted(unknown)}; one of ['categories', 'levels']")
-        return cls(
-            categories=tuple(Category(**entry) for entry in table["categories"]),
-            levels=tuple(Level(**entry) for entry in table["levels"]),
-        )
+        """Reads `to_dict` back. ValueError: the table is not one; what a user wrote goes through `read_taxonomy`."""
+        try:
+            categories = tuple(Category(**entry) for entry in table["categories"])
+            levels = tuple(Level(**entry) for entry in table["levels"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"taxonomy: not tables of categories and levels: {error}") from error
+        return cls(categories, levels)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
@@ -98,16 +99,20 @@ def read_taxonomy(path: str | Path) -> tuple[Taxonomy, dict[str, Any] | None]:
 
     The policy is checked where it acts (`safevlm.defenses.policy`), which knows what its words mean.
     """
-    import yaml
-
+    told = read_yaml(path, TaxonomyFile)
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        policy = table.pop("policy", None) if isinstance(table, dict) else None
-        if policy is not None and not isinstance(policy, dict):
-            raise ValueError(f"policy: {policy!r} is not a table of levels, categories and thresholds")
-        return Taxonomy.from_dict(table), policy
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a taxonomy: {error}") from error
+        return Taxonomy(told.categories, told.levels), None if told.policy is None else dict(told.policy)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TaxonomyFile:
+    """The shape of such a YAML file."""
+
+    categories: tuple[Category, ...]
+    levels: tuple[Level, ...]
+    policy: Mapping[str, Any] | None = None
 
 
 def _id_of(label: int | str, names: Sequence[str], field: str) -> int:

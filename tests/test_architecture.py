@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TREES = ("llava_patch", "safevlm")
 
 RANKS = {
+    "safevlm.files": -1,  # whatever reads a file may import it
     "safevlm.taxonomy": 0,
     "safevlm.messages": 0,
     "safevlm.types": 1,
@@ -58,6 +59,7 @@ WITHOUT_TORCH = (
     "safevlm.taxonomy",
     "safevlm.plugins",
     "safevlm.refusals",
+    "safevlm.files",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 

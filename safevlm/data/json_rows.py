@@ -1,6 +1,7 @@
 """JSON lists and JSONL, one row at a time: files of a million rows never stand in memory as a whole.
 
-A row comes with its place, `file:line` (JSONL) or `file[index]` (a list), which every later error starts with.
+A row comes with its place, `file:line` (JSONL) or `file[index]` (a list), which every later error starts with. What
+`safevlm.files` takes for an error in JSON (a repeated key, NaN, half a character) is one here too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from json.decoder import WHITESPACE  # type: ignore[attr-defined]  # typeshed le
 from pathlib import Path
 from typing import Any, TextIO
 
+from safevlm.files import FileError, strict_json, undecodable_line
+
 CHUNK = 1 << 20
 """Characters read at once from a JSON list; doubled while a single row does not fit."""
 
 
-class RowError(ValueError):
+class RowError(FileError):
     """A file that is missing, not UTF-8 or not JSON; the message starts with its place."""
 
 
@@ -30,7 +33,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             rows = _list_rows(path, file, start) if start.lstrip().startswith("[") else _lines(path, file, start)
             yield from rows
     except UnicodeDecodeError as error:
-        raise RowError(f"{path}: not UTF-8 text: {error}") from error
+        raise RowError(f"{path}:{undecodable_line(path)}: not UTF-8 text; save the file as UTF-8") from error
 
 
 def _first_characters(file: TextIO) -> str:
@@ -47,9 +50,13 @@ def _lines(path: Path, file: TextIO, start: str) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"{path}:{number}", json.loads(line)
+            row = strict_json.DECODER.decode(line)
+            strict_json.check_value(line, row)
         except json.JSONDecodeError as error:
             raise RowError(f"{path}:{number}: malformed JSON line: {error.msg}") from error
+        except strict_json.FAULTS as error:
+            raise RowError(f"{path}:{number}: malformed JSON line: {strict_json.told(error)}") from error
+        yield f"{path}:{number}", row
 
 
 def _whole_lines(start: str, file: TextIO) -> Iterator[str]:
@@ -80,7 +87,6 @@ class _Window:
     def __init__(self, path: Path, file: TextIO, start: str) -> None:
         self.path, self.file, self.text, self.at = path, file, start, 0
         self.lines_before = 0
-        self.decoder = json.JSONDecoder()
 
     def peek(self) -> str:
         """The next character that is no white space; empty at the end of the file."""
@@ -104,13 +110,16 @@ class _Window:
         size = CHUNK
         while True:
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
+                value, end = strict_json.DECODER.raw_decode(self.text, self.at)
+                strict_json.check_value(self.text[self.at : end], value)
             except json.JSONDecodeError as error:
                 start = self.at
                 if not self._more(size):
                     raise self._error(error.msg, error.pos - start) from error
                 size *= 2  # so that a row of any size, or a broken one, costs linear time
                 continue
+            except strict_json.FAULTS as error:
+                raise self._error(strict_json.told(error), self.at) from error
             if end == len(self.text):  # a number may go on
                 end -= self.at
                 if self._more(CHUNK):

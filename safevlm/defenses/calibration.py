@@ -18,7 +18,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 from safevlm.types import Verdict
@@ -85,40 +84,18 @@ def tempered(probabilities: Mapping[str, float], temperature: float) -> Mapping[
     return {name: weight / total for name, weight in weights.items()}
 
 
-def calibrations_from(table: Any, taxonomy: Taxonomy, where: object) -> dict[str, Calibration]:
-    """The policy's `calibration` table, checked. ValueError names `where`, the detector and the key."""
-    if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: calibration: {table!r} is not a table of detectors")
-    return {name: _calibration_from(row, taxonomy, f"{where}: calibration.{name}") for name, row in table.items()}
-
-
-def _calibration_from(row: Any, taxonomy: Taxonomy, where: str) -> Calibration:
-    choices = [each.name for each in dataclasses.fields(Calibration)]
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{where}: {row!r} is not a table of {choices}")
-    unknown = [name for name in row if name not in choices]
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; one of {choices}")
-    temperatures = row.get("temperatures", {})
-    if not isinstance(temperatures, Mapping) or not set(temperatures) <= set(READ_OUTS):
-        raise ValueError(f"{where}.temperatures: {temperatures!r} is not a table of {list(READ_OUTS)}")
-    for name, value in temperatures.items():
-        if not _is_number(value) or not 0 < value < math.inf:
+def check_calibration(calibration: Calibration, taxonomy: Taxonomy, where: str) -> None:
+    """ValueError, beginning with `where`: a read-out that there is not, a number that is none of its kind."""
+    for name, value in calibration.temperatures.items():
+        if name not in READ_OUTS:
+            raise ValueError(f"{where}.temperatures: unknown read-out {name!r}; one of {list(READ_OUTS)}")
+        if not 0 < value < math.inf:
             raise ValueError(f"{where}.temperatures.{name}: {value!r} is not a temperature; a number above 0")
-    return Calibration(dict(temperatures), _risk_from(row.get("risk"), taxonomy, f"{where}.risk"), row.get("note", ""))
-
-
-def _risk_from(risk: Any, taxonomy: Taxonomy, where: str) -> float | dict[str, float] | None:
-    if risk is None:
-        return None
-    risky = [name for name in taxonomy.category_names if name != CLEAN]
+    risk, risky = calibration.risk, [name for name in taxonomy.category_names if name != CLEAN]
     if isinstance(risk, Mapping) and set(risk) != set(risky):
-        raise ValueError(f"{where}: a table must name every risky category and no other: {risky}, not {list(risk)}")
-    for value in risk.values() if isinstance(risk, Mapping) else [risk]:
-        if not _is_number(value) or not 0 <= value <= 1:
-            raise ValueError(f"{where}: {value!r} is not a probability")
-    return dict(risk) if isinstance(risk, Mapping) else risk
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        raise ValueError(
+            f"{where}.risk: a table must name every risky category and no other: {risky}, not {list(risk)}"
+        )
+    for value in risk.values() if isinstance(risk, Mapping) else [] if risk is None else [risk]:
+        if not 0 <= value <= 1:
+            raise ValueError(f"{where}.risk: {value!r} is not a probability")

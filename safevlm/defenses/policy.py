@@ -17,22 +17,19 @@ A verdict of level `safe` or category `clean` is always let through untouched (S
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import yaml
+from typing import Any, Literal
 
 from safevlm.defenses import prompts
-from safevlm.defenses.calibration import Calibration, calibrations_from
+from safevlm.defenses.calibration import Calibration, check_calibration
+from safevlm.files import checked, read_yaml
 from safevlm.taxonomy import SAFE, Taxonomy
 from safevlm.types import Reply, Request, Verdict
 
 Action = Literal["allow", "hint", "refuse"]
 Place = Literal["after", "before"]
-ACTIONS, PLACES = get_args(Action), get_args(Place)
-KEYS = ("levels", "categories", "thresholds", "calibration", "place")
 
 
 @dataclass(frozen=True)
@@ -86,49 +83,41 @@ def read_policy(
         return policy_from(default or {}, taxonomy, "config.json: policy")
     if isinstance(path, Mapping):
         return policy_from(dict(path), taxonomy, "policy")
-    try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: malformed YAML: {error}") from error
-    return policy_from(table, taxonomy, path)
+    return _policy(read_yaml(path, PolicyFile), taxonomy, path)
 
 
 def policy_from(table: Any, taxonomy: Taxonomy, where: str | Path) -> Policy:
     """A policy's table, checked against the taxonomy. ValueError names `where` and the key."""
-    _check(where, table, taxonomy)
-    return Policy(
-        taxonomy,
-        levels=table.get("levels", {}),
-        categories=table.get("categories", {}),
-        thresholds=table.get("thresholds", {}),
-        place=table.get("place", "after"),
-        calibration=calibrations_from(table.get("calibration", {}), taxonomy, where),
-    )
+    return Policy(taxonomy) if table == {} else _policy(checked(PolicyFile, table, str(where)), taxonomy, where)
 
 
-def _check(path: str | Path, table: Any, taxonomy: Taxonomy) -> None:
-    if not isinstance(table, dict):
-        raise ValueError(f"{path}: a policy is a table of {', '.join(KEYS)}")
-    _known(path, "key", table, KEYS)
-    _known(path, "place", [table.get("place", "after")], PLACES)
-    table = {key: value for key, value in table.items() if key != "place"}
-    by_category = table.get("categories", {})
-    rows = by_category.items() if isinstance(by_category, dict) else ()
-    for what, value in (*table.items(), *((f"categories.{name}", row) for name, row in rows)):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: {what}: {value!r} is not a table")
-    level_tables = [table.get("levels", {}), *by_category.values()]
-    _known(path, "category", table.get("categories", {}), taxonomy.category_names)
-    _known(path, "category", table.get("thresholds", {}), taxonomy.category_names)
-    for levels in level_tables:
-        _known(path, "level", levels, [name for name in taxonomy.level_names if name != SAFE])
-        _known(path, "action", levels.values(), ACTIONS)
-    for category, threshold in table.get("thresholds", {}).items():
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise ValueError(f"{path}: thresholds.{category}: {threshold!r} is not a probability")
+@dataclass(frozen=True)
+class PolicyFile:
+    """The shape of a policy's table, before its names are held against a taxonomy."""
+
+    levels: Mapping[str, Action] = field(default_factory=dict)
+    categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    place: Place = "after"
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
 
-def _known(path: str | Path, what: str, names: Any, choices: Any) -> None:
+def _policy(told: PolicyFile, taxonomy: Taxonomy, where: str | Path) -> Policy:
+    risky_levels = [name for name in taxonomy.level_names if name != SAFE]
+    _known(f"{where}: levels", "level", told.levels, risky_levels)
+    _known(f"{where}: categories", "category", told.categories, taxonomy.category_names)
+    _known(f"{where}: thresholds", "category", told.thresholds, taxonomy.category_names)
+    for category, levels in told.categories.items():
+        _known(f"{where}: categories.{category}", "level", levels, risky_levels)
+    for category, threshold in told.thresholds.items():
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{where}: thresholds.{category}: {threshold!r} is not a probability")
+    for name, calibration in told.calibration.items():
+        check_calibration(calibration, taxonomy, f"{where}: calibration.{name}")
+    return Policy(taxonomy, told.levels, told.categories, told.thresholds, told.place, told.calibration)
+
+
+def _known(where: str, what: str, names: Iterable[str], choices: Sequence[str]) -> None:
     for name in names:
         if name not in choices:
-            raise ValueError(f"{path}: unknown {what} {name!r}; one of {list(choices)}")
+            raise ValueError(f"{where}: unknown {what} {name!r}; one of {list(choices)}")

@@ -49,6 +49,21 @@ def test_malformed_text_names_its_line(
     assert str(error.value).startswith(f"{file}:{line}: malformed"), str(error.value)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    ['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud83d"}', "[" * 500 + "]" * 500, "[" * 10**5, b"\xff"],
+)
+def test_what_json_would_pass_over_in_silence_is_an_error_with_its_line(tmp_path: Path, bad: str | bytes) -> None:
+    """A key that stands twice, NaN, an infinite number, half a character, deep nesting, bytes that are no text."""
+    content = bad if isinstance(bad, bytes) else bad.encode()
+    for text in (b'{"a": 1}\n{"a": 1}\n' + content + b"\n", b'[{"a": 1},\n{"a": 1},\n' + content + b"]"):
+        file = tmp_path / "rows.json"
+        file.write_bytes(text)
+        with pytest.raises(RowError) as error:
+            list(json_rows.json_rows(file))
+        assert str(error.value).startswith(f"{file}:3: "), str(error.value)
+
+
 def test_rows_before_a_mistake_are_given(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\n{"b"\n', encoding="utf-8")

@@ -86,7 +86,10 @@ MISTAKES = {
     "a number": ({"calibration": 0.5}, "calibration: 0.5 is not a table"),
     "unknown key": ({"calibration": {"safety-head": {"treshold": 1}}}, "unknown key 'treshold'"),
     "risk above 1": ({"calibration": {"safety-head": {"risk": 5}}}, "not a probability"),
-    "risk that is no number": ({"calibration": {"safety-head": {"risk": math.nan}}}, "not a probability"),
+    "risk that is no number": (
+        {"calibration": {"safety-head": {"risk": math.nan}}},
+        r"risk: .*finite",
+    ),
     "a category left out": ({"calibration": {"safety-head": {"risk": {"privacy": 0.5}}}}, "every risky category"),
     "temperature of 0": ({"calibration": {"safety-head": {"temperatures": {"level": 0}}}}, "temperatures.level"),
     "unknown read-out": ({"calibration": {"safety-head": {"temperatures": {"mood": 1}}}}, "temperatures"),

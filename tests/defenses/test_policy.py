@@ -134,19 +134,27 @@ MISTAKES = {
     "unknown key": ("level: {careful: hint}", ("unknown key 'level'", "levels", "categories", "thresholds")),
     "unknown level": ("levels: {carefull: hint}", ("unknown level 'carefull'", *LEVELS)),
     "the safe level": ("levels: {safe: refuse}", ("unknown level 'safe'", *LEVELS)),
-    "unknown action": ("levels: {careful: warn}", ("unknown action 'warn'", "allow", "hint", "refuse")),
-    "action that YAML reads as false": ("levels: {careful: off}", ("unknown action False", "allow", "hint", "refuse")),
+    "unknown action": ("levels: {careful: warn}", ("levels.careful: unknown 'warn'", "allow", "hint", "refuse")),
+    "action that YAML reads as false": (
+        "levels: {careful: off}",
+        ("levels.careful: unknown False", "allow"),
+    ),
     "unknown category": ("categories: {porn: {careful: hint}}", ("unknown category 'porn'", *DEFAULT.category_names)),
     "category, unknown level": ("categories: {privacy: {low: hint}}", ("unknown level 'low'", *LEVELS)),
-    "category, unknown action": ("categories: {privacy: {careful: no}}", ("unknown action False", "allow")),
+    "category, unknown action": (
+        "categories: {privacy: {careful: no}}",
+        ("privacy.careful: unknown False",),
+    ),
     "threshold, unknown category": ("thresholds: {porn: 0.5}", ("unknown category 'porn'", *DEFAULT.category_names)),
     "threshold above 1": ("thresholds: {privacy: 80}", ("thresholds.privacy", "80")),
     "threshold below 0": ("thresholds: {privacy: -0.1}", ("thresholds.privacy", "-0.1")),
     "threshold in words": ("thresholds: {privacy: high}", ("thresholds.privacy", "'high'")),
-    "threshold that is no number": ("thresholds: {privacy: .nan}", ("thresholds.privacy", "nan")),
+    "threshold that is no number": ("thresholds: {privacy: .nan}", (".yaml:1: ", ".nan")),
     "threshold that is a truth value": ("thresholds: {privacy: true}", ("thresholds.privacy", "True")),
-    "malformed YAML": ("levels: {careful: hint", ("malformed YAML",)),
+    "malformed YAML": ("levels: {careful: hint", (".yaml:1: not YAML",)),
+    "a key twice": ("levels: {must_refuse: refuse}\nlevels: {}", (".yaml:2: ", "'levels'", "twice")),
     "a list": ("- careful", ("table",)),
+    "an empty list": ("[]", ("table",)),
     "a word": ("refuse", ("table",)),
     "empty levels": ("levels:", ("levels",)),
     "levels as a list": ("levels: [careful]", ("levels",)),
@@ -217,5 +225,5 @@ def test_hint_stands_where_the_policy_says(tmp_path: Path, place: str, first: st
 
 @pytest.mark.parametrize("value", ["above", "[before]", "{before: 1}", "1"])
 def test_unknown_place_names_the_choices(tmp_path: Path, value: str) -> None:
-    with pytest.raises(ValueError, match=r"policy.yaml: unknown place .*one of \['after', 'before'\]"):
+    with pytest.raises(ValueError, match=r"policy.yaml:1: place: unknown .*one of 'after' or 'before'"):
         _policy(tmp_path, f"place: {value}")

@@ -28,7 +28,7 @@ from safevlm.training.stages import stage_of
 ROOT = Path(__file__).parents[2]
 PACKAGE = "safevlm.evaluation.speed.gpu_check"
 MISSING = ("jsonargparse", "deepspeed", "bitsandbytes", "trl", "datasets", "pyarrow", "sklearn", "scipy", "matplotlib")
-MISSING += ("openai", "torchvision", "pandas", "pytest")
+MISSING += ("openai", "pydantic", "torchvision", "pandas", "pytest")
 """What a bare machine lacks, or may lack."""
 BLOCKER = f"""
 import importlib.metadata, importlib.util, sys

@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from safevlm.data.images import ImageError, open_image
-from safevlm.data.yaml_table import load_yaml
 from safevlm.evaluation.suites import own_rows
 from safevlm.evaluation.suites.groups import Group, Images, Side
 from safevlm.evaluation.suites.question import REPEAT, USERS, Question
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.table import SUITES
 from safevlm.evaluation.suites.tables import AbsentError
+from safevlm.files import load_yaml
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
 ENDINGS = (".yaml", ".yml")
