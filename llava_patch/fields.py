@@ -99,6 +99,11 @@ def image_token_id(config: Config) -> int:
     return int(config.image_token_id)
 
 
+def positions(config: Config) -> int:
+    """Tokens of prompt and answer together that the LLM was made for."""
+    return int(text(config).max_position_embeddings)
+
+
 def lm_layers(config: Config) -> int:
     """Decoder layers of the LLM."""
     return int(text(config).num_hidden_layers)

@@ -90,7 +90,7 @@ class DataConfig:
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: int = 2048
-    """Longest sequence in tokens, image slots included."""
+    """Longest sequence in tokens, image slots included; never more than the model has positions for."""
     group_by: Grouping = "none"
     """What the records of one step share, over all processes: kind is with or without an image, length includes it."""
     verify_images: bool = True

@@ -166,7 +166,12 @@ def test_missing_and_empty_record_file(recipe: Path, tmp_path: Path, capsys: Cap
 
 
 def test_max_length_that_cuts_images(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
-    _told(capsys, ["train", recipe, "--data.max_length", "10"], f"{tmp_path / 'train.jsonl'}:", "data.max_length = 10")
+    _told(
+        capsys,
+        ["train", recipe, "--data.max_length", "10"],
+        f"{tmp_path / 'train.jsonl'}:",
+        "10 tokens (data.max_length",
+    )
     _nothing_left(tmp_path / "out")
 
 

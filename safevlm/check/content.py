@@ -74,11 +74,17 @@ def images(plan: RunPlan) -> Iterator[Finding]:
 
 def slots(plan: RunPlan) -> Iterator[Finding]:
     """Image tokens against the model's slots, the length limit, and labels against answers."""
-    sample, limit = plan.sample, plan.recipe.data.max_length
+    sample, limit = plan.sample, plan.longest
+    by_recipe = limit == plan.recipe.data.max_length
+    told, fix = (
+        (f"data.max_length {limit} cuts", "raise it or shorten")
+        if by_recipe
+        else (f"the model's {limit} positions cut", "shorten")
+    )
     of = f"of {len(sample.rows) + len(sample.broken)} sampled records"
     cases = (
         (sample.slots, f"{{}} {of} have image tokens that the model does not take"),
-        (sample.cut, f"data.max_length {limit} cuts {{}} {of}; raise it or shorten them"),
+        (sample.cut, f"{told} {{}} {of}; {fix} them"),
         (sample.answers, f"{{}} {of} learn something else than their answer"),
         ([one for one in sample.broken if one not in plan.unreadable[0]], f"{{}} {of} cannot be encoded"),
     )

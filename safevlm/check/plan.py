@@ -26,6 +26,7 @@ from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
 from safevlm.training.arguments import deepspeed_file
 from safevlm.training.hints import add_hints
+from safevlm.training.longest import longest
 from safevlm.training.prepare import prepare
 from safevlm.training.stage import Stage
 from safevlm.training.stages import stage_of
@@ -147,7 +148,12 @@ class RunPlan:
         chosen = self.records
         if len(chosen) > SAMPLE:
             chosen = random.Random(self.recipe.run.seed).sample(chosen, SAMPLE)
-        return samples.encode(chosen, self.processor, self.skeleton.slots, self.recipe.data.max_length)
+        return samples.encode(chosen, self.processor, self.skeleton.slots, self.longest)
+
+    @property
+    def longest(self) -> int:
+        """Tokens after which a record is cut."""
+        return longest(self.recipe, self.checkpoint.config)
 
 
 def _unreadable(record: Record) -> list[str]:

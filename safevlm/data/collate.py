@@ -9,8 +9,9 @@ ids                                 b strings, for errors
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch.utils.data import Dataset
 from safevlm.data import chat
 from safevlm.data.images import open_image
 from safevlm.data.records import Record, RecordError
+
+log = logging.getLogger(__name__)
 
 IGNORED = -100
 """Label of what has none: prompt tokens, records without a verdict."""
@@ -44,6 +47,8 @@ class RecordDataset(Dataset[Record]):
 class Collator:
     processor: chat.ChatProcessor
     max_length: int = 2048
+    told: list[str] = field(default_factory=list, compare=False)
+    """The first record that was cut, once one was."""
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
         encoded = self._encode(records)
@@ -51,6 +56,7 @@ class Collator:
         ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
         for row, record in enumerate(records):
             self._check_row(record, ids[row], answers[row])
+            self._tell_cut(record, int(mask[row].sum()))
         ids, mask, answers = ids[:, : self.max_length], mask[:, : self.max_length], answers[:, : self.max_length]
         return {
             **encoded,
@@ -77,11 +83,25 @@ class Collator:
     def _check_row(self, record: Record, ids: Tensor, answers: Tensor) -> None:
         if not answers[: self.max_length].any():
             raise RecordError(
-                f"{record.place}: no token of an answer within data.max_length = {self.max_length}; raise it or "
-                "shorten the record"
+                f"{record.place}: no token of an answer within the limit of {self.max_length} tokens (data.max_length, "
+                "or the model's positions); shorten the record"
             )
         if (ids[self.max_length :] == self.processor.image_token_id).any():
-            raise RecordError(f"{record.place}: data.max_length = {self.max_length} cuts through an image; raise it")
+            raise RecordError(
+                f"{record.place}: the limit of {self.max_length} tokens (data.max_length, or the model's positions) "
+                "cuts through an image; shorten the record"
+            )
+
+    def _tell_cut(self, record: Record, tokens: int) -> None:
+        """Once, since `safevlm check` counts them."""
+        if tokens > self.max_length and not self.told:
+            self.told.append(record.place)
+            log.warning(
+                "%s: %d tokens are cut at %d, and so are other long records; safevlm check counts them",
+                record.place,
+                tokens,
+                self.max_length,
+            )
 
 
 def _labels(values: Sequence[int | None]) -> Tensor:

@@ -12,6 +12,7 @@ from safevlm.data import chat
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs, opened_images
 from safevlm.engine.guard import GuardedRequest
+from safevlm.engine.lengths import check_length, surely_fits
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
 from safevlm.model.loading import Loaded
@@ -35,9 +36,22 @@ class Encoder:
         words = [words_of(self.model, self.processor, request, self.device) for request in requests]
         return encode_images(self.model, pixels, [len(request.images) for request in requests], words)
 
+    def check_lengths(self, requests: Sequence[Request]) -> None:
+        """ValueError: a prompt that leaves no room for an answer; of several requests it names the one."""
+        for index, request in enumerate(requests):
+            if surely_fits(request, self.model.slots, self.positions):
+                continue
+            try:
+                self._prompt_ids(request)
+            except ValueError as error:
+                raise ValueError(f"requests[{index}]: {error}" if len(requests) > 1 else str(error)) from error
+
     def inputs(self, request: Request, features: LazyImageFeatures, answer_prefix: str = "") -> Inputs:
-        """The request's prompt as ids, beside its pixels. `answer_prefix` is how the answer begins."""
-        ids = chat.prompt_ids(self.processor, request, self.model.slots, answer_prefix)
+        """The request's prompt as ids, beside its pixels. `answer_prefix` is how the answer begins.
+
+        ValueError: the prompt leaves no room for an answer.
+        """
+        ids = self._prompt_ids(request, answer_prefix)
         return Inputs(
             torch.tensor(ids, device=self.device),
             features.pixel_values,
@@ -47,7 +61,11 @@ class Encoder:
     def check(self, after: Inputs, before: Inputs) -> Inputs:
         """`after`, what a defense made of `before`, if the model can read it. TypeError, ValueError: what is wrong."""
         config = self.model.config
-        return check_inputs(after, before, fields.vocabulary_size(config), fields.hidden_size(config))
+        check_inputs(after, before, fields.vocabulary_size(config), fields.hidden_size(config))
+        virtual = sum(len(tokens.vectors) for tokens in after.virtual)
+        slots = int((after.input_ids == after.image_token_id).sum())
+        check_length(len(after.input_ids) + virtual, slots + virtual, self.positions)
+        return after
 
     def batch(self, turns: Sequence[GuardedRequest]) -> EncodedBatch:
         """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
@@ -64,6 +82,16 @@ class Encoder:
     def texts(self, new_ids: Tensor) -> list[str]:
         """(b, new) → answers without white space around them."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+
+    def _prompt_ids(self, request: Request, answer_prefix: str = "") -> list[int]:
+        ids = chat.prompt_ids(self.processor, request, self.model.slots, answer_prefix)
+        check_length(len(ids), self.model.slots * len(request.images), self.positions)
+        return ids
+
+    @property
+    def positions(self) -> int:
+        """Tokens of prompt and answer together that the model was made for."""
+        return fields.positions(self.model.config)
 
     @property
     def pad_id(self) -> int:

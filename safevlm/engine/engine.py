@@ -16,7 +16,6 @@ from threading import Event, RLock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from safevlm import defenses
 from safevlm.config import Quantization
@@ -26,6 +25,7 @@ from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
+from safevlm.engine.lengths import Answers, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
@@ -200,7 +200,7 @@ class Engine:
                 )
                 for request, features in pairs
             ]
-            return self._encoder.texts(self._generate(turns, generation))
+            return self._encoder.texts(self._generate(turns, generation).ids)
 
     def _reply_all(
         self, requests: Sequence[Request], generation: Generation | None, batch_size: int, stop: Event | None = None
@@ -208,7 +208,7 @@ class Engine:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is too small; give 1 or more")
         how = _how(generation)
-        check_requests(requests)
+        self._encoder.check_lengths(check_requests(requests))
         if len(requests) > batch_size:  # the images of a single batch are all opened before it is answered anyway
             for _ in opened_images(requests):
                 pass
@@ -251,27 +251,33 @@ class Engine:
 
     def _prepare(self, requests: Sequence[Request]) -> list[GuardedRequest | Reply]:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
+        self._encoder.check_lengths(check_requests(requests))
         return [
             self._guard.prepare(request, features, self._encoder.inputs, self._encoder.check)
-            for request, features in zip(requests, self._encoder.features(check_requests(requests)), strict=True)
+            for request, features in zip(requests, self._encoder.features(requests), strict=True)
         ]
 
     def _finish(self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""
         if not turns:
             return []
-        texts = self._encoder.texts(self._generate(turns, generation, stop))
+        answers = self._generate(turns, generation, stop)
         return [
-            self._guard.review(turn, text, chat.prompt_text(self.processor, turn.rewritten))
-            for turn, text in zip(turns, texts, strict=True)
+            self._guard.review(turn, text, chat.prompt_text(self.processor, turn.rewritten), self._told(is_cut))
+            for turn, text, is_cut in zip(turns, self._encoder.texts(answers.ids), answers.is_cut, strict=True)
         ]
+
+    def _told(self, is_cut: bool) -> tuple[str, ...]:
+        """Lines of the trace about an answer."""
+        return (f"the answer stops where the model's {self._encoder.positions} positions end",) if is_cut else ()
 
     @torch.inference_mode()
     def _generate(
         self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None = None, **options: Any
-    ) -> Tensor:
-        """→ the new ids only, (b, new). `stop` ends it at the next token."""
+    ) -> Answers:
+        """`stop` ends it at the next token, the model's positions at the last one that they have."""
         batch = self._encoder.batch(turns)
+        room = [self._encoder.positions - tokens for tokens in batch.attention_mask.sum(1).tolist()]
         sampling = generation.temperature > 0
         if stop is not None:
             options["stopping_criteria"] = [lambda *_, **__: stop.is_set()]
@@ -280,7 +286,7 @@ class Engine:
                 torch.manual_seed(generation.seed)
             output = self.model.generate(
                 **batch.model_inputs,
-                max_new_tokens=generation.max_new_tokens,
+                max_new_tokens=min(generation.max_new_tokens, max(room)),
                 do_sample=sampling,
                 temperature=generation.temperature if sampling else None,
                 top_p=generation.top_p if sampling else None,
@@ -288,7 +294,10 @@ class Engine:
                 pad_token_id=self._encoder.pad_id,
                 **options,
             )
-        return output[:, batch.input_ids.shape[1] :]
+        new_ids = output[:, batch.input_ids.shape[1] :]
+        ends = self.model.generation_config.eos_token_id
+        end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        return cut_to_room(new_ids, room, generation.max_new_tokens, end_ids, self._encoder.pad_id)
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

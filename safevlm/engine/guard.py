@@ -77,9 +77,10 @@ class Guard:
             return self._refusal(request, self._broken(hook, verdict, error))
         return GuardedRequest(request, verdict, rewritten, features, inputs)
 
-    def review(self, turn: GuardedRequest, text: str, prompt: str) -> Reply:
-        """The reply, once the model has answered `text` to `prompt`."""
-        reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=_trace(turn))
+    def review(self, turn: GuardedRequest, text: str, prompt: str, told: tuple[str, ...] = ()) -> Reply:
+        """The reply, once the model has answered `text` to `prompt`. `told`: lines of the trace about the answer."""
+        trace = (*_trace(turn), *told)
+        reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=trace)
         try:
             return settled(given(Reply, self.defense.review(turn.request, reply, turn.verdict)), reply)
         except Exception as error:  # noqa: BLE001 - the same: fail closed

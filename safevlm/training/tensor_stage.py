@@ -30,6 +30,7 @@ from safevlm.data.records import PARTS, Record, RecordError
 from safevlm.defenses import security_tensor
 from safevlm.defenses.security_tensor import SecurityTensor
 from safevlm.model import loading, losses
+from safevlm.training.longest import longest
 from safevlm.training.tensors import AnswerLogits, TensorLearner
 from safevlm.training.trainer import SafeTrainer
 
@@ -182,6 +183,6 @@ def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], *
         held_out=held_out,
         loaded=loaded,
         train_dataset=RecordDataset(trained),
-        data_collator=PartCollator(loaded.processor, recipe.data.max_length),
+        data_collator=PartCollator(loaded.processor, longest(recipe, loaded.safe_llava.config)),
         **kwargs,
     )

@@ -26,6 +26,7 @@ from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED, Collator, RecordDataset
 from safevlm.data.records import Record
 from safevlm.model import loading, losses, saving, zero3
+from safevlm.training.longest import longest
 
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 """Which labels of a batch each loss term reads."""
@@ -185,6 +186,6 @@ def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], *
     return SafeTrainer(
         loaded=loaded,
         train_dataset=RecordDataset(records),
-        data_collator=Collator(loaded.processor, recipe.data.max_length),
+        data_collator=Collator(loaded.processor, longest(recipe, loaded.safe_llava.config)),
         **options,
     )

@@ -133,6 +133,12 @@ def _small_images(place: Place) -> None:
     file.write_text(json.dumps(config), encoding="utf-8")
 
 
+def _few_positions(place: Place) -> None:
+    file = place.model / "config.json"
+    text = json.loads(file.read_text(encoding="utf-8"))["text_config"]
+    place.json(file, text_config={**text, "max_position_embeddings": 30})
+
+
 def _deepspeed(**content: Any) -> Callable[[Place], None]:
     def plant(place: Place) -> None:
         place.json(place.folder / "ds.json", zero_optimization={"stage": 2}, **content)
@@ -185,6 +191,7 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "broken image": (_broken_image, "not an image that can be read"),
     "no verdicts": (_with_rows(_unlabelled), "the head learns nothing"),
     "too long": (_setting("data", max_length=30), "data.max_length 30 cuts"),
+    "longer than the model": (_few_positions, "the model's 30 positions cut"),
     "unknown schedule": (_setting("optim", schedule="nope"), "optim.schedule: unknown 'nope'"),
     "no deepspeed file": (_setting("run", deepspeed="nope.json"), "run.deepspeed: nope.json: no such file"),
     "deepspeed in fp16": (_deepspeed(fp16={"enabled": True}), "fp16.enabled"),

@@ -158,6 +158,15 @@ def _error(processor: LlavaProcessor, rows: list[Record], *parts: str, **options
     assert all(part in str(error.value) for part in parts), f"{parts} not in: {error.value}"
 
 
+def test_the_first_record_that_is_cut_is_told_once(
+    processor: LlavaProcessor, records: list[Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    collate = Collator(processor, max_length=_length(processor, records[1]) - 1)
+    for _ in range(2):
+        collate(records[1:2])
+    assert [message.count("x:2") for message in caplog.messages] == [1]
+
+
 def test_max_length_that_leaves_no_answer_is_an_error(processor: LlavaProcessor, records: list[Record]) -> None:
     prompt = int((Collator(processor)([records[0]])["labels"][0] == IGNORED).sum())
     _error(processor, records[:1], "x:1: ", "no token of an answer", "data.max_length", max_length=prompt)
@@ -168,7 +177,7 @@ def test_max_length_that_leaves_no_answer_is_an_error(processor: LlavaProcessor,
 def test_max_length_that_cuts_an_image_is_an_error(processor: LlavaProcessor, records: list[Record]) -> None:
     ids = Collator(processor)([records[2]])["input_ids"][0]
     last = int((ids == processor.image_token_id).nonzero().max())
-    _error(processor, [records[1], records[2]], "x:3: ", "cuts through an image", max_length=last)
+    _error(processor, [records[1], records[2]], "x:3: ", "data.max_length", "through an image", max_length=last)
     Collator(processor, max_length=last + 1)([records[2]])
 
 
