@@ -69,7 +69,7 @@ def detect_all(
     kept: list[Kept] = []
     for batch in _batches(in_threads(pixels, images, title, len(images)), batch_size):
         requests = [row.request for row, _ in batch]
-        words = [words_of(model, loaded.processor, request, device) for request in requests]
+        words = [words_of(loaded.processor, request, device) for request in requests]
         with torch.inference_mode():
             stack = torch.cat([own for _, own in batch]).to(device)
             encoded_images = encode_images(model, stack, [len(own) for _, own in batch], words)

@@ -100,7 +100,7 @@ class Survey:
 
     def add(self, record: Record, file: str) -> None:
         self.cells[file, record.source or NO_LABEL, *self._names(record)] += 1
-        length = sum(len(part.get("text", "")) for message in record.messages for part in message["content"])
+        length = sum(len(part.get("text", "")) for message in record.lm_messages for part in message["content"])
         self.longest = max(self.longest, (length, record.place))
         self.lengths.append(length)
         self._add_images(record)

@@ -51,5 +51,5 @@ class GroupedSampler(Sampler[int]):
 
 def length(record: Record) -> int:
     """Characters of the conversation, a stand-in for its tokens; images of one kind take the same room each."""
-    texts = [part["text"] for message in record.messages for part in message["content"] if part["type"] == "text"]
+    texts = [part["text"] for message in record.lm_messages for part in message["content"] if part["type"] == "text"]
     return sum(map(len, texts))

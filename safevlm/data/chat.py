@@ -79,6 +79,30 @@ def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str 
     return processor.tokenizer(text)["input_ids"]
 
 
+def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
+    """Ids of the words that a safety head may read: those of system and user turns, without image slots and answers.
+
+    The one maker of them, in training as at inference. Whatever else the LLM reads (a safety prompt, virtual tokens,
+    the answer) is not in `messages`, or is left out here: only risky requests have it, so that it tells the label.
+    """
+    asked = [as_text(processor, message) for message in messages if message["role"] != "assistant"]
+    text = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE)
+    # slots are taken out of the ids, not out of the text: line ends that an image stood between can be one token
+    return [token for token in processor.tokenizer(text)["input_ids"] if token != processor.image_token_id]
+
+
+def with_line(messages: Sequence[Message], line: str) -> tuple[Message, ...]:
+    """The same turns with one more line below the last question."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    return tuple(_longer(message, line) if index == last else message for index, message in enumerate(messages))
+
+
+def _longer(message: Message, line: str) -> Message:
+    images = sum(part["type"] == "image" for part in message["content"])
+    text = next(part["text"] for part in message["content"] if part["type"] == "text")
+    return user(f"{text}\n{line}", images)
+
+
 def encode_dialogues(
     processor: Any, dialogues: Sequence[Sequence[Message]], images: Sequence[Sequence[Image]]
 ) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 input_ids, attention_mask, labels   (b, t)   labels are -100 except on answers
 pixel_values                        (i, 3, h, w), in the order of the image slots; absent without images
 safe_level, safe_type               (b,)     -100 where a record has no label or no image
-safety_word_mask                    (b, t)   True at the words of the request, for a head that reads text
+safety_words, safety_word_mask      (b, w)   words of the request, without hint and answers, for a head that reads text
 ids                                 b strings, for errors
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from safevlm.data import chat
@@ -65,13 +66,18 @@ class Collator:
             "labels": ids.masked_fill(~answers, IGNORED),
             "safe_level": _labels([record.safe_level if record.images else None for record in records]),
             "safe_type": _labels([record.safe_type if record.images else None for record in records]),
-            "safety_word_mask": mask & ~answers & (ids != self.processor.image_token_id),
+            **self._words(records),
             "ids": [record.id for record in records],
         }
 
     def _encode(self, records: Sequence[Record]) -> dict[str, Tensor]:
         images = [[self._open(record, path) for path in record.images] for record in records]
-        return chat.encode_dialogues(self.processor, [record.messages for record in records], images)
+        return chat.encode_dialogues(self.processor, [record.lm_messages for record in records], images)
+
+    def _words(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        rows = [torch.tensor(chat.question_ids(self.processor, record.messages)) for record in records]
+        masks = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+        return {"safety_words": _padded(rows), "safety_word_mask": _padded(masks)}
 
     @staticmethod
     def _open(record: Record, path: Path) -> Image:
@@ -102,6 +108,11 @@ class Collator:
                 tokens,
                 self.max_length,
             )
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """(b, longest), on the right, with 0."""
+    return pad_sequence(list(rows), batch_first=True)
 
 
 def _labels(values: Sequence[int | None]) -> Tensor:

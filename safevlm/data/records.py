@@ -49,6 +49,13 @@ class Record:
     """Where a mix took it from."""
     part: str = ""
     """One of PARTS in the data of security tensors (`safevlm.data.pairs`); empty elsewhere."""
+    hint: str = ""
+    """A safety prompt below the last question, for the LLM alone: it follows from the labels that the head learns."""
+
+    @property
+    def lm_messages(self) -> tuple[chat.Message, ...]:
+        """The turns as the LLM reads them, the hint among them; `messages` are the user's own."""
+        return chat.with_line(self.messages, self.hint) if self.hint else self.messages
 
 
 class RecordError(RowError):

@@ -33,7 +33,7 @@ class Encoder:
         pixels = None
         if images:
             pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        words = [words_of(self.model, self.processor, request, self.device) for request in requests]
+        words = [words_of(self.processor, request, self.device) for request in requests]
         return encode_images(self.model, pixels, [len(request.images) for request in requests], words)
 
     def check_lengths(self, requests: Sequence[Request]) -> None:
@@ -73,8 +73,8 @@ class Encoder:
         all_features = {id(turn): turn.features for turn in turns}
         if changed:
             pixels = torch.cat([turn.inputs.pixel_values for turn in changed if turn.inputs.pixel_values is not None])
-            counts, ids = [turn.features.images for turn in changed], [turn.inputs.input_ids for turn in changed]
-            again = encode_images(self.model, pixels, counts, ids)
+            counts, words = [turn.features.images for turn in changed], [turn.features.words for turn in changed]
+            again = encode_images(self.model, pixels, counts, words)
             all_features |= {id(turn): features for turn, features in zip(changed, again, strict=True)}
         rows = [_with_virtual_tokens(turn.inputs, all_features[id(turn)].image_tokens) for turn in turns]
         return encode(rows, self.pad_id, range(len(rows)))

@@ -10,7 +10,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from llava_patch import fields
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
@@ -40,12 +39,12 @@ class VisionBatch:
 
 class LazyImageFeatures:
     def __init__(self, model: SafeLlava, vision_batch: VisionBatch | None, rows: slice, words: Tensor) -> None:
-        """`rows`: this request's images among those of the batch. `words` (t,): ids of the request's prompt without
-        image slots, for a head that reads text."""
+        """`rows`: this request's images among those of the batch. `words` (w,): ids of the request's words
+        (`words_of`), for a head that reads text."""
         self._model = model
         self._vision_batch = vision_batch
         self._rows = rows
-        self._words = words
+        self.words = words
         self.images = rows.stop - rows.start
 
     @cached_property
@@ -66,7 +65,7 @@ class LazyImageFeatures:
     def risk(self) -> RiskProbabilities | None:
         if self.vision is None:
             return None
-        words = self._words.unsqueeze(0)
+        words = self.words.unsqueeze(0)
         logits = self._model.judge(self.vision.patches, [self.images], words, torch.ones_like(words, dtype=torch.bool))
         taxonomy = self._model.config.taxonomy
         return RiskProbabilities(
@@ -75,10 +74,9 @@ class LazyImageFeatures:
         )
 
 
-def words_of(model: SafeLlava, processor: Processor, request: Request, device: torch.device) -> Tensor:
-    """(t,) ids of a request's prompt without its image slots: what a head that reads text is handed, as in training."""
-    ids = torch.tensor(chat.prompt_ids(processor, request, model.slots), device=device)
-    return ids[ids != fields.image_token_id(model.config)]
+def words_of(processor: Processor, request: Request, device: torch.device) -> Tensor:
+    """(w,) ids of a request's words, as the collator hands them to a head that reads text."""
+    return torch.tensor(chat.question_ids(processor, chat.messages_of(request)), device=device)
 
 
 def encode_images(

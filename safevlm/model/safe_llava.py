@@ -141,18 +141,18 @@ class SafeLlava(classes.Model):
         self,
         patches: Tensor,
         images_per_row: list[int],
-        input_ids: Tensor | None = None,
+        words: Tensor | None = None,
         word_mask: Tensor | None = None,
     ) -> HeadLogits:
         """The head's verdict on rows of images, row after row in `patches`.
 
-        Only a head that reads text needs `input_ids` (b, t) and `word_mask` (b, t), True at the request's words.
+        Only a head that reads text needs `words` (b, w), ids, and `word_mask` (b, w), True at words.
         """
         head = self._head()
         _check_images(len(patches), images_per_row)
         features, mask = _rows(self.safety_features(patches), images_per_row)
-        words = self.get_input_embeddings()(input_ids) if head.reads_text and input_ids is not None else None
-        return head(features, mask, words, word_mask)
+        embedded = self.get_input_embeddings()(words) if head.reads_text and words is not None else None
+        return head(features, mask, embedded, word_mask)
 
     def forward(  # generate() inspects these names; *args would make it refuse pixel_values (base facts §3.5)
         self,
@@ -165,6 +165,7 @@ class SafeLlava(classes.Model):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        safety_words: Tensor | None = None,
         safety_word_mask: Tensor | None = None,
         skip_lm: bool = False,
         **kwargs: Any,
@@ -175,12 +176,14 @@ class SafeLlava(classes.Model):
         projector on 7B, 1 % of the LLM's 8.5 TFLOP for a prompt of 640 tokens (counted with torch's FlopCounterMode).
         `generate` encodes images itself, before its first step, and does not judge.
 
-        `safety_word_mask` (b, t): True at the words that a head that reads text is to read; by default those of
-        `attention_mask` that are neither image slots nor labelled. `skip_lm` leaves the LLM out (head-only training):
-        the head's logits are all that the output holds. ValueError: images and image slots differ in number.
+        `safety_words` (b, w) and `safety_word_mask` (b, w), True at words: what a head that reads text is to read
+        (`safevlm.data.chat.question_ids`); by default the tokens of `input_ids` below `attention_mask` that are neither
+        image slots nor labelled. `skip_lm` leaves the LLM out (head-only training): the head's logits are all that the
+        output holds. ValueError: images and image slots differ in number; words without a mask.
         """
         if pixel_values is not None and mm_encoder_outputs is not None:
             raise ValueError("give pixel_values or mm_encoder_outputs, not both")
+        words = self._words(safety_words, safety_word_mask, input_ids, attention_mask, labels)
         verdict = patches = idle = None
         if pixel_values is not None:
             images_per_row = None if input_ids is None else self.images_per_row(input_ids)
@@ -188,11 +191,9 @@ class SafeLlava(classes.Model):
                 _check_images(len(pixel_values), images_per_row)
             patches = self.encode_images(pixel_values).patches
             if self.safety_head is not None and input_ids is not None and images_per_row is not None:
-                if safety_word_mask is None:
-                    safety_word_mask = self._words(input_ids, attention_mask, labels)
-                verdict = self.judge(patches, images_per_row, input_ids, safety_word_mask)
+                verdict = self.judge(patches, images_per_row, *words)
         elif self.training:
-            idle = self._idle(input_ids, safety_word_mask)
+            idle = self._idle(*words)
         logits: dict[str, Any] = {
             "level_logits": verdict.level if verdict else None,
             "category_logits": verdict.category if verdict else None,
@@ -215,14 +216,25 @@ class SafeLlava(classes.Model):
         )
         return SafeLlavaOutput(**output, **logits)
 
-    def _words(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Tensor:
-        """(b, t), True at the words of the request: no image slots, no padding, and no answer where labels tell it."""
-        words = input_ids != fields.image_token_id(self.config)
-        if isinstance(attention_mask, Tensor) and attention_mask.shape == words.shape:  # generate may hand other forms
-            words = words & attention_mask.bool()
-        return words if labels is None else words & (labels == IGNORED)
+    def _words(
+        self,
+        words: Tensor | None,
+        word_mask: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Ids for the head and where they are words; of `input_ids`: no image slot, padding or answer."""
+        if words is not None and word_mask is None:
+            raise ValueError("safety_words need their safety_word_mask (b, w), True at words")
+        if words is not None or word_mask is not None or input_ids is None:
+            return (input_ids if words is None else words), word_mask
+        mask = input_ids != fields.image_token_id(self.config)
+        if isinstance(attention_mask, Tensor) and attention_mask.shape == mask.shape:  # generate may hand other forms
+            mask = mask & attention_mask.bool()
+        return input_ids, (mask if labels is None else mask & (labels == IGNORED))
 
-    def _idle(self, input_ids: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
+    def _idle(self, words: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
         """Zero, by way of a blank image: it brings every safety weight a gradient of zeros in the usual order.
 
         ZeRO-2 fills its buckets in the order in which gradients arrive. A process whose batch has no image must
@@ -236,8 +248,8 @@ class SafeLlava(classes.Model):
         blank = vision.blank_images(self, 1)
         patches = self.encode_images(blank).patches
         reached = []
-        if self.safety_head is not None and input_ids is not None and word_mask is not None:
-            verdict = self.judge(patches, [1], input_ids[:1], word_mask[:1])
+        if self.safety_head is not None and words is not None and word_mask is not None:
+            verdict = self.judge(patches, [1], words[:1], word_mask[:1])
             reached += [verdict.level, verdict.category]
         reached.append(self.project(patches))
         return sum((tensor.float().sum() for tensor in reached), blank.new_zeros((), dtype=torch.float32)) * 0.0

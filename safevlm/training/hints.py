@@ -1,4 +1,4 @@
-"""The mixer's hint in training prompts, where inference would put it.
+"""The mixer's hint in training prompts, where inference would put it, and where the head cannot read it.
 
 Stage 1 needs it: its LM tokens cannot see the image, so without a hint they can only learn to refuse more often,
 harmless questions too (CHANGELOG.md).
@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from safevlm.data import chat
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 
 
 def add_hints(records: Sequence[Record], taxonomy: Taxonomy) -> list[Record]:
-    """Risky records with the hint of their own labels below the last question; all others as they are."""
+    """Risky records with the hint of their own labels (`Record.hint`); all others as they are."""
     return [_hinted(record, taxonomy) for record in records]
 
 
@@ -26,15 +25,4 @@ def _hinted(record: Record, taxonomy: Taxonomy) -> Record:
     level, category = taxonomy.level_names[record.safe_level], taxonomy.category_names[record.safe_type]
     if level == SAFE or category == CLEAN:
         return record
-    hint = prompts.hint(taxonomy, level, category)
-    last = max(index for index, message in enumerate(record.messages) if message["role"] == "user")
-    messages = tuple(
-        _with_line(message, hint) if index == last else message for index, message in enumerate(record.messages)
-    )
-    return dataclasses.replace(record, messages=messages)
-
-
-def _with_line(message: chat.Message, line: str) -> chat.Message:
-    images = sum(part["type"] == "image" for part in message["content"])
-    text = next(part["text"] for part in message["content"] if part["type"] == "text")
-    return chat.user(f"{text}\n{line}", images)
+    return dataclasses.replace(record, hint=prompts.hint(taxonomy, level, category))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llava_patch.processor import make_room
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import Record, RecordError
+from safevlm.model.image_features import words_of
 from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
@@ -64,11 +66,13 @@ def test_batch_holds_what_the_docstring_promises(processor: LlavaProcessor, reco
         "pixel_values",
         "safe_level",
         "safe_type",
+        "safety_words",
         "safety_word_mask",
         "ids",
     }
-    for name in ("attention_mask", "labels", "safety_word_mask"):
+    for name in ("attention_mask", "labels"):
         assert batch[name].shape == (rows, length), name
+    assert batch["safety_words"].shape == batch["safety_word_mask"].shape and len(batch["safety_words"]) == rows
     assert batch["attention_mask"].dtype == torch.long and batch["safety_word_mask"].dtype == torch.bool
     assert batch["pixel_values"].shape == (4, 3, 64, 64)
     assert batch["ids"] == ["one", "words", "two", "bare"]
@@ -98,24 +102,35 @@ def test_verdict_labels_need_an_image_and_a_label(processor: LlavaProcessor, rec
     assert batch["safe_type"].dtype == torch.long
 
 
-def test_word_mask_covers_the_requests_words_as_inference_reads_them(
+def _words(batch: dict[str, Any], row: int) -> list[int]:
+    return batch["safety_words"][row][batch["safety_word_mask"][row]].tolist()
+
+
+def test_words_for_the_head_are_the_requests_as_inference_reads_them(
     processor: LlavaProcessor, records: list[Record]
 ) -> None:
     batch = Collator(processor)(records)
     for row, record in enumerate(records):
-        if record.id == "two":
-            continue
-        request = Request(record.messages[0]["content"][-1]["text"], images=record.images)
-        words = batch["input_ids"][row][batch["safety_word_mask"][row]].tolist()
-        assert words == chat.prompt_ids(processor, request, 0), (
-            f"{record.id}: the head reads other words in training than at inference"
-        )
-    mask = batch["safety_word_mask"]
-    assert not (mask & (batch["labels"] != IGNORED)).any(), "the head sees the answer that it should judge without"
-    assert not (mask & (batch["input_ids"] == processor.image_token_id)).any()
-    assert not (mask & ~batch["attention_mask"].bool()).any(), "the head reads padding"
-    both = processor.tokenizer.decode(batch["input_ids"][2][mask[2]])
+        first, *later = [turn["content"][-1]["text"] for turn in record.messages if turn["role"] == "user"]
+        request = Request(first, images=record.images)
+        if later:
+            request = Request(later[0], images=record.images, history=((first, "No."),), images_per_turn=(1, 1))
+        asked = words_of(processor, request, torch.device("cpu")).tolist()
+        assert _words(batch, row) == asked, f"{record.id}: the head reads other words in training than at inference"
+        if not later:  # the whole prompt but its image slots
+            assert asked == chat.prompt_ids(processor, request, 0)
+    both = processor.tokenizer.decode(_words(batch, 2))
     assert "Here?" in both and "And now?" in both, "a later question is part of the request"
+    assert "Yes" not in both and "not it" not in both, "the head sees the answer that it should judge without"
+
+
+def test_a_hint_reaches_the_llm_and_never_the_head(processor: LlavaProcessor, records: list[Record]) -> None:
+    plain = Collator(processor)(records)
+    hinted = Collator(processor)([replace(record, hint="Take care: knives.") for record in records])
+    for name in ("safety_words", "safety_word_mask"):
+        assert torch.equal(plain[name], hinted[name]), f"{name} tells which records have a hint"
+    for ids in hinted["input_ids"]:
+        assert "knives" in processor.tokenizer.decode(ids)
 
 
 def test_text_only_batch(processor: LlavaProcessor, records: list[Record]) -> None:
@@ -129,8 +144,9 @@ def test_row_does_not_depend_on_its_batch(processor: LlavaProcessor, records: li
     for row, record in enumerate(records):
         alone = Collator(processor)([record])
         length = alone["input_ids"].shape[1]
-        for name in ("input_ids", "labels", "attention_mask", "safety_word_mask"):
+        for name in ("input_ids", "labels", "attention_mask"):
             assert torch.equal(together[name][row, :length], alone[name][0]), f"{name} of {record.id}"
+        assert _words(together, row) == _words(alone, 0), record.id
         assert not together["attention_mask"][row, length:].any()
 
 
@@ -148,7 +164,7 @@ def test_long_answer_is_cut_at_max_length(processor: LlavaProcessor, records: li
     full = Collator(processor)([records[0]])
     length = full["input_ids"].shape[1]
     cut = Collator(processor, max_length=length - 2)([records[0]])
-    for name in ("input_ids", "labels", "attention_mask", "safety_word_mask"):
+    for name in ("input_ids", "labels", "attention_mask"):
         assert torch.equal(cut[name], full[name][:, :-2]), name
 
 

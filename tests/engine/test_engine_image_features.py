@@ -11,7 +11,7 @@ from safevlm.data import chat
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
-from safevlm.types import Generation, Request
+from safevlm.types import Generation, Reply, Request
 from tests.engine import engines
 
 QUESTION = "What is in the picture?"
@@ -120,6 +120,38 @@ def test_verdict_of_a_text_aware_head_hangs_on_the_text() -> None:
     first, *others = _looks(guarded, TEXTS)
     for other in others:
         assert max(abs(first[name] - other[name]) for name in first) > 1e-3, "the head does not see the question"
+
+
+def _numbers(reply: Reply) -> list[float]:
+    return [*reply.verdict.level_probabilities.values(), *reply.verdict.category_probabilities.values()]
+
+
+def test_words_that_a_defense_adds_reach_the_llm_and_no_head() -> None:
+    own = engines.model(reads_text=True)
+    own.safety_head.level.bias.data[DEFAULT.level_id(SAFE)] = -engines.SURE  # something is always added
+    own.safety_head.category.bias.data[DEFAULT.category_id(CLEAN)] = -engines.SURE
+    request = Request(QUESTION, (engines.image(),))
+    rows = [
+        engines.engine(name, own=own, policy=Policy(DEFAULT, place=place)).reply(request, Generation(max_new_tokens=1))
+        for name in ("safety-head", "static-prompt+safety-head", "safety-head+static-prompt")
+        for place in ("after", "before")
+    ]
+    bare = chat.prompt_text(engines.processor_of(own), request)
+    assert all(len(reply.prompt) > len(bare) for reply in rows), "the LLM must see what was added"
+    assert all(_numbers(reply) == _numbers(rows[0]) for reply in rows), "the head read words that are not the user's"
+    other = engines.engine("safety-head", own=own).look(Request("Where is the vork?", request.images))
+    assert list(other.level_probabilities.values()) != _numbers(rows[0])[: len(other.level_probabilities)]
+
+
+def test_earlier_answers_do_not_reach_the_head_and_earlier_questions_do() -> None:
+    guarded = engines.engine("safety-head", reads_text=True)
+    images = (engines.image(),)
+
+    def told(question: str, answer: str) -> dict[str, float]:
+        return dict(guarded.look(Request(QUESTION, images, history=((question, answer),))).level_probabilities)
+
+    assert told("Hello.", "I see a vork.") == told("Hello.", "I cannot help.")
+    assert told("Hello.", "I see a vork.") != told("Where is the vork?", "I see a vork.")
 
 
 @pytest.mark.parametrize("reads_text", [False, True])

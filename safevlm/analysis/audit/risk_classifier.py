@@ -94,4 +94,4 @@ class RiskClassifier:
     def _words(self) -> Tensor:
         """(1, t): the question's prompt without image slots, as the engine hands it to the head."""
         request = Request(self.question, images=("",))
-        return words_of(self.model, self.processor, request, self.device).unsqueeze(0)
+        return words_of(self.processor, request, self.device).unsqueeze(0)
