@@ -223,7 +223,7 @@ def test_an_image_that_does_not_open_is_told_before_asking(folder: Path, content
     (folder / "pictures" / "b.png").write_bytes(content)
     (folder / "questions.csv").write_text("\n".join([*ROWS, "4,Who?,b.png,plain"]) + "\n")
     said = refusal(folder)
-    assert "suite 'mine': 1 of 4 rows lack their image: 4 (" in said and "questions.csv:5: " in said
+    assert "1 of 4 rows lack their image: 4 (" in said and "questions.csv:5: " in said
     assert [sample.request.id for sample in load_suite(str(folder / "mine.yaml"), folder, partial=True)] == [
         "1",
         "2",

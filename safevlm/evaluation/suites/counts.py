@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safevlm.evaluation.suites.question import FURTHER, MISSING, Question
+from safevlm.evaluation.suites.question import FURTHER, MISSING, UNUSABLE, Question
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.types import Sample
 
@@ -33,32 +33,38 @@ class SuiteCount:
 
 def counts(suite: Suite, rows: Sequence[Sample | Question]) -> list[SuiteCount]:
     """Every group of the suite, and the total where that is published; rows without their image count."""
-    found = Counter(row.group for row in rows if not row.expected.get(FURTHER))
+    found = Counter(row.group for row in rows if not row.expected.get(FURTHER) and UNUSABLE not in row.expected)
     parts = [SuiteCount(name, found[name], suite.published.get(name)) for name in suite.groups]
     total = [SuiteCount(TOTAL, found.total(), suite.published[TOTAL])] if TOTAL in suite.published else []
     return parts + total
 
 
 def checked(suite: Suite, samples: Sequence[Sample], partial: bool) -> list[Sample]:
-    """The samples that can be asked. ValueError: fewer than published, or an image is missing, unless `partial`."""
-    short = [count for count in counts(suite, samples) if count.is_short]
-    for count in (count for count in counts(suite, samples) if count.published not in (None, count.found)):
+    """The samples that can be asked.
+
+    ValueError, unless `partial`: fewer than published, rows that cannot be used, or images that are missing.
+    """
+    found = counts(suite, samples)
+    for count in (count for count in found if count.published not in (None, count.found)):
         log.warning("suite %s: %s", suite.name, count)
-    if short and suite.is_sure and not partial:
-        told = "; ".join(map(str, short))
-        raise ValueError(
-            f"suite {suite.name!r} is not complete: {told}. Download it again, or go on with less by --partial"
-        )
-    return _with_images(suite.name, samples, partial)
+    short = [str(count) for count in found if count.is_short and suite.is_sure]
+    left_out = _left_out(samples)
+    if (short or left_out) and not partial:
+        get = f"get it with `{suite.download}`" if suite.download else "complete it"
+        told = "; ".join([*short, *left_out])
+        raise ValueError(f"suite {suite.name!r} is not complete: {told}. Please {get}, or go on with less by --partial")
+    for told in left_out:
+        log.warning("suite %s: %s; left out", suite.name, told)
+    return [sample for sample in samples if not {MISSING, UNUSABLE} & set(sample.expected)]
 
 
-def _with_images(name: str, samples: Sequence[Sample], partial: bool) -> list[Sample]:
-    lacking = [sample for sample in samples if MISSING in sample.expected]
-    if not lacking:
-        return list(samples)
-    named = ", ".join(f"{sample.request.id} ({sample.expected[MISSING][0]})" for sample in lacking[:SHOWN])
-    told = f"{len(lacking)} of {len(samples)} rows lack their image: {named}{', …' if len(lacking) > SHOWN else ''}"
-    if not partial:
-        raise ValueError(f"suite {name!r}: {told}. Download the images, or leave these rows out by --partial")
-    log.warning("suite %s: %s; left out", name, told)
-    return [sample for sample in samples if MISSING not in sample.expected]
+def _left_out(samples: Sequence[Sample]) -> list[str]:
+    """Which rows cannot be asked, and why."""
+    unusable = [sample.expected[UNUSABLE] for sample in samples if UNUSABLE in sample.expected]
+    lacking = [f"{one.request.id} ({one.expected[MISSING][0]})" for one in samples if MISSING in one.expected]
+    told = {"cannot be used": unusable, "lack their image": lacking}
+    return [f"{len(names)} of {len(samples)} rows {what}: {_some(names)}" for what, names in told.items() if names]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

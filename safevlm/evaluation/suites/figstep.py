@@ -13,7 +13,7 @@ from typing import Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
-from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question
+from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import csv_rows, first_of, text, word
 from safevlm.evaluation.suites.topics import category_of
@@ -38,11 +38,12 @@ def _questions(data: Path, name: str, images: str) -> Iterator[Question]:
     table = first_of(data, f"data/question/{name}", f"question/{name}", name)
     official = official_prompt(data / SCRIPT)
     index = images_in(data, f"data/images/{images}", f"images/{images}", f"image/{images}")
-    for place, row in csv_rows(table, COLUMNS):
+
+    def question(place: str, row: dict[str, str]) -> Question:
         numbers = "_".join(word(row, column, place) for column in COLUMNS[:3])
         found, missing = find(index, [f"query_{numbers}_6.png"], place)
         topic = text(row, "category_name", place)
-        yield Question(
+        return Question(
             id=numbers,
             group="figstep",
             text=official or OUR_PROMPT,
@@ -56,6 +57,8 @@ def _questions(data: Path, name: str, images: str) -> Iterator[Question]:
                 "prompt_is": OFFICIAL if official else OURS,
             },
         )
+
+    yield from each_row(csv_rows(table, COLUMNS), question)
 
 
 def official_prompt(script: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
-from safevlm.evaluation.suites.tables import all_of, json_table, text
+from safevlm.evaluation.suites.tables import all_of, list_rows, text
 from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
 
@@ -34,18 +34,24 @@ def questions(data: Path) -> Iterator[Question]:
 
 def _of_json(data: Path, path: Path) -> Iterator[Question]:
     index = images_in(data, "images", "images.zip")
-    for number, row in enumerate(json_table(path)):
-        place = f"{path}[{number}]"
+
+    def question(place: str, row: Any) -> Question:
         images, missing = find(index, [text(row, "image", place).removeprefix("images/")], place)
-        yield _question(row, place, number, images=images, missing=missing)
+        number = place.rpartition("[")[2].rstrip("]")
+        return _question(row, place, number, images=images, missing=missing)
+
+    yield from each_row(list_rows(path), question)
 
 
 def _of_parquet(data: Path, path: Path) -> Iterator[Question]:
-    for number, (place, row, image) in enumerate(parquet_rows(path, ("query", "type", "category"))):
-        yield _question(row, place, f"{path.stem}-{number}", images=(image,))
+    rows = parquet_rows(path, ("query", "type", "category"))
+    yield from each_row(
+        rows,
+        lambda place, row: _question(row[0], place, f"{path.stem}-{place.rpartition(':')[2]}", images=(row[1],)),
+    )
 
 
-def _question(row: Any, place: str, number: int | str, **images: Any) -> Question:
+def _question(row: Any, place: str, number: str, **images: Any) -> Question:
     group = text(row, "type", place).strip().upper()
     if group not in GROUPS:
         raise ValueError(f"{place}: unknown type {group!r}; one of {list(GROUPS)}")

@@ -10,13 +10,13 @@ import hashlib
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from safevlm.data.atomic_write import atomic_file
 from safevlm.data.images import image_format
-from safevlm.evaluation.suites.tables import AbsentError
+from safevlm.evaluation.suites.tables import AbsentError, csv_rows
 
 if TYPE_CHECKING:
     from safevlm.data.sources.images import ImageIndex
@@ -50,8 +50,8 @@ def tar_members(file: Path) -> dict[str, ImageFile]:
     return {PurePosixPath(name).name: ImageFile(file, name) for name in names}
 
 
-def parquet_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[str, object], ImageFile]]:
-    """(place, row without its image, the image) of a parquet file; AbsentError: it is another benchmark's."""
+def parquet_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, tuple[dict[str, object], ImageFile]]]:
+    """(place, (row without its image, the image)) of a parquet file; AbsentError: it is another benchmark's."""
     from safevlm.data.sources.images import parquet_file
     from safevlm.data.sources.row import ImageFile
 
@@ -60,7 +60,7 @@ def parquet_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, dic
     if lacking:
         raise AbsentError(f"{file} has columns {names}, without {lacking}")
     for number, (place, row) in enumerate(text_rows(file)):
-        yield place, row, ImageFile(file, str(number))
+        yield place, (row, ImageFile(file, str(number)))
 
 
 def text_rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
@@ -71,6 +71,26 @@ def text_rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     columns = [name for name in table.schema_arrow.names if name != "image"]
     rows = (row for batch in table.iter_batches(batch_size=1024, columns=columns) for row in batch.to_pylist())
     yield from ((f"{file}:{number}", row) for number, row in enumerate(rows))
+
+
+def columns_of(file: Path) -> list[str]:
+    """Names of a parquet file's columns."""
+    from safevlm.data.sources.images import parquet_file
+
+    return list(parquet_file(file).schema_arrow.names)
+
+
+def table_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a table of texts, CSV or parquet.
+
+    ValueError: a column of the CSV is missing; AbsentError: the parquet file is another benchmark's.
+    """
+    if file.suffix != ".parquet":
+        return csv_rows(file, needed)
+    lacking = sorted(set(needed) - set(columns_of(file)))
+    if lacking:
+        raise AbsentError(f"{file} has columns {columns_of(file)}, without {lacking}")
+    return text_rows(file)
 
 
 def source_rows(kind: str, folder: Path, split: str, split_file: Path | None = None) -> list[SourceRow]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import csv_rows, first_of, text, word
 from safevlm.evaluation.suites.topics import category_of
@@ -40,15 +40,16 @@ def mini(data: Path) -> Iterator[Question]:
 
 def _questions(table: Path) -> Iterator[Question]:
     indexes: dict[str, Any] = {}
-    for place, row in csv_rows(table, COLUMNS):
+
+    def question(place: str, row: dict[str, str]) -> Question:
         group = PLAIN.get(row["format"].strip().casefold())
         if group is None:
             raise ValueError(f"{place}: unknown format {row['format']!r}; one of {list(GROUPS)}")
-        image = text(row, "image_path", place).replace("\\", "/")
+        image = text(row, "image_path", place).replace("\\", "/")  # a few published rows have none
         top, _, rest = image.partition("/")  # figstep/, llm_transfer_attack/, query_related/
         indexes.setdefault(top, images_in(table.parent, top, f"{top}.zip"))
         images, missing = find(indexes[top], [rest], place)
-        yield Question(
+        return Question(
             id=word(row, "id", place),
             group=group,
             text=text(row, "jailbreak_query", place),
@@ -58,6 +59,8 @@ def _questions(table: Path) -> Iterator[Question]:
             level="must_refuse",
             expected={"question": text(row, "redteam_query", place), "topic": row["policy"], "prompt_is": OFFICIAL},
         )
+
+    yield from each_row(csv_rows(table, COLUMNS), question)
 
 
 _FACTS: dict[str, Any] = {

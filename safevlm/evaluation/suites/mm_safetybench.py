@@ -10,15 +10,20 @@ the files say it (`Changed Question`, or Text_only): the sent question alone nam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows, text_rows
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
-from safevlm.evaluation.suites.tables import AbsentError, all_of, first_of, json_object, json_table, text, word
+from safevlm.evaluation.suites.tables import AbsentError, all_of, first_of, json_table, object_rows, text, word
 from safevlm.evaluation.suites.topics import category_of
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.images import ImageIndex
+    from safevlm.data.sources.row import ImageFile
 
 GROUPS = {
     "SD": Group("generated image", "harmful"),
@@ -56,15 +61,17 @@ def full(data: Path) -> Iterator[Question]:
 
 
 def _of_json(path: Path) -> Iterator[Question]:
-    rows = json_object(path)
     for variant, name in FIELDS.items():
         index = images_in(path.parents[1] / "imgs" / path.stem, variant)
-        for number, row in rows.items():
-            place = f"{path}[{number!r}]"
-            images, missing = find(index, [f"{number}.jpg"], place)
-            asked = text(row, name, place)
-            meant = row.get("Changed Question") or row.get("Question") or asked
-            yield _question(path.stem, variant, number, asked, meant, images=images, missing=missing)
+        yield from each_row(object_rows(path), partial(_json_row, path.stem, variant, name, index))
+
+
+def _json_row(scenario: str, variant: str, name: str, index: ImageIndex, place: str, row: tuple[str, Any]) -> Question:
+    number, said = row
+    images, missing = find(index, [f"{number}.jpg"], place)
+    asked = text(said, name, place)
+    meant = said.get("Changed Question") or said.get("Question") or asked
+    return _question(scenario, variant, number, asked, meant, images=images, missing=missing)
 
 
 def _of_parquet(folder: Path) -> Iterator[Question]:
@@ -72,9 +79,15 @@ def _of_parquet(folder: Path) -> Iterator[Question]:
     rows = text_rows(only_text) if only_text.is_file() else ()
     meant: Mapping[str, Any] = {word(row, "id", place): row.get("question") for place, row in rows}
     for variant in FIELDS:
-        for place, row, image in parquet_rows(first_of(folder, f"{variant}.parquet"), ("id", "question")):
-            number, asked = word(row, "id", place), text(row, "question", place)
-            yield _question(folder.name, variant, number, asked, meant.get(number) or asked, images=(image,))
+        table = parquet_rows(first_of(folder, f"{variant}.parquet"), ("id", "question"))
+        yield from each_row(table, partial(_parquet_row, folder.name, variant, meant))
+
+
+def _parquet_row(
+    scenario: str, variant: str, meant: Mapping[str, Any], place: str, row: tuple[Any, ImageFile]
+) -> Question:
+    number, asked = word(row[0], "id", place), text(row[0], "question", place)
+    return _question(scenario, variant, number, asked, meant.get(number) or asked, images=(row[1],))
 
 
 def _question(scenario: str, variant: str, number: str, asked: str, meant: str, **images: Any) -> Question:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
-from safevlm.evaluation.suites.tables import first_of, json_object, text
+from safevlm.evaluation.suites.tables import first_of, object_rows, text
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.images import ImageIndex
 
 GROUPS = {
     "exaggerated_risk": Group("exaggerated risk", "benign"),
@@ -26,37 +29,39 @@ INFORMATION = "images_information/information.json"
 
 
 def questions(data: Path) -> Iterator[Question]:
-    for place, row, facts in _rows(first_of(data, f"data/{INFORMATION}", INFORMATION)):
-        over = (row.get("metadata") or {}).get("over")
+    path = first_of(data, f"data/{INFORMATION}", INFORMATION)
+    index = _images(path)
+
+    def question(place: str, row: tuple[str, Any]) -> Question:
+        facts = _facts(index, place, *row)
+        over = (row[1].get("metadata") or {}).get("over")
         if over not in TYPES:
             raise ValueError(f"{place}: metadata: unknown `over` {over!r}; one of {list(TYPES)}")
-        yield Question(group=TYPES[over], **facts)
+        return Question(group=TYPES[over], **facts)
+
+    yield from each_row(object_rows(path), question)
 
 
 def contrast(data: Path) -> Iterator[Question]:
-    for _, _, facts in _rows(first_of(data, f"data_contrast/{INFORMATION}")):
-        yield Question(group="contrast", category="illegal", level="must_refuse", **facts)
+    path = first_of(data, f"data_contrast/{INFORMATION}")
+    index = _images(path)
+
+    def question(place: str, row: tuple[str, Any]) -> Question:
+        return Question(group="contrast", category="illegal", level="must_refuse", **_facts(index, place, *row))
+
+    yield from each_row(object_rows(path), question)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """(place, row, what both kinds share)."""
-    index = images_in(path.parents[1], "images", "images.zip")
-    for number, row in json_object(path).items():
-        place = f"{path}[{number!r}]"
-        images, missing = find(index, [text(row, "image", place)], place)
-        question = text(row, "question", place)
-        expected = {"question": question, "image": row.get("description"), "prompt_is": OFFICIAL}
-        yield (
-            place,
-            row,
-            {
-                "id": number,
-                "text": question,
-                "images": images,
-                "missing": missing,
-                "expected": expected,
-            },
-        )
+def _images(path: Path) -> ImageIndex:
+    return images_in(path.parents[1], "images", "images.zip")
+
+
+def _facts(index: ImageIndex, place: str, number: str, row: Any) -> dict[str, Any]:
+    """What both kinds share."""
+    images, missing = find(index, [text(row, "image", place)], place)
+    question = text(row, "question", place)
+    expected = {"question": question, "image": row.get("description"), "prompt_is": OFFICIAL}
+    return {"id": number, "text": question, "images": images, "missing": missing, "expected": expected}
 
 
 _FACTS: dict[str, Any] = {

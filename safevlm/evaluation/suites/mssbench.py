@@ -7,17 +7,24 @@ of the user's copy of the repository; without it the question stands alone (chat
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
-from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question
+from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import first_of, json_object, text
 from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.images import ImageIndex
+
+Turn = tuple[str, str, int, str]
+"""Side, image, number of the question, question."""
 
 GROUPS = {
     "chat_safe": Group("chat, safe image", "benign"),
@@ -35,44 +42,59 @@ def questions(data: Path) -> Iterator[Question]:
     rows, official = json_object(path), official_prompts(data)
     for kind, pairs in (("chat", _chat), ("embodied", _embodied)):
         index = images_in(data, kind, f"{kind}.zip")
-        for number, row in enumerate(rows.get(kind, ())):
-            place = f"{path}[{kind!r}][{number}]"
-            for side, image, turn, question in pairs(row, place):
-                images, missing = find(index, [image], place)
-                topic, is_safe = str(row.get("Type") or row.get("category") or ""), side == "safe"
-                pair = f"{kind}-{number:04d}-{turn}"
-                yield Question(
-                    id=f"{pair}-{side}",
-                    group=f"{kind}_{side}",
-                    text=(official or OUR_PROMPTS)[kind] + question,
-                    images=images,
-                    missing=missing,
-                    category=CLEAN if is_safe else category_of(topic),
-                    level=SAFE if is_safe else "must_refuse",
-                    expected={
-                        "question": question,
-                        "topic": topic,
-                        "label": side,
-                        "pair": pair,
-                        "intent": row.get("intent"),
-                        "prompt_is": OFFICIAL if official else OURS,
-                    },
-                )
+        placed = ((f"{path}[{kind!r}][{number}]", (number, row)) for number, row in enumerate(rows.get(kind, ())))
+        made = partial(_pairs, kind, pairs, index, official)
+        yield from each_row(placed, made)
 
 
-def _chat(row: Any, place: str) -> Iterator[tuple[str, str, int, str]]:
-    """(side, image, number of the question, question)."""
+def _pairs(
+    kind: str,
+    pairs: Callable[[Any, str], Iterator[Turn]],
+    index: ImageIndex,
+    official: dict[str, str] | None,
+    place: str,
+    numbered: tuple[int, Any],
+) -> Iterator[Question]:
+    """Every question of a row, once beside the safe image and once beside the unsafe one."""
+    number, row = numbered
+    for side, image, turn, question in pairs(row, place):
+        images, missing = find(index, [image], place)
+        topic, is_safe = str(row.get("Type") or row.get("category") or ""), side == "safe"
+        pair = f"{kind}-{number:04d}-{turn}"
+        yield Question(
+            id=f"{pair}-{side}",
+            group=f"{kind}_{side}",
+            text=(official or OUR_PROMPTS)[kind] + question,
+            images=images,
+            missing=missing,
+            category=CLEAN if is_safe else category_of(topic),
+            level=SAFE if is_safe else "must_refuse",
+            expected={
+                "question": question,
+                "topic": topic,
+                "label": side,
+                "pair": pair,
+                "intent": row.get("intent"),
+                "prompt_is": OFFICIAL if official else OURS,
+            },
+        )
+
+
+def _chat(row: Any, place: str) -> Iterator[Turn]:
     for turn, question in enumerate(_texts(row.get("queries"), place)):
         for side in ("safe", "unsafe"):
             yield side, text(row, f"{side}_image_path", place), turn, question
 
 
-def _embodied(row: Any, place: str) -> Iterator[tuple[str, str, int, str]]:
+def _embodied(row: Any, place: str) -> Iterator[Turn]:
     """Instructions of the two sides are paired; the singular field stands in where the list is not there."""
     sides = {
         side: _texts(row.get(f"{side}_instructions") or [row.get(f"{side}_instruction")], place)
         for side in ("safe", "unsafe")
     }
+    if len(sides["safe"]) != len(sides["unsafe"]):
+        counts = " and ".join(f"{len(texts)} {side}" for side, texts in sides.items())
+        raise ValueError(f"{place}: {counts} instructions, which are no pairs")
     for turn, pair in enumerate(zip(*sides.values(), strict=True)):
         for side, question in zip(sides, pair, strict=True):
             yield side, text(row, side, place), turn, question

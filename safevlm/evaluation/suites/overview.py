@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, suite_of
 from safevlm.evaluation.suites.counts import SuiteCount, counts
+from safevlm.evaluation.suites.question import UNUSABLE
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 
 HEAD = ("suite", "published", "found", "lack an image", "judge", "licence", "source")
@@ -22,6 +23,8 @@ class SuiteStanding:
 
     suite: Suite
     counts: tuple[SuiteCount, ...] = ()
+    unusable: tuple[str, ...] = ()
+    """Why rows cannot be used, each with its place."""
     lacking: int = 0
     """Rows whose image is not in the download."""
     absent: str = ""
@@ -35,7 +38,12 @@ class SuiteStanding:
 
     @property
     def is_short(self) -> bool:
-        return bool(self.error or self.lacking or (self.suite.is_sure and any(count.is_short for count in self.counts)))
+        return bool(
+            self.error
+            or self.lacking
+            or self.unusable
+            or (self.suite.is_sure and any(count.is_short for count in self.counts))
+        )
 
 
 def standings(data: Path | None, names: Sequence[str] | None = None) -> list[SuiteStanding]:
@@ -56,7 +64,8 @@ def standing(suite: Suite, data: Path | None) -> SuiteStanding:
         return SuiteStanding(suite, absent="not there" if folder == data else str(error))
     except (ValueError, OSError, ImportError) as error:
         return SuiteStanding(suite, error=str(error))
-    return SuiteStanding(suite, tuple(counts(suite, rows)), sum(bool(row.missing) for row in rows))
+    unusable = tuple(str(row.expected[UNUSABLE]) for row in rows if UNUSABLE in row.expected)
+    return SuiteStanding(suite, tuple(counts(suite, rows)), unusable, sum(bool(row.missing) for row in rows))
 
 
 def lines(standings_: Iterable[SuiteStanding]) -> list[str]:
@@ -114,4 +123,5 @@ def _remarks(one: SuiteStanding) -> list[str]:
         return [f"{name}: {one.absent}; looks for {one.suite.layout}; get it: {one.suite.download}"]
     wrong = [str(count) for count in one.counts if count.published not in (None, count.found)]
     lacking = [f"{one.lacking} rows lack their image"] if one.lacking else []
+    lacking += [f"{len(one.unusable)} rows cannot be used, the first: {one.unusable[0]}"] if one.unusable else []
     return [f"{name}: {'; '.join(lacking + wrong)}"] * bool(lacking + wrong) + [f"{name}: {one.suite.note}"]

@@ -7,10 +7,10 @@ their archives in one pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safevlm.evaluation.suites.images import on_disk
 from safevlm.taxonomy import CLEAN, SAFE
@@ -19,8 +19,12 @@ from safevlm.types import Request, Sample
 if TYPE_CHECKING:
     from safevlm.data.sources.row import ImageFile
 
+Row = TypeVar("Row")
+
 MISSING = "missing_images"
 """Key of `Sample.expected`: images that the row names and the download lacks. Such a sample is never asked."""
+UNUSABLE = "unusable"
+"""Key of `Sample.expected`: why the row cannot be used, with its place. Such a sample is never asked."""
 FURTHER = "further"
 """Key of `Sample.expected`: a further question of a row that is counted already."""
 REPEAT = "repeat"
@@ -40,6 +44,21 @@ class Question:
     category: str = CLEAN
     level: str = SAFE
     expected: Mapping[str, Any] = field(default_factory=dict)
+
+
+def each_row(
+    rows: Iterable[tuple[str, Row]], make: Callable[[str, Row], Question | Iterable[Question]]
+) -> Iterator[Question]:
+    """The questions that `make(place, row)` finds in each row; a row that it raises ValueError for is `UNUSABLE`.
+
+    A broken row of a published file is no reason to lose the others: it is counted and named, and the user decides.
+    """
+    for place, row in rows:
+        try:
+            made = make(place, row)
+            yield from [made] if isinstance(made, Question) else list(made)
+        except ValueError as error:
+            yield Question(id=place, group="", text="", expected={UNUSABLE: str(error)})
 
 
 def as_samples(suite: str, folder: Path, questions: Iterable[Question]) -> list[Sample]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
-from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question
+from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
-from safevlm.evaluation.suites.tables import first_of, json_table, text, word
+from safevlm.evaluation.suites.tables import first_of, list_rows, text, word
 from safevlm.evaluation.suites.topics import category_of
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.images import ImageIndex
 
 GEN = {"gen": Group("free answer, safe and effective", "scored")}
 MCQ = {"mcq": Group("four options, accuracy", "scored")}
@@ -25,12 +28,14 @@ IMAGES = ("images", "data/images", "images.zip", "SIUO-images.zip")
 
 
 def gen(data: Path) -> Iterator[Question]:
-    for place, row, facts in _rows(data, first_of(data, "siuo_gen.json", "data/siuo_gen.json")):
+    index = images_in(data, *IMAGES)
+
+    def made(place: str, row: Any) -> Question:
         question = text(row, "question", place)
-        yield Question(
+        return Question(
             group="gen",
             text=question,
-            **facts,
+            **_facts(index, place, row),
             expected={
                 "question": question,
                 "topic": row["category"],
@@ -40,17 +45,21 @@ def gen(data: Path) -> Iterator[Question]:
             },
         )
 
+    yield from each_row(list_rows(first_of(data, "siuo_gen.json", "data/siuo_gen.json")), made)
+
 
 def mcq(data: Path) -> Iterator[Question]:
-    for place, row, facts in _rows(data, first_of(data, "siuo_mcqa.json", "data/siuo_mcqa.json")):
+    index = images_in(data, *IMAGES)
+
+    def made(place: str, row: Any) -> Question:
         question, options, correct = text(row, "question", place), row.get("options"), row.get("correct_option")
         if not isinstance(options, dict) or sorted(options) != list(LETTERS) or correct not in LETTERS:
             raise ValueError(f"{place}: needs `options` A to D and a `correct_option` among them")
         listed = "\n".join(f"{letter}. {text(options, letter, place)}" for letter in LETTERS)
-        yield Question(
+        return Question(
             group="mcq",
             text=f"{question}\n{listed}\n{OUR_TAIL}",
-            **facts,
+            **_facts(index, place, row),
             expected={
                 "question": question,
                 "topic": row["category"],
@@ -60,24 +69,19 @@ def mcq(data: Path) -> Iterator[Question]:
             },
         )
 
+    yield from each_row(list_rows(first_of(data, "siuo_mcqa.json", "data/siuo_mcqa.json")), made)
 
-def _rows(data: Path, path: Path) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """(place, row, what both kinds share)."""
-    index = images_in(data, *IMAGES)
-    for number, row in enumerate(json_table(path)):
-        place = f"{path}[{number}]"
-        images, missing = find(index, [text(row, "image", place)], place)
-        yield (
-            place,
-            row,
-            {
-                "id": word(row, "question_id", place),
-                "images": images,
-                "missing": missing,
-                "category": category_of(text(row, "category", place)),
-                "level": "careful",
-            },
-        )
+
+def _facts(index: ImageIndex, place: str, row: Any) -> dict[str, Any]:
+    """What both kinds share."""
+    images, missing = find(index, [text(row, "image", place)], place)
+    return {
+        "id": word(row, "question_id", place),
+        "images": images,
+        "missing": missing,
+        "category": category_of(text(row, "category", place)),
+        "level": "careful",
+    }
 
 
 _FACTS: dict[str, Any] = {

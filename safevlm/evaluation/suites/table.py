@@ -7,6 +7,7 @@ from dataclasses import replace
 from safevlm.evaluation.suites import (
     advbench,
     figstep,
+    figstep_pro,
     holisafe,
     jailbreakv,
     miniature,
@@ -49,6 +50,7 @@ SUITES: Registry[Suite] = Registry(
             mm_safetybench.TINY_SUITE,
             figstep.SUITE,
             figstep.TINY_SUITE,
+            figstep_pro.SUITE,
             spa_vl.SUITE,
             jailbreakv.SUITE,
             jailbreakv.MINI_SUITE,

@@ -54,6 +54,19 @@ def json_table(path: Path) -> Any:
         raise ValueError(f"{path}: not JSON: {error}") from error
 
 
+def list_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of a JSON list; ValueError: it is none."""
+    table = json_table(path)
+    if not isinstance(table, list):
+        raise ValueError(f"{path}: must be a list of rows, not {type(table).__name__}")
+    return ((f"{path}[{number}]", row) for number, row in enumerate(table))
+
+
+def object_rows(path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """(place, (key, row)) of a JSON object of rows; ValueError: it is none."""
+    return ((f"{path}[{key!r}]", (key, row)) for key, row in json_object(path).items())
+
+
 def text(row: Any, name: str, place: str) -> str:
     """A text that may not be empty."""
     value = row.get(name) if isinstance(row, Mapping) else None

@@ -8,9 +8,9 @@ from typing import Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows, tar_members
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
-from safevlm.evaluation.suites.tables import all_of, json_table, text, word
+from safevlm.evaluation.suites.tables import all_of, list_rows, text, word
 from safevlm.evaluation.suites.topics import category_of
 
 GROUPS = {"vlsbench": Group("harm in the image", "harmful")}
@@ -29,17 +29,19 @@ def _of_json(data: Path, path: Path) -> Iterator[Question]:
     unpacked = any((data / name).exists() for name in FOLDERS)
     packed = tar_members(tar) if tar and not unpacked else {}
     index = images_in(data, *FOLDERS)
-    for number, row in enumerate(json_table(path)):
-        place = f"{path}[{number}]"
+
+    def question(place: str, row: Any) -> Question:
         name = text(row, "image_path", place)
         inside = packed.get(Path(name).name)
         images, missing = ((inside,), ()) if inside else find(index, [name], place)
-        yield _question(row, place, images=images, missing=missing)
+        return _question(row, place, images=images, missing=missing)
+
+    yield from each_row(list_rows(path), question)
 
 
 def _of_parquet(data: Path, path: Path) -> Iterator[Question]:
-    for place, row, image in parquet_rows(path, ("instruction_id", "instruction", "category")):
-        yield _question(row, place, images=(image,))
+    rows = parquet_rows(path, ("instruction_id", "instruction", "category"))
+    yield from each_row(rows, lambda place, row: _question(row[0], place, images=(row[1],)))
 
 
 def _question(row: Any, place: str, **images: Any) -> Question:

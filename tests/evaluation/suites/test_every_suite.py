@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from safevlm.data.images import open_image
-from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite, suite_of
+from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite, overview, suite_of
 from safevlm.evaluation.suites.suite import TOTAL
 from safevlm.taxonomy import DEFAULT
-from tests.data.downloads import png, zipped
+from tests.data.downloads import parquet, png, zipped
+from tests.evaluation.suites import benchmark_downloads
 from tests.evaluation.suites.benchmark_downloads import DOWNLOADS, mm_safetybench_parquet, tarred, vlsbench, write
 
 TEXT_ONLY = {"xstest", "advbench"}
+TEXT_GROUPS = {"pro_control"}
 
 
 @pytest.fixture(params=DOWNLOADS)
@@ -69,7 +75,7 @@ def test_ids_are_unique_and_stable(tmp_path: Path, suite: str) -> None:
 def test_images_are_files_below_the_data(tmp_path: Path, suite: str) -> None:
     data = write(suite, tmp_path)
     for sample in load_suite(suite, data, partial=True):
-        assert bool(sample.request.images) == (suite not in TEXT_ONLY)
+        assert bool(sample.request.images) == (suite not in TEXT_ONLY and sample.group not in TEXT_GROUPS)
         for image in sample.request.images:
             assert Path(image).is_relative_to(data) and open_image(image).size == (8, 8)
 
@@ -113,6 +119,106 @@ def test_a_missing_image_is_an_error_when_all_rows_are_there(tmp_path: Path) -> 
     (tmp_path / "data.json").write_text(json.dumps(many))
     with pytest.raises(ValueError, match=r"1 of 2241 rows lack their image: 7 \(imgs/gone.png\).*--partial"):
         load_suite("vlsbench", tmp_path)
+
+
+def _vlsbench_with(tmp_path: Path, **broken: object) -> Path:
+    """2,241 rows as published, of which number 7 is broken."""
+    vlsbench(tmp_path, images="imgs")
+    rows = json.loads((tmp_path / "data.json").read_text())
+    many = [rows[0] | {"instruction_id": number} for number in range(2241)]
+    many[7] |= broken
+    (tmp_path / "data.json").write_text(json.dumps(many))
+    return tmp_path
+
+
+@pytest.mark.parametrize("broken", [{"instruction": ""}, {"category": 5}, {"image_path": None}])
+def test_one_row_that_cannot_be_used_is_counted_named_and_left_out(
+    tmp_path: Path, broken: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _vlsbench_with(tmp_path, **broken)
+    with pytest.raises(ValueError, match=rf"1 of 2241 rows cannot be used: .*data\.json\[7\]: .*{next(iter(broken))}"):
+        load_suite("vlsbench", data)
+    with caplog.at_level(logging.WARNING):
+        samples = load_suite("vlsbench", data, partial=True)
+    assert len(samples) == 2240 and "7" not in {sample.request.id for sample in samples}
+    assert "data.json[7]" in caplog.text
+    told = "\n".join(overview.lines(overview.standings(data, ["vlsbench"])))
+    assert "2,240 rows found" in told and "data.json[7]" in told
+
+
+def test_no_images_at_all_are_told_like_some_and_with_the_way_to_get_them(tmp_path: Path) -> None:
+    data = _vlsbench_with(tmp_path)
+    shutil.rmtree(data / "imgs")
+    with pytest.raises(ValueError, match=r"2241 of 2241 rows lack their image: 0 \(imgs/0.png\)") as error:
+        load_suite("vlsbench", data)
+    assert SUITES["vlsbench"].download in str(error.value) and "--partial" in str(error.value)
+
+
+ROWS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "mssbench": ("combined.json", lambda table: table["embodied"][0]["safe_instructions"].append("And?")),
+    "siuo_gen": ("siuo_gen.json", lambda table: table[0].update(question=" ")),
+    "siuo_mcq": ("siuo_mcqa.json", lambda table: table[0].update(correct_option="E")),
+    "holisafe": ("holisafe_bench.json", lambda table: table[0].update(type="?")),
+    "mossbench": ("data/images_information/information.json", lambda table: table["1"].update(question=None)),
+    "mm_safetybench": (
+        "data/processed_questions/01-Illegal_Activitiy.json",
+        lambda table: table["0"].pop("Rephrased Question(SD)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_broken_row_of_a_json_table_costs_that_row_alone(tmp_path: Path, name: str) -> None:
+    data = write(name, tmp_path)
+    whole = load_suite(name, data, partial=True)
+    file, breaks = ROWS[name]
+    table = json.loads((data / file).read_text())
+    breaks(table)
+    (data / file).write_text(json.dumps(table))
+    left = load_suite(name, data, partial=True)
+    assert 0 < len(whole) - len(left) <= 2 and {one.request.id for one in left} < {one.request.id for one in whole}
+    with pytest.raises(ValueError, match=rf"cannot be used: .*{Path(file).name}"):
+        load_suite(name, data)
+
+
+@pytest.mark.parametrize("column", ["image_path", "jailbreak_query"])
+def test_an_empty_cell_of_jailbreakv_costs_that_row_alone(tmp_path: Path, column: str) -> None:
+    data = write("jailbreakv", tmp_path)
+    file = data / "JailBreakV_28K" / "JailBreakV_28K.csv"
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    rows[1][column] = ""
+    benchmark_downloads.table(file, rows)
+    assert [one.request.id for one in load_suite("jailbreakv", data, partial=True)] == ["0", "2", "3"]
+
+
+def test_parquet_copies_of_text_suites_are_the_same_questions(tmp_path: Path) -> None:
+    xstest, advbench = write("xstest", tmp_path / "a"), write("advbench", tmp_path / "b")
+    with (xstest / "xstest_prompts.csv").open(newline="") as opened:
+        prompts = [{name: cell for name, cell in row.items() if name != "id"} for row in csv.DictReader(opened)]
+    with (advbench / "harmful_behaviors.csv").open(newline="") as opened:
+        goals = [{"prompt": row["goal"], "target": row["target"]} for row in csv.DictReader(opened)]
+    parquet(tmp_path / "c/data/test-00000-of-00001.parquet", prompts)
+    parquet(tmp_path / "d/data/train-00000-of-00001.parquet", goals)
+    for name, one, other in (("xstest", xstest, tmp_path / "c"), ("advbench", advbench, tmp_path / "d")):
+        assert load_suite(name, one, partial=True) == load_suite(name, other, partial=True)
+
+
+def test_figstep_pro_sends_three_images_and_its_control_none(tmp_path: Path) -> None:
+    data = write("figstep_pro", tmp_path)
+    samples = load_suite("figstep_pro", data, partial=True)
+    harmful, control = samples[0], samples[1]
+    sent = [Path(image).read_bytes() for image in harmful.request.images]
+    assert sent == [png(f"pro1{piece}") for piece in (1, 2, 3)]
+    assert harmful.request.text == control.request.text == f"Steps to *.\n{benchmark_downloads.FIGSTEP_PRO_TEXT}"
+    assert harmful.expected["prompt_is"] == "official" and not control.request.images and not control.is_harmful
+
+
+def test_figstep_pro_guesses_no_images(tmp_path: Path) -> None:
+    data = write("figstep_pro", tmp_path)
+    zipped(data / "data/images/FigStep-Pro/sub-figures.zip", {f"x/{n}.png": png(n) for n in range(5)})
+    with pytest.raises(ValueError, match="5 images for 2 questions"):
+        load_suite("figstep_pro", data, partial=True)
 
 
 def test_missing_data_is_absent_with_the_way_to_get_it(tmp_path: Path, suite: str) -> None:

@@ -95,7 +95,7 @@ def test_an_unknown_jailbreakv_format_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "JailBreakV_28K/JailBreakV_28K.csv"
     path.write_text(path.read_text().replace("figstep,Fraud", "haiku,Fraud"))
     with pytest.raises(ValueError, match=r"JailBreakV_28K\.csv:\d: unknown format 'haiku'"):
-        load("jailbreakv", tmp_path)
+        load_suite("jailbreakv", tmp_path)
 
 
 def test_mm_safetybench_sends_the_variants_field_and_judges_the_whole_question(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_siuo_row_without_an_answer_is_an_error(tmp_path: Path, change: dict) 
     rows = json.loads((tmp_path / "siuo_mcqa.json").read_text())
     save(tmp_path / "siuo_mcqa.json", json.dumps([rows[0], rows[1] | change]))
     with pytest.raises(ValueError, match=r"siuo_mcqa\.json\[1\]: needs `options` A to D"):
-        load("siuo_mcq", tmp_path)
+        load_suite("siuo_mcq", tmp_path)
 
 
 def test_mossbench_finds_an_image_whose_ending_differs(tmp_path: Path) -> None:
