@@ -72,6 +72,15 @@ class Taxonomy:
         """Id of a level given by id or name; ValueError names the choices."""
         return _id_of(label, self.level_names, "safe_level")
 
+    def contradiction(self, category: int | None, level: int | None) -> str:
+        """Why a category and a level (ids) cannot both be true of one image; empty: they can, or one is unknown."""
+        if category is None or level is None:
+            return ""
+        names = self.category_names[category], self.level_names[level]
+        if (names[0] == CLEAN) == (names[1] == SAFE):
+            return ""
+        return f"category {names[0]!r} with level {names[1]!r}; {CLEAN!r} and {SAFE!r} go together, and only together"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "categories": [asdict(category) for category in self.categories],

@@ -1,6 +1,6 @@
 """Labelled images to measure on: training records and the miniature's evaluation rows, one file to a set.
 
-    FILE or NAME=FILE       {conversations, image, safe_type, safe_level}      training (JSON list or JSONL)
+    FILE or NAME=FILE       {conversations, image, safe_type, safe_level}      training records, any layout of theirs
                             {question, image, category, level}                 evaluation
 
 Rows without an image and rows without any label cannot be measured; they are left out and counted, never guessed.
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safevlm.data.json_rows import json_rows
+from safevlm.data import packed_images
+from safevlm.data.conversations import LAYOUTS
+from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 from safevlm.types import Request, Verdict
@@ -66,8 +68,7 @@ def read_sets(files: Sequence[str], taxonomy: Taxonomy, images: str = "", by_gro
 
 
 def read_set(name: str, file: Path, taxonomy: Taxonomy, images: str = "") -> ImageSet:
-    folder = Path(images) if images else file.parent
-    rows = [labelled(row, place, taxonomy, folder) for place, row in json_rows(file)]
+    rows = labelled_rows(file, taxonomy, images)
     seen = [row for row in rows if row.request.images]
     kept = tuple(row for row in seen if row.category is not None or row.level is not None)
     if not kept:
@@ -98,9 +99,15 @@ def _groups(one: ImageSet, prefix: bool) -> Iterator[ImageSet]:
         yield dataclasses.replace(one, name=name, images=rows)
 
 
-def labelled(row: Any, place: str, taxonomy: Taxonomy, folder: Path) -> LabelledImage:
-    if isinstance(row, dict) and "conversations" in row:
-        return _from_record(parse_record(row, place, taxonomy, folder), taxonomy, str(row.get("group", "")))
+def labelled_rows(file: Path, taxonomy: Taxonomy, images: str = "") -> list[LabelledImage]:
+    """All rows of a file, whether or not they have an image and a label."""
+    folder, packed = Path(images) if images else file.parent, packed_images.folder_of(file)
+    return [labelled(row, place, taxonomy, folder, packed) for place, row in record_rows(file)]
+
+
+def labelled(row: Any, place: str, taxonomy: Taxonomy, folder: Path, packed: Path | None = None) -> LabelledImage:
+    if isinstance(row, dict) and any(name in row for name in LAYOUTS):
+        return _from_record(parse_record(row, place, taxonomy, folder, packed), taxonomy, str(row.get("group", "")))
     if isinstance(row, dict) and "question" in row:
         return _from_question(row, place, taxonomy, folder)
     raise ValueError(

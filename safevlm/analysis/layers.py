@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from safevlm import defenses, intervals
 from safevlm.analysis import layer_figures, summary
-from safevlm.analysis.labelled_images import ImageSet, LabelledImage, labelled, read_sets, truths_of
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, labelled_rows, read_sets, truths_of
 from safevlm.analysis.layer_gaps import DRAWN_PAIRS, NULL_LEVEL, NULL_ROUNDS, Curve, InputCurve, curve
 from safevlm.analysis.layer_states import States, states
-from safevlm.data.json_rows import json_rows
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine import Engine, setting_of
@@ -122,7 +121,7 @@ def gather(options: LayersOptions, loaded: loading.Loaded, sets: Sequence[ImageS
 
 def read_words(files: Sequence[str], taxonomy: Taxonomy) -> list[LabelledImage]:
     """Labelled rows without an image, in the layouts of `safevlm.analysis.labelled_images`."""
-    rows = [labelled(row, place, taxonomy, Path(file).parent) for file in files for place, row in json_rows(Path(file))]
+    rows = [row for file in files for row in labelled_rows(Path(file), taxonomy)]
     return [row for row in rows if not row.request.images and (row.category, row.level) != (None, None)]
 
 

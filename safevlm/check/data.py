@@ -19,12 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from safevlm.check.findings import Finding
-from safevlm.data import mix, mix_build, mix_report
+from safevlm.data import mix, mix_build, mix_report, packed_images
+from safevlm.data.conversations import image_refs
 from safevlm.data.images import decode_image
-from safevlm.data.json_rows import RowError, json_rows
+from safevlm.data.json_rows import RowError
 from safevlm.data.mix_file import read_mix
+from safevlm.data.record_rows import record_rows
 from safevlm.data.records import (
     AnswerError,
+    DialogueError,
     LabelError,
     MissingImageError,
     Record,
@@ -48,9 +51,10 @@ LONG = 0.95
 FAILURES = (ValueError, OSError, ImportError)
 
 DEFECTS: dict[type[RowError], str] = {
-    AnswerError: "every conversation has an answer",
+    AnswerError: "every conversation has an answer, and none is empty",
+    DialogueError: "questions and answers alternate",
     SlotError: "image slots match the images",
-    LabelError: "labels are known to the taxonomy",
+    LabelError: "labels are known to the taxonomy and do not contradict each other",
     MissingImageError: "image files are there",
     RecordError: "records are well-formed",
 }
@@ -167,11 +171,12 @@ def _check_records(files: Sequence[Path], taxonomy: Taxonomy, against: Sequence[
 
 def _survey(survey: Survey, file: Path, images: Path) -> None:
     survey.seen.clear()
+    packed = packed_images.folder_of(file)
     try:
-        for place, raw in json_rows(file):
+        for place, raw in record_rows(file):
             survey.records += 1
             try:
-                survey.add(parse_record(raw, place, survey.taxonomy, images), file.stem)
+                survey.add(parse_record(raw, place, survey.taxonomy, images, packed), file.stem)
             except RecordError as error:
                 survey.defects[type(error)].add(str(error))
     except RowError as error:  # what follows cannot be read
@@ -293,10 +298,10 @@ def _images_of(place: Path) -> Iterator[ImageFile]:
 
 
 def _record_images(file: Path) -> Iterator[ImageFile]:
-    for place, raw in json_rows(file):
-        image = raw.get("image") if isinstance(raw, dict) else None
-        for name in [image] if isinstance(image, str) else image or ():
-            path = file.parent / name
+    packed = packed_images.folder_of(file)
+    for place, raw in record_rows(file):
+        for ref in image_refs(raw) if isinstance(raw, dict) else ():
+            path = file.parent / ref if isinstance(ref, str) else packed_images.store(ref, place, packed)
             if not path.is_file():
                 raise MissingImageError(f"{place}: no such image file {path}; compare with the folder of the images")
             yield ImageFile(path)

@@ -17,9 +17,11 @@ from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.lazy_parts import Skipped, lazy_part, one_line
 from safevlm.check.samples import Sampled
 from safevlm.config import Recipe
+from safevlm.data import packed_images
 from safevlm.data.images import open_image
-from safevlm.data.json_rows import RowError, json_rows
+from safevlm.data.json_rows import RowError
 from safevlm.data.mix import draw_clean
+from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
 from safevlm.model.safe_llava import SafeLlava
@@ -114,9 +116,10 @@ class RunPlan:
 
     def _read(self, file: Path, records: list[Record], problems: list[str]) -> None:
         images = Path(self.recipe.data.images) if self.recipe.data.images else file.parent
-        for place, raw in tqdm(json_rows(file), f"reading {file.name}", unit=" records", leave=False):
+        packed = packed_images.folder_of(file)
+        for place, raw in tqdm(record_rows(file), f"reading {file.name}", unit=" records", leave=False):
             try:
-                records.append(parse_record(raw, place, self.taxonomy, images))
+                records.append(parse_record(raw, place, self.taxonomy, images, packed))
             except ValueError as error:
                 problems.append(one_line(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pathlib import Path
 def atomic_file(path: Path) -> Iterator[Path]:
     """Where to write a file that takes its name only when the block ends well; an older one is replaced.
 
-    The hidden name is the process's own, so several may write the same file at once.
+    The hidden name is the thread's own, so several processes and threads may write the same file at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -74,4 +75,4 @@ def publish(staging: Path, folder: Path) -> None:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")

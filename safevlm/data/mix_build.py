@@ -22,9 +22,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+<<<<<<< HEAD
 from safevlm.data import answers, mix
 from safevlm.data.atomic_write import write_text
 from safevlm.data.images import decode_image, image_format
+=======
+from safevlm.data import answers, mix, packed_images
+from safevlm.data.atomic_write import write_text
+>>>>>>> 210364a (Records that cannot be are errors with their line; messages and images of other trainers are records)
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
 from safevlm.data.mix_report import report_of
@@ -40,7 +45,6 @@ log = logging.getLogger(__name__)
 REPORT = "mix.json"
 HEAD_ONLY = "head_only"
 RECORD_FILES = tuple(f"{name}.jsonl" for name in (*STAGES, HEAD_ONLY))
-ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 
 Raw = dict[str, Any]
 
@@ -167,6 +171,7 @@ def _store_images(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[
 
 
 def _store(data: bytes, name: str, out: Path, source: str) -> str:
+<<<<<<< HEAD
     decode_image(data, name)
     ending = ENDINGS.get(image_format(data), ".img")
     path = Path("images") / source / f"{bytes_digest(data)[:24]}{ending}"
@@ -174,6 +179,9 @@ def _store(data: bytes, name: str, out: Path, source: str) -> str:
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(data)
     return path.as_posix()
+=======
+    return packed_images.store(data, name, out / "images" / source).relative_to(out).as_posix()
+>>>>>>> 210364a (Records that cannot be are errors with their line; messages and images of other trainers are records)
 
 
 # records

@@ -1,35 +1,34 @@
-"""Training records: LLaVA's `{id, image, conversations}` plus PSA-VLM's optional `safe_type` and `safe_level`.
+"""Training records: a conversation about images and, if known, its labels: PSA-VLM's `safe_type` and `safe_level`.
 
-JSON lists and JSONL are both read, `human/gpt` and `USER/ASSISTANT` too; `image` is a path or a list of paths.
-Whatever is wrong with a record is an error that names file, line and fix: nothing is skipped, nothing invented.
+`safevlm.data.conversations` has the layouts. Whatever is wrong with a record is an error that names file, line and fix:
+nothing is skipped, nothing invented.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safevlm.data import chat
+from safevlm.data import chat, label_keys, packed_images
 from safevlm.data.answers import HEAD_ONLY
-from safevlm.data.images import open_image
-from safevlm.data.json_rows import RowError, json_rows
+from safevlm.data.conversations import IMAGE, ConversationError, ImageRef, read_conversation
+from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER, Said, answer_fault, order_fault
+from safevlm.data.images import ImageError, open_image
+from safevlm.data.json_rows import RowError
+from safevlm.data.record_rows import record_rows
 from safevlm.data.threads import in_threads
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 
-IMAGE = "<image>"
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "USER": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "ASSISTANT": "assistant",
-    "system": "system",
-}
 PARTS = ("malicious", "contrastive", "benign")
 """What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
+MESSAGES: Mapping[str, Callable[[Said], chat.Message]] = {
+    USER: lambda said: chat.user(said.text, said.images),
+    ASSISTANT: lambda said: chat.assistant(said.text),
+    SYSTEM: lambda said: chat.system(said.text),
+}
+"""A turn as a chat message; the image slots of a user's turn move to its front, as LLaVA's training has them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,11 @@ class SlotError(RecordError):
 
 
 class AnswerError(RecordError):
-    """Nothing to learn from."""
+    """Nothing to learn from, or an empty answer among others."""
+
+
+class DialogueError(RecordError):
+    """Turns that do not alternate, or a question of nothing."""
 
 
 class MissingImageError(RecordError):
@@ -75,47 +78,53 @@ class MissingImageError(RecordError):
 
 
 class LabelError(RecordError):
-    """A category or level that the taxonomy does not have."""
+    """A category or level that the taxonomy does not have, two that contradict each other, or a misspelt key."""
 
 
 def read_records(files: Sequence[str | Path], taxonomy: Taxonomy, images: str | Path = "") -> list[Record]:
     """All records of all files, in order. Relative image paths start from `images`, or else from their file's folder.
 
-    RecordError: malformed line, unknown label or speaker, no answer, image slots that do not match the images, or a
-    missing image file.
+    RecordError: malformed line, unknown, contradictory or misspelt label, unknown speaker, turns that do not alternate,
+    an empty answer or none, image slots that do not match the images, or a missing image file.
     """
-    records = [
-        parse_record(raw, place, taxonomy, Path(images) if images else Path(file).parent)
-        for file in files
-        for place, raw in _rows(Path(file))
-    ]
+    records = [record for file in files for record in _records(Path(file), taxonomy, images)]
     if not records:
         raise RecordError(f"{', '.join(map(str, files))}: no records")
     return records
 
 
-def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path) -> Record:
-    """One JSON object → Record."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
-        raise RecordError(f"{place}: a record needs a list `conversations`")
-    paths = tuple(images / path for path in _image_paths(raw, place))
-    messages = tuple(_message(turn, place) for turn in raw["conversations"])
-    slots = sum(part["type"] == "image" for message in messages for part in message["content"])
-    if slots != len(paths):
-        raise SlotError(f"{place}: {slots} {IMAGE} in the conversation but {len(paths)} images; they must match")
-    if not any(message["role"] == "assistant" and message["content"][0]["text"].strip() for message in messages):
-        raise AnswerError(f"{place}: no answer to learn from; a record needs a non-empty gpt/ASSISTANT turn")
-    missing = next((path for path in paths if not path.is_file()), None)
-    if missing is not None:
-        raise MissingImageError(f"{place}: no such image file {missing}; set data.images to the folder of the images")
+def _records(file: Path, taxonomy: Taxonomy, images: str | Path) -> Iterator[Record]:
+    folder, packed = Path(images) if images else file.parent, packed_images.folder_of(file)
+    try:
+        for place, raw in record_rows(file):
+            yield parse_record(raw, place, taxonomy, folder, packed)
+    except RecordError:
+        raise
+    except RowError as error:
+        raise RecordError(str(error)) from error
+
+
+def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path, packed: Path | None = None) -> Record:
+    """One JSON object → Record. Images that it holds as bytes become files of `packed`."""
+    try:
+        told = read_conversation(raw)
+    except ConversationError as error:
+        raise RecordError(f"{place}: {error}") from error
+    turns = [turn.said() for turn in told.turns]
+    _check(DialogueError, order_fault(turns), place)
+    slots = sum(turn.images for turn in turns)
+    if slots != len(told.images):
+        raise SlotError(f"{place}: {slots} {IMAGE} in the conversation but {len(told.images)} images; they must match")
+    _check(AnswerError, answer_fault(turns), place)
+    category, level = _labels(raw, taxonomy, place)
     return Record(
-        id=str(raw.get("id", place)),
+        id=str(place if raw.get("id") is None else raw["id"]),
         place=place,
-        messages=messages,
-        images=paths,
-        safe_type=_label(raw, "safe_type", taxonomy, place),
-        safe_level=_label(raw, "safe_level", taxonomy, place),
-        source=str(raw.get("source", "")),
+        messages=tuple(MESSAGES[turn.role](turn) for turn in turns),
+        images=tuple(_file(image, place, images, packed) for image in told.images),
+        safe_type=category,
+        safe_level=level,
+        source=str(raw.get("source") or ""),
         part=_part(raw, place),
     )
 
@@ -148,34 +157,25 @@ def verify_images(records: Sequence[Record]) -> None:
         pass
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _check(kind: type[RecordError], fault: str, place: str) -> None:
+    if fault:
+        raise kind(f"{place}: {fault}")
+
+
+def _file(image: ImageRef, place: str, images: Path, packed: Path | None) -> Path:
+    if isinstance(image, str):
+        path = images / image
+        if not path.is_file():
+            raise MissingImageError(f"{place}: no such image file {path}; set data.images to the folder of the images")
+        return path
+    if packed is None:
+        raise RecordError(f"{place}: an image as bytes, where only paths can be read; save it as a file")
     try:
-        yield from json_rows(path)
-    except RowError as error:
+        return packed_images.store(image, f"{place}: image", packed)
+    except ImageError as error:
         raise RecordError(str(error)) from error
-
-
-def _image_paths(raw: dict[str, Any], place: str) -> list[str]:
-    image = raw.get("image")
-    paths = [] if image is None else [image] if isinstance(image, str) else image
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise RecordError(f"{place}: `image` must be a path or a list of paths, not {image!r}")
-    return paths
-
-
-def _message(turn: Any, place: str) -> chat.Message:
-    """A turn as a chat message; the image slots of a user's turn move to its front, as LLaVA's training has them."""
-    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-        raise RecordError(f"{place}: a turn needs `from` and a text `value`, not {turn!r}")
-    role = ROLES.get(str(turn.get("from", "")))
-    if role is None:
-        raise RecordError(f"{place}: unknown speaker {turn.get('from')!r}; one of {sorted(ROLES)}")
-    text = turn["value"]
-    if role == "user":
-        return chat.user(text.replace(IMAGE, "").strip(), text.count(IMAGE))
-    if IMAGE in text:
-        raise RecordError(f"{place}: {IMAGE} in a turn of {turn['from']!r}; images belong to the user's turns")
-    return chat.assistant(text) if role == "assistant" else chat.system(text)
+    except OSError as error:
+        raise RecordError(f"{place}: its image cannot be unpacked to {packed}: {error}; copy the file there") from error
 
 
 def _part(raw: dict[str, Any], place: str) -> str:
@@ -185,10 +185,16 @@ def _part(raw: dict[str, Any], place: str) -> str:
     return part or ""
 
 
-def _label(raw: dict[str, Any], field: str, taxonomy: Taxonomy, place: str) -> int | None:
-    if raw.get(field) is None:
-        return None
+def _labels(raw: Mapping[str, Any], taxonomy: Taxonomy, place: str) -> tuple[int | None, int | None]:
+    """Ids of category and level; None: not labelled."""
+    _check(LabelError, label_keys.misspelt(raw, (*taxonomy.category_names, *taxonomy.level_names)), place)
+    category, level = raw.get(label_keys.TYPE), raw.get(label_keys.LEVEL)
     try:
-        return (taxonomy.category_id if field == "safe_type" else taxonomy.level_id)(raw[field])
+        ids = (
+            None if category is None else taxonomy.category_id(category),
+            None if level is None else taxonomy.level_id(level),
+        )
     except ValueError as error:
         raise LabelError(f"{place}: {error}") from error
+    _check(LabelError, taxonomy.contradiction(*ids), place)
+    return ids

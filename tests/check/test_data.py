@@ -75,10 +75,15 @@ def test_table_counts_by_source_category_and_level(file: Path) -> None:
     ]
 
 
+EMPTY = [{"from": "human", "value": "And?"}, {"from": "gpt", "value": ""}]
 SPOIL: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no answer": (lambda row: row["conversations"].pop(), "every conversation has an answer"),
     "slots": (lambda row: row.update(image=[row["image"]] * 2), "image slots match"),
     "label": (lambda row: row.update(safe_type="blorp"), "labels are known"),
+    "contradiction": (lambda row: row.update(safe_type="clean", safe_level="must_refuse"), "labels are known"),
+    "misspelt": (lambda row: row.update(safetype="privacy"), "labels are known"),
+    "empty answer": (lambda row: row["conversations"].extend(EMPTY), "an answer"),
+    "answer first": (lambda row: row["conversations"].reverse(), "questions and answers alternate"),
     "gone": (lambda row: row.update(image="pics/gone.png"), "image files are there"),
     "speaker": (lambda row: row["conversations"][0].update({"from": "bot"}), "well-formed"),
 }

@@ -117,8 +117,9 @@ def test_unlabelled_records_have_no_label(folder: Path, nothing: Any) -> None:
 
 
 def test_id_zero_is_a_label(folder: Path) -> None:
-    record = _one(folder, safe_type=0, safe_level=0)
-    assert (record.safe_type, record.safe_level) == (0, 0)
+    record = _one(folder, safe_type=0)
+    assert (record.safe_type, record.safe_level) == (0, None)
+    assert _one(folder, safe_level=0).safe_level == 0
     assert not is_clean(record, DEFAULT), "id 0 is politics, not clean"
 
 
@@ -211,7 +212,7 @@ def test_missing_file_is_an_error(folder: Path) -> None:
         ({"image": ["a.png", "b.png"]}, ("1 <image>", "2 images")),
         ({"conversations": ...}, ("conversations",)),
         ({"conversations": "hello"}, ("conversations",)),
-        ({"conversations": []}, ("0 <image>",)),
+        ({"conversations": []}, ("turns", "conversations")),
         ({"conversations": _talk(("human", "<image>\nq"), ("bot", "a"))}, ("unknown speaker 'bot'", "one of", "gpt")),
         ({"conversations": _talk(("human", "<image>\nq"))}, ("no answer",)),
         ({"conversations": _talk(("human", "<image>\nq"), ("gpt", "  "))}, ("no answer",)),
@@ -254,3 +255,78 @@ def test_a_stand_in_for_an_answer_never_teaches_words(folder: Path) -> None:
     records = read_records([folder / "head_only.jsonl"], DEFAULT)
     with pytest.raises(RecordError, match=r"head_only.jsonl\[0\].*loss.lm: 0"):
         refuse_placeholders(records)
+
+
+# what cannot be
+
+
+Q, A = ("human", "<image>\nq"), ("gpt", "a")
+IMPOSSIBLE_TALKS = {
+    "answer first": ((A, Q, A), "turn 1 is an answer that nobody asked for"),
+    "answer after the system": ((("system", "s"), A), "turn 2 is an answer that nobody asked for"),
+    "two questions": ((Q, ("human", "q"), A), "turns 1 and 2 have one speaker, user"),
+    "two answers": ((Q, A, A), "turns 2 and 3 have one speaker, assistant"),
+    "system in the middle": ((Q, ("system", "s"), A), "turn 2 is a system turn"),
+    "two systems": ((("system", "s"), ("system", "s"), Q, A), "turn 2 is a system turn"),
+    "empty answer among others": ((Q, A, ("human", "q"), ("gpt", " \n")), "turn 4 is an empty answer"),
+    "empty question without image": ((Q, A, ("human", "  "), A), "turn 3 is a question without words or image"),
+    "no answer": ((Q,), "no answer to learn from"),
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE_TALKS)
+def test_a_dialogue_that_cannot_be_is_an_error_that_names_line_and_turn(folder: Path, kind: str) -> None:
+    talk, told = IMPOSSIBLE_TALKS[kind]
+    file = folder / "x.jsonl"
+    _error(lambda: _read(file, _row(), _row(conversations=_talk(*talk))), f"{file}:2: ", told)
+
+
+def test_an_image_is_a_question_and_a_question_may_be_the_last_turn(folder: Path) -> None:
+    talk = _talk(("human", "<image>"), A, ("human", "And now?"))
+    assert _one(folder, conversations=talk).messages == (chat.user("", 1), chat.assistant("a"), chat.user("And now?"))
+
+
+def test_an_empty_system_turn_says_nothing(folder: Path) -> None:
+    assert _one(folder, conversations=_talk(("system", " "), Q, A)).messages == (chat.user("q", 1), chat.assistant("a"))
+
+
+@pytest.mark.parametrize(("category", "level"), [("clean", "must_refuse"), (6, 1), ("privacy", "safe"), (0, 0)])
+def test_labels_that_contradict_each_other_are_an_error(folder: Path, category: int | str, level: int | str) -> None:
+    file = folder / "x.jsonl"
+    wrong = _row(safe_type=category, safe_level=level)
+    _error(lambda: _read(file, _row(), wrong), f"{file}:2: ", "category", "level", "together")
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        ("safe_typ", "safe_type"),
+        ("safetype", "safe_type"),
+        ("Safe_Type", "safe_type"),
+        ("safe-type", "safe_type"),
+        ("saftey_type", "safe_type"),
+        ("safety_category", "safe_type"),
+        ("category", "safe_type"),
+        ("Safe_Level", "safe_level"),
+        ("safe_lvl", "safe_level"),
+        ("safety_level", "safe_level"),
+        ("level", "safe_level"),
+        ("severity", "safe_level"),
+    ],
+)
+def test_a_misspelt_label_key_is_an_error_that_names_the_right_one(folder: Path, key: str, right: str) -> None:
+    file = folder / "x.jsonl"
+    value = "privacy" if right == "safe_type" else "careful"
+    _error(lambda: _read(file, _row(), _row(**{key: value})), f"{file}:2: ", repr(key), repr(right))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "gpt4", "dataset": "coco", "split": "train", "safe": True, "safety": {}, "source": "x"},
+        {"level": "B2", "category": "animals", "type": "vqa"},
+        {"safe_level": "careful", "level": "careful"},
+    ],
+)
+def test_keys_of_other_data_are_nobodys_business(folder: Path, other: dict[str, Any]) -> None:
+    assert _one(folder, **other).safe_type is None

@@ -1,21 +1,25 @@
 """LLaVA's instruction data: a JSON list (or JSONL) of `{id, image, conversations}`; rows without `image` are text.
 
-Also reads records of ours, labels and all, so a hand-made JSONL or another mix is a source too. `path` is the file;
-`images` the folder that image paths start from (default: the file's folder).
+Also reads records of ours, labels and all, so a hand-made JSONL or another mix is a source too, and the `messages` of
+other trainers (`safevlm.data.conversations`). `path` is the file; `images` the folder that image paths start from
+(default: the file's folder).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safevlm.data.json_rows import json_rows
-from safevlm.data.records import ROLES
-from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
+from safevlm.data import label_keys, packed_images
+from safevlm.data.conversations import ConversationError, RecordContent, read_conversation
+from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER
+from safevlm.data.images import ImageError
+from safevlm.data.record_rows import record_rows
+from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally
 from safevlm.data.sources.source import Source
+from safevlm.taxonomy import DEFAULT
 
-SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
+SPEAKERS = {USER: "human", ASSISTANT: "gpt", SYSTEM: "system"}
 
 
 def files(spec: SourceSpec) -> list[Path]:
@@ -24,44 +28,45 @@ def files(spec: SourceSpec) -> list[Path]:
 
 def read(spec: SourceSpec) -> Rows:
     tally = SourceTally(spec, {})
-    folder = spec.path.parent / spec.images
-    for place, raw in json_rows(spec.path):
-        if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
-            raise SourceError(f"{place}: not LLaVA's layout; a row needs a list `conversations`")
+    for place, raw in record_rows(spec.path):
         tally.add(spec.split)
-        yield conversation_row(spec, place, raw, image_names(raw, place), folder)
+        yield conversation_row(spec, place, raw, conversation(raw, place))
     return tally.close()
 
 
-def conversation_row(
-    spec: SourceSpec, place: str, raw: dict[str, Any], names: Sequence[str], folder: Path
-) -> SourceRow:
-    """A row with LLaVA's `conversations`; `names` are its image paths."""
-    found = [folder / name for name in names]
+def conversation(raw: Any, place: str) -> RecordContent:
+    """SourceError: not one of the layouts, or a label's key misspelt."""
+    try:
+        told = read_conversation(raw)
+    except ConversationError as error:
+        raise SourceError(f"{place}: {error}") from error
+    wrong = label_keys.misspelt(raw, (*DEFAULT.category_names, *DEFAULT.level_names))
+    if wrong:
+        raise SourceError(f"{place}: {wrong}")
+    return told
+
+
+def conversation_row(spec: SourceSpec, place: str, raw: dict[str, Any], told: RecordContent) -> SourceRow:
+    """A row in one of the layouts of records."""
+    folder = spec.path.parent / spec.images
+    found = [folder / image if isinstance(image, str) else _unpacked(image, place, spec.path) for image in told.images]
     return SourceRow(
-        id=str(raw.get("id", place.rpartition("/")[2])),
+        id=str(place.rpartition("/")[2] if raw.get("id") is None else raw["id"]),
         place=place,
-        turns=tuple(_turn(turn, place) for turn in raw["conversations"]),
+        turns=tuple((SPEAKERS[turn.role], turn.text) for turn in told.turns),
         images=tuple(ImageFile(path) for path in found if path.is_file()),
         missing=tuple(str(path) for path in found if not path.is_file()),
-        safe_type=_name(raw.get("safe_type")),
-        safe_level=_name(raw.get("safe_level")),
-        split=str(raw.get("split", spec.split)),
+        safe_type=_name(raw.get(label_keys.TYPE)),
+        safe_level=_name(raw.get(label_keys.LEVEL)),
+        split=str(raw.get("split") or spec.split),
     )
 
 
-def image_names(raw: dict[str, Any], place: str) -> list[str]:
-    image = raw.get("image")
-    names = [] if image is None else [image] if isinstance(image, str) else image
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise SourceError(f"{place}: `image` must be a path or a list of paths, not {image!r}")
-    return names
-
-
-def _turn(turn: Any, place: str) -> Turn:
-    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str) or turn.get("from") not in ROLES:
-        raise SourceError(f"{place}: a turn needs `from` (one of {sorted(ROLES)}) and a text `value`, not {turn!r}")
-    return SPEAKERS[ROLES[turn["from"]]], turn["value"]
+def _unpacked(image: bytes, place: str, file: Path) -> Path:
+    try:
+        return packed_images.store(image, f"{place}: image", packed_images.folder_of(file))
+    except (ImageError, OSError) as error:
+        raise SourceError(f"{place}: its image cannot be unpacked: {error}") from error
 
 
 def _name(label: Any) -> str | None:
@@ -70,7 +75,7 @@ def _name(label: Any) -> str | None:
 
 SOURCE = Source(
     "llava",
-    "LLaVA's instruction data, and records of ours",
+    "LLaVA's instruction data, records of ours, and `messages` of other trainers",
     read,
     files,
     licence="CC BY 4.0 for LLaVA's text; the images have their own",

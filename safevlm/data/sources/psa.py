@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from safevlm.data.conversations import ImageRef
 from safevlm.data.json_rows import json_rows
 from safevlm.data.sources import llava
 from safevlm.data.sources.row import IMAGE, Rows, SourceError, SourceRow, SourceSpec, SourceTally, Turn
@@ -21,15 +22,17 @@ BESIDE = "<split>"
 
 def read(spec: SourceSpec) -> Rows:
     tally = SourceTally(spec, {})
-    folder = spec.path.parent / spec.images
     for place, raw in json_rows(spec.path):
-        if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
-            raise SourceError(f"{place}: not PSA-VLM's layout; a row needs a list `conversations`")
-        names = [part for name in llava.image_names(raw, place) for part in name.split(BESIDE)]
-        row = llava.conversation_row(spec, place, raw, names, folder)
+        told = llava.conversation(raw, place)
+        names = [part for image in told.images for part in _beside(image)]
+        row = llava.conversation_row(spec, place, raw, dataclasses.replace(told, images=tuple(names)))
         tally.add(spec.split)
         yield _labelled(_with_slots(row, len(names)), raw, place)
     return tally.close()
+
+
+def _beside(image: ImageRef) -> list[ImageRef]:
+    return [image] if isinstance(image, bytes) else list(image.split(BESIDE))
 
 
 def _with_slots(row: SourceRow, images: int) -> SourceRow:
