@@ -72,14 +72,12 @@ class Taxonomy:
         """Id of a level given by id or name; ValueError names the choices."""
         return _id_of(label, self.level_names, "safe_level")
 
-    def contradiction(self, category: int | None, level: int | None) -> str:
-        """Why a category and a level (ids) cannot both be true of one image; empty: they can, or one is unknown."""
-        if category is None or level is None:
-            return ""
-        names = self.category_names[category], self.level_names[level]
-        if (names[0] == CLEAN) == (names[1] == SAFE):
-            return ""
-        return f"category {names[0]!r} with level {names[1]!r}; {CLEAN!r} and {SAFE!r} go together, and only together"
+    def names_of(self, category: int | None, level: int | None) -> tuple[str | None, str | None]:
+        """Names of a category's and a level's id; None stays None."""
+        return (
+            None if category is None else self.category_names[category],
+            None if level is None else self.level_names[level],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -122,6 +120,13 @@ class TaxonomyFile:
     categories: tuple[Category, ...]
     levels: tuple[Level, ...]
     policy: Mapping[str, Any] | None = None
+
+
+def contradiction(category: str | None, level: str | None) -> str:
+    """Why a category and a level cannot both be true of one image; empty: they can, or one of them is not known."""
+    if category is None or level is None or (category == CLEAN) == (level == SAFE):
+        return ""
+    return f"category {category!r} with level {level!r}; {CLEAN!r} and {SAFE!r} go together, and only together"
 
 
 def _id_of(label: int | str, names: Sequence[str], field: str) -> int:

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from safevlm.data import answers
-from safevlm.data.labels import Label
+from safevlm.data.conversations import ROLES, RecordTurn
+from safevlm.data.dialogues import answer_fault, order_fault
+from safevlm.data.labels import KEPT, OVERRULED, REFUSED, Label
 from safevlm.data.mix_file import STAGES, Counts, Mix, MixError
 from safevlm.data.records import Record, is_clean
-from safevlm.data.sources import read_source
+from safevlm.data.sources import read_source, source_of
 from safevlm.data.sources.row import HELD_OUT_SPLITS, Rows, SourceRow, SourceSpec
 from safevlm.data.sources.row import Counts as RowCounts
 from safevlm.taxonomy import Taxonomy
@@ -64,7 +66,17 @@ class Scan:
     """Rows left out because an image of theirs is not in the download."""
     missing: list[str] = field(default_factory=list)
     """`place: image` of the first of them, `LISTED` at most."""
+    unusable: list[str] = field(default_factory=list)
+    """Rows left out because their dialogue or their own labels cannot be: what is wrong with them, `LISTED` at most."""
+    without_use: int = 0
+    """How many those are."""
+    own_labels: dict[str, Counter[str]] = field(default_factory=lambda: {KEPT: Counter(), OVERRULED: Counter()})
+    """Labels of the rows' own that were kept against a rule, or overruled by it: by rule."""
     candidates: list[Candidate] = field(default_factory=list)
+
+    def leave_out(self, what: str) -> None:
+        self.without_use += 1
+        self.unusable += [what] if len(self.unusable) < LISTED else []
 
 
 @dataclass(frozen=True)
@@ -118,9 +130,10 @@ def scan(mix: Mix, spec: SourceSpec) -> Scan:
     problems = _Problems()
     for index, row in enumerate(_counted(read_source(spec), made)):
         made.rows += 1
-        candidate = _candidate(mix, spec, row, index, problems)
+        left_out = made.without_use
+        candidate = _candidate(mix, row, index, made, problems)
         if candidate is None:
-            made.dropped += 1
+            made.dropped += made.without_use == left_out
         elif row.missing:
             made.without_image += 1
             made.missing += [f"{row.place}: {name}" for name in row.missing[: LISTED - len(made.missing)]]
@@ -160,22 +173,53 @@ class _Problems:
             raise MixError(f"{where}: {'; '.join(told)}")
 
 
-def _candidate(mix: Mix, spec: SourceSpec, row: SourceRow, index: int, problems: _Problems) -> Candidate | None:
-    """None: dropped, or a problem that was noted."""
+def _candidate(mix: Mix, row: SourceRow, index: int, made: Scan, problems: _Problems) -> Candidate | None:
+    """None: dropped, left out, or a problem that was noted."""
+    spec = made.spec
     if row.split in HELD_OUT_SPLITS:
         problems.add(f"rows of split {row.split!r}, which no training mix may hold", row.id)
         return None
     try:
-        label = mix.labels.label(spec.name, row)
+        label = _label(mix, row, made, problems)
+        speaks = (spec.answers == "source" and row.has_answer) or (
+            label is not None and answer_of(mix, row, spec, label) is not None
+        )
+        if label is not None:
+            _check_dialogue(row, spec)
     except LookupError as error:
         problems.add("rows without a label; add a rule to `labels`", str(error.args[0]))
         return None
+    except ValueError as error:
+        if spec.unusable == "error":
+            problems.add("rows that cannot be (mend them, or set `unusable: allow`)", str(error))
+        else:
+            made.leave_out(str(error))
+        return None
     if label is None:
         return None
-    speaks = (spec.answers == "source" and row.has_answer) or answer_of(mix, row, spec, label) is not None
     if not speaks and spec.head_only == "error":
         problems.add(_no_answer(label), row.place)
     return Candidate(spec.name, index, label, is_head_only=not speaks)
+
+
+def _label(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> Label | None:
+    keeps = source_of(made.spec.kind, made.spec.name).keeps_labels
+    ruling = mix.labels.ruling(made.spec.name, row, keeps)
+    if ruling.own == REFUSED:
+        problems.add(f"rows whose own label the rule {ruling.rule!r} overrules (say so: `relabel: true`)", row.place)
+    elif ruling.own:
+        made.own_labels[ruling.own][ruling.rule] += 1
+    return ruling.label
+
+
+def _check_dialogue(row: SourceRow, spec: SourceSpec) -> None:
+    """ValueError: turns that no record may have; answers that are not used do not matter."""
+    if spec.answers == "table" or not row.has_answer:
+        return
+    said = [RecordTurn(ROLES[speaker], text).said() for speaker, text in row.turns]
+    fault = order_fault(said) or answer_fault(said)
+    if fault:
+        raise ValueError(f"{row.place}: {fault}")
 
 
 def _no_answer(label: Label) -> str:

@@ -22,14 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-<<<<<<< HEAD
-from safevlm.data import answers, mix
-from safevlm.data.atomic_write import write_text
-from safevlm.data.images import decode_image, image_format
-=======
 from safevlm.data import answers, mix, packed_images
 from safevlm.data.atomic_write import write_text
->>>>>>> 210364a (Records that cannot be are errors with their line; messages and images of other trainers are records)
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
 from safevlm.data.mix_report import report_of
@@ -134,9 +128,15 @@ def _turns(made_mix: Mix, spec: SourceSpec, candidate: Candidate, row: SourceRow
         return row.turns
     said = mix.answer_of(made_mix, row, spec, candidate.label) or answers.HEAD_ONLY
     if row.turns:
-        return (*(turn for turn in row.turns if turn[0] != "gpt"), ("gpt", said))
+        return (*_first_question(row.turns), ("gpt", said))
     question = answers.question(spec.question, f"{made_mix.seed}/question/{spec.name}/{row.id}")
     return asked(question, said, len(row.images))
+
+
+def _first_question(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Up to the first question: those after it lean on answers that are not taken."""
+    asked_at = next((index for index, (speaker, _) in enumerate(turns) if speaker == "human"), len(turns) - 1)
+    return [turn for turn in turns[: asked_at + 1] if turn[0] != "gpt"]
 
 
 def _refuse_leaks(made_mix: Mix, images: Sequence[ImageFile], more: Collection[ImageFile] = ()) -> Raw:
@@ -171,17 +171,7 @@ def _store_images(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[
 
 
 def _store(data: bytes, name: str, out: Path, source: str) -> str:
-<<<<<<< HEAD
-    decode_image(data, name)
-    ending = ENDINGS.get(image_format(data), ".img")
-    path = Path("images") / source / f"{bytes_digest(data)[:24]}{ending}"
-    if not (out / path).is_file() or (out / path).stat().st_size != len(data):
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_bytes(data)
-    return path.as_posix()
-=======
     return packed_images.store(data, name, out / "images" / source).relative_to(out).as_posix()
->>>>>>> 210364a (Records that cannot be are errors with their line; messages and images of other trainers are records)
 
 
 # records

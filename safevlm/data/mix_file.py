@@ -8,7 +8,8 @@ missing: error | allow          a source that is not on the disk (also per sourc
 images: reference | copy      leave image files where they are, or copy them into the mix
 sources: {NAME: {kind, path, split, …}}
 held_out: {NAME: {kind, path, split, …}}     never in training: compared by content
-labels: {PATTERN: {category, level} | drop | unlabelled}
+labels: {PATTERN: {category, level} | drop | unlabelled}       {…, relabel: true}: also over labels that rows carry
+relabel: false | true           the same for every rule
 answers: {LEVEL or CATEGORY/LEVEL: [TEXT, …]}
 counts: {CATEGORY: N | all}     the pool that both stages draw from; a category that is not named: all
 stages: {stage1: {clean: 3000}, stage2: {}}
@@ -54,6 +55,7 @@ KEYS = (
     "sources",
     "held_out",
     "labels",
+    "relabel",
     "answers",
     "counts",
     "stages",
@@ -67,7 +69,7 @@ PATHS = ("path", "split_file")
 LISTS = ("question", "subsets")
 IMAGES_BEFORE = "pictures"
 """The key `images` as files of an earlier version have it."""
-RULES = ("missing", "missing_images", "partial", "head_only")
+RULES = ("missing", "missing_images", "unusable", "partial", "head_only")
 CHOICES = {**{name: get_args(Rule) for name in RULES}, "answers": ("source", "table")}
 NUMBERS = ("limit", "split_seed")
 OPTIONS = "options"
@@ -109,6 +111,7 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
     twice = {spec.name for spec in sources} & {spec.name for spec in held_out}
     if twice:
         raise MixError(f"{file}: {sorted(twice)}: in sources and in held_out; give each its own name")
+    relabel = _choice(table.get("relabel", False), (False, True), f"{file}: relabel")
     return Mix(
         file=file,
         taxonomy=taxonomy,
@@ -116,7 +119,7 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
         seed=_number(table.get("seed", 42) if seed is None else seed, f"{file}: seed"),
         sources=sources,
         held_out=held_out,
-        labels=read_labels(_table(table, "labels", str(file)), taxonomy, str(file)),
+        labels=read_labels(_table(table, "labels", str(file)), taxonomy, str(file), relabel=relabel),
         answers=_answers(_table(table, "answers", str(file)), taxonomy, file),
         counts=_counts(_table(table, "counts", str(file)), taxonomy, f"{file}: counts"),
         stages=_stages(table, taxonomy, file),

@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from safevlm.data import mix
-from safevlm.data.labels import UNLABELLED, Label
+from safevlm.data.labels import KEPT, OVERRULED, UNLABELLED, Label
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.sources import source_of
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.versions import installed
 
 SCHEMA = 1
+OWN_LABELS = {
+    KEPT: "keep the label they carry, where rule {rule!r} says something else (`relabel: true` lets the rule win)",
+    OVERRULED: "lost the label they carry to rule {rule!r}",
+}
 
 Raw = dict[str, Any]
 
@@ -51,6 +55,9 @@ def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
         "dropped": one.dropped,
         "without_image": one.without_image,
         "missing_images": one.missing,
+        "unusable": one.without_use,
+        "unusable_rows": one.unusable,
+        "own_labels": {what: dict(sorted(rules.items())) for what, rules in one.own_labels.items() if rules},
         "over_limit": one.over_limit,
         "usable": len(one.candidates),
         "taken": sum(candidate.source == one.spec.name for candidate in pool),
@@ -94,7 +101,17 @@ def lines(report: Raw) -> list[str]:
         levels = ", ".join(f"{level} {count}" for level, count in stage["levels"].items())
         silent = f" ({stage['head_only']} head only)" if stage["head_only"] else ""
         table.append(f"{name}: {stage['rows']} records{silent}: {levels}")
-    return [*map(_source_line, report["sources"].items()), "", *table, *_remarks(report)]
+    return [*map(_source_line, report["sources"].items()), *_own_label_lines(report), "", *table, *_remarks(report)]
+
+
+def _own_label_lines(report: Raw) -> list[str]:
+    """Which rules met labels that rows carry themselves."""
+    return [
+        f"{name}: {count} rows {OWN_LABELS[what].format(rule=rule)}"
+        for name, row in report["sources"].items()
+        for what, rules in row.get("own_labels", {}).items()
+        for rule, count in rules.items()
+    ]
 
 
 def _source_line(pair: tuple[str, Raw]) -> str:
@@ -103,6 +120,7 @@ def _source_line(pair: tuple[str, Raw]) -> str:
     left_out = {
         "dropped by their label": row["dropped"],
         "without their image": row["without_image"],
+        "that cannot be": row.get("unusable", 0),  # a report of before does not have it
         "over the limit": row["over_limit"],
     }
     gone = "".join(f", {count} {why}" for why, count in left_out.items() if count)

@@ -7,13 +7,10 @@ same file; several processes may write it at once.
 from __future__ import annotations
 
 import hashlib
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from safevlm.data.atomic_write import atomic_file
-from safevlm.data.images import decode_image
+from safevlm.data.images import decode_image, image_format
 
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 OTHER = ".img"
@@ -32,7 +29,7 @@ def store(data: bytes, name: str, folder: Path) -> Path:
     if known is not None:
         return known
     decode_image(data, name)
-    path = folder / f"{stem}{ENDINGS.get(Image.open(BytesIO(data)).format or '', OTHER)}"
+    path = folder / f"{stem}{ENDINGS.get(image_format(data), OTHER)}"
     with atomic_file(path) as partial:
         partial.write_bytes(data)
     return path

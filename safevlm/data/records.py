@@ -19,7 +19,7 @@ from safevlm.data.images import ImageError, open_image
 from safevlm.data.json_rows import RowError
 from safevlm.data.record_rows import record_rows
 from safevlm.data.threads import in_threads
-from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
+from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, contradiction
 
 PARTS = ("malicious", "contrastive", "benign")
 """What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
@@ -196,5 +196,5 @@ def _labels(raw: Mapping[str, Any], taxonomy: Taxonomy, place: str) -> tuple[int
         )
     except ValueError as error:
         raise LabelError(f"{place}: {error}") from error
-    _check(LabelError, taxonomy.contradiction(*ids), place)
+    _check(LabelError, contradiction(*taxonomy.names_of(*ids)), place)
     return ids

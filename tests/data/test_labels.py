@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from safevlm.data.answers import ANSWERS, answer
-from safevlm.data.labels import Label, read_labels
+from safevlm.data.labels import Label, Ruling, read_labels
 from safevlm.data.sources.row import SourceRow
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
@@ -40,9 +40,42 @@ def test_row_that_no_rule_fits_keeps_its_own_label_or_is_an_error() -> None:
     assert _label({}, safe_type="privacy", safe_level="careful") == Label("privacy", "careful")
     assert _label({}, safe_type="4", safe_level="1") == Label("privacy", "careful"), "ids as texts"
     assert _label({}, safe_level=SAFE) == Label(CLEAN, SAFE)
-    assert _label({"it": ILLEGAL}, safe_type="privacy") == Label("illegal", "must_refuse"), "rules come first"
     with pytest.raises(LookupError):
         _label({"other": ILLEGAL})
+
+
+PRIVATE = {"safe_type": "privacy", "safe_level": "careful"}
+
+
+def _ruling(rules: dict[str, Any], *words: str, keeps: bool = True, relabel: bool = False, **row: Any) -> Ruling:
+    table = read_labels(rules, DEFAULT, "mix.yaml", relabel)
+    return table.ruling("it", SourceRow("1", "x:1", words=words, **row), keeps)
+
+
+@pytest.mark.parametrize("rule", [{"category": CLEAN, "level": SAFE}, ILLEGAL, "unlabelled"])
+def test_a_rule_overrules_a_label_only_when_it_says_so(rule: Any) -> None:
+    told = Label() if rule == "unlabelled" else Label(**rule)
+    assert _ruling({"it": rule}, **PRIVATE) == Ruling(Label("privacy", "careful"), "it", "kept")
+    assert _ruling({"it": rule}, keeps=False, **PRIVATE).own == "refused"
+    assert _ruling({"it": rule}, relabel=True, **PRIVATE) == Ruling(told, "it", "overruled")
+    if rule != "unlabelled":
+        assert _ruling({"it": {**rule, "relabel": True}}, keeps=False, **PRIVATE) == Ruling(told, "it", "overruled")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_rule_may_agree_complete_translate_and_drop(keeps: bool) -> None:
+    agreed = {"category": "privacy", "level": "careful"}
+    for rule, row in ((agreed, PRIVATE), (agreed, {"safe_level": "careful"}), (ILLEGAL, {"safe_type": "blorp"})):
+        assert _ruling({"it/*": rule}, "a", keeps=keeps, **row) == Ruling(Label(**rule), "it/*")
+    assert _ruling({"it": "drop"}, keeps=keeps, **PRIVATE) == Ruling(None, "it")
+
+
+def test_own_labels_that_contradict_each_other_are_an_error_unless_relabelled() -> None:
+    row = {"safe_type": CLEAN, "safe_level": "must_refuse"}
+    for rules in ({}, {"it": ILLEGAL}):
+        with pytest.raises(ValueError, match="x:1: category 'clean' with level 'must_refuse'"):
+            _ruling(rules, **row)
+    assert _ruling({"it": ILLEGAL}, relabel=True, **row).label == Label("illegal", "must_refuse")
 
 
 def test_own_label_that_the_taxonomy_does_not_have_is_an_error_with_its_place() -> None:
@@ -57,7 +90,9 @@ def test_own_label_that_the_taxonomy_does_not_have_is_an_error_with_its_place() 
         ({"category": "blorp", "level": "careful"}, "blorp"),
         ({"category": "illegal", "level": "blorp"}, "blorp"),
         ({"category": "illegal"}, "level"),
-        ({"category": CLEAN, "level": "careful"}, "goes with level 'safe' only"),
+        ({"category": CLEAN, "level": "careful"}, "together"),
+        ({"category": "illegal", "level": SAFE}, "together"),
+        ({**ILLEGAL, "relabel": "yes"}, "relabel"),
         (None, "None"),
     ],
 )

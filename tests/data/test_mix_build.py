@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from safevlm.__main__ import main
 from safevlm.data import answers, mix_build, mix_report
 from safevlm.data.mix_file import MixError, read_mix
 from safevlm.data.records import read_records, verify_images
+from safevlm.data.sources import llava
 from safevlm.miniature import dataset
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy
 from tests.data import downloads
@@ -102,6 +104,71 @@ def _refused(file: Path, *parts: object, out: Path | None = None) -> None:
     assert all(str(part) in str(error.value) for part in parts), f"the message must say {parts}: {error.value}"
     left = {name for name in (file_bytes(out) if out.exists() else {}) if not name.endswith("_split.json")}
     assert not left, f"half-written: {left}"
+
+
+# labels and dialogues that rows bring along
+
+
+def _labelled(tmp_path: Path, *changes: dict[str, Any], **table: Any) -> Path:
+    """A mix of six records of one's own: four labelled as risky, one as clean, one not at all; `changes` by row."""
+    labels = [("privacy", "careful")] * 4 + [(CLEAN, "safe"), None]
+    rows: list[dict[str, Any]] = []
+    for number, label in enumerate(labels):
+        talk = [{"from": "human", "value": f"q{number}"}, {"from": "gpt", "value": "a"}]
+        own = {"safe_type": label[0], "safe_level": label[1]} if label else {}
+        rows.append({"id": str(number), "conversations": talk, **own})
+    for row, change in zip(rows, changes, strict=False):
+        row.update(change)
+    downloads.jsonl(tmp_path / "own.jsonl", rows)
+    source = {"kind": "llava", "path": "own.jsonl", **table.pop("source", {})}
+    return _file(
+        tmp_path,
+        tmp_path,
+        **{"sources": {"own": source}, "labels": {"own": CLEAN_LABEL}, "held_out": ..., "counts": ..., **table},
+        stages=WHOLE,
+    )
+
+
+def test_records_keep_their_labels_against_a_rule_and_the_report_counts_them(tmp_path: Path) -> None:
+    report = mix_build.build(_labelled(tmp_path), tmp_path / "out")
+    assert Counter(row["safe_type"] for row in _rows(tmp_path / "out/stage2.jsonl")) == {"privacy": 4, CLEAN: 2}
+    assert report["sources"]["own"]["own_labels"] == {"kept": {"own": 4}}
+    assert any("4 rows keep the label" in line and "'own'" in line for line in mix_report.lines(report))
+
+
+@pytest.mark.parametrize("told", ["rule", "mix"])
+def test_a_rule_that_overrules_labels_says_so_and_is_counted(tmp_path: Path, told: str) -> None:
+    rule = {"labels": {"own": {**CLEAN_LABEL, "relabel": True}}} if told == "rule" else {"relabel": True}
+    report = mix_build.build(_labelled(tmp_path, **rule), tmp_path / "out")
+    assert {row["safe_type"] for row in _rows(tmp_path / "out/stage2.jsonl")} == {CLEAN}
+    assert report["sources"]["own"]["own_labels"] == {"overruled": {"own": 4}}
+    assert any("4 rows lost the label" in line for line in mix_report.lines(report))
+
+
+PLAIN = dataclasses.replace(llava.SOURCE, keeps_labels=False)
+
+
+def test_a_source_whose_rows_should_have_no_labels_is_refused(tmp_path: Path) -> None:
+    file = _labelled(tmp_path, source={"kind": f"{__name__}:PLAIN"})
+    _refused(file, "4 rows whose own label the rule 'own' overrules", "relabel: true", "own.jsonl:1")
+
+
+IMPOSSIBLE = {
+    "answer first": {"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "q"}]},
+    "empty answer": {
+        "conversations": [{"from": who, "value": text} for who, text in zip(("human", "gpt") * 2, "qaq ", strict=True)]
+    },
+    "contradiction": {"safe_type": CLEAN},
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_rows_that_cannot_be_are_refused_or_left_out_and_listed(tmp_path: Path, kind: str) -> None:
+    _refused(_labelled(tmp_path, {}, IMPOSSIBLE[kind]), "1 rows that cannot be", "unusable: allow", "own.jsonl:2: ")
+    file = _labelled(tmp_path, {}, IMPOSSIBLE[kind], source={"unusable": "allow"})
+    told = mix_build.build(file, tmp_path / "out")["sources"]["own"]
+    assert (told["unusable"], told["dropped"], told["taken"]) == (1, 0, 5)
+    assert len(told["unusable_rows"]) == 1 and "own.jsonl:2: " in told["unusable_rows"][0]
 
 
 # what it makes

@@ -79,4 +79,5 @@ SOURCE = Source(
     read,
     files,
     licence="CC BY 4.0 for LLaVA's text; the images have their own",
+    keeps_labels=True,
 )

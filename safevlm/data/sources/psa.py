@@ -23,6 +23,8 @@ BESIDE = "<split>"
 def read(spec: SourceSpec) -> Rows:
     tally = SourceTally(spec, {})
     for place, raw in json_rows(spec.path):
+        if not isinstance(raw, dict) or not isinstance(raw.get("conversations"), list):
+            raise SourceError(f"{place}: not PSA-VLM's layout; a row needs a list `conversations`")
         told = llava.conversation(raw, place)
         names = [part for image in told.images for part in _beside(image)]
         row = llava.conversation_row(spec, place, raw, dataclasses.replace(told, images=tuple(names)))
@@ -64,4 +66,5 @@ SOURCE = Source(
     read,
     llava.files,
     licence="unknown: the release has no licence file",
+    keeps_labels=True,
 )

@@ -90,6 +90,8 @@ class SourceSpec:
     """allow: go on without a source that is not on the disk."""
     missing_images: Rule = "error"
     """allow: leave out rows whose image is not in the download, and list them."""
+    unusable: Rule = "error"
+    """allow: leave out rows whose dialogue or own labels cannot be, and list them."""
     partial: Rule = "error"
     """allow: fewer rows than published."""
     head_only: Rule = "error"

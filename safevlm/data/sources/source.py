@@ -24,5 +24,7 @@ class Source:
     """As the publisher states it; it stands in `mix.json`."""
     published: Mapping[str, PublishedCount] = field(default_factory=dict)
     """Rows that the publisher or a count of the published files tells, by part."""
+    keeps_labels: bool = False
+    """Its rows are records: labels that they carry go before a mix's rules, unless these say `relabel: true`."""
     caution: str = ""
     """What whoever mixes it must know; it stands in `mix.json`."""
