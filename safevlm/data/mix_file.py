@@ -226,7 +226,7 @@ def _table(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return value or {}
 
 
-def _choice(value: Any, choices: Sequence[str], where: str) -> Any:
+def _choice(value: Any, choices: Sequence[object], where: str) -> Any:
     if value not in choices:
         raise MixError(f"{where}: unknown {value!r}; one of {list(choices)}")
     return value
