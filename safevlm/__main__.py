@@ -12,6 +12,7 @@ from safevlm import versions
 from safevlm.commands import (
     FINDING,
     USER_ERRORS,
+    WRONG_USAGE,
     analyze,
     audit,
     bench,
@@ -28,6 +29,7 @@ from safevlm.commands import (
     shuffle_tensor,
     train,
 )
+from safevlm.usage import UsageError
 
 COMMANDS = {
     "check": check,
@@ -75,15 +77,10 @@ def parser_for(command: str) -> argparse.ArgumentParser:
 
 def _check(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     """The one command that takes flags of its own and of the recipe."""
-    from safevlm.check.command import UsageError
-
     own, recipe_flags = check.split(words)
     options = parser.parse_args(own)
     options.recipe_flags = recipe_flags
-    try:
-        return _run(check.run, options)
-    except UsageError as error:
-        parser.error(str(error))
+    return _run(check.run, options)
 
 
 def _run(command: Callable[..., int], options: object) -> int:
@@ -92,6 +89,9 @@ def _run(command: Callable[..., int], options: object) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return FINDING
+    except UsageError as error:
+        print_error(error)
+        return WRONG_USAGE
     except USER_ERRORS as error:
         print_error(error)
         return FINDING

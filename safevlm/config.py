@@ -1,12 +1,15 @@
 """What can be set: the safety modules (saved in `config.json`) and the recipe of a training run (YAML and flags).
 
-The string under a field is its help text on the command line.
+The string under a field is its help text on the command line; its `Annotated` says what it may be (`safevlm.ranges`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from safevlm import ranges
+from safevlm.ranges import Amount, Count, Filled, Range, Weight
 
 Grouping = Literal["none", "kind", "length"]
 Quantization = Literal["none", "nf4", "int8"]
@@ -15,6 +18,11 @@ TensorKind = Literal["textual", "visual"]
 Position = Literal["start", "after_image"]
 BenignTerm = Literal["kl", "ce"]
 Basis = Literal["pixels", "patches"]
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+PUBLISHED_BATCH = 128
+"""Records per update in SafeVLM's both stages (methods §1.4)."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +31,17 @@ class SafetyConfig:
 
     projector: ProjectorKind = "c_abstractor"
     """c_abstractor (the paper's), resampler (latent queries), mlp, or none: no projector and no head."""
-    projector_width: int = 1088
+    projector_width: Count = 1088
     """Hidden width of the safety projector."""
-    projector_depth: int = 3
+    projector_depth: Count = 3
     """Blocks per stage of the c_abstractor; layers of the resampler."""
-    projector_tokens: int = 576
+    projector_tokens: Count = 576
     """Safety features per image; a square for the c_abstractor, ignored by the mlp (one per patch)."""
-    lm_tokens: int = 64
+    lm_tokens: Amount = 64
     """Learnable tokens that go to the LLM in front of every image."""
-    head_tokens: int = 64
+    head_tokens: Amount = 64
     """Learnable tokens that go to the safety head in front of the safety features."""
-    head_heads: int = 8
+    head_heads: Count = 8
     """Attention heads of the safety head."""
     reads_text: bool = False
     """True: the head's queries are the words of the request; False: it sees the image only."""
@@ -41,22 +49,20 @@ class SafetyConfig:
     """Categories and levels; none: the default ones."""
 
     def __post_init__(self) -> None:
+        ranges.check(self, "safety")
         side = round(self.projector_tokens**0.5)
         if self.projector == "c_abstractor" and side * side != self.projector_tokens:
             raise ValueError(
                 f"safety.projector_tokens: {self.projector_tokens} is not a square, which the c_abstractor needs; "
                 f"use {side * side} or another projector"
             )
-        for name in ("lm_tokens", "head_tokens"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"safety.{name}: {getattr(self, name)} is negative; use 0 for none")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The checkpoint that a run starts from, and how it is held."""
 
-    path: str
+    path: Annotated[str, Filled()]
     """Checkpoint to start from: a stock LLaVA, or one of ours."""
     safety: SafetyConfig = SafetyConfig()
     """Safety modules to add; a checkpoint that has them keeps its own."""
@@ -71,16 +77,19 @@ class ModelConfig:
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """Attention kernel; flash_attention_2 wants the extra `flash` and a GPU."""
 
+    def __post_init__(self) -> None:
+        ranges.check(self, "model")
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """The records of a run, and what is done with them before training."""
 
-    train: list[str]
+    train: Annotated[list[str], Filled()]
     """Training records, JSON lists or JSONL."""
     images: str = ""
     """Folder that relative image paths start from; empty: the folder of each record file."""
-    clean: int | None = None
+    clean: Amount | None = None
     """Draw so many clean records, with the run's seed; none: all. SafeVLM's stage 1 draws 3000."""
     exclude: list[str] = field(default_factory=list)
     """Lists of images to leave out, one path per line, as `safevlm audit` writes them (exclude.txt)."""
@@ -89,48 +98,63 @@ class DataConfig:
     refusals. For data that nobody has filtered."""
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
-    max_length: int = 2048
+    max_length: Count = 2048
     """Longest sequence in tokens, image slots included; never more than the model has positions for."""
     group_by: Grouping = "none"
     """What the records of one step share, over all processes: kind is with or without an image, length includes it."""
     verify_images: bool = True
     """Decode every image once before training starts."""
-    workers: int = 0
+    workers: Amount = 0
     """Processes that load data."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self, "data")
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the loss terms (methods §1.3)."""
 
-    lm: float = 1.0
-    level: float = 10.0
-    category: float = 10.0
+    lm: Weight = 1.0
+    level: Weight = 10.0
+    category: Weight = 10.0
+
+    def __post_init__(self) -> None:
+        ranges.check(self, "loss")
+        if not (self.lm or self.level or self.category):
+            raise ValueError("loss: lm, level and category are all 0, so nothing is learned; give one of them a weight")
 
 
 @dataclass(frozen=True)
 class LoraSettings:
     """LoRA on the LLM's linear layers, stage 2 only (methods §1.4)."""
 
-    r: int = 256
-    alpha: int = 16
-    dropout: float = 0.05
+    r: Count = 256
+    alpha: Count = 16
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.05
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"lora.r: {self.r} is too small; at least 1")
+        ranges.check(self, "lora")
 
 
 @dataclass(frozen=True)
 class PartWeights:
     """Weights of the loss terms of a security tensor; each term is a mean over its part's answer tokens."""
 
-    malicious: float = 1.0
+    malicious: Weight = 1.0
     """Refusals."""
-    contrastive: float = 1.0
+    contrastive: Weight = 1.0
     """The malicious questions about clean images."""
-    benign: float = 1.0
+    benign: Weight = 1.0
     """Other questions about clean images."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self, "tensor.weights")
+        if not (self.malicious or self.contrastive or self.benign):
+            raise ValueError(
+                "tensor.weights: malicious, contrastive and benign are all 0, so nothing is learned; "
+                "give one of them a weight"
+            )
 
 
 @dataclass(frozen=True)
@@ -139,13 +163,13 @@ class TensorSettings:
 
     kind: TensorKind = "textual"
     """textual: virtual tokens in the prompt; visual: one change of the preprocessed pixels, for all images."""
-    tokens: int = 10
+    tokens: Count = 10
     """Virtual tokens of a textual tensor."""
     position: Position = "start"
     """Where they stand: before the whole prompt, or behind its last image."""
-    init_std: float = 0.02
+    init_std: Weight = 0.02
     """Spread of the random start; the paper's visual tensor starts at 0.2."""
-    epsilon: float = 0.0
+    epsilon: Annotated[float, Range(least=0, most=255)] = 0.0
     """Largest change of a pixel by a visual tensor, on the scale of 0 to 255; 0: no bound."""
     basis: Basis = "pixels"
     """What the optimiser of a visual tensor moves: its pixels, as the paper does, or what the tower makes of each patch
@@ -153,75 +177,78 @@ class TensorSettings:
     benign: BenignTerm = "kl"
     """What holds the clean answers: kl to the untouched model's next-token probabilities, or ce on its own answers."""
     weights: PartWeights = PartWeights()
-    held_out: int = 0
+    held_out: Amount = 0
     """Pairs of each part that are kept from training, for the loss that chooses `best`."""
 
     def __post_init__(self) -> None:
-        if self.kind == "textual" and self.tokens < 1:
-            raise ValueError(f"tensor.tokens: {self.tokens} is too small; at least 1")
+        ranges.check(self, "tensor")
         for name, given in (("epsilon", self.epsilon), ("basis", self.basis != "pixels")):
             if given and self.kind == "textual":
                 raise ValueError(f"tensor.{name} is about pixels; a textual tensor has none, leave it out")
         if self.epsilon and self.basis == "patches":
             raise ValueError("tensor.epsilon bounds pixels, and with tensor.basis: patches none is moved by itself")
-        if not 0 <= self.epsilon <= 255:
-            raise ValueError(f"tensor.epsilon: {self.epsilon} is no change of a pixel; between 0 (no bound) and 255")
-        if self.held_out < 0:
-            raise ValueError(f"tensor.held_out: {self.held_out} is negative; use 0 for none")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimizer (AdamW), schedule and batches."""
 
-    lr: float = 1e-5
-    epochs: float = 3
-    batch_size: int = 2
+    lr: Annotated[float, Range(above=0)] = 1e-5
+    epochs: Annotated[float, Range(above=0)] = 3
+    batch_size: Count = 2
     """Records per device and step."""
-    accumulation: int = 8
-    """Steps per update."""
-    warmup_steps: int = 20
-    schedule: str = "linear"
-    """Any schedule that transformers knows: linear, cosine, constant_with_warmup, …"""
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    effective_batch: Count | None = None
+    """Records per update, over all processes; the steps per update follow from it. null: 128, as SafeVLM's both stages
+    have, or what `accumulation` makes of it."""
+    accumulation: Count | None = None
+    """Steps per update, for a batch that grows with the number of processes; null: what `effective_batch` needs."""
+    warmup_steps: Amount = 20
+    """Updates in which the rate rises; fewer than the run has."""
+    schedule: Schedule = "linear"
+    """How the rate goes on from there; constant is without a warm-up."""
+    weight_decay: Weight = 0.0
+    max_grad_norm: Weight = 1.0
+    """Longest gradient of an update; 0: any."""
     gradient_checkpointing: bool = False
-    max_steps: int = -1
+    max_steps: Annotated[int, Range(least=1, also=(-1,))] = -1
     """Stop after so many updates; -1: by epochs."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optim.{name}: {getattr(self, name)} is too small; at least 1")
+        ranges.check(self, "optim")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Where a run writes, and how it runs."""
 
-    out: str
+    out: Annotated[str, Filled()]
     """Folder of the run: checkpoint-N, final, run.json."""
-    seed: int = 256
+    seed: Annotated[int, Range(least=0, below=2**32)] = 256
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool = False
     """Mixed precision."""
     deepspeed: str | None = None
     """DeepSpeed's JSON: a file, or a shipped one by name: zero2, zero3, zero3_offload, zero2_cpu, zero3_cpu."""
-    log_steps: int = 10
-    save_steps: int = 500
-    keep: int = 2
+    log_steps: Count = 10
+    """Updates from one line of the log to the next."""
+    save_steps: Count = 500
+    """Updates from one checkpoint to the next."""
+    keep: Count = 2
     """Checkpoints to keep; older ones are removed."""
     resume: bool = True
     """Go on from the newest checkpoint in `out`, if there is one."""
     report_to: list[str] = field(default_factory=list)
     """tensorboard, wandb, …"""
 
+    def __post_init__(self) -> None:
+        ranges.check(self, "run")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """One training run."""
 
-    stage: str
+    stage: Annotated[str, Filled()]
     """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights;
     package.module:ROW is a stage of your own."""
     model: ModelConfig

@@ -75,7 +75,7 @@ def world(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("empty")
     small = ("--risky", "40", "--clean", "24", "--per-group", "4")
     installed(folder, "python", "-m", "safevlm.miniature", "data", "--out", "data", *small)
-    few = ("--data.train", "[data/train.jsonl]", "--optim.max_steps", "2")
+    few = ("--data.train", "[data/train.jsonl]", "--optim.max_steps", "2", "--optim.warmup_steps", "0")
     said = installed(folder, "safevlm", "train", "miniature_stage1", "--model.path", BASE, *few, "--run.out", "stage1")
     assert "done: stage1/final" in said
     installed(folder, "safevlm", "train", "miniature_stage2", "--model.path", "stage1", *few, "--run.out", "stage2")

@@ -123,7 +123,7 @@ def shake(module: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
 
 def recipe(stage: str, **settings: Any) -> Recipe:
     """A recipe whose model and data are not read, for what depends on the stage and its settings alone."""
-    return Recipe(stage, ModelConfig(""), DataConfig([]), RunConfig(""), **settings)
+    return Recipe(stage, ModelConfig("base"), DataConfig(["records"]), RunConfig("out"), **settings)
 
 
 def row(images: int, slots: int, words: int = 5, seed: int = 0) -> list[int]:

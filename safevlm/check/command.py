@@ -19,15 +19,12 @@ from safevlm.check import packages
 from safevlm.check.findings import Finding
 from safevlm.check.lazy_parts import PROBLEMS, one_line, run
 from safevlm.config import Recipe
+from safevlm.usage import UsageError
 
 Kind = Literal["recipe", "model", "data", "machine"]
 YAML = (".yaml", ".yml")
 RECIPE_FLAG = re.compile(r"--(stage|[a-z0-9_]+\.[a-z0-9_.]+\+?)(=.*)?")
 """`--key.sub value` or `--key.sub=value`, as `safevlm train` takes them."""
-
-
-class UsageError(Exception):
-    """The command line contradicts itself: exit code 2."""
 
 
 @dataclass(frozen=True)

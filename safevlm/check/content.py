@@ -12,6 +12,7 @@ from safevlm.check.lazy_parts import Skipped
 from safevlm.check.plan import RunPlan
 from safevlm.data.records import Record, is_clean
 from safevlm.taxonomy import Taxonomy
+from safevlm.training import updates
 
 WIDTH = 100
 """Of a line of the sample."""
@@ -23,13 +24,20 @@ def records(plan: RunPlan) -> Iterator[Finding]:
         files = ", ".join(plan.recipe.data.train)
         yield Finding(False, f"data.train: {len(problems)} records of {files} cannot be used", listed(problems))
         return
-    optim = plan.recipe.optim
-    per_epoch = -(-len(plan.records) // (optim.batch_size * optim.accumulation * plan.cluster.processes))
-    updates = optim.max_steps if optim.max_steps > 0 else int(per_epoch * optim.epochs)
-    note = f"; optim.warmup_steps {optim.warmup_steps} never end" if optim.warmup_steps >= updates else ""
     left_out = len(usable) - len(plan.records)
     detail = f"{left_out} clean records left out (data.clean: {plan.recipe.data.clean})" if left_out else ""
-    yield Finding(True, f"{len(plan.records)} records; updates: {per_epoch} per epoch, {updates} in all{note}", detail)
+    yield _updates(plan, detail)
+
+
+def _updates(plan: RunPlan, detail: str) -> Finding:
+    optim, told = plan.recipe.optim, f"{len(plan.records)} records"
+    if plan.stage.fit:
+        return Finding(True, told, detail)
+    _ = plan.accumulation  # whether the batch can be split is another check's
+    sizes = (optim, len(plan.records), plan.cluster.processes)
+    per_epoch, in_all = updates.per_epoch(*sizes), updates.in_all(*sizes)
+    updates.check_warmup(optim, in_all)
+    return Finding(True, f"{told}; updates: {per_epoch} per epoch, {in_all} in all", detail)
 
 
 def labels(plan: RunPlan) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from safevlm.check import disk, zero
 from safevlm.check.findings import Finding, listed, size
 from safevlm.check.lazy_parts import one_line
 from safevlm.check.plan import RunPlan
-from safevlm.config import Recipe
+from safevlm.config import PUBLISHED_BATCH, Recipe
 from safevlm.training import provenance, resume
 from safevlm.training.arguments import training_arguments
 
@@ -35,23 +35,36 @@ FREE = (
 
 
 def arguments(plan: RunPlan) -> Iterator[Finding]:
-    problems = _refused(plan.recipe)
+    problems = _refused(plan)
     yield from (Finding(False, problem) for problem in problems)
     if not problems:
-        optim, processes = plan.recipe.optim, plan.cluster.processes
-        effective = optim.batch_size * optim.accumulation * processes
-        yield Finding(
-            True,
-            f"{plan.recipe.stage}: effective batch {effective} = {processes} processes x {optim.batch_size} records x "
-            f"{optim.accumulation} steps",
-            "" if plan.cluster.gpus else "reckoned for this machine's GPUs, at least one process; else say --gpus N",
+        yield _batch(plan)
+
+
+def _batch(plan: RunPlan) -> Finding:
+    """What follows for these processes."""
+    if plan.stage.fit:
+        return Finding(True, f"{plan.recipe.stage}: {plan.stage.text}")
+    optim, processes, steps = plan.recipe.optim, plan.cluster.processes, plan.accumulation
+    notes = [] if plan.cluster.gpus else ["reckoned for this machine's GPUs, at least one process; else say --gpus N"]
+    if optim.effective_batch is None and optim.accumulation is not None:
+        notes.append(
+            f"optim.accumulation: {steps} makes the batch grow with the processes; "
+            f"optim.effective_batch keeps it (SafeVLM's is {PUBLISHED_BATCH})"
         )
+    return Finding(
+        True,
+        f"{plan.recipe.stage}: effective batch {optim.batch_size * steps * processes} = {processes} processes x "
+        f"{optim.batch_size} records x {steps} steps",
+        "\n".join(notes),
+    )
 
 
 def deepspeed(plan: RunPlan) -> Iterator[Finding]:
     file = plan.recipe.run.deepspeed
     if plan.deepspeed_file is None:
         return
+    _ = plan.stage.fit or plan.accumulation  # whether the batch can be split is another check's
     conflicts = list(zero.conflicts(plan.deepspeed_file, plan.recipe, plan.cluster.processes))
     yield from (Finding(False, f"{file}: {conflict}") for conflict in conflicts)
     if not conflicts:
@@ -110,10 +123,14 @@ def _silent(logger: str) -> Iterator[None]:
         found.disabled = before
 
 
-def _refused(recipe: Recipe) -> list[str]:
+def _refused(plan: RunPlan) -> list[str]:
     """What transformers would refuse; device and DeepSpeed left out, which have checks of their own."""
+    recipe = plan.recipe
+    run = replace(recipe.run, device="cpu", deepspeed=None, bf16=False)
+    steps = 1 if plan.stage.fit else plan.accumulation
+    optim = replace(recipe.optim, effective_batch=None, accumulation=steps)  # of the run's processes, not of this one
     try:
-        training_arguments(replace(recipe, run=replace(recipe.run, device="cpu", deepspeed=None, bf16=False)))
+        training_arguments(replace(recipe, run=run, optim=optim))
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         return [one_line(error)]
     return []

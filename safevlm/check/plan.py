@@ -26,6 +26,7 @@ from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
+from safevlm.training import updates
 from safevlm.training.arguments import deepspeed_file
 from safevlm.training.hints import add_hints
 from safevlm.training.longest import longest
@@ -71,6 +72,11 @@ class RunPlan:
     @property
     def stage(self) -> Stage:
         return stage_of(self.recipe)
+
+    @lazy_part
+    def accumulation(self) -> int:
+        """Steps per update on these processes."""
+        return updates.accumulation(self.recipe.optim, self.cluster.processes)
 
     @lazy_part
     def checkpoint(self) -> Checkpoint:

@@ -178,7 +178,7 @@ def _room(plan: RunPlan) -> tuple[float, str]:
 def _advice(load: memory.Load) -> str:
     """What would help, the cheapest first."""
     steps = (
-        (load.batch > 1, "lower optim.batch_size and raise optim.accumulation"),
+        (load.batch > 1, "lower optim.batch_size, and keep the effective batch"),
         (not load.checkpointing, "set optim.gradient_checkpointing"),
         (
             load.stage < 3 and load.quantize == "none",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.config import Recipe
+from safevlm.training import updates
 
 AUTO = "auto"
 STAGES = (0, 1, 2, 3)
@@ -50,8 +51,8 @@ def conflicts(table: Mapping[str, Any], recipe: Recipe, processes: int) -> Itera
     values = {
         "bf16.enabled": recipe.run.bf16,
         "train_micro_batch_size_per_gpu": optim.batch_size,
-        "gradient_accumulation_steps": optim.accumulation,
-        "train_batch_size": optim.batch_size * optim.accumulation * processes,
+        "gradient_accumulation_steps": updates.accumulation(optim, processes),
+        "train_batch_size": updates.effective_batch(optim, processes),
         "gradient_clipping": optim.max_grad_norm,
         "optimizer.params.lr": optim.lr,
         "optimizer.params.weight_decay": optim.weight_decay,

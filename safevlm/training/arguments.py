@@ -6,28 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import TrainingArguments
 
 from safevlm import recipes
 from safevlm.config import Recipe
 from safevlm.model import loading
-from safevlm.training import processes
+from safevlm.sharding import share_of
+from safevlm.training import processes, updates
+from safevlm.training.stages import stage_of
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The recipe in transformers' words. ValueError when a GPU is asked for and there is none."""
+    """The recipe in transformers' words, for as many processes as there are.
+
+    ValueError when a GPU is asked for and there is none; UsageError when the batch cannot be split over the processes.
+    """
     optim, run = recipe.optim, recipe.run
     device = loading.default_device(run.device, "--run.device")
-    schedules = [kind.value for kind in SchedulerType]
-    if optim.schedule not in schedules:
-        raise ValueError(f"optim.schedule: unknown {optim.schedule!r}; one of {schedules}")
     settings = deepspeed_file(run.deepspeed)
     if settings:
         processes.join_deepspeed()
+    world = share_of(None).world
+    by_itself = stage_of(recipe).fit is not None
     arguments = TrainingArguments(
         output_dir=run.out,
         per_device_train_batch_size=optim.batch_size,
-        gradient_accumulation_steps=optim.accumulation,
+        gradient_accumulation_steps=1 if by_itself else updates.accumulation(optim, world),
         learning_rate=optim.lr,
         num_train_epochs=optim.epochs,
         max_steps=optim.max_steps,
@@ -50,6 +54,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     )
     if arguments.n_gpu > 1:
         raise ValueError("one process sees several GPUs; launch with deepspeed or torchrun (scripts/stage1.sh)")
+    if arguments.world_size != world:
+        raise ValueError(f"the launcher says WORLD_SIZE {world}, and {arguments.world_size} processes have met")
     return arguments
 
 

@@ -146,7 +146,7 @@ def random_model(
 
 def recipe_of(shape: BenchShape, mode: Mode) -> Recipe:
     """What a stage is told; there are no files."""
-    return Recipe(mode.stage, ModelConfig(""), DataConfig([]), RunConfig(""), mode.loss, shape.lora)
+    return Recipe(mode.stage, ModelConfig("base"), DataConfig(["records"]), RunConfig("out"), mode.loss, shape.lora)
 
 
 def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:

@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from safevlm import recipes
+from safevlm import ranges, recipes
 from safevlm.config import Recipe
+from safevlm.training import updates
 from safevlm.training.stages import stage_of
+
+
+class RecipeParser(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(" ".join(message.split()), ex)
 
 
 def _file(parser: ArgumentParser, given: str) -> Path:
@@ -33,7 +42,7 @@ def _file(parser: ArgumentParser, given: str) -> Path:
 def _parser() -> ArgumentParser:
     """Made once: reading the help texts out of the dataclasses takes longer than parsing."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    parser = RecipeParser(
         prog="safevlm train",
         usage="safevlm train RECIPE [--key.sub value …]",
         description="Train a stage from a recipe. Every key of the recipe is a flag too.",
@@ -52,11 +61,17 @@ def parse(words: Sequence[str]) -> Recipe:
     flags = list(words)
     if flags and not flags[0].startswith("-"):
         flags = ["--recipe", str(_file(parser, flags[0])), *flags[1:]]
-    values = parser.instantiate_classes(parser.parse_args(flags))
-    recipe = Recipe(**{key: value for key, value in vars(values).items() if key != "recipe"})
+    values = parser.parse_args(flags)
+    problems = list(ranges.problems(Recipe, values.as_dict()))
+    if problems:
+        parser.error("; ".join(problems))
     try:
+        made = vars(parser.instantiate_classes(values))
+        recipe = Recipe(**{key: value for key, value in made.items() if key != "recipe"})
         stage = stage_of(recipe)
+        stage.check_recipe(recipe)
+        if stage.fit is None:
+            updates.check_warmup(recipe.optim, recipe.optim.max_steps)
     except ValueError as error:
         parser.error(str(error))
-    stage.check_recipe(recipe)
     return recipe

@@ -17,7 +17,7 @@ from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training import processes, provenance, resume, start
+from safevlm.training import processes, provenance, resume, start, updates
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
 from safevlm.training.prepare import prepare, trainable
@@ -43,6 +43,7 @@ def train(recipe: Recipe) -> Path:
     records, changes = _records(recipe, stage, loaded, arguments)
     if stage.fit is not None:
         return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes)
+    updates.check_warmup(recipe.optim, updates.in_all(recipe.optim, len(records), arguments.world_size))
     model = prepare(loaded.safe_llava, stage, recipe)
     trainer = stage.trainer(
         recipe,

@@ -23,8 +23,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = yaml.safe_load((ROOT / "safevlm/recipes/miniature_stage1.yaml").read_text(encoding="utf-8"))
     table["model"]["path"] = str(ROOT / "checkpoints/miniature")
     table["data"]["train"], table["run"]["out"] = [str(data)], str(folder / "out")
+    table["optim"]["warmup_steps"] = 0  # few records are few updates
     (folder / "recipe.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     return folder / "recipe.yaml"
+
+
+def _code(words: list[str]) -> object:
+    """Of the command: a parser leaves, what is found behind it is returned."""
+    try:
+        return main(words)
+    except SystemExit as left:
+        return left.code
 
 
 def test_a_good_recipe_exits_with_0_and_numbers_its_findings(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,9 +48,9 @@ def test_a_good_recipe_exits_with_0_and_numbers_its_findings(recipe: Path, capsy
 def test_the_recipes_flags_are_checked_as_train_would_have_them(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", str(recipe), "--optim.schedule", "nope", "--run.out=elsewhere"]) == 1
+    assert main(["check", str(recipe), "--optim.effective_batch", "9", "--run.out=elsewhere"]) == 1
     printed = capsys.readouterr().out
-    assert "✗ optim.schedule: unknown 'nope'" in printed and "elsewhere is writable" in printed
+    assert "✗ recipe: optim.effective_batch: 9 cannot" in printed and "elsewhere is writable" in printed
     assert printed.splitlines()[-1].endswith(" ✓, 1 ✗")
 
 
@@ -67,15 +76,11 @@ def test_wrong_usage_exits_with_2(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as error:
-        main(words)
-    assert error.value.code == 2, capsys.readouterr().err
+    assert _code(words) == 2, capsys.readouterr().err
 
 
 def test_a_flag_that_the_recipe_does_not_know_is_wrong_usage(recipe: Path) -> None:
-    with pytest.raises(SystemExit) as error:
-        main(["check", str(recipe), "--optim.nope", "1"])
-    assert error.value.code == 2
+    assert _code(["check", str(recipe), "--optim.nope", "1"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,12 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "no verdicts": (_with_rows(_unlabelled), "the head learns nothing"),
     "too long": (_setting("data", max_length=30), "data.max_length 30 cuts"),
     "longer than the model": (_few_positions, "the model's 30 positions cut"),
-    "unknown schedule": (_setting("optim", schedule="nope"), "optim.schedule: unknown 'nope'"),
+    "a batch that cannot be split": (
+        _setting("optim", effective_batch=6, accumulation=None),
+        "optim.effective_batch: 6 cannot be split into 1 processes x optim.batch_size 4; possible sizes: 1, 2, 3, 6",
+    ),
+    "two batches": (_setting("optim", effective_batch=128), "optim.accumulation: 2 makes 8 records per update"),
+    "a warm-up without end": (_setting("optim", warmup_steps=3), "optim.warmup_steps: 3 does not end"),
     "no deepspeed file": (_setting("run", deepspeed="nope.json"), "run.deepspeed: nope.json: no such file"),
     "deepspeed in fp16": (_deepspeed(fp16={"enabled": True}), "fp16.enabled"),
     "deepspeed's batch": (_deepspeed(train_micro_batch_size_per_gpu=64), "train_micro_batch_size_per_gpu is 64"),
@@ -272,7 +277,7 @@ def test_image_tokens_that_the_model_does_not_take_are_a_finding(place: Place, m
 
 
 def test_several_defects_are_told_in_one_go(place: Place) -> None:
-    for name in ("unknown label", "missing weight", "unknown schedule", "generation config"):
+    for name in ("unknown label", "missing weight", "two batches", "generation config"):
         DEFECTS[name][0](place)
     assert len(_bad(place.findings())) == 4
 
