@@ -100,7 +100,16 @@ def test_version_and_names_from_an_empty_folder(installed: Installed, tmp_path: 
 
 def test_the_whole_path_from_an_empty_folder(installed: Installed, world: Path) -> None:
     image = "data/eval/harmful_seen-0000.png"
-    checked = ("--model.path", BASE, "--data.train", "[data/train.jsonl]", "--run.out", "other")
+    checked = (
+        "--model.path",
+        BASE,
+        "--data.train",
+        "[data/train.jsonl]",
+        "--run.out",
+        "other",
+        "--optim.warmup_steps",
+        "0",
+    )
     assert ", 0 ✗" in installed(world, "safevlm", "check", "miniature_stage1", *checked)
     said = installed(world, "safevlm", "chat", "--model", "merged", "--image", image, "--ask", "what is this ?")
     assert said.strip() and "kernels-community" not in said and "accelerator" not in said, said

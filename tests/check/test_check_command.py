@@ -51,7 +51,7 @@ def test_the_recipes_flags_are_checked_as_train_would_have_them(
     assert main(["check", str(recipe), "--optim.effective_batch", "9", "--run.out=elsewhere"]) == 1
     printed = capsys.readouterr().out
     assert "✗ recipe: optim.effective_batch: 9 cannot" in printed and "elsewhere is writable" in printed
-    assert printed.splitlines()[-1].endswith(" ✓, 1 ✗")
+    assert ", 1 ✗" in printed.splitlines()[-1]
 
 
 def test_json_holds_every_finding_and_nothing_else(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
