@@ -18,12 +18,12 @@ import yaml
 from llava_patch import names
 from safevlm import recipes
 from safevlm.config import LoraSettings, LossWeights, OptimConfig, PartWeights, RunConfig, SafetyConfig, TensorSettings
+from safevlm.data.pairs import Counts
 from safevlm.defenses import bank, concepts
 from safevlm.defenses.best_of_n import EtaOptions
 from safevlm.evaluation.suites import SUITES
 from safevlm.model import tokens
 from safevlm.taxonomy import DEFAULT
-from safevlm.data.pairs import Counts
 from safevlm.training.recipe import parse
 
 STAGES_7B_13B = ("llava7b_stage1", "llava13b_stage1", "llava7b_stage2", "llava13b_stage2")
