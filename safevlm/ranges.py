@@ -88,7 +88,8 @@ Weight = Annotated[float, Range(least=0)]
 
 def check(settings: Any, section: str) -> None:
     """ValueError: a field of these settings that is out of its range, by `section.field`, and the range."""
-    for name, rules in _rules(type(settings)).items():
+    kind: type = type(settings)
+    for name, rules in _rules(kind).items():
         for problem in rules.broken(f"{section}.{name}", getattr(settings, name)):
             raise ValueError(problem)
 
