@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
-FILES = (*SINGLES, *INDEXES)
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+FILES = (SINGLES[0], INDEXES[0], SINGLES[1], INDEXES[1])
+"""In the order in which transformers looks for them."""
 SHARD_BYTES = 5 * 10**9
 BROKEN = (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
 
@@ -71,7 +72,7 @@ class Weights:
 
 def find(folder: Path) -> Path | None:
     """The file that holds, or lists, the weights of a model folder; None: there are none."""
-    return next((folder / name for name in (*INDEXES, *SINGLES) if (folder / name).is_file()), None)
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
 def of_folder(folder: Path) -> Weights:
@@ -82,16 +83,25 @@ def of_folder(folder: Path) -> Weights:
     if found.name in SINGLES:
         return Weights([found])
     listed = _index(found)
-    files = [folder / name for name in dict.fromkeys(listed.values())]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise ValueError(f"{folder}: {', '.join(absent)} missing, though {found.name} lists it; fetch the folder again")
-    read = Weights(files)
+    read = Weights(shards(found))
     differing = {name for name in {*listed, *read.places} if listed.get(name) != _name(read.places.get(name))}
     if differing:
         shown = ", ".join(sorted(differing)[:3])
         raise ValueError(f"{found}: {len(differing)} weights are not where the index says ({shown}); fetch it again")
     return read
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index lists. ValueError: no index, a shard that is missing or lies outside of its folder."""
+    files = [index.parent / name for name in dict.fromkeys(_index(index).values())]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        shown = ", ".join(absent[:3])
+        raise ValueError(
+            f"{index.parent}: {len(absent)} of {len(files)} weight files are missing ({shown}), though {index.name} "
+            "lists them; fetch the folder again"
+        )
+    return files
 
 
 class Writer:
@@ -135,24 +145,38 @@ class Writer:
 def read_table(file: Path) -> dict[str, Any]:
     """A JSON object from a file. ValueError names the file, and the line where it is malformed."""
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise ValueError(f"{file}: missing") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}: malformed JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text: {error}") from error
+    except _NotANumberError as error:
+        raise ValueError(f"{file}: {error} is no number; correct it, or fetch the file again") from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: nested too deeply; fetch it again") from error
     if not isinstance(table, dict):
         raise ValueError(f"{file}: must hold a JSON object, not a {type(table).__name__}")
     return table
 
 
+class _NotANumberError(ValueError):
+    """NaN or Infinity, which Python's JSON reads and no field of ours means."""
+
+
+def _no_number(text: str) -> Any:
+    raise _NotANumberError(text)
+
+
 def _index(file: Path) -> dict[str, str]:
     listed = read_table(file).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
-        raise ValueError(f"{file}: no weight_map, so that it lists nothing; fetch it again")
-    # a shard lies beside its index: a name that leads elsewhere is not followed
-    return {name: Path(shard).name for name, shard in listed.items()}
+    if not isinstance(listed, dict) or not listed or not all(isinstance(shard, str) for shard in listed.values()):
+        raise ValueError(f"{file}: its weight_map is no table of weights and their files; fetch it again")
+    outside = next((shard for shard in listed.values() if Path(shard).name != shard), None)
+    if outside is not None:
+        raise ValueError(f"{file}: weight_map names {outside!r}; a shard lies beside its index, and nowhere else")
+    return listed
 
 
 def _open(file: Path) -> Mapping[str, Any]:
@@ -164,7 +188,7 @@ def _open(file: Path) -> Mapping[str, Any]:
         table = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except BROKEN as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{file}: broken, or not a file of weights alone: {reason}") from error
+        raise ValueError(f"{file}: cannot be loaded: broken, or not a file of weights alone: {reason}") from error
     if not isinstance(table, Mapping) or not all(isinstance(entry, Tensor) for entry in table.values()):
         raise ValueError(f"{file}: must hold tensors by name and nothing else")
     return table

@@ -16,6 +16,8 @@ from llava_patch.original import folder as folders
 from llava_patch.original import lora, names, vocabulary
 
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
+PUBLISHED = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+"""A published model's name, with or without its owner; no path of somebody's disk begins like that."""
 GET_CLIP = "hf download {name} --local-dir DIR"
 
 
@@ -63,6 +65,8 @@ def find(folder: Path, base: Path | None, tower: Path | None) -> Sources:
         )
     text_folder = base or folder
     text = folders.read_config(text_folder, "--base")
+    if kind == "lora":
+        _check_base_name(folder, text_folder, text)
     configs.text_config(text, text_folder / "config.json")
     tower = tower or _named_tower(table)
     layers = _tower_layers(tower) + [_layer(weights.of_folder(text_folder), text_folder)]
@@ -77,6 +81,22 @@ def _base_name(folder: Path, table: Mapping[str, Any]) -> str:
     adapter = weights.read_table(file) if file.is_file() else {}
     said = (adapter.get("base_model_name_or_path"), table.get("_name_or_path"), "lmsys/vicuna-7b-v1.5")
     return next(str(name) for name in said if REPOSITORY.fullmatch(str(name)))
+
+
+def _check_base_name(folder: Path, base: Path, text: Mapping[str, Any]) -> None:
+    """ValueError: the LoRA names one published model as its base, and the base's own config calls itself another.
+
+    An original LoRA has no other trace of its base; paths on somebody's disk say nothing and are passed by.
+    """
+    wanted = str(weights.read_table(folder / folders.ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    own = str(text.get("_name_or_path") or "")
+    if not (REPOSITORY.fullmatch(wanted) and PUBLISHED.fullmatch(own)):
+        return
+    if wanted.rpartition("/")[2].lower() != own.rpartition("/")[2].lower():
+        raise ValueError(
+            f"--base {base}: this is {own} by its config.json, and the LoRA of {folder} was trained on {wanted}; give "
+            f"that one (hf download {wanted} --local-dir DIR), or, if they are one, say so in its adapter_config.json"
+        )
 
 
 def _own_files(folder: Path, kind: folders.Kind) -> list[Path]:

@@ -7,7 +7,6 @@ comparison of names and shapes is transformers' own, fed with tensors that have 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from llava_patch import fields
+from llava_patch import weights as stored_weights
 from safevlm.config import ModelConfig, SafetyConfig
 from safevlm.model import checkpoint_folder, loading
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, Kind
@@ -124,16 +124,7 @@ def stored_bytes(folder: Path) -> dict[str, int]:
 
 
 def _shards(file: Path) -> list[Path]:
-    if file.suffix != ".json":
-        return [file]
-    try:
-        names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file}: no index of weight files: {error}") from error
-    missing = [name for name in names if not (file.parent / name).is_file()]
-    if missing:
-        raise ValueError(f"{file}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:3])}")
-    return [file.parent / name for name in names]
+    return stored_weights.shards(file) if file.suffix == ".json" else [file]
 
 
 def _header(file: Path) -> dict[str, Tensor]:

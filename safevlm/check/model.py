@@ -92,7 +92,9 @@ def weights(subject: Examined) -> Iterator[Finding]:
     if problems:
         yield Finding(False, "weights: the checkpoint is incomplete", listed(problems))
         return
-    sizes = checkpoints.stored_bytes(subject.checkpoint.weights)
+    found = subject.checkpoint
+    loading.check_base(found.folder, found.kind, found.weights)
+    sizes = checkpoints.stored_bytes(found.weights)
     stored = ", ".join(f"{size(amount)} {name}" for name, amount in sizes.items())
     count = sum(weight.numel() for weight in checkpoints.skeleton(subject.checkpoint.config).parameters())
     yield Finding(True, f"weights: complete, {count:,} parameters; on the disk {stored}")
@@ -122,9 +124,6 @@ def fitting_processor(found: Checkpoint, slots: int) -> Processor:
 
 def _differences(made: Processor, config: SafeLlavaConfig, slots: int) -> Iterator[str]:
     side = fields.image_size(config)
-    words, rows = len(made.tokenizer), fields.vocabulary_size(config)
-    if words > rows:
-        yield f"the tokenizer knows {words} tokens, the model {rows}; this is another model's tokenizer"
     image_token = fields.image_token_id(config)
     if made.image_token_id != image_token:
         yield f"{made.image_token} is {made.image_token_id} for the tokenizer, {image_token} in config.json"

@@ -33,6 +33,8 @@ class ModelFacts:
     device: torch.device
     tower: Callable[[], Mapping[str, Tensor]]
     """Weights of the vision tower by name."""
+    base: Mapping[str, Tensor] = field(default_factory=dict)
+    """Fingerprints of the model's parts (`llava_patch.fingerprint`); empty: unknown."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llava_patch.fingerprint import Fingerprints
 from safevlm.config import Position, TensorKind
 from safevlm.data.atomic_write import atomic_file
 
-KEY, LEARNED = "security_tensor", "learned"
-"""Names in the file: the tensor, and what the optimiser moved where that is something else."""
+KEY, LEARNED, BASE = "security_tensor", "learned", "base."
+"""Names in the file: the tensor, what the optimiser moved where that is something else, and, before each part, the
+fingerprints of the model that it was learned for."""
 FORMAT = "safevlm security tensor 1"
 
 
@@ -36,6 +38,8 @@ class SecurityTensor:
     """Where the virtual tokens of a textual one stand."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """How it came about: base model, loss, bound, size of the change."""
+    base: Fingerprints = field(default_factory=dict)
+    """Of the model that it was learned for; empty in files from before there were any."""
 
 
 def file_name(kind: TensorKind) -> str:
@@ -46,8 +50,12 @@ def write(file: Path, tensor: SecurityTensor, learned: Tensor | None = None) -> 
     """What the tensor is stands in the file's metadata; `learned` is for a run that goes on."""
     words = {**tensor.about, "kind": tensor.kind, "position": tensor.position, "shape": list(tensor.values.shape)}
     metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in words.items()}}
-    tensors = {KEY: tensor.values} | ({} if learned is None else {LEARNED: learned})
+    tensors = {KEY: tensor.values, **{f"{BASE}{part}": values for part, values in tensor.base.items()}}
+    tensors |= {} if learned is None else {LEARNED: learned}
     whole = {name: values.detach().float().cpu().contiguous() for name, values in tensors.items()}
+    broken = next((name for name, values in whole.items() if not values.isfinite().all()), None)
+    if broken is not None:
+        raise ValueError(f"{file}: {broken} holds NaN or infinite values; nothing was saved; lower optim.lr")
     with atomic_file(file) as partial:
         save_file(whole, partial, metadata=metadata)
 
@@ -56,7 +64,8 @@ def read(file: Path) -> SecurityTensor:
     """ValueError: not such a file, or one whose values are not finite."""
     try:
         with safe_open(file, framework="pt") as stored:
-            metadata, values = stored.metadata() or {}, stored.get_tensor(KEY)
+            metadata, values, names = stored.metadata() or {}, stored.get_tensor(KEY), list(stored.keys())
+            base = {name.removeprefix(BASE): stored.get_tensor(name) for name in names if name.startswith(BASE)}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file}: no security tensor: {error}") from error
     if metadata.get("format") != FORMAT:
@@ -67,7 +76,7 @@ def read(file: Path) -> SecurityTensor:
         raise ValueError(f"{file}: unknown kind {kind!r} or position {position!r}")
     if not values.isfinite().all():
         raise ValueError(f"{file}: holds values that are not finite")
-    return SecurityTensor(kind, values, position, words)
+    return SecurityTensor(kind, values, position, words, base)
 
 
 def random_like(tensor: SecurityTensor, seed: int = 0) -> SecurityTensor:

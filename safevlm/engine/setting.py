@@ -26,6 +26,7 @@ def setting_of(
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
         tower=functools.partial(parts.tower_state, model),
+        base=loaded.base_fingerprints,
     )
     return DefenseContext(
         policy=policy,

@@ -60,7 +60,7 @@ def resolve(path: str | Path) -> Path:
 
 def kind_of(folder: Path) -> Kind:
     """What a folder is, from its contents alone."""
-    config = _read_config(folder)
+    config = _read_table(folder / "config.json")
     model_type = config.get("model_type")
     if is_original(config):
         raise CheckpointError(
@@ -85,7 +85,30 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {first_line(error)}") from error
     if kind == "guarded":
         return _guarded_config(folder, config)
+    if kind == "adapter":
+        check_adapter(folder / ADAPTER_CONFIG, config)
     return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
+
+
+def check_adapter(file: Path, config: Config) -> None:
+    """CheckpointError: an adapter_config.json with a number that is none, or with tokens that the model has no row for.
+
+    PEFT takes the first as it is, and ends in an IndexError on the second.
+    """
+    table, rows = _read_table(file), fields.vocabulary_size(config)
+    for key in ("r", "lora_alpha"):
+        value = table.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+            raise CheckpointError(f"{file}: {key}: {value!r} is not a number above 0")
+    tokens = table.get("trainable_token_indices") or []
+    by_layer = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+    listed = [token for own in by_layer for token in (own if isinstance(own, list) else [own])]
+    wrong = next((token for token in listed if not isinstance(token, int) or not 0 <= token < rows), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{file}: trainable_token_indices: {wrong!r} is no token of this model, whose embedding has {rows} rows; "
+            "the adapter belongs to another base"
+        )
 
 
 def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
@@ -115,8 +138,8 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_table(file: Path) -> dict[str, Any]:
     try:
-        return weights.read_table(folder / "config.json")
+        return weights.read_table(file)
     except ValueError as error:
         raise CheckpointError(str(error)) from error

@@ -1,11 +1,11 @@
 """A guarded checkpoint in two parts: a stock LLaVA that anybody can serve, and in it `safety/`, our guard's own files.
 
     DIR/          config.json (model_type llava), weights, processor, chat template: no key of ours anywhere
-    DIR/safety/   config.json (safety section, taxonomy, policy, print of the base), safety.safetensors, README.md
+    DIR/safety/   config.json (safety section, taxonomy, policy), safety.safetensors, base.safetensors, README.md
 
 Servers refuse weights that they do not know, so ours lie apart (base facts §7). The trap: a head reads the features of
 one vision tower; in front of another tower of the same shape it judges at random, without an error. The sidecar
-therefore knows its base by a print of the very bytes that the guard reads.
+therefore knows its base by fingerprints (`safevlm.model.base_print`); those of before by a hash of its bytes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from llava_patch import fingerprint as fingerprints
 from llava_patch import names
 from llava_patch.classes import Config, Model, Processor
 from llava_patch.processor import make_room
 from safevlm.config import SafetyConfig
+from safevlm.model import base_print
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
 
 SIDECAR = "safety"
@@ -46,8 +48,8 @@ class Sidecar:
 
     safety: SafetyConfig
     policy: dict[str, Any] | None
-    base: str
-    """Print of the base, `fingerprint`."""
+    base: str | None
+    """Hash of the base, `fingerprint`; none: its fingerprints lie beside it (`safevlm.model.base_print`)."""
 
 
 def has_sidecar(folder: Path) -> bool:
@@ -62,9 +64,13 @@ def read_sidecar(folder: Path) -> Sidecar:
         raise ValueError(f"{file}: missing; the guard is incomplete; export it again: safevlm merge … --stock")
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-        sidecar = Sidecar(SafetyConfig(**table["safety"]), table["policy"], table["base"])
+        sidecar = Sidecar(SafetyConfig(**table["safety"]), table["policy"], table.get("base"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: not the config of a guard: {type(error).__name__}: {error}") from error
+    if sidecar.base is None:
+        if not (file.parent / base_print.FILE).is_file():
+            raise ValueError(f"{file.parent / base_print.FILE}: missing; the guard is incomplete; export it again")
+        return sidecar
     found = fingerprint(folder)
     if found != sidecar.base:
         raise ValueError(
@@ -82,8 +88,11 @@ def config_of(stock: Config, sidecar: Sidecar) -> SafeLlavaConfig:
     return config
 
 
-def write(model: SafeLlava, processor: Processor, folder: Path) -> None:
-    """Writes both parts into an existing folder. ValueError when the model has no safety modules."""
+def write(model: SafeLlava, processor: Processor, folder: Path, base: str) -> None:
+    """Writes both parts into an existing folder; `base`: what to call the model in messages about it later.
+
+    ValueError when the model has no safety modules.
+    """
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
     if not ours:
         raise ValueError("--stock: this checkpoint has no safety modules, so there is nothing to put beside the model")
@@ -97,8 +106,8 @@ def write(model: SafeLlava, processor: Processor, folder: Path) -> None:
         "model_type": SIDECAR_TYPE,
         "safety": model.config.safety,
         "policy": model.config.policy,
-        "base": fingerprint(folder),
     }
+    base_print.write(sidecar, base, fingerprints.of_folder(folder))
     (sidecar / CONFIG_FILE).write_text(json.dumps(table, indent=2, ensure_ascii=False), encoding="utf-8")
     (sidecar / "README.md").write_text(README, encoding="utf-8")
 

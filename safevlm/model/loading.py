@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from llava_patch import fields, names
+from llava_patch import fields, fingerprint, names
 from llava_patch.classes import Processor
+from llava_patch.fingerprint import Fingerprints
 from llava_patch.pretrained import from_folder
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.model import checkpoint_folder, quantization, stored, zero3
+from safevlm.model import base_print, checkpoint_folder, quantization, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, CheckpointError, Kind, first_line
 from safevlm.model.export import SIDECAR
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
@@ -44,6 +45,8 @@ class Loaded:
     """Folder that holds the LLM's weights."""
     ours: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Safety weights by name as they came, whole, float32, on the CPU; live ones may be cut or rounded by DeepSpeed."""
+    base_fingerprints: Fingerprints = field(default_factory=dict)
+    """Of the weights in `base`, as they lie on the disk; they go into every checkpoint that stands on it."""
 
     @property
     def safe_llava(self) -> SafeLlava:
@@ -93,18 +96,19 @@ def load(
     under ZeRO-3, which cuts the model across processes and wants one type. `lm` False leaves the LLM's layers on the
     disk: encoding and judging images work, answering does not. `quantize` packs those layers on `device` (none: the
     CPU), where the whole model then lies. `guard` False takes a `guarded` folder for the stock model that it holds.
-    CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found.
+    CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found, or another base than
+    the one that the folder was made for.
     """
     packing = quantization.arguments(quantize if lm else "none", dtype, device)
     read = functools.partial(
         _load, path, safety=safety, base=base, dtype=dtype, attention=attention, guard=guard, packing=packing
     )
     if not zero3.is_planned():
-        return read(lm=lm)
+        return read(lm=lm, fingerprints=None)
     with zero3.off():
-        entire = read(lm=False)
+        entire = read(lm=False, fingerprints=None)
     random_state = torch.get_rng_state()
-    loaded = read(lm=lm)
+    loaded = read(lm=lm, fingerprints=entire.base_fingerprints)
     # new weights and the random state after them are those of a load in one process, whatever ZeRO-3 drew
     zero3.write(loaded.safe_llava, entire.ours)
     torch.set_rng_state(random_state)
@@ -121,12 +125,15 @@ def _load(
     lm: bool,
     guard: bool,
     packing: dict[str, Any],
+    fingerprints: Fingerprints | None,
 ) -> Loaded:
+    """`fingerprints` of the base, where it has been checked already."""
     folder = checkpoint_folder.resolve(path)
     kind = checkpoint_folder.kind_of(folder)
     kind = "stock" if kind == "guarded" and not guard else kind
     config = checkpoint_folder.config_of(folder, kind, safety)
     weights = checkpoint_folder.weights_folder(folder, kind, config, base)
+    fingerprints = fingerprints or check_base(folder, kind, weights)
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
         if is_safety_name(name) and not zero3.is_cut(parameter):
@@ -139,7 +146,23 @@ def _load(
     processor = load_processor(folder, config)
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
     wrapped = stored.load_adapter(model, folder) if kind == "adapter" and lm else model
-    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours)
+    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours, fingerprints)
+
+
+def check_base(folder: Path, kind: Kind, weights: Path) -> Fingerprints:
+    """The base's fingerprints. CheckpointError: it is not the one that a folder of ours was made for.
+
+    They are taken from the files, so that neither ZeRO-3 nor a quantised LLM changes them.
+    """
+    try:
+        found = fingerprint.of_folder(weights)
+        if kind in ("safety", "adapter"):
+            base_print.check(folder, weights, found)
+        elif kind == "guarded":
+            base_print.check_sidecar(folder, folder / SIDECAR, found)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return found
 
 
 def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
@@ -148,13 +171,27 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
         processor = from_folder(AutoProcessor, folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
+    tokens, rows = 1 + max(processor.tokenizer.get_vocab().values()), fields.vocabulary_size(config)
+    if tokens > rows:
+        raise CheckpointError(
+            f"{folder}: the tokenizer knows {tokens} tokens, and the model's embedding has {rows} rows; this is "
+            "another model's tokenizer, or the embedding was never resized for it"
+        )
     processor.chat_template = CHAT_TEMPLATE
     return make_room(processor, config, config.safety_config.lm_tokens)
 
 
-def restore(model: Any, folder: Path) -> None:
-    """Reads a checkpoint of ours, its LoRA too if it has one, back into the live model that it was saved from."""
+def restore(model: Any, folder: Path, start: Loaded) -> None:
+    """Reads a checkpoint of ours, its LoRA too if it has one, back into the live model that it was saved from.
+
+    `start`: what the live model was made of. CheckpointError: its base is not the one that the checkpoint was made on.
+    """
     inner = inner_of(model)
+    if start.base_fingerprints:
+        try:
+            base_print.check(folder, start.base, start.base_fingerprints)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     stored.load_safety(inner, folder / SAFETY_FILE)
     if model is not inner:
         from peft import set_peft_model_state_dict

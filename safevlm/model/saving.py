@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from safevlm.model import card, loading, stored, zero3
+from safevlm.model import base_print, card, loading, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError, Kind
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+
+LOWER = "start again from the last good checkpoint, with a lower optim.lr"
 
 
 def save(
@@ -32,7 +34,10 @@ def save(
     empty = [name for name, tensor in {**ours, **adapter}.items() if tensor.numel() == 0]
     if empty:
         raise CheckpointError(f"{folder}: {empty} would be saved empty; gather the weights that ZeRO-3 has cut first")
+    stored.check_finite({**ours, **adapter}, folder, f"nothing was saved; {LOWER}")
     save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
+    if loaded.base_fingerprints:
+        base_print.write(folder, str(loaded.base), loaded.base_fingerprints)
     config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
     config.architectures = [SafeLlava.__name__]
     config.save_pretrained(folder)

@@ -26,6 +26,15 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file}: broken or truncated, cannot be loaded: {first_line(error)}") from error
 
 
+def check_finite(tensors: Mapping[str, torch.Tensor], where: object, then: str) -> None:
+    """CheckpointError, naming the first, where weights are NaN or infinite; `then` ends the message: what to do."""
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        kind = "NaN" if bool(tensors[broken[0]].isnan().any()) else "infinite"
+        of = f"{len(broken)} of {len(tensors)} weights are not finite"
+        raise CheckpointError(f"{where}: {broken[0]} is {kind} ({of}); {then}")
+
+
 def load_safety(model: SafeLlava, file: Path) -> None:
     """Reads all safety weights of the model from a file of nothing else."""
     if not file.is_file():
@@ -79,5 +88,6 @@ def check_adapter(wrapped: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     arrived, stored = get_peft_model_state_dict(wrapped), load_file(folder / ADAPTER_FILE)
+    check_finite(stored, folder / ADAPTER_FILE, "the training had failed; take an earlier checkpoint")
     if set(arrived) != set(stored) or any(not torch.equal(arrived[name].cpu(), stored[name]) for name in stored):
         raise CheckpointError(f"{folder}: the LoRA did not arrive in the model; adapter and base do not fit")

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from llava_patch import fields
 from llava_patch.pretrained import from_folder
 from safevlm.data import atomic_write, chat
-from safevlm.model import card, checkpoint_folder, export, loading
+from safevlm.model import card, checkpoint_folder, export, loading, stored
 from safevlm.model.checkpoint_folder import BROKEN
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.types import Request
@@ -70,6 +70,7 @@ def fold(
         raise ValueError(f"--out {out}: exists already and is not empty; remove it or choose another folder")
     _tell_memory(path)
     loaded = loading.load(path, base=base)
+    stored.check_finite(dict(loaded.model.named_parameters()), path, "nothing was written")
     probe = _probe(loaded)
     before = _logits(loaded.model, probe)
     merged = loaded.model.merge_and_unload() if loaded.kind == "adapter" else loaded.model
@@ -150,7 +151,7 @@ def _save(model: Any, loaded: loading.Loaded, folder: Path) -> None:
 
 def _save_stock(model: Any, loaded: loading.Loaded, folder: Path) -> None:
     _clean(model)
-    export.write(model, loaded.processor, folder)
+    export.write(model, loaded.processor, folder, loaded.path.name)
 
 
 def _clean(model: Any) -> None:

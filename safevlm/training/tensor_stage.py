@@ -115,7 +115,7 @@ class TensorTrainer(SafeTrainer):
         if self.settings.kind == "visual":
             change = security_tensor.pixel_change(values, self.image_std)
             about |= {"epsilon": self.settings.epsilon or None, "largest_pixel_change": change}
-        return SecurityTensor(self.settings.kind, values, self.settings.position, about)
+        return SecurityTensor(self.settings.kind, values, self.settings.position, about, self.loaded.base_fingerprints)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.held_out:

@@ -159,7 +159,7 @@ class SafeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Reads what `save_model` wrote back into the live model."""
-        loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+        loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint), self.loaded)
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None

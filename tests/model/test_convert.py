@@ -372,6 +372,31 @@ def test_missing_base_is_an_error(tmp_path: Path, write: Callable[..., Path]) ->
     _error(source, tmp_path / "out", "hf download lmsys/vicuna-7b-v1.5", vision_tower=tower)
 
 
+@pytest.mark.parametrize(
+    ("said", "own", "fits"),
+    [
+        ("lmsys/vicuna-7b-v1.5", "liuhaotian/llava-v1.5-7b", False),
+        ("lmsys/vicuna-7b-v1.5", "vicuna-7b-v1.5", True),
+        ("lmsys/vicuna-7b-v1.5", "/data/some vicuna", True),
+        ("/data/vicuna", "vicuna-7b-v1.5", True),
+        ("lmsys/vicuna-7b-v1.5", None, True),
+    ],
+)
+def test_a_lora_on_a_base_that_calls_itself_otherwise_is_an_error(
+    tmp_path: Path, said: str, own: str | None, fits: bool
+) -> None:
+    """Names are all that an original LoRA knows of its base; paths of somebody's disk tell nothing."""
+    made = originals.make()
+    source = originals.write_lora(tmp_path / "src", made)
+    base, tower = originals.write_vicuna(tmp_path / "base", made), originals.write_tower(tmp_path / "clip", made)
+    _edit(source / "adapter_config.json", base_model_name_or_path=said)
+    _edit(base / "config.json", _name_or_path=own)
+    if fits:
+        assert convert.convert(source, tmp_path / "out", base=base, vision_tower=tower).kind == "lora"
+    else:
+        _error(source, tmp_path / "out", f"--base {base}", own or "", said, base=base, vision_tower=tower)
+
+
 def test_base_for_a_full_folder_is_an_error(full: tuple[Original, Path, Path], tmp_path: Path) -> None:
     _error(full[1], tmp_path / "out", "leave --base out", base=full[1], vision_tower=full[2])
 
@@ -415,7 +440,7 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path: Path, name: str) -> None
 def test_missing_shard_is_an_error(full: tuple[Original, Path, Path], tmp_path: Path) -> None:
     _, source, tower = full
     (source / "pytorch_model-00002-of-00003.bin").unlink()
-    _error(source, tmp_path / "out", "pytorch_model-00002-of-00003.bin missing", vision_tower=tower)
+    _error(source, tmp_path / "out", "weight files are missing (pytorch_model-00002-of-00003.bin)", vision_tower=tower)
 
 
 def test_shard_that_differs_from_the_index_is_an_error(full: tuple[Original, Path, Path], tmp_path: Path) -> None:
