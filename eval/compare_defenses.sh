@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # eval/compare_defenses.sh MODEL DATA OUT [judge flags …]: every defense on the same questions, as one table with paired
-# tests and figures in OUT (grid.md, grid.json, grid.png, tradeoff.png). MODEL is the bare one that all are timed against.
+# tests and a figure in OUT (grid.md, grid.json, grid.png). MODEL is the bare one that all are timed against.
 #   SEEDS="runs/a runs/b" eval/compare_defenses.sh checkpoints/miniature runs/a/data runs/grid
 #
 #   SUITE          default miniature

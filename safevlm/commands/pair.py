@@ -36,6 +36,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         choices=["policy", "record"],
         help="policy: one canned refusal per category (so by default); record: the record's own answer",
     )
+    parser.add_argument(
+        "--contrastive-questions",
+        choices=["malicious", "other"],
+        default="malicious",
+        help="what contrastive images are asked: the malicious questions (so by default), or, as in the paper, others "
+        "of risky records, none of which a malicious pair asks",
+    )
     parser.add_argument("--taxonomy", type=Path, metavar="FILE", help="YAML: the labels' categories and levels")
     parser.add_argument("--images", default="", metavar="DIR", help="where image paths start; else each file's folder")
     parser.add_argument("--skip-text", action="store_true", help="leave records without an image out")
@@ -64,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         images=options.images,
         seed=options.seed,
         skip_text=options.skip_text,
+        questions=options.contrastive_questions,
     )
     print("\n".join(pair_build.lines(pair_build.build(settings, is_refusal))))
     print(f"done: {options.out / pair_build.PAIRS}")

@@ -1,11 +1,13 @@
 """The data of security tensors (arXiv 2507.20994): images with questions, in three parts.
 
     malicious     risky images, their own questions; answered with a refusal                     (paper: SA)
-    contrastive   clean images, the malicious records' questions; answered as the bare model does     (TCB)
+    contrastive   clean images, questions of risky records; answered as the bare model does           (TCB)
     benign        other clean images, their own questions; likewise                                    (GB)
 
 The trap is a question that tells its part: what learns from that refuses by the question and never looks. So each
-malicious question is asked about clean images as often as about risky ones. No image, by its pixels, occurs twice.
+malicious question is asked about clean images as often as about risky ones. The paper's contrastive questions are of
+the same kind, but none is a malicious one: `questions="other"` takes those of risky records that are in no part.
+No image, by its pixels, occurs twice.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safevlm.data.images import ImageError
 from safevlm.data.records import IMAGE, Record, RecordError, is_clean
@@ -28,6 +30,8 @@ NOT_NEEDED = "not needed"
 RISKY, CLEAN = "risky", "clean"
 
 Refusal = Callable[[Record], str]
+ContrastiveQuestions = Literal["malicious", "other"]
+"""What contrastive images are asked: the malicious questions, or those of other risky records."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def draw(
     refusal: Refusal,
     skip_text: bool,
     where: str,
+    questions: ContrastiveQuestions = "malicious",
 ) -> Drawn:
     """Records → pairs of all three parts; the same seed draws the same. `where` names their files in errors.
 
@@ -83,8 +88,10 @@ def draw(
     images = _Images(where)
     risky = images.take(kinds, RISKY, counts.malicious)
     clean = images.take(kinds, CLEAN, counts.contrastive + counts.benign)
-    questions = [_asked(record)[0] for record in risky]
-    mirrored = random.Random(seed).sample(_spread(questions, counts.contrastive), counts.contrastive)
+    asked = [_asked(record)[0] for record in risky]
+    if questions == "other" and counts.contrastive:
+        asked = _other_questions([record for kind, record in kinds if kind == RISKY], asked, where)
+    mirrored = random.Random(seed).sample(_spread(asked, counts.contrastive), counts.contrastive)
     contrastive, benign = clean[: counts.contrastive], clean[counts.contrastive :]
     pairs = [
         *(replace(_pair("malicious", record, taxonomy), answer=refusal(record)) for record in risky),
@@ -171,6 +178,17 @@ def _digest(record: Record, path: Path) -> str:
         return pixel_digest(path.read_bytes(), str(path))
     except (ImageError, OSError) as error:
         raise RecordError(f"{record.place}: {error}") from error
+
+
+def _other_questions(risky: Sequence[Record], malicious: Sequence[str], where: str) -> list[str]:
+    """Questions of risky records that no malicious pair asks. RecordError: there are none."""
+    found = [question for question in (_asked(record)[0] for record in risky) if question not in set(malicious)]
+    if not found:
+        raise RecordError(
+            f"{where}: every question of a risky record is asked in a malicious pair, so that there are no other ones; "
+            "lower --malicious, give more records, or leave out --contrastive-questions other"
+        )
+    return found
 
 
 def _spread(questions: Sequence[str], count: int) -> list[str]:

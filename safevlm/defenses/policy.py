@@ -8,6 +8,7 @@
       privacy: {careful: allow}
     thresholds:                   # act on a category only from this probability on
       misleading: 0.8
+    hint: correction              # SafeCLIP's fixed instruction; verdict, where none is given: of level and category
     place: before                 # the hint stands before the question, as SafeCLIP has it; after, where none is given
     calibration: …                # how to read a detector (`safevlm.defenses.calibration`); made by a command
 
@@ -30,6 +31,7 @@ from safevlm.types import Reply, Request, Verdict
 
 Action = Literal["allow", "hint", "refuse"]
 Place = Literal["after", "before"]
+HintText = Literal["verdict", "correction"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Policy:
     """Levels that are not named get a hint, as SafeVLM's mixer does."""
     categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    hint: HintText = "verdict"
+    """What a hint says: the level's stance with the category's topic, or `prompts.CORRECTION`, whatever was seen."""
     place: Place = "after"
     """Of the hint beside the question. With earlier turns it is the last question that counts."""
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
@@ -67,7 +71,8 @@ class Policy:
         if action == "refuse":
             text = prompts.refusal(self.taxonomy, verdict.category)
             return Reply(text=text, request=request, verdict=verdict, refused_by=name)
-        hint = prompts.hint(self.taxonomy, verdict.level, verdict.category)
+        by_verdict = prompts.hint(self.taxonomy, verdict.level, verdict.category)
+        hint = prompts.CORRECTION if self.hint == "correction" else by_verdict
         if request.text.startswith(hint) or request.text.endswith(hint):  # another member of a stack has said it
             return request
         lines = [hint, request.text] if self.place == "before" else [request.text, hint]
@@ -98,6 +103,7 @@ class PolicyFile:
     levels: Mapping[str, Action] = field(default_factory=dict)
     categories: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    hint: HintText = "verdict"
     place: Place = "after"
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
@@ -114,7 +120,7 @@ def _policy(told: PolicyFile, taxonomy: Taxonomy, where: str | Path) -> Policy:
             raise ValueError(f"{where}: thresholds.{category}: {threshold!r} is not a probability")
     for name, calibration in told.calibration.items():
         check_calibration(calibration, taxonomy, f"{where}: calibration.{name}")
-    return Policy(taxonomy, told.levels, told.categories, told.thresholds, told.place, told.calibration)
+    return Policy(taxonomy, told.levels, told.categories, told.thresholds, told.hint, told.place, told.calibration)
 
 
 def _known(where: str, what: str, names: Iterable[str], choices: Sequence[str]) -> None:

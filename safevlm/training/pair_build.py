@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from safevlm.data import pairs, published_pairs
 from safevlm.data.atomic_write import write_text
-from safevlm.data.pairs import Counts, Drawn, Pair
+from safevlm.data.pairs import ContrastiveQuestions, Counts, Drawn, Pair
 from safevlm.data.records import PARTS, Record, RecordError, parse_record, read_records, refuse_placeholders
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.defenses import prompts
@@ -46,6 +46,7 @@ class PairSettings:
     images: str = ""
     seed: int = 0
     skip_text: bool = False
+    questions: ContrastiveQuestions = "malicious"
 
 
 def build(settings: PairSettings, is_refusal: Callable[[str], bool]) -> Raw:
@@ -111,6 +112,7 @@ def _from_records(settings: PairSettings, taxonomy: Taxonomy) -> Drawn:
         seed=settings.seed,
         refusal=_own_answer if settings.refusals == "record" else lambda record: _canned(record, taxonomy),
         skip_text=settings.skip_text,
+        questions=settings.questions,
         where=", ".join(map(str, settings.records)),
     )
 

@@ -110,6 +110,7 @@ class TensorTrainer(SafeTrainer):
             "base": str(self.loaded.path),
             "steps": self.state.global_step,
             "norm": values.norm().item(),
+            "norm_inf": values.abs().max().item(),
             **{name: logged[name] for name in ("loss", HELD_OUT) if name in logged},
         }
         if self.settings.kind == "visual":

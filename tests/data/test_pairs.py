@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from safevlm.data import chat
-from safevlm.data.pairs import Counts, Drawn, Pair, draw, row_of
+from safevlm.data.pairs import ContrastiveQuestions, Counts, Drawn, Pair, draw, row_of
 from safevlm.data.records import Record, RecordError, parse_record
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
@@ -40,7 +40,13 @@ def records(tmp_path: Path) -> list[Record]:
     return risky + [_record(tmp_path, index, CLEAN, SAFE) for index in range(16, 48)]
 
 
-def _draw(records: Sequence[Record], counts: Counts, seed: int = 0, skip_text: bool = False) -> Drawn:
+def _draw(
+    records: Sequence[Record],
+    counts: Counts,
+    seed: int = 0,
+    skip_text: bool = False,
+    questions: ContrastiveQuestions = "malicious",
+) -> Drawn:
     return draw(
         records,
         DEFAULT,
@@ -49,6 +55,7 @@ def _draw(records: Sequence[Record], counts: Counts, seed: int = 0, skip_text: b
         refusal=lambda record: f"No to {record.id}.",
         skip_text=skip_text,
         where="train.jsonl",
+        questions=questions,
     )
 
 
@@ -64,6 +71,23 @@ def _asked(drawn: Drawn, part: str) -> Counter[str]:
 def test_a_question_tells_nothing_about_the_image(records: list[Record], seed: int) -> None:
     drawn = _draw(records, Counts(12, 12, 8), seed)
     assert _asked(drawn, "malicious") == _asked(drawn, "contrastive")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_questions_are_of_risky_records_and_none_is_a_malicious_one(records: list[Record], seed: int) -> None:
+    own = [
+        dataclasses.replace(record, messages=(chat.user(f"Ask {record.id}?", 1), record.messages[1]))
+        for record in records
+    ]
+    drawn = _draw(own, Counts(6, 12, 8), seed, questions="other")
+    malicious, contrastive = _asked(drawn, "malicious"), _asked(drawn, "contrastive")
+    assert not set(malicious) & set(contrastive) and contrastive.total() == 12
+    assert set(contrastive) <= {f"Ask r{index}?" for index in range(16)}, "questions of clean records tell the part"
+
+
+def test_other_questions_that_are_not_there_are_an_error(records: list[Record]) -> None:
+    with pytest.raises(RecordError, match=r"train\.jsonl: .*--contrastive-questions"):
+        _draw(records, Counts(16, 12, 8), questions="other")
 
 
 @pytest.mark.parametrize("contrastive", [6, 11, 24])

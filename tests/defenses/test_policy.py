@@ -223,6 +223,14 @@ def test_hint_stands_where_the_policy_says(tmp_path: Path, place: str, first: st
     assert policy.act(acted, Verdict("careful", "privacy"), "another") is acted, "a second member says it again"
 
 
+@pytest.mark.parametrize(("level", "category"), [("careful", "privacy"), ("must_refuse", "illegal")])
+def test_safe_clips_correction_is_one_text_whatever_was_seen(tmp_path: Path, level: str, category: str) -> None:
+    policy = _policy(tmp_path, "{hint: correction, place: before, levels: {must_refuse: hint}}")
+    acted = policy.act(Request(QUESTION), Verdict(level, category), "guard")
+    assert acted == Request(f"{prompts.CORRECTION}\n{QUESTION}")
+    assert policy.act(acted, Verdict(level, category), "another") is acted, "a second member says it again"
+
+
 @pytest.mark.parametrize("value", ["above", "[before]", "{before: 1}", "1"])
 def test_unknown_place_names_the_choices(tmp_path: Path, value: str) -> None:
     with pytest.raises(ValueError, match=r"policy.yaml:1: place: unknown .*one of 'after' or 'before'"):

@@ -244,19 +244,18 @@ def test_a_real_suite_has_its_own_columns(tmp_path: Path) -> None:
         write_run(tmp_path / "runs" / row / "once" / "clean", "vlguard", good=good, judge="refusal")
     table = build(tmp_path)
     assert {column["measure"] for column in table["columns"]} == {"asr", "over_refusal"}, "what its judge can carry"
-    assert table["best"] == "guard" and figures.tradeoff(table, tmp_path) == ["tradeoff.png", "tradeoff.svg"]
+    assert table["best"] == "guard"
 
 
 @pytest.mark.slow
-def test_figures_are_the_same_bytes_every_time_and_name_every_row(out: Path) -> None:
+def test_the_figure_is_the_same_bytes_every_time_and_names_every_row(out: Path) -> None:
     grid(out)
-    names = ("grid.png", "grid.svg", "tradeoff.png", "tradeoff.svg")
+    names = ("grid.png", "grid.svg")
     first = {name: (out / name).read_bytes() for name in names}
     grid(out)
     assert {name: (out / name).read_bytes() for name in names} == first
-    for name in ("grid.svg", "tradeoff.svg"):
-        xml.parse(out / name)
-        assert all(f"{row}" in first[name].decode() for row in ("none", "guard", "poor", "oracle"))
+    xml.parse(out / "grid.svg")
+    assert all(f"{row}" in first["grid.svg"].decode() for row in ("none", "guard", "poor", "oracle"))
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -352,6 +352,7 @@ def test_result_holds_the_tensor_what_made_it_and_no_model(whole: Callable[[str]
     assert torch.equal(tensor.values, trainer.model.values()), "what was saved is not what was learned"
     assert (tensor.kind, tensor.about["base"]) == (WAYS[way]["kind"], str(trainer.loaded.path))
     assert (tensor.about["steps"], tensor.about["norm"]) == (6, pytest.approx(tensor.values.norm().item()))
+    assert tensor.about["norm_inf"] == pytest.approx(tensor.values.abs().max().item())
     logged = workshop.history(final)[-1]
     assert tensor.about["loss"] == logged["loss"] > 0 and tensor.about["held_out_loss"] > 0
     record = json.loads((final / "run.json").read_text(encoding="utf-8"))

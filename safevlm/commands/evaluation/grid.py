@@ -8,10 +8,10 @@ from pathlib import Path
 from safevlm.commands import FINDING, OK
 from safevlm.evaluation.grid.build import TABLE, grid
 
-TEXT = "every defense on the same questions: one table, paired tests and figures"
+TEXT = "every defense on the same questions: one table, paired tests and a figure"
 DESCRIPTION = (
     "Reads the judged runs OUT/runs/ROW/SEED/ATTACK that eval/compare_defenses.sh leaves, and writes OUT/grid.json, "
-    "grid.md, grid.png, grid.svg, tradeoff.png and tradeoff.svg. Exit code 1: a row is missing or unfinished."
+    "grid.md, grid.png and grid.svg. Exit code 1: a row is missing or unfinished."
 )
 
 

@@ -1,4 +1,4 @@
-"""From judged runs to `grid.json`, `grid.md` and the figures."""
+"""From judged runs to `grid.json`, `grid.md` and the figure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def grid(out: str | Path, seed: int = 0) -> dict[str, Any]:
     result = build(folder, seed)
     write_json(folder / FILE, result)
     write_text(folder / TABLE, table.markdown(result))
-    figures.draw(result, folder)
+    figures.heatmap(result, folder)
     return result
 
 
