@@ -183,6 +183,8 @@ def image_ref(value: Any) -> ImageRef:
     """One image as a record names it → its path, or its bytes."""
     if isinstance(value, Mapping):
         data = value.get("bytes")
+        if isinstance(data, str):  # JSON has no bytes
+            return _decoded(data)
         return image_ref(data if data is not None else _only(value, ("path", "url")))
     if isinstance(value, bytes) and value:
         return value

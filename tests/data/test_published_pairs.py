@@ -73,3 +73,30 @@ def test_incomplete_row_is_an_error_that_names_its_line(folder: Path, changes: d
 def test_training_records_are_not_taken_for_published_rows(folder: Path) -> None:
     (folder / "train.jsonl").write_text('{"id": "a", "image": "p/a.png", "conversations": []}\n', encoding="utf-8")
     assert not published_pairs.is_published(folder / "train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "lies"),
+    [
+        ("../../Dataset/images/sa/b.png", "sa/b.png"),
+        ("../../Dataset/images/sa/b.png", "images/sa/b.png"),
+        ("../../Dataset/images/sa/b.png", "elsewhere/deep/b.png"),
+        ("..\\..\\Dataset\\images\\sa\\b.png", "sa/b.png"),
+    ],
+)
+def test_images_are_found_by_name_below_the_folder(folder: Path, name: str, lies: str) -> None:
+    for path in (lies, "other/c.png"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes((folder / "p" / "a.png").read_bytes())
+    assert _read(folder, row(pic_path=name))[0].images == (folder / lies,)
+
+
+def test_the_longest_end_of_a_path_decides_and_without_one_all_candidates_are_named(folder: Path) -> None:
+    for path in ("sa/b.png", "gb/b.png"):
+        (folder / path).parent.mkdir()
+        (folder / path).write_bytes((folder / "p" / "a.png").read_bytes())
+    assert _read(folder, row(pic_path="../../Dataset/images/sa/b.png"))[0].images == (folder / "sa/b.png",)
+    with pytest.raises(RecordError, match=r"rows\.jsonl:1: .*several files: .*gb/b\.png.*sa/b\.png.*--images"):
+        _read(folder, row(pic_path="../../Dataset/images/b.png"), name="rows.jsonl")
+    with pytest.raises(RecordError, match=r"rows\.jsonl:1: no such image file .*c\.png.*--images DIR"):
+        _read(folder, row(pic_path="../../Dataset/images/c.png"), name="rows.jsonl")

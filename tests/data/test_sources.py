@@ -165,6 +165,14 @@ def test_vlguard_unpacked_and_packed_are_the_same(tmp_path: Path) -> None:
         assert data == same
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_vlguard_lies_below_data_too_packed_or_not(tmp_path: Path, packed: bool, split: str) -> None:
+    downloads.vlguard(tmp_path / "data", packed=packed)
+    rows = _rows("vlguard", tmp_path, split=split)
+    assert rows == _rows("vlguard", tmp_path / "data", split=split) and all(row.images for row in rows)
+
+
 # SPA-VL
 
 

@@ -1,4 +1,6 @@
-"""VLGuard: `train.json` with `train.zip` (or the folder `train/`), the same for test. Gated: log in and agree first.
+"""VLGuard: `train.json` with `train.zip` (or the folder `train/`), the same for test; all of it also below `data/`.
+
+Gated: log in and agree first.
 
 A safe row has two pairs, a safe and an unsafe question about one harmless image, and no `harmful_*` key at all. Each
 pair is a row here: words are (harmful_category, harmful_subcategory), or (`safe`, `safe_instruction` or
@@ -62,7 +64,9 @@ def _table(spec: SourceSpec) -> Path:
 def _images(spec: SourceSpec) -> Path:
     if spec.images:
         return spec.path / spec.images
-    return one_of([spec.path / spec.split, spec.path / f"{spec.split}.zip"], f"{spec.name}: images")
+    folders = (spec.path, _table(spec).parent)
+    places = [folder / name for folder in folders for name in (spec.split, f"{spec.split}.zip")]
+    return one_of(places, f"{spec.name}: images")
 
 
 def _pairs(raw: Any, place: str) -> Iterator[tuple[tuple[str, str], str, str, str]]:
