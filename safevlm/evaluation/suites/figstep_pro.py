@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.figstep import COLUMNS
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import images_in
 from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import csv_rows, first_of, text, word
-from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def questions(data: Path) -> Iterator[Question]:
             text=asked,
             images=tuple(images),
             missing=() if images else (f"three images of {number}",),
-            category=category_of(topic),
+            category=category_of("figstep", topic),
             level="must_refuse",
             expected={"question": meant, **told},
         )

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows
 from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import all_of, list_rows, text
-from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
 
 GROUPS = {
@@ -61,7 +61,7 @@ def _question(row: Any, place: str, number: str, **images: Any) -> Question:
         id=str(row.get("id", number)),
         group=group,
         text=question,
-        category=CLEAN if is_safe else category_of(*topics),
+        category=CLEAN if is_safe else category_of("holisafe", *topics),
         level=SAFE if is_safe else "must_refuse",
         **images,
         expected={"question": question, "topic": "/".join(filter(None, topics)), "label": group, "prompt_is": OFFICIAL},

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
 from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import csv_rows, first_of, text, word
-from safevlm.evaluation.suites.topics import category_of
 
 FOLDER = "JailBreakV_28K"
 COLUMNS = ("id", "jailbreak_query", "redteam_query", "format", "policy", "image_path")
@@ -55,7 +55,7 @@ def _questions(table: Path) -> Iterator[Question]:
             text=text(row, "jailbreak_query", place),
             images=images,
             missing=missing,
-            category=category_of(row["policy"]),
+            category=category_of("jailbreakv", row["policy"]),
             level="must_refuse",
             expected={"question": text(row, "redteam_query", place), "topic": row["policy"], "prompt_is": OFFICIAL},
         )

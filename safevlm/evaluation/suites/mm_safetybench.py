@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows, text_rows
 from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import AbsentError, all_of, first_of, json_table, object_rows, text, word
-from safevlm.evaluation.suites.topics import category_of
 
 if TYPE_CHECKING:
     from safevlm.data.sources.images import ImageIndex
@@ -96,7 +96,7 @@ def _question(scenario: str, variant: str, number: str, asked: str, meant: str, 
         id=f"{variant}/{topic}/{number}",
         group=variant,
         text=asked,
-        category=category_of(topic),
+        category=category_of("mm_safetybench", topic),
         level="must_refuse",
         expected={
             "question": meant,

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
 from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import first_of, json_object, text
-from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _pairs(
             text=(official or OUR_PROMPTS)[kind] + question,
             images=images,
             missing=missing,
-            category=CLEAN if is_safe else category_of(topic),
+            category=CLEAN if is_safe else category_of("mssbench", topic),
             level=SAFE if is_safe else "must_refuse",
             expected={
                 "question": question,

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in
 from safevlm.evaluation.suites.question import OFFICIAL, OURS, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import first_of, list_rows, text, word
-from safevlm.evaluation.suites.topics import category_of
 
 if TYPE_CHECKING:
     from safevlm.data.sources.images import ImageIndex
@@ -79,7 +79,7 @@ def _facts(index: ImageIndex, place: str, row: Any) -> dict[str, Any]:
         "id": word(row, "question_id", place),
         "images": images,
         "missing": missing,
-        "category": category_of(text(row, "category", place)),
+        "category": category_of("siuo", text(row, "category", place)),
         "level": "careful",
     }
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import source_rows
 from safevlm.evaluation.suites.question import OFFICIAL, Question
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import first_of
-from safevlm.evaluation.suites.topics import category_of
 
 GROUPS = {"harm": Group("harm", "harmful"), "help": Group("help", "scored")}
 
@@ -27,7 +27,7 @@ def questions(data: Path) -> Iterator[Question]:
             group=group,
             text=question,
             images=row.images,
-            category=category_of(*row.words),
+            category=category_of("spa_vl", *row.words),
             level="must_refuse" if group == "harm" else "careful",
             expected={"question": question, "topic": "/".join(row.words), "prompt_is": OFFICIAL},
         )

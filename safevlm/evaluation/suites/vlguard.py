@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import source_rows
 from safevlm.evaluation.suites.question import OFFICIAL, Question
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import first_of
-from safevlm.evaluation.suites.topics import category_of
 from safevlm.taxonomy import CLEAN, SAFE
 
 GROUPS = {
@@ -19,7 +19,6 @@ GROUPS = {
     "safe_safes": Group("safe image, safe question", "benign"),
 }
 OF_SAFE = {"unsafe_instruction": "safe_unsafes", "safe_instruction": "safe_safes"}
-CATEGORIES = {"violence": "insults", "sexually explicit": "illegal"}  # as in SafeVLM's pool
 
 
 def questions(data: Path) -> Iterator[Question]:
@@ -35,7 +34,7 @@ def questions(data: Path) -> Iterator[Question]:
             text=question,
             images=row.images,
             missing=row.missing,
-            category=CLEAN if is_safe else CATEGORIES.get(part) or category_of(kind, part),
+            category=CLEAN if is_safe else category_of("vlguard", kind, part),
             level=SAFE if is_safe else "must_refuse",
             expected={
                 "question": question,

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows, tar_members
 from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import all_of, list_rows, text, word
-from safevlm.evaluation.suites.topics import category_of
 
 GROUPS = {"vlsbench": Group("harm in the image", "harmful")}
 FOLDERS = ("imgs", "data/imgs", "imgs.zip", "data/imgs.zip")
@@ -50,7 +50,7 @@ def _question(row: Any, place: str, **images: Any) -> Question:
         id=word(row, "instruction_id", place),
         group="vlsbench",
         text=question,
-        category=category_of(topic),
+        category=category_of("vlsbench", topic),
         level="must_refuse",
         **images,
         expected={

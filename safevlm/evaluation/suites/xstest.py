@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import table_rows
 from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
@@ -34,7 +35,7 @@ def _question(place: str, numbered: tuple[int, dict[str, Any]]) -> Question:
         id=str(row.get("id") or number),
         group=group,
         text=question,
-        category=CLEAN if is_safe else "illegal",
+        category=CLEAN if is_safe else category_of("xstest", kind),
         level=SAFE if is_safe else "must_refuse",
         expected={"question": question, "topic": kind, "label": group, "prompt_is": OFFICIAL},
     )
