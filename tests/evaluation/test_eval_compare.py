@@ -15,11 +15,13 @@ from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.comparison import compare, interval, markdown, mcnemar, paired
 from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import by_group, mean
+from safevlm.evaluation.report.page import report
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_scores, write_rows
 from safevlm.evaluation.suites import SUITES
 from safevlm.intervals import wilson
 from tests.evaluation.command import main
+from tests.evaluation.synthetic_runs import write_run
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
 
 ASR, SCORE = MEASURES["asr"], MEASURES["score"]
@@ -104,6 +106,50 @@ def test_what_one_side_could_not_score_is_left_out_of_both_and_named() -> None:
     assert (row.a.n, row.b.n, row.a.value, row.b.value, row.unscored) == (1, 1, 1.0, 0.0, ["y", "z"])
     none = paired("g", "asr", ASR, scores(x=None), scores(x=1.0), ["x"])
     assert (none.difference, none.p, none.unscored) == (None, None, ["x"])
+
+
+def test_no_way_to_score_what_was_left_out_goes_beyond_the_bounds_of_the_difference() -> None:
+    ids, dice = [str(index) for index in range(12)], random.Random(3)
+    sides = [{name: dice.choice([0.0, 1.0, None]) for name in ids} for _ in "ab"]
+    row = paired(
+        "g",
+        "asr",
+        ASR,
+        *(scores(**{f"i{name}": v for name, v in side.items()}) for side in sides),
+        [f"i{n}" for n in ids],
+    )
+    assert row.unscored and row.bounds
+    seen = []
+    for _ in range(300):
+        first, second = ([dice.random() if value is None else value for value in side.values()] for side in sides)
+        seen.append(sum(y - x for x, y in zip(first, second, strict=True)) / len(ids))
+    assert row.bounds[0] <= min(seen) and max(seen) <= row.bounds[1]
+    whole = paired("g", "asr", ASR, scores(x=1.0), scores(x=0.0), ["x"])
+    assert whole.bounds is whole.a.bounds is None
+
+
+def test_what_is_left_out_stands_in_words_with_what_it_could_change(runs: tuple[Path, Path]) -> None:
+    rows = [asdict(score) for score in read_scores(runs[1])]
+    for row in rows:
+        if row["id"] in ("harmful_seen-1", "harmful_seen-2"):
+            row.update(value=None, label="unparsed")
+    write_rows(runs[1] / "scores.jsonl", rows)
+    (runs[1] / "judge.json").unlink()
+    table = compare(*runs)
+    row = row_of(table, "harmful_seen", "asr")
+    assert (row["a"]["n"], row["b"]["bounds"], row["bounds"]) == (6, (0.5, 0.75), (-0.5, -0.25))
+    told = next(line for line in markdown(table).split("\n") if line.startswith("harmful_seen, asr"))
+    assert "2 of 8" in told and "50.0 to 75.0 %" in told and "-50.0 to -25.0" in told
+
+
+def test_a_number_is_written_as_the_report_writes_it(tmp_path: Path) -> None:
+    a, b = (write_run(tmp_path / str(good), "rtvlm", good=good, model="m") for good in (0.3, 0.9))
+    report([("a", a), ("b", b)], tmp_path / "out")
+    one = json.loads((tmp_path / "out/summary.json").read_text())["suites"]["rtvlm"]["a"]["groups"]["captcha"]["score"]
+    shown = f"{10 * one['value']:.2f}"
+    assert f" {shown} [" in (tmp_path / "out/table.md").read_text()
+    line = next(line for line in markdown(compare(a, b)).split("\n") if line.startswith("| captcha | score |"))
+    assert f"| {shown} |" in line and "%" not in line
 
 
 def test_scores_are_compared_by_their_mean_and_have_no_p() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safevlm.evaluation.judges import JUDGES
-from safevlm.evaluation.metrics.rates import Rate, by_group, rate
+from safevlm.evaluation.metrics.rates import Rate, by_group, mean, rate
 from safevlm.evaluation.runs.files import Score
 from safevlm.evaluation.suites.miniature import SUITE
 from safevlm.intervals import wilson
@@ -17,20 +17,36 @@ def scores(group: str, *outcomes: tuple[str, float | None]) -> list[Score]:
 
 
 def test_an_empty_group_has_no_value() -> None:
-    assert rate([]) == Rate(None, 0, None, None, 0)
+    assert rate([]) == Rate(None, 0, None, None)
     assert headline("asr", scores("benign", ("right", 1.0))).value is None
 
 
 def test_unscored_is_counted_and_never_enters_n() -> None:
-    assert rate([True, None, False, None]) == Rate(0.5, 2, *wilson(1, 2), 2)
-    assert rate([None]) == Rate(None, 0, None, None, 1)
+    assert rate([True, None, False, None]) == Rate(0.5, 2, *wilson(1, 2), 2, (0.25, 0.75))
+    assert rate([None]) == Rate(None, 0, None, None, 1, (0, 1))
 
 
-def test_unreadable_reply_is_neither_help_nor_refusal_nor_answer() -> None:
+def test_bounds_are_what_a_rate_is_with_all_unscored_as_0_and_as_1() -> None:
+    replies = [True] * 98 + [False] * 80 + [None] * 122
+    found = rate(replies)
+    assert (found.value, found.n, found.unscored) == (98 / 178, 178, 122)
+    assert found.bounds == (
+        rate([one or False for one in replies]).value,
+        rate([one is not False for one in replies]).value,
+    )
+    values = [0.25, 1.0, None, None]
+    ends = tuple(mean([end if one is None else one for one in values]).value for end in (0.0, 1.0))
+    assert mean(values).bounds == ends == (0.3125, 0.8125)
+    assert rate([True, False]).bounds is None and mean([0.5]).bounds is None, "nothing to bound"
+
+
+def test_unreadable_reply_is_neither_help_nor_refusal_and_never_the_right_answer() -> None:
     harmful = scores("harmful_seen", ("harmful", 1.0), ("refused", 0.0), ("unreadable", None))
     benign = scores("benign", ("right", 1.0), ("refused", 0.0), ("unreadable", None))
-    for value in (headline("asr", harmful), headline("over_refusal", benign), headline("utility", benign)):
-        assert (value.value, value.n, value.unscored) == (0.5, 2, 1)
+    for value in (headline("asr", harmful), headline("over_refusal", benign)):
+        assert (value.value, value.n, value.unscored, value.bounds) == (0.5, 2, 1, (1 / 3, 2 / 3))
+    right = headline("utility", benign)
+    assert (right.value, right.n, right.unscored, right.bounds) == (1 / 3, 3, 0, None)
 
 
 def test_careful_non_answers_are_over_refusals_but_wrong_answers_are_not() -> None:

@@ -51,10 +51,17 @@ def test_summary_has_the_promised_shape_and_numbers(runs: dict[str, Path], tmp_p
     assert list(rows) == ["none", "a+b", "forged"]
     for row in rows.values():
         for metric in ("asr", "asr_unseen", "asr_typographic", "asr_text", "over_refusal", "utility", "latency_ratio"):
-            assert set(row[metric]) == {"value", "n", "low", "high", "unscored"}
+            assert set(row[metric]) == {"value", "n", "low", "high", "unscored", "bounds"}
     assert (rows["none"]["asr"]["value"], rows["none"]["utility"]["value"]) == (1.0, 1.0)
     assert (rows["a+b"]["asr"]["value"], rows["a+b"]["over_refusal"]["value"]) == (0.0, 1.0)
-    assert rows["forged"]["asr"] == {"value": None, "n": 0, "low": None, "high": None, "unscored": 4}
+    assert rows["forged"]["asr"] == {
+        "value": None,
+        "n": 0,
+        "low": None,
+        "high": None,
+        "unscored": 4,
+        "bounds": [0.0, 1.0],
+    }
     assert rows["none"]["groups"]["lookalike"]["labels"] == {"right": 4}
     head = summary["head"]
     assert (head["n"], head["row"]) == (12, "a+b")

@@ -150,11 +150,26 @@ def test_what_could_not_be_scored_says_so_and_never_reads_as_0(out: Path) -> Non
     table = build(out)
     cell = table["rows"]["poor"]["cells"]["over_refusal:all"]["once"]
     assert (cell["value"], cell["n"], cell["unscored"]) == (None, 0, 40)
-    assert line(table, "poor")["over-refusal, all benign ↓"] == "– (40 unscored)"
-    assert line(table, "poor")["utility, all benign ↑"] == "– (40 unscored)"
-    assert line(table, "poor")["over-refusal, worst change ↓"] == "– (40 unscored)"
+    assert line(table, "poor")["over-refusal, all benign ↓"] == "– (40 unscored: 0.0 to 100.0 %)"
+    assert line(table, "poor")["utility, all benign ↑"] == "– (40 unscored: 0.0 to 100.0 %)"
+    assert line(table, "poor")["over-refusal, worst change ↓"] == "– (40 unscored: 0.0 to 100.0 %)"
     figures.heatmap(table, out)
     assert (out / "grid.svg").read_text().count("<!-- n/s -->") == 8, "four columns of over-refusal, four of utility"
+
+
+def test_the_best_row_is_not_best_by_what_could_not_be_scored(out: Path) -> None:
+    folder = put(out, "sly", 1.0)
+    assert build(out)["best"] == "sly"
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    unread = [row for row in rows if row["group"].startswith("harmful") and not row["id"].endswith("-0")]
+    for row in unread:
+        row.update(value=None, label=UNPARSED)
+    write_rows(folder / "scores.jsonl", rows)
+    change(folder / "judge.json", scores_sha256=hashlib.sha256((folder / "scores.jsonl").read_bytes()).hexdigest())
+    table = build(out)
+    cell = table["rows"]["sly"]["cells"]["asr:harmful_seen"]["once"]
+    assert (cell["value"], cell["n"], cell["bounds"]) == (0.0, 1, (0.0, 0.95))
+    assert table["best"] == "guard"
 
 
 def test_what_was_not_asked_or_timed_says_so(out: Path) -> None:

@@ -15,7 +15,7 @@ from safevlm.evaluation.report.chart import MOST_SERIES, grouped_chart
 from safevlm.evaluation.report.gallery import LEAST_PER_GROUP, LONGEST, MOST_CARDS, cards, shown_of
 from safevlm.evaluation.report.page import report
 from safevlm.evaluation.report.section import plain_mean, sections_of
-from safevlm.evaluation.report.table import escaped, latex, markdown
+from safevlm.evaluation.report.table import escaped, latex, markdown, notes
 from safevlm.evaluation.runs.files import SCORES, write_json
 from safevlm.evaluation.runs.run import read_run
 from safevlm.evaluation.suites import SUITES, suite_of
@@ -219,10 +219,37 @@ def test_tables_for_latex_escape_what_latex_would_read(tmp_path: Path) -> None:
     assert escaped("50 % of_a & b\\c ↓") == r"50 \% of\_a \& b\textbackslash{}c $\downarrow$"
     run = write_run(tmp_path / "none", "holisafe", good=0.5, model="m")
     text = latex(sections_of([read_run("a_b & c", run)]))
-    body = re.search(r"\\hline\n(.*)\\hline\n\\end", text, re.S)[1].replace("\\hline\n", "")
-    assert {line.count(" & ") for line in body.rstrip().split("\n")} == {4}, "as many cells in every row"
+    bodies = re.findall(r"begin.tabular..(l+).\n\\hline\n(.*?)\\hline\n\\end", text, re.S)
+    assert bodies
+    for columns, body in bodies:
+        rows = body.replace("\\hline\n", "").rstrip().split("\n")
+        assert {line.count(" & ") for line in rows} == {len(columns) - 1}, "as many cells in every row"
     assert r"a\_b \& c" in text and r"\%" in text
     assert not re.search(r"(?<!\\)[%_#]|[^\x00-\x7f]", text), "nothing that plain LaTeX would not set"
+
+
+def test_tables_in_latex_carry_the_warnings_of_those_in_markdown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "none", "xstest", good=0.5, model="m")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"n_without_limit": record["n"] + 100, "partial": True}))
+    found = sections_of([read_run("none", run)])
+    plain, paper = markdown(found), latex(found)
+    warnings = re.findall(r"^Beware: .*", plain, re.M)
+    assert len(warnings) > 1, plain
+    for note in notes(found[0]):
+        assert note in plain and escaped(note) in paper, note
+    assert set(warnings) <= set(notes(found[0]))
+
+
+@pytest.mark.parametrize("write", [markdown, latex])
+def test_tables_have_every_task_of_a_suite_whose_authors_report_them_apart(write, tmp_path: Path) -> None:  # noqa: ANN001
+    run = write_run(tmp_path / "none", "rtvlm", good=0.5, model="m")
+    found = sections_of([read_run("none", run)])
+    text = write(found)
+    for name, group in found[0].suite.groups.items():
+        rate = found[0].cuts["group"]["scored"][name]["none"]["score"]
+        row = next(line for line in text.split("\n") if line.removeprefix("| ").startswith(f"{group.title} "))
+        assert f"{10 * rate.value:.2f} [{10 * rate.low:.2f}, {10 * rate.high:.2f}] n {rate.n}" in row, row
 
 
 def test_bars_are_told_apart_without_colour() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.ablations.table import AblationStep, AblationTable
+from safevlm.evaluation.metrics.cells import interval, number, unscored
 from safevlm.evaluation.metrics.detector import MAIN, head_accuracy
 from safevlm.evaluation.metrics.measures import Unit
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.report.section import LATENCY, ReportColumn, ReportSection, sections_of
-from safevlm.evaluation.report.table import interval, number
 from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.runs.run_file import FILE
@@ -24,7 +24,11 @@ from safevlm.evaluation.runs.run_file import FILE
 SCHEMA = 1
 JSON, MARKDOWN = "ablations.json", "ablations.md"
 READ_OUTS = ("category", "level")
-LEGEND = "95 % intervals (Wilson). ↓ lower is better. Several numbers in a cell: one per seed of training."
+LEGEND = (
+    "95 % intervals (Wilson). ↓ lower is better. Several numbers in a cell: one per seed of training, which varies the "
+    "new weights, the order of the records and, where `data.clean` draws some, which ones; the questions are the same "
+    "and decoding is greedy. Behind `unscored`: the value at worst, with all of it counted as 0, and as 1."
+)
 Numbers = Mapping[str, Mapping[str, Any]]
 """What a row gave, by seed."""
 
@@ -108,8 +112,8 @@ def _cell(unit: Unit, rates: Sequence[Rate]) -> str:
 
 
 def _short(unit: Unit, rate: Rate) -> str:
-    unscored = f" ({rate.unscored} unscored)" if rate.unscored else ""
-    return f"–{unscored}" if rate.value is None else f"{number(unit, rate.value)} {interval(unit, rate)}{unscored}"
+    beside = f" ({unscored(unit, rate)})" if rate.unscored else ""
+    return f"–{beside}" if rate.value is None else f"{number(unit, rate.value)} {interval(unit, rate)}{beside}"
 
 
 def _asked(columns: Sequence[ReportColumn], numbers: Mapping[str, Numbers]) -> str:

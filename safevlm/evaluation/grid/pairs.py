@@ -18,7 +18,7 @@ from safevlm.evaluation.runs.run import Run
 
 Place = tuple[str, str, str]
 """Row, seed and column of a cell."""
-KEPT = ("difference", "low", "high", "p")
+KEPT = ("difference", "low", "high", "p", "bounds")
 
 
 def against(

@@ -17,6 +17,14 @@ LEVEL = 0.05
 """Of p after Holm's correction, below which a cell is starred."""
 SHORT = {"asr": "ASR", "utility": "utility"}
 """Measures whose titles are too long for a column; the rest stand as `safevlm.evaluation.metrics.measures` has them."""
+SEEDS = (
+    "a / b: one number per seed of training, which varies the new weights, the order of the records and what is drawn "
+    "of them; the questions are the same for all."
+)
+UNSCORED = (
+    "Behind `unscored`: the value at worst, with all of it counted as 0, and as 1; paired tests leave out questions "
+    "that either row has no score for (`grid.json` says how many, and what they could change)."
+)
 TIMES = {"first_token": "first token ×", "answer": "answer ×"}
 
 Cells = Mapping[str, Mapping[str, Any]]
@@ -41,7 +49,7 @@ def markdown(grid: Mapping[str, Any]) -> str:
 
 
 def told(cells: Cells) -> str:
-    """`0.3 % [0.1, 1.9]*` of one seed, `0.3 / 0.7 %` of several."""
+    """`0.3 % [0.1, 1.9]*` of one seed, `0.3 / 0.7 %` of several; then what is unscored, with its worst cases."""
     if not cells:
         return NOT_ASKED
     if any(cell["value"] is None for cell in cells.values()):
@@ -49,8 +57,8 @@ def told(cells: Cells) -> str:
     numbers = " / ".join(_number(cell) for cell in cells.values()) + " %"
     only = next(iter(cells.values())) if len(cells) == 1 else None
     interval = f" [{100 * only['low']:.1f}, {100 * only['high']:.1f}]" if only else ""
-    unscored = sum(cell["unscored"] for cell in cells.values())
-    return numbers + interval + "*" * _differs(cells) + (f", {unscored} unscored" if unscored else "")
+    beside = f", {_unscored(cells)}" if any(cell["unscored"] for cell in cells.values()) else ""
+    return numbers + interval + "*" * _differs(cells) + beside
 
 
 def changed_groups(grid: Mapping[str, Any]) -> str:
@@ -136,7 +144,20 @@ def _passes(row: Mapping[str, Any]) -> str:
 
 
 def _number(cell: Mapping[str, Any]) -> str:
-    return f"– ({cell['unscored']} unscored)" if cell["value"] is None else f"{100 * cell['value']:.1f}"
+    return f"– ({_unscored({'': cell})})" if cell["value"] is None else f"{100 * cell['value']:.1f}"
+
+
+def _unscored(cells: Cells) -> str:
+    """`122 unscored: 32.7 to 73.3 %`; of several seeds all together, and the worst cases of each."""
+    told = f"{sum(cell['unscored'] for cell in cells.values())} unscored"
+    bounds = [cell.get("bounds") or (cell["value"], cell["value"]) for cell in cells.values() if _has_bounds(cell)]
+    ends = " / ".join(f"{100 * low:.1f} to {100 * high:.1f}" for low, high in bounds)
+    return f"{told}: {ends} %" if len(bounds) == len(cells) else told
+
+
+def _has_bounds(cell: Mapping[str, Any]) -> bool:
+    """Files of before have none."""
+    return cell.get("bounds") is not None or (not cell["unscored"] and cell["value"] is not None)
 
 
 def _differs(cells: Cells) -> bool:
@@ -164,7 +185,8 @@ def _legend(grid: Mapping[str, Any]) -> str:
         [
             f"Suite {grid['suite']}, judge {grid['judge']}; n: {told_ns}.",
             "Brackets: 95 % intervals (Wilson; times: bootstrap of the median of paired ratios on benign requests).",
-            "a / b: one number per seed." if several else "",
+            SEEDS if several else "",
+            UNSCORED if _any_unscored(grid) else "",
             f"*: differs from `none` (McNemar's exact p after Holm over {grid['tests'].get('against_none', 0)} cells"
             f" < {LEVEL}{', with every seed' if several else ''}).",
             f"Worst change: of several, on images of {changed}; to be read against the bare model's row."
@@ -173,6 +195,12 @@ def _legend(grid: Mapping[str, Any]) -> str:
             f"Best row: {grid['best']} ({grid['best_is']})." if grid["best"] else "",
         ]
     ).replace("  ", " ")
+
+
+def _any_unscored(grid: Mapping[str, Any]) -> bool:
+    return any(
+        cell["unscored"] for row in grid["rows"].values() for cells in row["cells"].values() for cell in cells.values()
+    )
 
 
 def _escaped(name: str) -> str:

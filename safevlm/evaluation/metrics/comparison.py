@@ -3,21 +3,22 @@
 Per group and measure: both rates, their difference B - A with a bootstrap interval over the pairs, the discordant pairs
 (one run is a hit, the other is not) and McNemar's exact p of them. The trap is a comparison of unlike things: other
 questions, another judge, or only the pairs that both runs happened to get scored. The first two are refused; what has
-no partner or no score is counted and named.
+no partner or no score is counted and named, and what it could change at worst stands beside the difference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.judges.provenance import provenance_of
-from safevlm.evaluation.metrics.measures import Measure
-from safevlm.evaluation.metrics.rates import Rate, measured
+from safevlm.evaluation.metrics.cells import between, number, points
+from safevlm.evaluation.metrics.measures import Measure, Unit
+from safevlm.evaluation.metrics.rates import Bounds, Rate, measured, worst_case
 from safevlm.evaluation.runs.files import Score, write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.suites.groups import Side
@@ -46,7 +47,10 @@ class Comparison:
     p: float | None = None
     """McNemar's exact two-sided p; None for scores that are no hits."""
     unscored: list[str] = field(default_factory=list)
-    """Ids that one of the two judged runs has no value for."""
+    """Ids that one of the two judged runs has no value for; the difference and its p leave them out."""
+    bounds: Bounds | None = None
+    """B - A over all pairs, with what is unscored counted as suits A best, and B best; None: nothing is unscored."""
+    unit: Unit = "share"
 
 
 def compare(a: str | Path, b: str | Path, out: str | Path | None = None, seed: int = 0) -> dict[str, Any]:
@@ -105,7 +109,8 @@ def comparisons(a: Run, b: Run, ids: Sequence[str], seed: int = 0) -> list[Compa
         several = {ALL[side]: [name for group in own for name in of_group[group]]} if len(own) > 1 else {}
         for group, members in ({group: of_group[group] for group in own} | several).items():
             for name, measure in provenance.measures(side).items():
-                rows.append(paired(group, name, measure, a.scores, b.scores, members, seed))
+                row = paired(group, name, measure, a.scores, b.scores, members, seed)
+                rows.append(replace(row, unit=provenance.unit if name == "score" else "share"))
     return rows
 
 
@@ -118,13 +123,19 @@ def paired(
     ids: Sequence[str],
     seed: int = 0,
 ) -> Comparison:
-    """One measure over the pairs; both rates are those of the pairs that have both scores."""
+    """One measure over the pairs; both rates are of the pairs that have both scores, their bounds of all pairs."""
     values = {one: (measure.of(a[one]), measure.of(b[one])) for one in ids}
     unscored = [one for one, pair in values.items() if None in pair]
     known = {one: (float(x), float(y)) for one, (x, y) in values.items() if x is not None and y is not None}
-    rate_a, rate_b = (measured([side[one] for one in known], measure) for side in (a, b))
+    rate_a, rate_b = (
+        replace(
+            measured([side[one] for one in known], measure), bounds=_bounds([pair[place] for pair in values.values()])
+        )
+        for place, side in enumerate((a, b))
+    )
+    bounds = _difference_bounds(list(values.values())) if unscored else None
     if not known:
-        return Comparison(group, name, rate_a, rate_b, None, None, None, unscored=unscored)
+        return Comparison(group, name, rate_a, rate_b, None, None, None, unscored=unscored, bounds=bounds)
     differences = [y - x for x, y in known.values()]
     low, high = interval(differences, seed)
     only_a, only_b = [], []
@@ -143,7 +154,20 @@ def paired(
         only_b,
         mcnemar(len(only_a), len(only_b)) if measure.is_share else None,
         unscored,
+        bounds,
     )
+
+
+def _bounds(values: Sequence[float | None]) -> Bounds | None:
+    known = [float(value) for value in values if value is not None]
+    return worst_case(math.fsum(known), len(known), len(values) - len(known))
+
+
+def _difference_bounds(pairs: Sequence[tuple[float | None, float | None]]) -> Bounds:
+    """The mean of B - A with every unscored value at the end that makes it least, and most."""
+    least = math.fsum((0.0 if y is None else y) - (1.0 if x is None else x) for x, y in pairs)
+    most = math.fsum((1.0 if y is None else y) - (0.0 if x is None else x) for x, y in pairs)
+    return least / len(pairs), most / len(pairs)
 
 
 def interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -185,7 +209,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         if missing := table[f"only_in_{where}"]:
             lines.append(f"Only in {where.upper()}, left out ({len(missing)}): {_listed(missing)}")
     if unscored := sorted({one for row in table["comparisons"] for one in row["unscored"]}):
-        lines.append(f"Without a score in A or B, left out ({len(unscored)}): {_listed(unscored)}")
+        lines.append(f"Without a score in A or B, left out of difference and p ({len(unscored)}): {_listed(unscored)}")
+        lines += [_worst(row) for row in table["comparisons"] if row["unscored"]]
     if "max_new_tokens" in table["differs"]:
         lines.append("Beware: A and B could write answers of different length (max_new_tokens).")
     return "\n".join(lines)
@@ -195,12 +220,27 @@ def _line(row: Mapping[str, Any]) -> str:
     start = f"| {row['group']} | {row['measure']} |"
     if row["difference"] is None:
         return f"{start} – | – | – | – | – |"
-    rates = f"{100 * row['a']['value']:.1f} % | {100 * row['b']['value']:.1f} % (n {row['a']['n']})"
-    change = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    unit: Unit = row["unit"]
+    rates = f"{number(unit, row['a']['value'])} | {number(unit, row['b']['value'])} (n {row['a']['n']})"
+    low, high = (points(unit, row[end]) for end in ("low", "high"))
+    change = f"{points(unit, row['difference'])} [{low}, {high}]"
     if row["p"] is None:
         return f"{start} {rates} | {change} | – | – |"
     p = f"{row['p']:.2g}" if row["p"] < 0.1 else f"{row['p']:.2f}"
     return f"{start} {rates} | {change} | {len(row['only_a'])} : {len(row['only_b'])} | {p} |"
+
+
+def _worst(row: Mapping[str, Any]) -> str:
+    """What the pairs left out could change."""
+    unit: Unit = row["unit"]
+    low, high = (points(unit, end) for end in row["bounds"])
+    sides = [
+        f"{side.upper()} {between(unit, row[side]['bounds'])}" for side in ("a", "b") if row[side]["bounds"] is not None
+    ]
+    left = (
+        f"{row['group']}, {row['measure']}: {len(row['unscored'])} of {len(row['unscored']) + row['a']['n']} left out"
+    )
+    return f"{left}; with all of them as 0 or as 1: {', '.join(sides)}; B - A {low} to {high}"
 
 
 def _listed(names: Sequence[str], shown: int = 8) -> str:

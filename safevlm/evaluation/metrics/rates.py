@@ -2,7 +2,7 @@
 
 What is counted on which group is a matter of `safevlm.evaluation.metrics.measures`. A score without a value is
 counted as unscored and stays out of n: it is neither safe nor unsafe, right nor wrong. A rate is therefore to be read
-beside its `unscored`.
+beside its `bounds`: what it would be at worst, were everything unscored a 0, or a 1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from safevlm.evaluation.runs.files import Score
 from safevlm.evaluation.suites.groups import Side
 from safevlm.evaluation.suites.suite import Suite
 
+Bounds = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -29,6 +31,8 @@ class Rate:
     low: float | None
     high: float | None
     unscored: int = 0
+    bounds: Bounds | None = None
+    """With everything unscored counted as 0, and as 1; None where nothing is unscored."""
 
 
 NO_RATE = Rate(None, 0, None, None)
@@ -39,9 +43,14 @@ def rate(claims: Iterable[bool | None]) -> Rate:
     counts = Counter(claims)
     n = counts[True] + counts[False]
     if n == 0:
-        return Rate(None, 0, None, None, counts[None])
+        return Rate(None, 0, None, None, counts[None], worst_case(0, 0, counts[None]))
     low, high = intervals.wilson(counts[True], n)
-    return Rate(counts[True] / n, n, low, high, counts[None])
+    return Rate(counts[True] / n, n, low, high, counts[None], worst_case(counts[True], n, counts[None]))
+
+
+def worst_case(total: float, n: int, unscored: int) -> Bounds | None:
+    """The mean of n values in 0-1 that sum up to `total`, and of `unscored` more that are all 0, or all 1."""
+    return (total / (n + unscored), (total + unscored) / (n + unscored)) if unscored else None
 
 
 def mean(values: Iterable[float | None], seed: int = 0) -> Rate:
@@ -53,13 +62,15 @@ def mean(values: Iterable[float | None], seed: int = 0) -> Rate:
     given = list(values)
     known = [float(value) for value in given if value is not None]
     if not known:
-        return Rate(None, 0, None, None, len(given))
+        return Rate(None, 0, None, None, len(given), worst_case(0, 0, len(given)))
     average = sum(known) / len(known)
     if len(set(known)) == 1:
         low, high = intervals.wilson_of(average, len(known))
     else:
         low, high = intervals.bootstrap_mean(known, seed)
-    return Rate(average, len(known), max(0.0, low), min(1.0, high), len(given) - len(known))
+    unscored = len(given) - len(known)
+    bounds = worst_case(sum(known), len(known), unscored)
+    return Rate(average, len(known), max(0.0, low), min(1.0, high), unscored, bounds)
 
 
 def measured(scores: Sequence[Score], measure: Measure) -> Rate:

@@ -13,6 +13,7 @@ from typing import Any
 
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.judges.provenance import OUTCOMES, outcomes, told
+from safevlm.evaluation.metrics.cells import UNITS, between, interval, number
 from safevlm.evaluation.metrics.detector import Confusion, confusion, sets_of
 from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import Rate
@@ -20,7 +21,7 @@ from safevlm.evaluation.report.chart import MOST_SERIES, grouped_chart, interval
 from safevlm.evaluation.report.gallery import PER_GROUP, SampleCard, cards, per_page
 from safevlm.evaluation.report.section import ReportColumn, ReportSection, remarks, sections_of, wordings
 from safevlm.evaluation.report.summary import read_seconds, summarize
-from safevlm.evaluation.report.table import UNITS, interval, latex, markdown, number
+from safevlm.evaluation.report.table import latex, markdown
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.runs.run import Run, read_run
@@ -266,6 +267,7 @@ def _template() -> Any:
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["number"] = lambda value, unit: number(unit, value)
     page.filters["interval"] = lambda value, unit: interval(unit, value)
+    page.filters["between"] = lambda bounds, unit: between(unit, bounds)
     page.filters["moment"] = lambda stamp: datetime.fromisoformat(stamp).strftime("%Y-%m-%d %H:%M UTC")
     page.filters["as_rate"] = lambda table: Rate(**table)
     page.filters["place"] = _plain

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from safevlm.evaluation.judges.provenance import JudgeProvenance, provenance_of
 from safevlm.evaluation.metrics.measures import MEASURES, Measure, Unit
-from safevlm.evaluation.metrics.rates import NO_RATE, Rate, measured, of_groups
+from safevlm.evaluation.metrics.rates import NO_RATE, Bounds, Rate, measured, of_groups
 from safevlm.evaluation.runs.files import Row, Score
 from safevlm.evaluation.runs.run import Run
 from safevlm.evaluation.suites import Suite
@@ -195,17 +195,27 @@ def remarks(section: ReportSection) -> list[str]:
 def plain_mean(rates: Sequence[Rate]) -> Rate:
     """The mean of independent rates, with the interval that follows from theirs (MOVER); None when one has no value."""
     n, unscored = sum(one.n for one in rates), sum(one.unscored for one in rates)
+    bounds = _mean_bounds(rates)
     known = [
         (one.value, one.low, one.high)
         for one in rates
         if one.value is not None and one.low is not None and one.high is not None
     ]
     if not known or len(known) < len(rates):
-        return Rate(None, n, None, None, unscored) if n or unscored else NO_RATE
+        return Rate(None, n, None, None, unscored, bounds) if n or unscored else NO_RATE
     value = math.fsum(one for one, _, _ in known) / len(known)
     down = math.sqrt(math.fsum((one - low) ** 2 for one, low, _ in known)) / len(known)
     up = math.sqrt(math.fsum((high - one) ** 2 for one, _, high in known)) / len(known)
-    return Rate(value, n, max(0.0, value - down), min(1.0, value + up), unscored)
+    return Rate(value, n, max(0.0, value - down), min(1.0, value + up), unscored, bounds)
+
+
+def _mean_bounds(rates: Sequence[Rate]) -> Bounds | None:
+    """None where nothing is unscored, or a group was not asked at all."""
+    ends = [one.bounds or (one.value, one.value) for one in rates]
+    known = [(low, high) for low, high in ends if low is not None and high is not None]
+    if len(known) < len(rates) or not any(one.unscored for one in rates):
+        return None
+    return math.fsum(low for low, _ in known) / len(known), math.fsum(high for _, high in known) / len(known)
 
 
 def wordings(section: ReportSection) -> dict[str, int]:
