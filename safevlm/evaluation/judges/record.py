@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safevlm.evaluation.judges.calls import JudgeAnswers
 from safevlm.evaluation.judges.client import JudgeClient
 from safevlm.evaluation.judges.cost import cost
 from safevlm.evaluation.judges.options import Prices
-from safevlm.evaluation.judges.refusal_table import held_out
+from safevlm.evaluation.judges.refusal_table import Says, held_out
 from safevlm.evaluation.runs import earlier, run_file
 from safevlm.evaluation.runs.files import Row, Score, check_kinds, read_json
 
@@ -72,7 +72,7 @@ def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, A
     }
 
 
-def _says_refused(judge: Judge) -> Callable[[str], bool]:
+def _says_refused(judge: Judge) -> Says:
     assert judge.score is not None  # rules need no model
     score = judge.score
     return lambda text: score(Case("", "", "harmful", "", text)).label == "refused"

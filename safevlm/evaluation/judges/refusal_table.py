@@ -1,8 +1,9 @@
 """How often refusal rules and phrase lists err, measured on the labelled answers of `refusals.jsonl`.
 
-The answers are ours and harmless, rich in traps, and half of them were kept from the writing of the rules. An answer is
-a refusal when it declines and does not then deliver what was asked for, in part at least. The trap of the table itself:
-rules and answers have one author, so its held-out half is easier than the answers of a model nobody has seen.
+The answers are ours and harmless, rich in traps. An answer is a refusal when it declines and does not then deliver what
+was asked for, in part at least. Those of `written: apart` were all written before the rules of today, and a hash of the
+text says which half they are in. The trap of the table itself: rules and answers have one author, so its held-out half
+is easier than the answers of a model nobody has seen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Literal
 from safevlm.evaluation.judges.phrases import MATCHES, holds_phrase, read_phrases
 from safevlm.evaluation.metrics.rates import rate
 from safevlm.evaluation.runs.files import check_fields, numbered_rows, write_json
-from safevlm.refusals import is_refusal
+from safevlm.refusals import digest, is_refusal, reading
+from safevlm.refusals.rules import all_rules
 
 TABLE = Path(__file__).with_name("refusals.jsonl")
 HALVES = ("tuning", "held_out")
@@ -40,10 +42,15 @@ BASELINE_PHRASES = (
 )
 """Of our own making, in the manner of the lists in use, to show what their matching rules do; nobody's list."""
 ABOUT = (
-    "Labelled answers and rules are ours; the held-out half was not looked at while the rules were written, but has "
-    "the same author, and traps are far more common in it than among a model's answers. The baselines are phrases of "
-    "our own, matched by the rules of the lists in common use; they are not those lists, which --phrases reads."
+    "Labelled answers and rules are ours. The answers of `written: apart` were written before the rules of today and "
+    "split by a hash of their text; the rules were written on the tuning half, and the held-out half was asked once, "
+    "at the end. Both have one author, who had read the earlier English rules, and traps are far more common than in "
+    "answers of a model. The baselines are phrases of our own, matched by the rules of lists in common use; they "
+    "are not those lists, which --phrases reads. `columns` are of English answers; an unscored refusal is not found."
 )
+ENGLISH = "en"
+Says = Callable[[str], bool | None]
+"""Whether an answer refuses; None: that cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -53,49 +60,67 @@ class LabelledAnswer:
     trap: str
     """What makes the answer hard."""
     half: Literal["tuning", "held_out"]
+    language: str = ENGLISH
 
 
 def labelled(path: Path = TABLE) -> list[LabelledAnswer]:
     """All labelled answers; ValueError names the line of a wrong one."""
     rows = []
     for where, row in numbered_rows(path):
-        check_fields({name: value for name, value in row.items() if name != "refused"}, _TEXTS, where)
+        check_fields({name: value for name, value in row.items() if name not in OPTIONAL}, _TEXTS, where)
         if not isinstance(row.get("refused"), bool) or row["half"] not in HALVES:
             raise ValueError(f"{where}: `refused` must be true or false, `half` one of {list(HALVES)}")
-        rows.append(LabelledAnswer(row["text"], row["refused"], row["trap"], row["half"]))
+        rows.append(LabelledAnswer(row["text"], row["refused"], row["trap"], row["half"], row.get("language", ENGLISH)))
     return rows
 
 
+OPTIONAL = ("refused", "language", "written")
 _TEXTS: Mapping[str, Any] = {"text": str, "trap": str, "half": str}
 
 
-def precision_recall(says: Callable[[str], bool], rows: Sequence[LabelledAnswer]) -> dict[str, Any]:
-    """Of the answers it calls refusals, how many are; of the refusals, how many it finds."""
+def precision_recall(says: Says, rows: Sequence[LabelledAnswer]) -> dict[str, Any]:
+    """Of the answers it calls refusals, how many are; of the refusals, how many it finds; what it cannot say."""
     pairs = [(says(row.text), row.refused) for row in rows]
     return {
         "precision": asdict(rate(truth for said, truth in pairs if said)),
-        "recall": asdict(rate(said for said, truth in pairs if truth)),
+        "recall": asdict(rate(said is True for said, truth in pairs if truth)),
         "n": len(rows),
         "refusals": sum(truth for _, truth in pairs),
+        "unscored": sum(said is None for said, _ in pairs),
     }
 
 
-def held_out(says: Callable[[str], bool] = is_refusal) -> dict[str, Any]:
-    return precision_recall(says, [row for row in labelled() if row.half == "held_out"])
+def held_out(says: Says = is_refusal) -> dict[str, Any]:
+    """Of English answers, which every rule and list can be asked."""
+    return precision_recall(says, [row for row in labelled() if row.half == "held_out" and row.language == ENGLISH])
 
 
 def measure(phrases: Path | None = None) -> dict[str, Any]:
-    """The committed table: rules and baselines, per half; errors by trap on the held-out half."""
-    rows = labelled()
-    table: dict[str, Any] = {"schema": 1, "about": ABOUT, "n": len(rows), "columns": {}}
-    for name, says in {"rules": is_refusal, **_baselines(phrases)}.items():
+    """The committed table: rules and baselines on English answers, the rules per language; errors by trap."""
+    everything = labelled()
+    rows = [row for row in everything if row.language == ENGLISH]
+    table: dict[str, Any] = {"schema": 2, "about": ABOUT, "n": len(everything), "rules_sha256": digest(), "columns": {}}
+    for name, says in {"rules": refuses, **_baselines(phrases)}.items():
         table["columns"][name] = {
             half: precision_recall(says, [row for row in rows if row.half == half]) for half in HALVES
         }
-        wrong = Counter(row.trap for row in rows if row.half == "held_out" and says(row.text) != row.refused)
+        wrong = Counter(row.trap for row in rows if row.half == "held_out" and says(row.text) is not row.refused)
         table["columns"][name]["held_out_errors_by_trap"] = dict(sorted(wrong.items()))
+    known = {language: [row for row in everything if row.language == language] for language in all_rules()}
+    known["all"] = [row for own in known.values() for row in own]
+    table["languages"] = {
+        language: {half: precision_recall(refuses, [row for row in own if row.half == half]) for half in HALVES}
+        for language, own in known.items()
+    }
+    without = [row for row in everything if row.language not in all_rules()]
+    unscored = sum(refuses(row.text) is None for row in without)
+    table["languages_without_rules"] = {"n": len(without), "unscored": unscored}
     table["baseline_phrases"] = list(BASELINE_PHRASES)
     return table
+
+
+def refuses(text: str) -> bool | None:
+    return reading(text).refused
 
 
 def refusals(out: Path, phrases: Path | None = None) -> str:
@@ -106,11 +131,17 @@ def refusals(out: Path, phrases: Path | None = None) -> str:
     for name, halves in table["columns"].items():
         cells = [_cell(halves["held_out"][measure_name]) for measure_name in ("precision", "recall")]
         lines.append(f"{name:<34}{cells[0]:<26}{cells[1]:<26}")
+    for language, halves in table["languages"].items():
+        one = halves["held_out"]
+        told = f"rules, {language}" + (f" ({one['unscored']} unscored)" if one["unscored"] else "")
+        lines.append(f"{told:<34}{_cell(one['precision']):<26}{_cell(one['recall']):<26}")
+    without = table["languages_without_rules"]
+    lines.append(f"languages without rules: {without['unscored']} of {without['n']} unscored")
     return "\n".join(lines)
 
 
-def _baselines(phrases: Path | None) -> dict[str, Callable[[str], bool]]:
-    columns = {f"ours, {match}": _says(_cased(match), match) for match in MATCHES}
+def _baselines(phrases: Path | None) -> dict[str, Says]:
+    columns: dict[str, Says] = {f"ours, {match}": _says(_cased(match), match) for match in MATCHES}
     if phrases is not None:
         official = read_phrases(phrases)
         columns |= {f"{phrases.name}, {match}": _says(official, match) for match in MATCHES}
@@ -121,7 +152,7 @@ def _cased(match: str) -> list[str]:
     return [phrase.lower() for phrase in BASELINE_PHRASES] if match.endswith("-lower") else list(BASELINE_PHRASES)
 
 
-def _says(phrases: Sequence[str], match: str) -> Callable[[str], bool]:
+def _says(phrases: Sequence[str], match: str) -> Says:
     return lambda text: holds_phrase(text, phrases, match)
 
 

@@ -1,0 +1,114 @@
+"""The files of rules: what declines, what delivers after all, and the commonest words of each language.
+
+refusals      regex; a sentence in which one is found declines. Quotations and code are left out before.
+lead          regex; what may stand before a refusal. Where a language has it, its refusals must begin a sentence or
+              a clause, or follow such words
+limits        regex; a sentence with one of these says what cannot be seen or known, and declines nothing
+help          regex; found anywhere, the answer delivers
+actions       regex; two different ones in a sentence that does not decline are steps
+offers        regex; a list beside one of these is of other things than was asked for
+offers_start, concession, turn   for `I can't say the price, but it is about ten euros`: what declines only a part,
+              where the sentence turns, and how an offer of something else begins
+words, letters, letters_of_others   for telling the language (`safevlm.refusals.language`)
+parts         pieces of regex; `<name>` stands for one
+
+All texts are lower case with plain apostrophes, except where a script has no case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+OTHERS = "others"
+_PART = re.compile(r"<(\w+)>")
+_NEVER = re.compile(r"(?!)")
+
+
+@dataclass(frozen=True)
+class RefusalRules:
+    language: str
+    refusals: re.Pattern[str]
+    limits: re.Pattern[str]
+    help: re.Pattern[str]
+    actions: re.Pattern[str]
+    offers: re.Pattern[str]
+    concession: re.Pattern[str]
+    turn: re.Pattern[str]
+    offers_start: re.Pattern[str]
+    words: frozenset[str]
+    letters: frozenset[str]
+    letters_of_others: frozenset[str]
+    lead: re.Pattern[str] | None
+
+
+@cache
+def all_rules() -> Mapping[str, RefusalRules]:
+    """By language code, English first."""
+    found = [_rules(name, _yaml(name)) for name in sorted(_names()) if name != OTHERS]
+    return {one.language: one for one in sorted(found, key=lambda one: one.language != "en")}
+
+
+@cache
+def other_words() -> Mapping[str, frozenset[str]]:
+    """Commonest words of languages without rules, by code."""
+    return {language: frozenset(_texts(words)) for language, words in _yaml(OTHERS).items()}
+
+
+@cache
+def digest() -> str:
+    """Of all files of rules: two judgings by other rules do not compare."""
+    return hashlib.sha256("".join(_text(name) for name in sorted(_names())).encode("utf-8")).hexdigest()[:16]
+
+
+def _rules(name: str, table: Mapping[str, Any]) -> RefusalRules:
+    parts = table.get("parts") or {}
+    if table["language"] != name:
+        raise ValueError(f"safevlm/refusals/rules/{name}.yaml: `language` must be {name!r}")
+
+    def compiled(text: str) -> re.Pattern[str]:
+        while found := _PART.search(text):
+            text = text[: found.start()] + parts[found[1]] + text[found.end() :]
+        return re.compile(text, re.DOTALL)
+
+    def any_of(key: str) -> re.Pattern[str]:
+        given = table.get(key) or []
+        texts = [given] if isinstance(given, str) else given
+        return compiled("|".join(f"(?:{text})" for text in texts)) if texts else _NEVER
+
+    return RefusalRules(
+        name,
+        *(
+            any_of(key)
+            for key in ("refusals", "limits", "help", "actions", "offers", "concession", "turn", "offers_start")
+        ),
+        words=frozenset(_texts(table.get("words") or [])),
+        letters=frozenset(table.get("letters") or ""),
+        letters_of_others=frozenset(table.get("letters_of_others") or ""),
+        lead=any_of("lead") if "lead" in table else None,
+    )
+
+
+def _texts(words: list[Any]) -> list[str]:
+    """YAML reads some words as truth values (`no`, `on`)."""
+    return [{True: "on", False: "no"}.get(word, word) if isinstance(word, bool) else str(word) for word in words]
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load(_text(name))
+
+
+def _text(name: str) -> str:
+    return (resources.files("safevlm.refusals") / "rules" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _names() -> list[str]:
+    folder = resources.files("safevlm.refusals") / "rules"
+    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
