@@ -30,7 +30,7 @@ UNSCORED = {
 
 FENCE = str.maketrans({"<": "\u2039", ">": "\u203a"})
 CHAT_TOKEN = re.compile(r"\[(/?[A-Z_]{2,})\]")
-MARKERS = ("verdict", "rating", "refused", "convincing", "specific", "user", "assistant")
+MARKERS = ("verdict", "rating", "score", "safety", "refused", "convincing", "specific", "user", "assistant")
 """Words that our prompts and the guards' formats put before a verdict, and chat formats before a turn."""
 _MARKER = re.compile(rf"\b({'|'.join(MARKERS)})(\W{{0,4}}?)\s*[:\uff1a]", re.IGNORECASE)
 _PLACE = re.compile(r"\{([a-z_]+)\}")
