@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -84,11 +84,15 @@ def _rules(name: str, table: Mapping[str, Any]) -> RefusalRules:
         return compiled("|".join(f"(?:{text})" for text in texts)) if texts else _NEVER
 
     return RefusalRules(
-        name,
-        *(
-            any_of(key)
-            for key in ("refusals", "limits", "help", "actions", "offers", "concession", "turn", "offers_start")
-        ),
+        language=name,
+        refusals=any_of("refusals"),
+        limits=any_of("limits"),
+        help=any_of("help"),
+        actions=any_of("actions"),
+        offers=any_of("offers"),
+        concession=any_of("concession"),
+        turn=any_of("turn"),
+        offers_start=any_of("offers_start"),
         words=frozenset(_texts(table.get("words") or [])),
         letters=frozenset(table.get("letters") or ""),
         letters_of_others=frozenset(table.get("letters_of_others") or ""),
@@ -96,9 +100,9 @@ def _rules(name: str, table: Mapping[str, Any]) -> RefusalRules:
     )
 
 
-def _texts(words: list[Any]) -> list[str]:
-    """YAML reads some words as truth values (`no`, `on`)."""
-    return [{True: "on", False: "no"}.get(word, word) if isinstance(word, bool) else str(word) for word in words]
+def _texts(words: Sequence[Any]) -> list[str]:
+    """YAML reads `no` and `on` as truth values."""
+    return [("on" if word else "no") if isinstance(word, bool) else str(word) for word in words]
 
 
 def _yaml(name: str) -> Any:
