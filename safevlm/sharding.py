@@ -11,8 +11,10 @@ import errno
 import hashlib
 import logging
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MOST = 1 << 20  # processes; the owners' lock file has a byte for each
+LINE = 128
+"""Bytes of the lock file's line for a rank; line and lock have nothing to do with each other."""
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a shared disk without locks says
 
 
@@ -74,27 +78,94 @@ def local_rank() -> int | None:
 def owned(lock: Path, share: Share) -> Iterator[None]:
     """Holds this process's rank in the folder of the lock file.
 
-    ValueError: another process has that rank, or runs as one of another number of processes. The system lets go of the
-    rank when the process dies, however it dies. Each process holds its own byte of the file alone, and shares the
-    bytes of the ranks that must not be there.
+    ValueError: another process has that rank, or runs as one of another number of processes; it names which. The system
+    lets go of the rank when the process dies, however it dies. Each process holds its own byte of the file alone, and
+    shares the bytes of the ranks that must not be there.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+b") as file:
+    with _opened(lock) as file:
         alone = _try_lock(file, exclusive=True, length=1, start=share.rank)
         if not alone or not _try_lock(file, exclusive=False, length=MOST - share.world, start=share.world):
-            raise ValueError(
-                f"{lock.parent}: another process works in this folder (here: {share.rank + 1} of {share.world}); "
-                "wait for it, stop it, or choose another --out"
-            )
+            here = f", and this is {share.rank + 1} of {share.world}" if share.world > 1 else ""
+            raise ValueError(_taken(file, lock.parent, share.rank if not alone else None, here, "--out"))
+        _sign(file, share.rank)
         yield
+
+
+@contextmanager
+def alone(lock: Path, place: Path, flag: str = "--out") -> Iterator[None]:
+    """Holds `place`, a folder or a file, for this process; `lock` is a file in it or beside it.
+
+    ValueError: another process holds it; it names which, and `flag` as what else can be chosen. The lock file goes
+    with the block, and so does a folder that was made for it and stayed empty. What a killed process leaves locks
+    nobody out.
+    """
+    is_new = not lock.parent.exists()
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _held(lock, place, flag):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):  # something is in it
+                    lock.parent.rmdir()
+
+
+@contextmanager
+def _held(lock: Path, place: Path, flag: str) -> Iterator[None]:
+    while True:
+        with _opened(lock) as file:
+            if not _try_lock(file, exclusive=True, length=MOST, start=0):
+                raise ValueError(_taken(file, place, 0, "", flag))
+            if not _is_at(file, lock):
+                continue  # its last holder has removed it between our opening and locking it
+            _sign(file, 0)
+            yield
+            return
 
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
     """One process at a time; the others wait."""
-    with lock.open("a+b") as file:
+    with _opened(lock) as file:
         _lock(file, exclusive=True, length=1, start=0, wait=True)
         yield
+
+
+def _opened(lock: Path) -> BinaryIO:
+    """The lock file, to read and write anywhere in it; made if it is not there."""
+    return os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+
+
+def _is_at(file: BinaryIO, lock: Path) -> bool:
+    """Whether the open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: BinaryIO, rank: int) -> None:
+    """Writes who holds a rank where that rank's line is."""
+    told = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    file.seek(rank * LINE)
+    file.write(told.encode()[: LINE - 1].ljust(LINE - 1) + b"\n")
+
+
+def _taken(file: BinaryIO, place: Path, rank: int | None, here: str, flag: str) -> str:
+    """The refusal. `rank`: the one that is held; None: one of those that are signed, whichever is held still."""
+    file.seek(0)
+    content = file.read()
+    lines = [content[at : at + LINE].decode(errors="replace").strip("\0 \n") for at in range(0, len(content), LINE)]
+    ranks = [rank] if rank is not None else [at for at in range(len(lines)) if not _is_free(file, at)]
+    holders = [lines[at] for at in ranks if at < len(lines) and lines[at]]
+    who = f" ({holders[0]})" if holders else ""
+    return f"{place}: another process works here{who}{here}; wait for it, stop it, or choose another {flag}"
+
+
+def _is_free(file: BinaryIO, rank: int) -> bool:
+    return _try_lock(file, exclusive=False, length=1, start=rank)
 
 
 def _try_lock(file: BinaryIO, *, exclusive: bool, length: int, start: int) -> bool:

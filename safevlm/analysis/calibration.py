@@ -114,6 +114,7 @@ def run(options: CalibrationOptions) -> dict[str, Any]:
     table = _policy_table(options, loaded)
     sets = read_sets(options.data, taxonomy, options.images)
     tests = read_sets(options.test, taxonomy, options.images) if options.test else []
+    summary.refuse_other("calibration", options.out, loaded, [*sets, *tests], options.seed)
     guard = detection.detector(loaded, options.defense, Policy(taxonomy), [*sets, *tests])  # raw: no calibration on top
     judged = judge(loaded, guard, [*sets, *tests], options.batch_size)
     data = union(judged[: len(sets)])
@@ -147,7 +148,7 @@ def run(options: CalibrationOptions) -> dict[str, Any]:
         "trials": resampled,
         "files": [*files, POLICY_FILE],
     }
-    summary.write(options.out, loaded, [*sets, *tests], options.seed, result)
+    summary.write("calibration", options.out, loaded, [*sets, *tests], options.seed, result)
     if options.write:
         write_into_checkpoint(_home_of_policy(loaded), table)
     _print(result, loaded, options)

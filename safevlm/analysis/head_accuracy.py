@@ -48,6 +48,7 @@ def run(options: HeadOptions) -> dict[str, Any]:
     loaded = detection.load(options.model, options.device, options.base)
     config = loaded.safe_llava.config
     sets = read_sets(options.data, config.taxonomy, options.images, options.by_group)
+    summary.refuse_other("head", options.out, loaded, sets, options.seed)
     policy = read_policy(options.policy, config.taxonomy, config.policy)
     guard = detection.detector(loaded, options.defense, policy, sets)
     judged = judge(loaded, guard, sets, options.batch_size)
@@ -66,7 +67,7 @@ def run(options: HeadOptions) -> dict[str, Any]:
         *accuracy_figures.category_curves(options.out, by_category, config.taxonomy),
     ]
     result = {"detector": guard.name, "sets": numbers, "files": files}
-    summary.write(options.out, loaded, sets, options.seed, result)
+    summary.write("head", options.out, loaded, sets, options.seed, result)
     _print(numbers)
     return result
 

@@ -81,6 +81,7 @@ def run(options: LayersOptions) -> dict[str, Any]:
     place = loading.default_device(options.device)
     loaded = loading.load(options.model, base=options.base, dtype=loading.default_dtype(place))
     sets = read_sets(options.data, loaded.safe_llava.config.taxonomy, options.images)
+    summary.refuse_other("layers", options.out, loaded, sets, options.seed)
     inputs = gather(options, loaded, sets)
     safety = safety_layers(inputs[0].curve) if options.text else ()
     result: dict[str, Any] = {
@@ -91,7 +92,7 @@ def run(options: LayersOptions) -> dict[str, Any]:
         "inputs": {one.name: described(one, safety) for one in inputs},
         "files": layer_figures.draw(options.out, inputs, safety),
     }
-    summary.write(options.out, loaded, sets, options.seed, result)
+    summary.write("layers", options.out, loaded, sets, options.seed, result)
     _print(result["inputs"])
     return result
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.analysis.labelled_images import ImageSet
+from safevlm.data import used_folder
 from safevlm.data.atomic_write import write_text
 from safevlm.model.loading import Loaded
 from safevlm.versions import installed
@@ -19,10 +20,13 @@ FILE = "summary.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
-def write(out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int, numbers: Mapping[str, Any]) -> Path:
+def write(
+    analysis: str, out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int, numbers: Mapping[str, Any]
+) -> Path:
     """The old file or the new one, never half of one. Not a number is not a number: an error."""
     table = {
         "schema": SCHEMA,
+        "analysis": analysis,
         "model": os.path.relpath(loaded.path),
         "data": [_described(one) for one in sets],
         "seed": seed,
@@ -33,6 +37,17 @@ def write(out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int, number
     path = out / FILE
     write_text(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def refuse_other(analysis: str, out: Path, loaded: Loaded, sets: Sequence[ImageSet], seed: int) -> None:
+    """ValueError, before any work: `out` holds another analysis, or one of another model, data or seed."""
+    facts = {
+        "analysis": analysis,
+        "model": os.path.relpath(loaded.path),
+        "data": [_described(one) for one in sets],
+        "seed": seed,
+    }
+    used_folder.refuse_other_work(out / FILE, facts)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -57,6 +57,7 @@ def run(options: TsneOptions) -> dict[str, Any]:
     detection.needs_head(loaded)
     config = loaded.safe_llava.config
     sets = read_sets(options.data, config.taxonomy, options.images)
+    summary.refuse_other("tsne", options.out, loaded, sets, options.seed)
     named = drawn(sets, options.max_images, options.seed)
     images = [image for _, image in named]
     check_perplexity(options.perplexity, len(images))
@@ -78,7 +79,7 @@ def run(options: TsneOptions) -> dict[str, Any]:
         "separation": numbers,
         "files": [*files, "points.csv"],
     }
-    summary.write(options.out, loaded, sets, options.seed, result)
+    summary.write("tsne", options.out, loaded, sets, options.seed, result)
     _print(numbers)
     return result
 

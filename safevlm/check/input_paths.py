@@ -8,30 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from safevlm.check import disk, zero
-from safevlm.check.findings import Finding, listed, size
+from safevlm.check.findings import Finding, size
 from safevlm.check.lazy_parts import one_line
 from safevlm.check.plan import RunPlan
-from safevlm.config import PUBLISHED_BATCH, Recipe
-from safevlm.training import provenance, resume
+from safevlm.config import PUBLISHED_BATCH
+from safevlm.model.checkpoint_folder import FINAL
+from safevlm.training import resume
 from safevlm.training.arguments import training_arguments
-
-FREE = (
-    "run",
-    "data.workers",
-    "data.verify_images",
-    "model.base",
-    "model.dtype",
-    "model.attention",
-    "optim.epochs",
-    "optim.max_steps",
-    "optim.gradient_checkpointing",
-)
-"""Keys that a run may change when it goes on; a name stands for all keys below it."""
 
 
 def arguments(plan: RunPlan) -> Iterator[Finding]:
@@ -94,19 +79,18 @@ def out(plan: RunPlan) -> Iterator[Finding]:
 
 
 def _resume(plan: RunPlan, folder: Path) -> Iterator[Finding]:
-    with _silent("safevlm.training.resume"):
-        last = resume.newest(plan.recipe, plan.cluster.processes)
+    try:
+        with _silent("safevlm.training.resume"), _silent("safevlm.training.same_run"):
+            resume.check_places(plan.recipe)
+            last = resume.newest(plan.recipe, plan.cluster.processes)
+    except ValueError as error:
+        yield Finding(False, one_line(error))
+        return
     if last is None:
         note = "; run.resume is off" if not plan.recipe.run.resume else ""
         yield Finding(True, f"run.out: {folder} is writable; the run starts anew{note}")
-        return
-    differing = _differences(Path(last), plan.recipe)
-    if differing:
-        yield Finding(
-            False,
-            f"run.out: {folder} holds a run of another recipe; choose another folder, or --run.resume false",
-            listed([f"{key}: {before!r} there, {now!r} now" for key, before, now in differing]),
-        )
+    elif Path(last).name == FINAL:
+        yield Finding(True, f"run.out: {last} is the result of this recipe already; there is nothing to train")
     else:
         yield Finding(True, f"run.out: the run goes on from {last}")
 
@@ -134,25 +118,3 @@ def _refused(plan: RunPlan) -> list[str]:
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         return [one_line(error)]
     return []
-
-
-def _differences(checkpoint: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """Keys that decide what is learned and differ from those of the run that is there: (key, there, now)."""
-    file = checkpoint / provenance.RECIPE
-    if not file.is_file():
-        return []
-    before = _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
-    now = _flat(yaml.safe_load(provenance.recipe_yaml(recipe)))
-    return [
-        (key, before[key], now[key])
-        for key in now
-        if key in before and before[key] != now[key] and not any(f"{key}.".startswith(f"{name}.") for name in FREE)
-    ]
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

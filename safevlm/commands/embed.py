@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from safevlm.commands import OK
 
@@ -44,6 +45,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from safevlm.defenses.bank import hash_of, make_bank, write_bank
     from safevlm.defenses.concepts import DEFAULT_CONCEPTS, read_concepts
+    from safevlm.sharding import alone
     from safevlm.taxonomy import DEFAULT, read_taxonomy
 
     file = options.concepts or DEFAULT_CONCEPTS
@@ -53,15 +55,17 @@ def run(options: argparse.Namespace) -> int:
         if options.templates < 1:
             raise ValueError(f"--templates: {options.templates} is too small; give 1 or more")
         concepts = tuple(replace(one, templates=one.templates[: options.templates]) for one in concepts)
-    bank = make_bank(
-        concepts,
-        options.clip,
-        feature=options.feature,
-        tau=options.tau,
-        file=hash_of(file),
-        foreign=options.foreign_tower,
-    )
-    write_bank(bank, options.out)
+    out = Path(options.out)
+    with alone(out.with_name(f".{out.name}.lock"), out):
+        bank = make_bank(
+            concepts,
+            options.clip,
+            feature=options.feature,
+            tau=options.tau,
+            file=hash_of(file),
+            foreign=options.foreign_tower,
+        )
+        write_bank(bank, out)
     print(f"{len(concepts)} concepts, {len(bank.texts)} templates, feature {options.feature}, τ {options.tau}")
     print(f"done: {options.out}")
     return OK

@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safevlm.data import answers, mix, packed_images
+from safevlm.data import answers, mix, packed_images, used_folder
 from safevlm.data.atomic_write import write_text
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 REPORT = "mix.json"
 HEAD_ONLY = "head_only"
 RECORD_FILES = tuple(f"{name}.jsonl" for name in (*STAGES, HEAD_ONLY))
+
+MADE_OF = ("mix_sha256", "seed", "taxonomy", "sources", "absent", "stages")
+"""Keys of the report that a mix of the same folder must share."""
 
 Raw = dict[str, Any]
 
@@ -59,6 +62,8 @@ def build(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
     made = mix.plan(made_mix)
     taken = _taken(made)
     compared = _refuse_leaks(made_mix, [image for one in taken for image in one.row.images])
+    report = report_of(made)
+    used_folder.refuse_other_work(out / REPORT, {name: report[name] for name in MADE_OF})
     out.mkdir(parents=True, exist_ok=True)
     names = _store_images(taken, out, copies_all=made_mix.images == "copy")
     files = {f"{name}.jsonl": rows for name, rows in _stage_rows(made, taken, names, out).items()}
@@ -67,7 +72,7 @@ def build(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
         (out / name).unlink(missing_ok=True)  # of an earlier mix
     for name, rows in files.items():
         write_text(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    report = {**report_of(made), "held_out": compared, "files": _digests(out, files), "splits": _split_files(made_mix)}
+    report |= {"held_out": compared, "files": _digests(out, files), "splits": _split_files(made_mix)}
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 

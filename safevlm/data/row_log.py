@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from safevlm.data.atomic_write import told_of
 
 
 def drop_half_written_line(path: Path) -> bool:
@@ -26,12 +29,21 @@ def drop_half_written_line(path: Path) -> bool:
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows, and do not return before they are with the operating system's disk."""
-    text = "".join(json_line(row) for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Add rows, and do not return before they are with the operating system's disk.
+
+    WriteError: the disk did not take them; then the file is as it was.
+    """
+    content = "".join(json_line(row) for row in rows).encode()
+    with told_of(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)
+            raise
 
 
 def json_line(row: Mapping[str, Any]) -> str:

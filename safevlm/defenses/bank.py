@@ -26,6 +26,7 @@ from torch import Tensor
 
 from llava_patch.clip import read_text_space
 from llava_patch.fingerprint import fingerprint, is_same
+from safevlm.data import used_folder
 from safevlm.data.atomic_write import atomic_file
 from safevlm.defenses.concepts import Concept, concepts_from
 from safevlm.taxonomy import Taxonomy
@@ -115,8 +116,11 @@ def make_bank(
 
 
 def write_bank(bank: Bank, path: str | Path) -> None:
-    """Writes a bank that is there as a whole or not at all."""
-    about = json.dumps({**asdict(bank.facts), "concepts": [concept.to_dict() for concept in bank.concepts]})
+    """Writes a bank that is there as a whole or not at all. ValueError: another one, or no bank, is there."""
+    table = {**asdict(bank.facts), "concepts": [concept.to_dict() for concept in bank.concepts]}
+    about = json.dumps(table)
+    if Path(path).exists():
+        used_folder.refuse_other_facts(Path(path), _about(path)[0], table)
     tensors = {name: getattr(bank, name).cpu().contiguous() for name in TENSORS}
     with atomic_file(Path(path)) as partial:
         save_file(tensors, partial, metadata={"bank": about, "sha256": _digest(about, tensors)})
@@ -124,12 +128,11 @@ def write_bank(bank: Bank, path: str | Path) -> None:
 
 def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:
     """A bank from its file, on the CPU. ValueError: not a bank, damaged, or labels that the taxonomy does not have."""
+    table, metadata = _about(path)
     try:
         with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in TENSORS}
         about = metadata["bank"]
-        table = json.loads(about)
         rows = table.pop("concepts")
         facts = BankFacts(**table)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -137,6 +140,17 @@ def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:
     if metadata.get("sha256") != _digest(about, tensors):
         raise ValueError(f"{path}: the bank is not what was written (its hash differs); make it again: {MAKE_IT}")
     return Bank(facts, concepts_from(rows, taxonomy, path), **tensors)
+
+
+def _about(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a bank says of itself, and all of the file's metadata. ValueError: not a bank."""
+    try:
+        Path(path).open("rb").close()  # safetensors takes a file that may not be read for one that is not there
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+        return dict(json.loads(metadata["bank"])), metadata
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a concept bank ({error}); make one: {MAKE_IT}") from error
 
 
 def hash_of(file: str | Path) -> str:

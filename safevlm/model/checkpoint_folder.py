@@ -49,6 +49,7 @@ def resolve(path: str | Path) -> Path:
     folder = Path(path)
     for candidate in (folder, folder / FINAL):
         if (candidate / "config.json").is_file():
+            check_readable(candidate)
             return candidate
     if not folder.exists():
         raise CheckpointError(
@@ -56,6 +57,16 @@ def resolve(path: str | Path) -> Path:
             "hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
         )
     raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
+
+
+def check_readable(folder: Path) -> None:
+    """CheckpointError: a file that may not be read. The libraries that read weights say that there is no such file."""
+    for file in sorted(folder.iterdir()):
+        try:
+            if file.is_file():
+                file.open("rb").close()
+        except PermissionError as error:
+            raise CheckpointError(f"{file}: permission denied; let its owner open it: chmod a+r {file}") from error
 
 
 def kind_of(folder: Path) -> Kind:
@@ -130,6 +141,7 @@ def weights_folder(folder: Path, kind: Kind, config: SafeLlavaConfig, base: str 
     place = Path(base) if base else Path(config.base_checkpoint or "")
     if not (place / "config.json").is_file():
         raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
+    check_readable(place)
     return place
 
 

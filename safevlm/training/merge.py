@@ -68,7 +68,7 @@ def fold(
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: exists already and is not empty; remove it or choose another folder")
-    _tell_memory(path)
+    _tell_needs(path, out, getattr(torch, dtype))
     loaded = loading.load(path, base=base)
     stored.check_finite(dict(loaded.model.named_parameters()), path, "nothing was written")
     probe = _probe(loaded)
@@ -108,8 +108,8 @@ def describe(merged: MergeResult, out: str, tolerance: float) -> str:
     return "\n".join(lines)
 
 
-def _tell_memory(path: str) -> None:
-    """Before anything is loaded: one that runs out of memory is killed without a word."""
+def _tell_needs(path: str, out: Path, dtype: torch.dtype) -> None:
+    """Before anything is loaded: one that runs out of memory is killed without a word. WriteError: a full disk."""
     try:
         config = from_folder(AutoConfig, checkpoint_folder.resolve(path))
         with torch.device("meta"):
@@ -119,6 +119,7 @@ def _tell_memory(path: str) -> None:
     weights = sum(weight.numel() for weight in model.parameters())
     needed = weights * torch.float32.itemsize * BESIDES / 1e9
     log.info("merging %.0f M weights in float32: needs about %.2f GB of memory", weights / 1e6, needed)
+    atomic_write.need_room(out, weights * dtype.itemsize)
 
 
 def _within(tolerance: float, path: str, difference: float) -> float:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safevlm.data import pairs, published_pairs
+from safevlm.data import pairs, published_pairs, used_folder
 from safevlm.data.atomic_write import write_text
 from safevlm.data.pairs import ContrastiveQuestions, Counts, Drawn, Pair
 from safevlm.data.records import PARTS, Record, RecordError, parse_record, read_records, refuse_placeholders
@@ -54,8 +54,19 @@ def build(settings: PairSettings, is_refusal: Callable[[str], bool]) -> Raw:
     taxonomy = read_taxonomy(settings.taxonomy)[0] if settings.taxonomy else DEFAULT
     is_published = _are_published(settings)
     drawn = _from_published(settings) if is_published else _from_records(settings, taxonomy)
-    settings.out.mkdir(parents=True, exist_ok=True)
     facts = settings.asking.facts() if settings.asking else {}
+    made_of = {
+        "records": {str(file): file_digest(file) for file in settings.records},
+        "seed": settings.seed,
+        "refusals": "output_refuse" if is_published else settings.refusals or "policy",
+        "counts_asked_for": asdict(settings.counts) if settings.counts else None,
+        "taxonomy": file_digest(settings.taxonomy) if settings.taxonomy else None,
+        "images": settings.images,
+        "skip_text": settings.skip_text,
+        **facts,
+    }
+    used_folder.refuse_other_work(settings.out / REPORT, made_of)
+    settings.out.mkdir(parents=True, exist_ok=True)
     asked = [pair for pair in drawn.pairs if pair.answer is None]
     own = base_model_answers.ask(asked, settings.asking, facts, settings.out) if settings.asking else {}
     answered = [replace(pair, answer=own[pair.id].text) if pair.id in own else pair for pair in drawn.pairs]
@@ -64,11 +75,8 @@ def build(settings: PairSettings, is_refusal: Callable[[str], bool]) -> Raw:
     for row in rows:
         parse_record(row, row["id"], taxonomy, settings.out)  # as training will read it
     report = {
-        "records": {str(file): file_digest(file) for file in settings.records},
-        "seed": settings.seed,
-        "refusals": "output_refuse" if is_published else settings.refusals or "policy",
+        **made_of,
         "model": settings.asking.model if settings.asking else None,
-        **facts,
         "counts": _counts(made),
         "own_answers": {
             "asked": _counts(asked),

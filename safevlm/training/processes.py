@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch.distributed
 
+from safevlm import sharding
+
+T = TypeVar("T")
+
+LOCK = ".run.lock"
 MARK = ".all-nodes-see-this"
 SECONDS = 30
 """Network disks show new files late."""
@@ -23,6 +31,33 @@ def join_deepspeed() -> None:
     import deepspeed
 
     deepspeed.init_distributed()
+
+
+def agree(process: int, processes: int, work: Callable[[], T]) -> T:
+    """What `work` returns in the first process, in all of them; what it raises of a user's errors, too.
+
+    Every process must call. ValueError: `work` said so.
+    """
+    if processes == 1:
+        return work()
+    told: list[Any] = [None, ""]
+    if process == 0:
+        try:
+            told = [work(), ""]
+        except (ValueError, OSError) as error:
+            told = [None, str(error)]
+    torch.distributed.broadcast_object_list(told, src=0)
+    if told[1]:
+        raise ValueError(told[1])
+    return told[0]
+
+
+@contextlib.contextmanager
+def only_run(out: Path, process: int, processes: int) -> Iterator[None]:
+    """Holds the folder of a run. ValueError, in every process: another run works there."""
+    with contextlib.ExitStack() as stack:
+        agree(process, processes, lambda: stack.enter_context(sharding.alone(out / LOCK, out, "--run.out")))
+        yield
 
 
 def leave() -> None:

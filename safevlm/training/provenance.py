@@ -21,14 +21,19 @@ RECIPE, RUN = "recipe.yaml", "run.json"
 
 
 def files(
-    recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], trained: Mapping[str, int], processes: int
+    recipe: Recipe,
+    records: Sequence[Record],
+    changes: Mapping[str, Any],
+    trained: Mapping[str, int],
+    processes: int,
+    inputs: Mapping[str, Any],
 ) -> dict[str, str]:
     """Contents by file name.
 
     `changes`: counts of what `data.exclude` left out, and of what `data.relabel` changed. `trained`: sizes of the
-    parameters that train, by name.
+    parameters that train, by name. `inputs`: digests of what the recipe names.
     """
-    record = _run_record(recipe, records, changes, trained, processes)
+    record = _run_record(recipe, records, changes, trained, processes) | {"inputs": inputs}
     return {RECIPE: recipe_yaml(recipe), RUN: json.dumps(record, indent=1)}
 
 

@@ -17,9 +17,10 @@ from safevlm.data.exclude import exclude_images
 from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training import processes, provenance, resume, start, updates
+from safevlm.training import inputs, processes, provenance, resume, start, updates
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
+from safevlm.training.inputs import Inputs
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.relabel import relabel
 from safevlm.training.stage import Stage, StageRun
@@ -36,13 +37,25 @@ def train(recipe: Recipe) -> Path:
     if stage.fit is not None and arguments.world_size > 1:
         raise ValueError(f"stage {stage.name} trains by itself, in one process; start it without a launcher")
     out = Path(recipe.run.out)
+    resume.check_places(recipe)
     processes.check_shared_disk(out, arguments.process_index, arguments.world_size)
-    last = resume.newest(recipe, arguments.world_size)
+    with processes.only_run(out, arguments.process_index, arguments.world_size):
+        return _train(recipe, stage, arguments, out)
+
+
+def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path) -> Path:
+    last, found = processes.agree(
+        arguments.process_index, arguments.world_size, lambda: _begin(recipe, arguments.world_size)
+    )
+    if last and Path(last).name == FINAL:
+        log.info("%s is the result of this recipe: nothing to do", last)
+        return out / FINAL
     set_seed(recipe.run.seed)
     loaded = start.load(recipe)
     records, changes = _records(recipe, stage, loaded, arguments)
+    read = inputs.as_record(found)
     if stage.fit is not None:
-        return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes)
+        return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes, read)
     updates.check_warmup(recipe.optim, updates.in_all(recipe.optim, len(records), arguments.world_size))
     model = prepare(loaded.safe_llava, stage, recipe)
     trainer = stage.trainer(
@@ -51,7 +64,7 @@ def train(recipe: Recipe) -> Path:
         records,
         weights=recipe.loss,
         group_by=recipe.data.group_by,
-        files=provenance.files(recipe, records, changes, trainable(model), arguments.world_size),
+        files=provenance.files(recipe, records, changes, trainable(model), arguments.world_size, read),
         model=model,
         args=arguments,
     )
@@ -70,12 +83,21 @@ def train(recipe: Recipe) -> Path:
     return out / FINAL
 
 
-def _fit(fit: Callable[[StageRun], None], run: StageRun, changes: dict[str, Any]) -> Path:
+def _begin(recipe: Recipe, world_size: int) -> tuple[str | None, Inputs]:
+    """Where the run goes on from, and what it reads; whoever does not resume has the earlier run moved aside."""
+    found = inputs.read(recipe)
+    last = resume.newest(recipe, world_size, found)
+    if not recipe.run.resume:
+        resume.set_aside(Path(recipe.run.out))
+    return last, found
+
+
+def _fit(fit: Callable[[StageRun], None], run: StageRun, changes: dict[str, Any], read: dict[str, Any]) -> Path:
     """A stage that trains by itself: one process, one folder, whole or not there."""
     with atomic_write.atomic_folder(run.folder) as folder:
         run.loaded.model.to(run.device).eval()
         fit(replace(run, folder=folder))
-        for name, text in provenance.files(run.recipe, run.records, changes, {}, 1).items():
+        for name, text in provenance.files(run.recipe, run.records, changes, {}, 1, read).items():
             (folder / name).write_text(text, encoding="utf-8")
     return run.folder
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -30,9 +29,10 @@ from safevlm.data.records import PARTS, Record, RecordError
 from safevlm.defenses import security_tensor
 from safevlm.defenses.security_tensor import SecurityTensor
 from safevlm.model import loading, losses
+from safevlm.model.stored import read_tensors
 from safevlm.training.longest import longest
 from safevlm.training.tensors import AnswerLogits, TensorLearner
-from safevlm.training.trainer import SafeTrainer
+from safevlm.training.trainer import SafeTrainer, whole
 
 MALICIOUS, *CLEAN = PARTS
 BEST = "best"
@@ -128,8 +128,9 @@ class TensorTrainer(SafeTrainer):
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        stored = load_file(Path(resume_from_checkpoint) / security_tensor.file_name(self.settings.kind))
-        with torch.no_grad():
+        file = Path(resume_from_checkpoint) / security_tensor.file_name(self.settings.kind)
+        with whole(file.parent, "tensor"), torch.no_grad():
+            stored = read_tensors(file)
             learned = stored.get(security_tensor.LEARNED, stored[security_tensor.KEY])
             self.accelerator.unwrap_model(self.model).security_tensor.copy_(learned)
 

@@ -7,9 +7,10 @@ accumulation and process count (base facts §4.1).
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from safevlm.config import Grouping, LossWeights, Recipe
 from safevlm.data import atomic_write
@@ -26,8 +27,11 @@ from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED, Collator, RecordDataset
 from safevlm.data.records import Record
 from safevlm.model import loading, losses, saving, zero3
+from safevlm.model.checkpoint_folder import BROKEN, CheckpointError, first_line
 from safevlm.training.longest import longest
 
+PARTIAL = ".partial"
+"""Folder of a checkpoint that is being written."""
 LABELS = {"lm": "labels", "level": "safe_level", "category": "safe_type"}
 """Which labels of a batch each loss term reads."""
 
@@ -136,18 +140,33 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
-        saving.save(self.loaded, model, folder, self.files, writes=self.args.should_save)
+        try:
+            saving.save(self.loaded, model, folder, self.files, writes=self.args.should_save)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; nothing was kept of it. {self._way_out()}") from error
+
+    def _way_out(self) -> str:
+        """What to do when what was learned cannot be kept."""
+        run = self.run_folder.parent if self.run_folder.name == PARTIAL else self.run_folder
+        last = get_last_checkpoint(str(run)) if run.is_dir() else None
+        anew = "start anew with a lower optim.lr, or more optim.warmup_steps: --run.resume false"
+        return f"{last} is the newest whole checkpoint; to use it no further, {anew}" if last else f"To go on, {anew}"
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Lets the Trainer write into a hidden folder, which gets its name when it is complete."""
         run, name = self.run_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        hidden = run / ".partial"
+        hidden = run / PARTIAL
         if self.args.should_save:
             shutil.rmtree(hidden, ignore_errors=True)  # remains of a save that died
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(hidden)
         try:
-            super()._save_checkpoint(model, trial)
+            with atomic_write.told_of(run / name):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(hidden, ignore_errors=True)
+            raise
         finally:
             self.args.output_dir = str(run)
         self.accelerator.wait_for_everyone()
@@ -159,7 +178,16 @@ class SafeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Reads what `save_model` wrote back into the live model."""
-        loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint), self.loaded)
+        with whole(Path(resume_from_checkpoint), "weights"):
+            loading.restore(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint), self.loaded)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with whole(Path(checkpoint or ""), "optimiser's or schedule's state"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with whole(Path(checkpoint or ""), "random state"):
+            super()._load_rng_state(checkpoint)
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
@@ -174,6 +202,20 @@ class SafeTrainer(Trainer):
             deepspeed_load_checkpoint(engine, resume_from_checkpoint, load_module_strict=False)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
+
+
+@contextlib.contextmanager
+def whole(checkpoint: Path, what: str) -> Iterator[None]:
+    """CheckpointError: a file of it cannot be read, or does not fit the run."""
+    try:
+        yield
+    except (*BROKEN, EOFError, IndexError, AttributeError) as error:
+        is_told = isinstance(error, CheckpointError)
+        told = str(error) if is_told else f"{checkpoint}: the {what} cannot be read: {first_line(error)}"
+        raise CheckpointError(
+            f"{told}; remove this folder (the run then goes on from the checkpoint before it), or start anew with "
+            "--run.resume false"
+        ) from error
 
 
 def _targets(batch: dict[str, Any], key: str) -> Tensor:

@@ -61,6 +61,11 @@ def test_tsne_gives_points_numbers_and_images(place: Path, capsys: pytest.Captur
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {"category", "predicted_level", "patches_x", "head_y"} <= set(rows[0])
     assert "silhouette" in capsys.readouterr().out
+    where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(out)]
+    for kind, flags, told in (("head", (), 'analysis "tsne" -> "head"'), ("tsne", ("--seed", "3"), "seed 0 -> 3")):
+        assert main(["analyze", kind, *where, *(WORDS if kind == "tsne" else ()), *flags]) == FINDING
+        assert told in capsys.readouterr().err, "two analyses in one folder"
+    assert _summary(out) == numbers
 
 
 @pytest.mark.slow

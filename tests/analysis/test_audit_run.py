@@ -379,3 +379,26 @@ def test_memory_for_duplicates_is_bytes_per_image(tmp_path: Path) -> None:
     prints = Fingerprints.room(1_000, tmp_path)
     held = sum(array.nbytes for array in (prints.readable, prints.digests, prints.bits))
     assert held == 25 * 1_000 and isinstance(prints.thumbs, np.memmap)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from safevlm.analysis.audit.run import LOCK
+from safevlm.sharding import Share, owned
+with owned(Path(sys.argv[1]) / LOCK, Share(0, 1)):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_audits_cannot_share_a_folder_at_once(home: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=f"process {holder.pid} on "):
+            audit(_settings(home, tmp_path / "out"))
+    finally:
+        holder.kill()
+        holder.wait()

@@ -153,17 +153,13 @@ def _broken_image(place: Place) -> None:
 
 
 def _other_run(place: Place) -> None:
-    checkpoint = place.out / "checkpoint-3"
-    checkpoint.mkdir(parents=True)
     other = dataclasses.replace(place.recipe(), optim=dataclasses.replace(place.recipe().optim, lr=0.5))
-    (checkpoint / provenance.RECIPE).write_text(provenance.recipe_yaml(other), encoding="utf-8")
+    workshop.pretended_checkpoint(other, 3)
 
 
 def _other_processes(place: Place) -> None:
     _deepspeed()(place)
-    checkpoint = place.out / "checkpoint-3"
-    checkpoint.mkdir(parents=True)
-    place.json(checkpoint / provenance.RUN, processes=7)
+    workshop.pretended_checkpoint(place.recipe(), 3, processes=7)
 
 
 def _file_for_folder(place: Place) -> None:
@@ -218,7 +214,7 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     ),
     "bad policy": (_bad_policy, "unknown level 'nope'"),
     "out is a file": (_file_for_folder, "is a file; choose a folder"),
-    "another recipe's run": (_other_run, "optim.lr: 0.5 there, 0.003 now"),
+    "another recipe's run": (_other_run, "optim.lr 0.5 -> 0.003"),
     "another number of processes": (_other_processes, "saved by 7 processes under DeepSpeed"),
     "nothing to train": (
         _setting(

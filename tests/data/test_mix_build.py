@@ -249,11 +249,18 @@ def test_report_names_seed_counts_digests_and_split(made: Path) -> None:
     assert report["held_out"]["vlguard_test"] == {"images": 4}
 
 
-def test_file_of_an_earlier_mix_does_not_stay(home: Path, tmp_path: Path) -> None:
+def test_another_mix_in_a_used_folder_is_refused_and_the_same_one_is_made_again(home: Path, tmp_path: Path) -> None:
     mix_build.build(_one(home, tmp_path, "coco"), tmp_path / "out")
     assert (tmp_path / "out/head_only.jsonl").is_file()
+    before = file_bytes(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"mix\.json: made of something else: .*mix_sha256.*--out"):
+        mix_build.build(_one(home, tmp_path, "llava"), tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == before
+    mix_build.build(_one(home, tmp_path, "coco"), tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == before
+    (tmp_path / "out/mix.json").unlink()
     mix_build.build(_one(home, tmp_path, "llava"), tmp_path / "out")
-    assert not (tmp_path / "out/head_only.jsonl").exists()
+    assert not (tmp_path / "out/head_only.jsonl").exists(), "a file of an earlier mix does not stay"
 
 
 # answers
@@ -392,8 +399,9 @@ def test_unreadable_image_is_named_and_nothing_is_written(home: Path, tmp_path: 
 def test_limit_draws_by_the_seed(home: Path, tmp_path: Path) -> None:
     drawn = []
     for seed in (1, 1, 2):
-        mix_build.build(_one(home, tmp_path, "llava", limit=5), tmp_path / "out", seed=seed)
-        drawn.append([row["id"] for row in _rows(tmp_path / "out/stage2.jsonl")])
+        out = tmp_path / f"out{seed}"
+        mix_build.build(_one(home, tmp_path, "llava", limit=5), out, seed=seed)
+        drawn.append([row["id"] for row in _rows(out / "stage2.jsonl")])
     assert len(drawn[0]) == 5 and drawn[0] == drawn[1] != drawn[2]
 
 

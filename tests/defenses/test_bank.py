@@ -93,6 +93,21 @@ def test_embed_writes_the_bank_and_what_it_was_made_of(model: Any, tmp_path: Pat
     bank.check_tower(model.model.vision_tower.state_dict(), out)
 
 
+def test_embed_does_not_write_over_another_bank_or_another_file(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = banks.clip_folder(model, tmp_path / "clip", positions=40), tmp_path / "out" / "bank.safetensors"
+    words = ["embed", "--clip", str(folder), "--out", str(out)]
+    assert main(words) == main(words) == 0, "the same bank again is the same bank"
+    before = out.read_bytes()
+    assert main([*words, "--tau", "0.7"]) == 1
+    said = capsys.readouterr().err
+    assert "tau 0.6 -> 0.7" in said and str(out) in said and "--out" in said
+    assert out.read_bytes() == before and [file.name for file in out.parent.iterdir()] == [out.name]
+    save_file({"a": torch.ones(1)}, out)
+    assert main(words) == 1 and "not a concept bank" in capsys.readouterr().err
+
+
 def test_embed_marks_a_foreign_tower(model: Any, tmp_path: Path) -> None:
     folder, out = banks.clip_folder(model, tmp_path / "clip", positions=40), tmp_path / "bank.safetensors"
     assert main(["embed", "--clip", str(folder), "--out", str(out), "--foreign-tower"]) == 0

@@ -68,6 +68,8 @@ def test_a_finished_run_is_not_asked_again(tmp_path: Path, data: Path) -> None:
         ({"defense": "safety-head"}, "defense 'none'"),
         ({"policy": "strict.yaml"}, "policy None"),
         ({"max_new_tokens": 8}, "max_new_tokens 64"),
+        ({"seed": 7}, "seed 0, not 7"),
+        ({"defense": "safety-head", "model": "other"}, "defense 'none', not 'safety-head'; of model 'm'"),
     ],
 )
 def test_resume_with_another_model_or_defense_is_refused(tmp_path: Path, data: Path, change: dict, field: str) -> None:

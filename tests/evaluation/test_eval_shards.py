@@ -147,7 +147,7 @@ def test_two_processes_cannot_have_the_same_place(tmp_path: Path, data: Path) ->
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         for shard in ("3/3", "2/2", "1/1"):  # the same place; and runs that have no third process
-            with pytest.raises(ValueError, match="another process works in this folder"):
+            with pytest.raises(ValueError, match=f"another process works here .process {holder.pid} on "):
                 start(data, out, shard)
         assert start(data, out, "1/3").calls > 0
     finally:

@@ -153,6 +153,9 @@ def test_another_draw_takes_no_answer_to_another_question(home: Path, tmp_path: 
     """Images stay, their questions change with the seed: an answer found by its id alone would be a wrong one."""
     _build(home, tmp_path / "a", seed=1)
     for seed in (2, 3):
+        with pytest.raises(ValueError, match=rf"pairs.json: made of something else: seed \d -> {seed}"):
+            _build(home, tmp_path / "a", seed=seed)
+        (tmp_path / "a" / pair_build.REPORT).unlink()  # the answers stay
         _build(home, tmp_path / "a", seed=seed)
         _build(home, tmp_path / f"{seed}", seed=seed)
         assert _records(tmp_path / "a") != []
@@ -168,6 +171,10 @@ def test_two_models_answers_never_share_a_folder(home: Path, tmp_path: Path, oth
         "weights": AnswerOptions(str(tmp_path / "other"), max_new_tokens=TOKENS),
         "length": AnswerOptions(str(home / "base"), max_new_tokens=TOKENS + 1),
     }
+    key = {"weights": "weights", "length": "max_new_tokens"}[other]
+    with pytest.raises(ValueError, match=rf"pairs\.json: made of something else: {key} "):
+        _build(home, tmp_path / "out", asking=changed[other])
+    (tmp_path / "out" / pair_build.REPORT).unlink()  # a build that was stopped has none yet
     with pytest.raises(ValueError, match=r"answers\.jsonl: answers of another model"):
         _build(home, tmp_path / "out", asking=changed[other])
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast, TrainerState
 
 from safevlm.config import (
     DataConfig,
@@ -28,6 +28,7 @@ from safevlm.miniature import dataset
 from safevlm.miniature.build import make_processor
 from safevlm.miniature.words import build_tokenizer
 from safevlm.training import trainer
+from safevlm.training.provenance import recipe_yaml
 from safevlm.training.trainer import SafeTrainer
 from tests import tiny
 
@@ -116,6 +117,18 @@ def recipe(base: Path, records: Path, out: Path, stage: str = "stage1", **sectio
     }
     made = {name: kind(**{**fields[name], **sections.get(name, {})}) for name, kind in kinds.items()}
     return Recipe(stage=stage, **made)  # type: ignore[arg-type]
+
+
+def pretended_checkpoint(made: Recipe, step: int, processes: int = 1, **record: Any) -> Path:
+    """What a run of the recipe writes beside its weights after `step` updates, without any training."""
+    folder = Path(made.run.out) / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(recipe_yaml(made), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps({"processes": processes, **record}), encoding="utf-8")
+    TrainerState(global_step=step, max_steps=step).save_to_json(str(folder / "trainer_state.json"))
+    for name in ("latest", "optimizer.pt", "scheduler.pt"):
+        (folder / name).touch()
+    return folder
 
 
 def history(folder: Path) -> list[dict[str, float]]:

@@ -32,10 +32,10 @@ from safevlm.analysis.audit.verdicts import Rule
 from safevlm.data.atomic_write import write_text
 from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
-from safevlm.sharding import local_rank, share_of
+from safevlm.sharding import local_rank, owned, share_of
 from safevlm.taxonomy import CLEAN
 
-BENCH = "bench.json"
+BENCH, LOCK = "bench.json", ".audit.lock"
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,13 @@ def audit(settings: AuditSettings) -> AuditOutcome:
         rule = Rule(
             read_policy(settings.policy, classifier.taxonomy, classifier.model.config.policy), settings.threshold
         )
-        manifest.claim(settings.out, _fixed(settings, plan, classifier))
-        shards = open_shards(settings.out, classifier.taxonomy)
-        scanned = scan(plan, shards, classifier, share, batch_size=settings.batch_size, workers=settings.decoders)
-        timed = _bench(settings, plan, classifier) if settings.bench else None
-        missing = len(shards.missing(plan.shards))
-        told = None if missing else _finish(settings, plan, shards, classifier, rule)
+        with owned(settings.out / LOCK, share):
+            manifest.claim(settings.out, _fixed(settings, plan, classifier))
+            shards = open_shards(settings.out, classifier.taxonomy)
+            scanned = scan(plan, shards, classifier, share, batch_size=settings.batch_size, workers=settings.decoders)
+            timed = _bench(settings, plan, classifier) if settings.bench else None
+            missing = len(shards.missing(plan.shards))
+            told = None if missing else _finish(settings, plan, shards, classifier, rule)
     return AuditOutcome(scanned, plan.shards, missing, told, timed)
 
 

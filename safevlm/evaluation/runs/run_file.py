@@ -21,7 +21,7 @@ from safevlm.versions import installed
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
-SAME_FIELDS = ("suite", "defense", "max_new_tokens", "groups", "perturb", *PATH_FIELDS)
+SAME_FIELDS = ("suite", "defense", "max_new_tokens", "temperature", "seed", "groups", "perturb", *PATH_FIELDS)
 PLACES = "groups_and_images"
 """Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
 NEEDED = {"suite": str, "model": str, "defense": str}
@@ -69,16 +69,18 @@ def digests(
 
 
 def check_same_run(path: Path, record: dict[str, Any]) -> None:
-    """ValueError when the folder's replies come from another run; it names the field and the fix."""
-    old = read_record(path)
+    """ValueError when the folder's replies come from another run; it names the fields and the fix."""
+    old, differing = read_record(path), []
     for name in SAME_FIELDS:
-        if not _is_same(name, old.get(name), record[name]):
-            raise ValueError(_refusal(path, name, old.get(name), record[name]))
+        if not _is_same(name, old.get(name), record.get(name)):
+            differing.append(f"{name} {old.get(name)!r}, not {record.get(name)!r}")
     known = old.get("digests", {})
     for name, digest in record["digests"].items():
         is_younger = name == PLACES and name not in known
         if known.get(name) != digest and not is_younger:
-            raise ValueError(_refusal(path, f"{name} (its content)", known.get(name), digest))
+            differing.append(f"{name} (its content) {known.get(name)!r}, not {digest!r}")
+    if differing:
+        raise ValueError(_refusal(path, differing))
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool
     check_same_run(path, record)
     old = read_record(path)
     if "dtype" in old and old["dtype"] != record.get("dtype"):
-        raise ValueError(_refusal(path, "dtype", old["dtype"], record.get("dtype")))
+        raise ValueError(_refusal(path, [f"dtype {old['dtype']!r}, not {record.get('dtype')!r}"]))
     if rank == 0 or old.get("n") != record["n"]:
         resumed = [*old.get("resumed", []), *([record["started"]] if rank == 0 and is_going_on else [])]
         write_json(
@@ -114,9 +116,9 @@ def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool
         )
 
 
-def _refusal(path: Path, name: str, old: object, asked: object) -> str:
+def _refusal(path: Path, differing: Sequence[str]) -> str:
     return (
-        f"{path}: the replies in this folder are of {name} {old!r}, not {asked!r}; "
+        f"{path}: the replies in this folder are of {'; of '.join(differing)}; "
         "choose another --out, or remove this folder"
     )
 
