@@ -203,6 +203,8 @@ class Verdict:
     looked: bool = True
     """Whether a detector looked at the request. False: there is none, it reads images and there are none, or it failed;
     `level` and `category` then say nothing about the request."""
+    frame: str = ""
+    """Of images with several frames or pages, all of which are looked at: which one the verdict is about."""
 
     def __post_init__(self) -> None:
         says_something = (self.level, self.category) != (SAFE, CLEAN) or self.source == ORACLE
@@ -228,10 +230,11 @@ class Verdict:
             source=table.get("source") or "",
             error=table.get("error") or "",
             looked=table.get("looked", not said_nothing or table.get("source") == ORACLE),
+            frame=table.get("frame") or "",
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready. `level` and `category` are null where nobody looked."""
+        """JSON-ready. `level` and `category` are null where nobody looked; `frame` is there for animations only."""
         return {
             "looked": self.looked,
             "level": self.level if self.looked else None,
@@ -240,6 +243,7 @@ class Verdict:
             "category_probabilities": {name: float(value) for name, value in self.category_probabilities.items()},
             "source": self.source,
             "error": self.error,
+            **({"frame": self.frame} if self.frame else {}),
         }
 
     @property

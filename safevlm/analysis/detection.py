@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safevlm import defenses
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, truths_of
-from safevlm.data.images import open_image
+from safevlm.data.pixels import open_fitting, pixel_values
 from safevlm.data.threads import in_threads
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import Policy
@@ -61,10 +61,11 @@ def detect_all(
     """What `keep` makes of every image's sight, in order."""
     model = loaded.safe_llava
     device = next(model.parameters()).device
+    processor = loaded.processor.image_processor
 
     def pixels(row: LabelledImage) -> tuple[LabelledImage, Tensor]:
-        opened = [open_image(image) for image in row.request.images]
-        return row, loaded.processor.image_processor(opened, return_tensors="pt")["pixel_values"]
+        opened = [open_fitting(processor, image) for image in row.request.images]
+        return row, pixel_values(processor, opened)
 
     kept: list[Kept] = []
     for batch in _batches(in_threads(pixels, images, title, len(images)), batch_size):

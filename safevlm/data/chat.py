@@ -53,6 +53,7 @@ class ChatProcessor(Protocol):
     image_token: str
     image_token_id: int
     """Id that fills the image slots of `input_ids`."""
+    image_processor: Any
 
 
 def prompt_text(processor: Any, request: Request) -> str:

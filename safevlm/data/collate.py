@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from safevlm.data import chat
-from safevlm.data.images import open_image
+from safevlm.data.pixels import open_fitting
 from safevlm.data.records import Record, RecordError
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,9 @@ class Collator:
         masks = [torch.ones_like(row, dtype=torch.bool) for row in rows]
         return {"safety_words": _padded(rows), "safety_word_mask": _padded(masks)}
 
-    @staticmethod
-    def _open(record: Record, path: Path) -> Image:
+    def _open(self, record: Record, path: Path) -> Image:
         try:
-            return open_image(path)
+            return open_fitting(self.processor.image_processor, path)
         except ValueError as error:
             raise RecordError(f"{record.place}: {error}") from error
 

@@ -22,8 +22,12 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
 
 
+class ModeError(ValueError):
+    """Pixels that cannot be shown in 8 bits."""
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image → RGB, transparency on white. ValueError: a mode or a range of values that cannot be shown."""
+    """A decoded image → RGB, transparency on white. ModeError: a range of values that cannot be shown."""
     if _is_wide(image.mode):
         image = _eight_bits(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -59,7 +63,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     shares = values.astype(numpy.float32) / numpy.float32(white)
     grey = numpy.rint(255 * (1 - shares if _is_white_zero(image) else shares)).astype(numpy.uint8)
     if least != most and grey.min() == grey.max():
-        raise ValueError(f"grey values from {least} to {most} are one grey in 8 bits; save it as an 8-bit image")
+        raise ModeError(f"grey values from {least} to {most} are one grey in 8 bits; save it as an 8-bit image")
     key = image.info.get("transparency")
     return _from_grey(grey, None if key is None else values != key)
 
@@ -72,14 +76,14 @@ def _from_grey(grey: ndarray[Any, Any], is_opaque: ndarray[Any, Any] | None) -> 
 
 
 def _white(image: Image.Image, least: float, most: float) -> float:
-    """The value that is white. ValueError: values below 0, beyond all ranges, or not finite."""
+    """The value that is white. ModeError: values below 0, beyond all ranges, or not finite."""
     if image.mode.startswith("I;16"):
         return float(2 ** _bits(image) - 1)
     if image.mode == "I" and image.format == "PPM":  # PIL has scaled them by the file's own greatest value
         return SIXTEEN_BITS
     fitting = [white for white in WHITE_OF[image.mode] if least >= 0 and most <= white]
     if not fitting:  # of nan too, which no comparison holds for
-        raise ValueError(
+        raise ModeError(
             f"pixels of mode {image.mode} from {least:g} to {most:g}, of which nobody can say what white is; save it "
             "as an 8-bit image"
         )

@@ -6,6 +6,7 @@ nothing is skipped, nothing invented.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from safevlm.data import chat, label_keys, packed_images
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.conversations import IMAGE, ConversationError, ImageRef, read_conversation
 from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER, Said, answer_fault, order_fault
-from safevlm.data.images import ImageError, open_image
+from safevlm.data.images import ImageError, is_animated, open_image
 from safevlm.data.json_rows import RowError
 from safevlm.data.record_rows import record_rows
 from safevlm.data.threads import in_threads
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, contradiction
+
+log = logging.getLogger(__name__)
 
 PARTS = ("malicious", "contrastive", "benign")
 """What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
@@ -144,17 +147,29 @@ def refuse_placeholders(records: Iterable[Record]) -> None:
 
 
 def verify_images(records: Sequence[Record]) -> None:
-    """Decodes every image once, in threads, with a progress bar. RecordError names the first bad one."""
+    """Decodes every image once, in threads, with a progress bar. RecordError names the first bad one.
 
-    def check(record: Record) -> None:
+    A warning counts the records with animations, of which the model is trained on the first frame.
+    """
+
+    def check(record: Record) -> bool:
         for path in record.images:
             try:
                 open_image(path)
             except ValueError as error:
                 raise RecordError(f"{record.place}: {error}") from error
+        return any(is_animated(path) for path in record.images)
 
-    for _ in in_threads(check, records, "checking images", len(records)):
-        pass
+    found = in_threads(check, records, "checking images", len(records))
+    moving = [record for record, is_moving in zip(records, found, strict=True) if is_moving]
+    if moving:
+        log.warning(
+            "%d of %d records hold images of several frames or pages (%s first): only the first frame is trained on, "
+            "which is what the model sees in chat; leave out those whose label is about another one",
+            len(moving),
+            len(records),
+            moving[0].place,
+        )
 
 
 def _check(kind: type[RecordError], fault: str, place: str) -> None:

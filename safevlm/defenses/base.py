@@ -87,6 +87,11 @@ class Defense:
     """Asks the bare model; set by `attach`."""
 
     @property
+    def detects(self) -> bool:
+        """Whether it looks at requests; it is then shown every frame of an animation."""
+        return is_own(self, "detect", Defense)
+
+    @property
     def reviews(self) -> bool:
         """Whether it wants to see whole answers; streaming then waits for the end."""
         return is_own(self, "review", Defense)
@@ -134,6 +139,10 @@ class Stack(Defense):
         self.name = "+".join(member.name for member in members)
 
     @property
+    def detects(self) -> bool:
+        return is_own(self, "detect", Stack) or any(member.detects for member in self.members)
+
+    @property
     def reviews(self) -> bool:
         return is_own(self, "review", Stack) or any(member.reviews for member in self.members)
 
@@ -142,7 +151,10 @@ class Stack(Defense):
             member.attach(ask)
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
-        return max((member.detect(request, features) for member in self.members), key=self._gravity)
+        return max(
+            (member.detect(request, features) for member in self.members),
+            key=lambda verdict: gravity(verdict, self.level_names),
+        )
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         for member in self.members:
@@ -162,6 +174,7 @@ class Stack(Defense):
             reply = member.review(request, reply, verdict)
         return reply
 
-    def _gravity(self, verdict: Verdict) -> tuple[bool, bool, bool, int]:
-        """A failure, then a risk, then a detector that looked and saw nothing, then none that looked; each by level."""
-        return bool(verdict.error), not verdict.is_clean, verdict.looked, self.level_names.index(verdict.level)
+
+def gravity(verdict: Verdict, level_names: Sequence[str]) -> tuple[bool, bool, bool, int]:
+    """A failure, then a risk, then a detector that looked and saw nothing, then none that looked; each by level."""
+    return bool(verdict.error), not verdict.is_clean, verdict.looked, level_names.index(verdict.level)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from safevlm.data.images import ImageError, open_image
+from safevlm.data.images import ImageError, name_of, open_frames
+from safevlm.data.pixels import check_fits, open_fitting, pixel_values
 from safevlm.defenses import Inputs
 from safevlm.types import ImageSource, Reply, Request, Verdict
 
@@ -33,14 +36,37 @@ def check_requests(requests: Sequence[Request]) -> Sequence[Request]:
     return requests
 
 
-def opened_images(requests: Sequence[Request]) -> Iterator[Image]:
-    """All images in order, each opened when its turn comes. ImageError; of several requests it names the one."""
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image of a request as the model gets it."""
+
+    image: Image
+    later: Tensor | None = None
+    """(f, 3, h, w): its other frames or pages, prepared for the tower; None where there are none, or nobody looks."""
+
+
+def opened_images(requests: Sequence[Request], processor: Any, every_frame: bool) -> Iterator[OpenedImage]:
+    """All images in order, each opened when its turn comes. ImageError; of several requests it names the one.
+
+    `processor`: the checkpoint's image processor. `every_frame`: the other frames of an animation too, for a detector.
+    """
     for index, request in enumerate(requests):
-        for image in request.images:
+        for source in request.images:
             try:
-                yield open_image(image)
+                yield _opened(source, processor) if every_frame else OpenedImage(open_fitting(processor, source))
             except ImageError as error:
                 raise ImageError(f"requests[{index}]: {error}" if len(requests) > 1 else str(error)) from error
+
+
+def _opened(source: ImageSource, processor: Any) -> OpenedImage:
+    name, frames = name_of(source), open_frames(source)
+    first = next(frames)
+    check_fits(processor, first, name)
+    later = []
+    for frame in frames:  # one at a time: pages of a scan are large, and what the tower reads of them is small
+        check_fits(processor, frame, name)
+        later.append(pixel_values(processor, [frame]))
+    return OpenedImage(first, torch.cat(later) if later else None)
 
 
 def check_rewritten(request: Request, rewritten: Request) -> Request:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from llava_patch import fields, virtual_tokens
 from safevlm.data import chat
+from safevlm.data.pixels import pixel_values
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs, opened_images
 from safevlm.engine.guard import GuardedRequest
 from safevlm.engine.lengths import check_length, surely_fits
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, encode
-from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
+from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, words_of
 from safevlm.model.loading import Loaded
 from safevlm.types import Request
 
@@ -27,14 +29,23 @@ class Encoder:
         self.processor = loaded.processor
         self.device = device
 
-    def features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
-        """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there."""
-        images = list(opened_images(requests))
+    def features(self, requests: Sequence[Request], every_frame: bool = False) -> list[LazyImageFeatures]:
+        """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there.
+
+        `every_frame`: with the other frames of animations, which have passes of their own.
+        """
+        opened = list(opened_images(requests, self.processor.image_processor, every_frame))
         pixels = None
-        if images:
-            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        if opened:
+            images = [each.image for each in opened]
+            pixels = pixel_values(self.processor.image_processor, images).to(self.device)
         words = [words_of(self.processor, request, self.device) for request in requests]
-        return encode_images(self.model, pixels, [len(request.images) for request in requests], words)
+        encoded = encode_images(self.model, pixels, [len(request.images) for request in requests], words)
+        left = iter(opened)
+        for own in encoded:
+            later = [each.later for each in islice(left, own.images)]
+            own.frames = encode_frames(self.model, later, own, self.device)
+        return encoded
 
     def check_lengths(self, requests: Sequence[Request]) -> None:
         """ValueError: a prompt that leaves no room for an answer; of several requests it names the one."""

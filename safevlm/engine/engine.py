@@ -30,6 +30,7 @@ from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
 from safevlm.model.encoded import EncodedBatch
+from safevlm.model.image_features import LazyImageFeatures
 from safevlm.types import Generation, Reply, Request, Verdict
 
 
@@ -76,7 +77,7 @@ class Engine:
         self.model = loaded.model.to(device)
         self.processor = loaded.processor
         self.taxonomy = loaded.safe_llava.config.taxonomy
-        self._guard = Guard(defense, on_error)
+        self._guard = Guard(defense, on_error, self.taxonomy.level_names)
         self._encoder = Encoder(loaded, device)
         self._turn_at_the_model = RLock()
 
@@ -140,7 +141,7 @@ class Engine:
     def look(self, request: Request) -> Verdict:
         """The defense's verdict alone; the LLM is not run. A hook that fails is told in `Verdict.error`."""
         with self._turn_at_the_model, torch.inference_mode():
-            return self._guard.detect(request, self._encoder.features(check_requests([request]))[0])
+            return self._guard.detect(request, self._features(check_requests([request]))[0])
 
     async def areply(self, request: Request, generation: Generation | None = None) -> Reply:
         """`reply` in the engine's thread. Cancelling stops generation at its next token."""
@@ -210,7 +211,7 @@ class Engine:
         how = _how(generation)
         self._encoder.check_lengths(check_requests(requests))
         if len(requests) > batch_size:  # the images of a single batch are all opened before it is answered anyway
-            for _ in opened_images(requests):
+            for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
                 pass
         replies: list[Reply] = []
         for start in range(0, len(requests), batch_size):
@@ -254,8 +255,12 @@ class Engine:
         self._encoder.check_lengths(check_requests(requests))
         return [
             self._guard.prepare(request, features, self._encoder.inputs, self._encoder.check)
-            for request, features in zip(requests, self._encoder.features(requests), strict=True)
+            for request, features in zip(requests, self._features(requests), strict=True)
         ]
+
+    def _features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
+        """Of every frame where the defense looks at images; the model itself reads the first."""
+        return self._encoder.features(requests, every_frame=self.defense.detects)
 
     def _finish(self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""

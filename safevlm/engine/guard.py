@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from safevlm.defenses import Defense, Inputs, prompts
+from safevlm.defenses.base import gravity
 from safevlm.engine.checks import check_rewritten, settled
-from safevlm.model.image_features import LazyImageFeatures
+from safevlm.model.image_features import Frame, LazyImageFeatures
 from safevlm.types import Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
@@ -34,18 +35,48 @@ class GuardedRequest:
 class Guard:
     """A defense, and what to do when its detector fails."""
 
-    def __init__(self, defense: Defense, on_error: OnError) -> None:
-        """ValueError: an `on_error` that is not known."""
+    def __init__(self, defense: Defense, on_error: OnError, level_names: Sequence[str]) -> None:
+        """`level_names`: of the taxonomy, from the mildest. ValueError: an `on_error` that is not known."""
         check_on_error(on_error)
+        self.level_names = level_names
         self.defense = defense
         self.on_error = on_error
 
     def detect(self, request: Request, features: LazyImageFeatures) -> Verdict:
-        """The defense's verdict; a verdict with an `error` where the hook raised."""
+        """The defense's verdict, on the gravest frame of an animation; with an `error` where the hook raised."""
+        first = self._look(request, features)
+        if not features.frames:
+            return first
+        try:
+            return self._gravest(request, first, features.frames)
+        except Exception as error:  # noqa: BLE001 - verdicts that cannot be compared: the same, fail closed
+            return self._broken("detect", first, error)
+
+    def _look(self, request: Request, features: LazyImageFeatures) -> Verdict:
         try:
             return given(Verdict, self.defense.detect(request, features))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
             return self._broken("detect", Verdict.not_looked(self.defense.name), error)
+
+    def _gravest(self, request: Request, first: Verdict, frames: Sequence[Frame]) -> Verdict:
+        """The verdict that is acted on most strictly: a policy may allow what is graver, and refuse what is less."""
+        told = f"{len(frames)} more frames of its images were looked at"
+        verdicts = [dataclasses.replace(first, frame=f"the first frames; {told}")]
+        for frame in frames:
+            verdicts.append(dataclasses.replace(self._look(request, frame.features), frame=frame.name))
+        return max(
+            verdicts, key=lambda verdict: (self._strictness(request, verdict), gravity(verdict, self.level_names))
+        )
+
+    def _strictness(self, request: Request, verdict: Verdict) -> int:
+        """What would come of a verdict: the request is let through, is changed, or is answered in the model's place."""
+        if verdict.error:
+            return 2 if self.on_error == "refuse" else 0
+        try:
+            rewritten = self.defense.rewrite(request, verdict)
+        except Exception:  # noqa: BLE001 - it breaks again when it is acted on, and refuses the request
+            return 2
+        return 2 if isinstance(rewritten, Reply) else int(rewritten.text != request.text)
 
     def prepare(
         self,
@@ -68,7 +99,8 @@ class Guard:
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
-                reply = settled(rewritten, Reply(text="", request=request, verdict=verdict))
+                asked = Reply(text="", request=request, verdict=verdict, trace=_looked(verdict))
+                reply = settled(rewritten, asked)
                 return dataclasses.replace(reply, refused_by=reply.refused_by or self.defense.name)
             before = encode(check_rewritten(request, given(Request, rewritten)), features)
             hook = "transform"
@@ -118,4 +150,8 @@ def _trace(turn: GuardedRequest) -> tuple[str, ...]:
         return (f"unguarded: the defense failed ({turn.verdict.error}) and the caller chose to go on",)
     asked = turn.request.text.split("\n")
     added = "\n".join(line for line in turn.rewritten.text.split("\n") if line not in asked)
-    return (f"added to the question: {added}",) if added else ()
+    return (*_looked(turn.verdict), *((f"added to the question: {added}",) if added else ()))
+
+
+def _looked(verdict: Verdict) -> tuple[str, ...]:
+    return (f"the verdict is of {verdict.frame}; the model reads the first",) if verdict.frame else ()

@@ -16,6 +16,9 @@ from safevlm.data import chat
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
+FRAMES_PER_PASS = 16
+"""Bounds the memory of an animation's vision passes."""
+
 
 @dataclass(frozen=True)
 class RiskProbabilities:
@@ -46,6 +49,8 @@ class LazyImageFeatures:
         self._rows = rows
         self.words = words
         self.images = rows.stop - rows.start
+        self.frames: tuple[Frame, ...] = ()
+        """Of images with several frames or pages, all but the first one of each. The model never reads them."""
 
     @cached_property
     def pixel_values(self) -> Tensor | None:
@@ -72,6 +77,32 @@ class LazyImageFeatures:
             level=_probabilities(logits.level[0], taxonomy.level_names),
             category=_probabilities(logits.category[0], taxonomy.category_names),
         )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of an animation, or a page, as a request's only image."""
+
+    name: str
+    features: LazyImageFeatures
+
+
+def encode_frames(
+    model: SafeLlava, later: Sequence[Tensor | None], own: LazyImageFeatures, device: torch.device
+) -> tuple[Frame, ...]:
+    """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
+
+    `later`: per image (f, 3, h, w), or None; `own`: the request's features.
+    """
+    frames: list[Frame] = []
+    for image, pixels in enumerate(later, 1):
+        count = 1 if pixels is None else 1 + len(pixels)
+        for start, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
+            vision_batch = VisionBatch(model, part.to(device))
+            for row in range(len(part)):
+                name = f"frame {start * FRAMES_PER_PASS + row + 2} of {count} of image {image}"
+                frames.append(Frame(name, LazyImageFeatures(model, vision_batch, slice(row, row + 1), own.words)))
+    return tuple(frames)
 
 
 def words_of(processor: Processor, request: Request, device: torch.device) -> Tensor:

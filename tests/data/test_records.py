@@ -248,6 +248,20 @@ def test_verifying_names_the_record_of_a_broken_image(folder: Path) -> None:
     verify_images(records[:1])
 
 
+def test_verifying_counts_the_records_of_which_one_frame_is_trained(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "still.gif")
+    records = _read(folder / "x.jsonl", _row(image="still.gif"), *[_row(image="moving.gif")] * 2)
+    verify_images(records)
+    assert f"2 of 3 records hold images of several frames or pages ({folder / 'x.jsonl'}:2" in caplog.text
+    caplog.clear()
+    verify_images(records[:1])
+    assert not caplog.text
+
+
 def test_a_stand_in_for_an_answer_never_teaches_words(folder: Path) -> None:
     """`head_only.jsonl` of a mix: fine for the head, poison for the LLM."""
     rows = [{"id": "a", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": HEAD_ONLY}]}]

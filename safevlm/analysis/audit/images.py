@@ -1,6 +1,7 @@
 """Reading images ahead of the model: bytes → RGB → the processor's pixels, digests and a fingerprint, in threads.
 
-The pixels are those that chat and training see: `open_image`'s decoding and the checkpoint's own image processor.
+The pixels are those that chat and training see: the same decoding and the checkpoint's own image processor, and of an
+animation or several pages all of them.
 Whatever a decoder does with a broken file ends in `Image.error`, never in the run.
 """
 
@@ -21,7 +22,8 @@ from PIL import Image
 from safevlm.analysis.audit.fingerprint import Fingerprint, fingerprint
 from safevlm.analysis.audit.plan import PlacedItem
 from safevlm.analysis.audit.sources import MAX_BYTES, Item
-from safevlm.data.images import MAX_PIXELS, ImageError, decode_image
+from safevlm.data.images import ImageError, open_frames
+from safevlm.data.pixels import check_fits
 from safevlm.data.sources.fingerprints import image_digest
 
 CHUNK = 16
@@ -37,7 +39,10 @@ class ReadImage:
     placed: PlacedItem
     error: str = ""
     pixels: np.ndarray | None = None
-    """(3, h, w), the processor's."""
+    """(3, h, w), the processor's, of the first frame."""
+    later: tuple[np.ndarray, ...] = ()
+    """The same of the other frames or pages."""
+    frames: int = 0
     width: int = 0
     height: int = 0
     bytes_digest: bytes = b""
@@ -61,15 +66,22 @@ def read(placed: PlacedItem, processor: Any) -> ReadImage:
         return ReadImage(placed, placed.item.error)
     try:
         data = content(placed.item)
-        image = decode_image(data, placed.item.path)
-        pixels = _pixels(image, processor, placed.item.path)
+        frames = open_frames(data, placed.item.path)
+        image = next(frames)
+        digest, first = image_digest(image), _pixels(image, processor, placed.item.path)
+        later = []
+        for frame in frames:
+            digest = hashlib.sha256(digest + image_digest(frame)).digest()
+            later.append(_pixels(frame, processor, placed.item.path))
         return ReadImage(
             placed,
-            pixels=pixels,
+            pixels=first,
+            later=tuple(later),
+            frames=1 + len(later),
             width=image.width,
             height=image.height,
             bytes_digest=hashlib.sha256(data).digest(),
-            pixels_digest=image_digest(image),
+            pixels_digest=digest,
             fingerprint=fingerprint(image),
         )
     except Exception as error:  # noqa: BLE001 - decoders fail on hostile bytes in ways that no list is complete of
@@ -89,10 +101,8 @@ def content(item: Item) -> bytes:
 
 
 def _pixels(image: Image.Image, processor: Any, name: str) -> np.ndarray:
-    """As `Engine` prepares them. A very long image would be resized to a giant before it is cropped."""
-    shortest = processor.size.get("shortest_edge")
-    if shortest and shortest**2 * max(image.size) / min(image.size) > MAX_PIXELS:
-        raise ImageError(f"{name}: {image.width} x {image.height} is too long and narrow to be resized")
+    """As `Engine` prepares them."""
+    check_fits(processor, image, name)
     return processor([image], return_tensors="np")["pixel_values"][0]
 
 

@@ -11,13 +11,20 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from safevlm.analysis.audit.images import ReadImage, read_ahead
 from safevlm.analysis.audit.plan import ShardPlan
 from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.shards import Shards, ShardVerdicts
+from safevlm.analysis.audit.verdicts import gravity
 from safevlm.sharding import Share
+
+FRAMES_AT_ONCE = 16
+"""Of one animation, after its first frame, which is judged with those of other images."""
+Row = tuple[np.ndarray, np.ndarray]
+"""Probabilities of the categories and of the levels."""
 
 
 def scan(
@@ -54,12 +61,18 @@ def judge(classifier: RiskClassifier, images: Iterator[ReadImage], batch_size: i
 def _judged(classifier: RiskClassifier, images: Sequence[ReadImage]) -> list[ShardVerdicts]:
     pixels = [image.pixels for image in images if image.pixels is not None]
     rows = iter(zip(*classifier.judge(pixels), strict=True)) if pixels else iter(())
-    return [_row(image, rows) for image in images]
+    return [_row(classifier, image, rows) for image in images]
 
 
-def _row(image: ReadImage, rows: Iterator[Sequence[Sequence[float]]]) -> ShardVerdicts:
+def _row(classifier: RiskClassifier, image: ReadImage, rows: Iterator[Row]) -> ShardVerdicts:
     if image.pixels is None:
         return ShardVerdicts(image)
-    category, level = next(rows)
+    found = [next(rows)]
+    for start in range(0, len(image.later), FRAMES_AT_ONCE):
+        found += zip(*classifier.judge(image.later[start : start + FRAMES_AT_ONCE]), strict=True)
+    gravest = max(range(len(found)), key=lambda frame: gravity(*found[frame], classifier.taxonomy))
+    category, level = found[gravest]
     # a shard is written when it is complete; the pixels of a whole shard would be gigabytes
-    return ShardVerdicts(dataclasses.replace(image, pixels=None), category, level)
+    return ShardVerdicts(
+        dataclasses.replace(image, pixels=None, later=()), category.tolist(), level.tolist(), gravest + 1
+    )

@@ -29,6 +29,8 @@ class ShardVerdicts:
     image: ReadImage
     category: Sequence[float] | None = None
     level: Sequence[float] | None = None
+    frame: int | None = None
+    """The frame they are of, the gravest; the first is 1."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,15 @@ class Shards:
             arrow("parquet").write_table(pa.table(columns, schema=self.schema), partial, compression="zstd")
 
     def read(self, shard: int, columns: Sequence[str] | None = None) -> Any:
-        """A shard as an arrow table."""
-        return arrow("parquet").read_table(self.path(shard), columns=columns)
+        """A shard as an arrow table; what an earlier version did not write is null."""
+        file = arrow("parquet").ParquetFile(self.path(shard))
+        wanted = columns or self.schema.names
+        table = file.read([name for name in wanted if name in file.schema_arrow.names])
+        for position, name in enumerate(wanted):
+            if name not in table.column_names:
+                kind = self.schema.field(name).type
+                table = table.add_column(position, name, arrow().nulls(len(table), kind))
+        return table
 
     def tables(self, shards: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """All shards in order, one at a time."""
@@ -107,6 +116,8 @@ COLUMNS: dict[str, tuple[str, Callable[[ShardVerdicts], Any]]] = {
     "error": ("string", lambda row: row.image.error),
     "width": ("int32", lambda row: row.image.width),
     "height": ("int32", lambda row: row.image.height),
+    "frames": ("int32", lambda row: row.image.frames),
+    "frame": ("int32", lambda row: row.frame),
     "sha256": ("string", lambda row: row.image.bytes_digest.hex()),
     "pixels_sha256": ("string", lambda row: row.image.pixels_digest.hex()),
     "bits": ("uint64", lambda row: row.image.fingerprint.bits if row.image.fingerprint else 0),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safevlm.defenses.policy import Policy
-from safevlm.taxonomy import CLEAN, SAFE
+from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 from safevlm.types import Verdict
 
 
@@ -72,6 +72,14 @@ class Rule:
             )
             actions[row] = self.policy.action(verdict)
         return actions
+
+
+def gravity(category: np.ndarray, level: np.ndarray, taxonomy: Taxonomy) -> tuple[bool, float]:
+    """Orders the frames of an animation: one without numbers, one that the arg-max calls risky, the others; by risk."""
+    if np.isnan(category).any() or np.isnan(level).any():
+        return True, float("inf")
+    clean, safe = taxonomy.category_names.index(CLEAN), taxonomy.level_names.index(SAFE)
+    return bool(category.argmax() != clean and level.argmax() != safe), float(1 - category[clean])
 
 
 def _best_but(probabilities: np.ndarray, left_out: int) -> np.ndarray:

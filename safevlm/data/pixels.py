@@ -1,0 +1,46 @@
+"""RGB images → what the vision tower reads, by the checkpoint's own image processor, within a bound of memory.
+
+The trap: an image of 60,000 x 1 pixels is a file of 259 bytes; padded to a square it has 3.6 billion pixels, and scaled
+to a shorter side of 336 it has 6.8 billion. What an image becomes is therefore counted before it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import Image
+
+from safevlm.data.images import MAX_PIXELS, ImageError, name_of, open_image
+from safevlm.types import ImageSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def open_fitting(processor: Any, source: ImageSource) -> Image:
+    """`open_image`, of an image that `processor` (an image processor of transformers) can take. ImageError."""
+    image = open_image(source)
+    check_fits(processor, image, name_of(source))
+    return image
+
+
+def pixel_values(processor: Any, images: Sequence[Image]) -> Tensor:
+    """(i, 3, h, w) of images that `check_fits` has let through."""
+    return processor(list(images), return_tensors="pt")["pixel_values"]
+
+
+def check_fits(processor: Any, image: Image, name: str) -> None:
+    """ImageError when the image would have more than `MAX_PIXELS` pixels once it is padded or scaled."""
+    shorter, longer = sorted(image.size)
+    if getattr(processor, "do_pad", False):
+        pixels, how = longer**2, "padded to a square"
+    elif shortest := (processor.size.get("shortest_edge") if getattr(processor, "do_resize", True) else None):
+        pixels, how = shortest**2 * longer // shorter, f"scaled to a shorter side of {shortest}"
+    else:
+        return
+    if pixels > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {image.width} x {image.height} is too long and narrow: {how} it would have {pixels:,} pixels, "
+            f"over the limit of {MAX_PIXELS:,}; crop it"
+        )
