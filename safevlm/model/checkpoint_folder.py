@@ -14,16 +14,19 @@ A folder's name never matters, nor where it lies.
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from llava_patch import fields, names, weights
+from llava_patch import fields, names
 from llava_patch.classes import Config
 from llava_patch.original.folder import is_original
 from llava_patch.pretrained import from_folder
+from safevlm import files
 from safevlm.config import SafetyConfig
 from safevlm.model import export
 from safevlm.model.safe_llava import NO_SAFETY, SafeLlavaConfig
@@ -89,6 +92,7 @@ def kind_of(folder: Path) -> Kind:
 
 def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlavaConfig:
     """The model's config; of a stock folder with a safety section from `safety`. CheckpointError: broken or foreign."""
+    _check_sections(folder / "config.json")
     try:
         config = from_folder(AutoConfig, folder)
         _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
@@ -122,6 +126,25 @@ def check_adapter(file: Path, config: Config) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Sections:
+    """What is ours in a config.json."""
+
+    safety: SafetyConfig | None = None
+    policy: dict[str, Any] | None = None
+    base_checkpoint: str | None = None
+
+
+def _check_sections(file: Path) -> None:
+    """CheckpointError, with the key, where a section of ours is of another shape than `SafeLlavaConfig` takes."""
+    table = _read_table(file)
+    ours = {field.name: table[field.name] for field in fields_of(_Sections) if field.name in table}
+    try:
+        files.checked(_Sections, ours, str(file))
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
     try:
         guarded = export.config_of(config, export.read_sidecar(folder))
@@ -152,6 +175,8 @@ def first_line(error: BaseException) -> str:
 
 def _read_table(file: Path) -> dict[str, Any]:
     try:
-        return weights.read_table(file)
+        return files.read_json(file, dict[str, Any])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: missing; the checkpoint is incomplete") from error
     except ValueError as error:
         raise CheckpointError(str(error)) from error

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -26,6 +26,7 @@ from llava_patch import fingerprint as fingerprints
 from llava_patch import names
 from llava_patch.classes import Config, Model, Processor
 from llava_patch.processor import make_room
+from safevlm import files
 from safevlm.config import SafetyConfig
 from safevlm.model import base_print
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
@@ -48,7 +49,8 @@ class Sidecar:
 
     safety: SafetyConfig
     policy: dict[str, Any] | None
-    base: str | None
+    model_type: Literal["safevlm_sidecar"]
+    base: str | None = None
     """Hash of the base, `fingerprint`; none: its fingerprints lie beside it (`safevlm.model.base_print`)."""
 
 
@@ -62,11 +64,7 @@ def read_sidecar(folder: Path) -> Sidecar:
     file = folder / SIDECAR / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"{file}: missing; the guard is incomplete; export it again: safevlm merge … --stock")
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        sidecar = Sidecar(SafetyConfig(**table["safety"]), table["policy"], table.get("base"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not the config of a guard: {type(error).__name__}: {error}") from error
+    sidecar = files.read_json(file, Sidecar)
     if sidecar.base is None:
         if not (file.parent / base_print.FILE).is_file():
             raise ValueError(f"{file.parent / base_print.FILE}: missing; the guard is incomplete; export it again")

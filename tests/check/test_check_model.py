@@ -99,7 +99,7 @@ def _tokens(folder: Path) -> None:
         ("full", _config(policy={"levels": {"nope": "hint"}}), "policy: "),
         ("safety", _config(base_checkpoint="/nowhere"), "its base model is not at /nowhere"),
         ("stock", _tokens, "<image> is 4 for the tokenizer, 5 in config.json"),
-        ("stock", lambda folder: (folder / "config.json").write_text("{"), "malformed JSON"),
+        ("stock", lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
     ],
 )
 def test_one_defect_is_one_finding(

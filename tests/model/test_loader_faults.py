@@ -67,6 +67,21 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
     "no table": ("sharded", lambda folder: _edit(folder / INDEX, weight_map=[]), (INDEX, "weight_map")),
     "empty table": ("sharded", lambda folder: _edit(folder / INDEX, weight_map={}), (INDEX, "weight_map")),
     "tokenizer": ("sharded", _larger_tokenizer, (str(len(workshop.tokenizer()) + 9), str(len(workshop.tokenizer())))),
+    "a base that is no text": (
+        "adapter",
+        lambda folder: _edit(folder / "config.json", base_checkpoint=5),
+        ("config.json", "base_checkpoint", "a text"),
+    ),
+    "tokens that are no number": (
+        "adapter",
+        lambda folder: _edit(folder / "config.json", safety={**tiny.SAFETY, "lm_tokens": "3"}),
+        ("config.json", "safety.lm_tokens", "a whole number"),
+    ),
+    "a list for a table": (
+        "adapter",
+        lambda folder: _edit(folder / "config.json", policy=[1]),
+        ("config.json", "policy", "a table"),
+    ),
     "alpha": (
         "adapter",
         lambda folder: _edit(folder / "adapter_config.json", lora_alpha=float("nan")),
