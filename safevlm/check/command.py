@@ -18,7 +18,10 @@ from safevlm import recipes
 from safevlm.check import packages
 from safevlm.check.findings import Finding
 from safevlm.check.lazy_parts import PROBLEMS, one_line, run
+from safevlm.check.other_files import is_other_yaml
 from safevlm.config import Recipe
+from safevlm.data.record_rows import ENDINGS
+from safevlm.data.sources.images import EXTENSIONS
 from safevlm.usage import UsageError
 
 Kind = Literal["recipe", "model", "data", "machine"]
@@ -64,8 +67,8 @@ def kind_of(path: Path | None) -> Kind:
         return "machine"
     if path.is_dir():
         configs = (path / "config.json", path / "final" / "config.json")
-        return "model" if any(config.is_file() for config in configs) or not _has_records(path) else "data"
-    return "recipe" if path.suffix.lower() in YAML and not _is_mix(path) else "data"
+        return "model" if any(config.is_file() for config in configs) or not _has_data(path) else "data"
+    return "recipe" if path.suffix.lower() in YAML and not (_is_mix(path) or is_other_yaml(path)) else "data"
 
 
 def findings(request: CheckRequest) -> Iterator[Finding]:
@@ -172,5 +175,7 @@ def _is_mix(path: Path) -> bool:
     return isinstance(table, dict) and "sources" in table and "stage" not in table
 
 
-def _has_records(folder: Path) -> bool:
-    return any(file.suffix in (".jsonl", ".json") or file.name.startswith("mix") for file in folder.iterdir())
+def _has_data(folder: Path) -> bool:
+    """Records, a mix, or anywhere below it images or an archive."""
+    endings = {*ENDINGS, *EXTENSIONS, ".zip"} - {".safetensors"}
+    return any(path.suffix.lower() in endings or path.name.startswith("mix") for path in folder.rglob("*"))

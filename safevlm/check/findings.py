@@ -7,11 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 GOOD, BAD, SKIPPED = "✓", "✗", "–"
 INDENT = " " * 6
 LISTED = 8
 """Problems of one kind that are shown; all are counted."""
+
+
+FAILURES = (ValueError, OSError, ImportError)
+"""What work on a user's data may raise."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,19 @@ class Finding:
     @property
     def mark(self) -> str:
         return GOOD if self.ok else SKIPPED if self.skipped else BAD
+
+
+def outcome(work: Callable[[], Any]) -> Any:
+    """The result of a check's work, or its error as a value."""
+    try:
+        return work()
+    except FAILURES as error:
+        return error
+
+
+def finding_of(result: Any, told: Callable[[Any], str]) -> Finding:
+    """✗ with an error's message, ✓ with what is told of a result."""
+    return Finding(False, str(result)) if isinstance(result, Exception) else Finding(True, told(result))
 
 
 def listed(problems: Sequence[str]) -> str:

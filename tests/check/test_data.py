@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from safevlm.check import data
+from safevlm.check import survey
+from safevlm.check.command import kind_of
 from safevlm.check.data import check_data
 from safevlm.check.findings import Finding
 from safevlm.data import mix_build
+from safevlm.data.sources import vlguard
+from safevlm.data.sources.row import PublishedCount
 from safevlm.taxonomy import CLEAN, DEFAULT
 from tests.data import downloads
 
@@ -105,7 +108,7 @@ def test_long_lists_of_defects_are_cut_and_counted(file: Path) -> None:
         row["safe_type"] = "blorp"
     downloads.jsonl(file, rows)
     detail = _one(check_data(file), "labels are known").detail
-    assert len(detail.splitlines()) == data.NAMED + 1 and detail.endswith("… and 2 more")
+    assert len(detail.splitlines()) == survey.NAMED + 1 and detail.endswith("… and 2 more")
 
 
 @pytest.mark.parametrize(
@@ -304,3 +307,85 @@ def test_folder_that_is_no_mix_is_a_defect(tmp_path: Path) -> None:
     _only_defect(check_data(tmp_path), "neither a record file nor a mix", str(tmp_path))
     downloads.save(tmp_path / "mix.json", json.dumps([]))
     _only_defect(check_data(tmp_path), "not the report of a mix")
+
+
+# what is no training data, and folders
+
+
+TAXONOMY_YAML = yaml.safe_dump(DEFAULT.to_dict())
+OTHERS: dict[str, tuple[str, str, bool, str]] = {
+    "policy": ("policy.yaml", "levels: {careful: hint}\nthresholds: {privacy: 0.5}\n", True, "a policy"),
+    "broken policy": ("policy.yaml", "levels: {carefl: hint}\n", False, "carefl"),
+    "taxonomy": ("own.yaml", TAXONOMY_YAML, True, "a taxonomy"),
+    "concepts": ("concepts.yaml", "concepts: [{name: gun}]\n", False, "safevlm embed"),
+    "suite": ("suite.yaml", "name: a\nfile: q.jsonl\njudge: refusal\n", False, "a suite"),
+    "replies": ("replies.jsonl", '{"id": "1", "suite": "s", "request": {}, "reply": "a"}\n', False, "eval judge"),
+    "scores": ("scores.jsonl", '{"id": "1", "judge": "j", "value": 1, "label": "x"}\n', False, "eval report"),
+    "published pairs": ("st.json", '[{"pic_path": "a", "input": "q", "type": "SA set"}]', False, "safevlm pair"),
+    "vlguard": ("train.json", '[{"id": "1", "instr-resp": []}]', False, "kind vlguard"),
+    "report of a mix": ("mix.json", '{"schema": 1, "mix": "m", "sources": {}, "stages": {}}', False, "report of a mix"),
+    "csv": ("xstest.csv", "id,prompt\n1,q\n", False, "a table (CSV)"),
+    "bank": ("bank.safetensors", "no bank", False, "not a concept bank"),
+    "other rows": ("x.jsonl", '{"text": "a", "n": 1}\n', False, "rows of ['n', 'text']"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_holds_no_records_says_what_it_is_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    name, text, is_ok, told = OTHERS[kind]
+    (finding,) = check_data(downloads.save(tmp_path / name, text))
+    assert finding.ok == is_ok and told in finding.title and name in finding.title
+
+
+@pytest.mark.parametrize("kind", ["policy", "taxonomy", "suite", "concepts"])
+def test_yaml_of_ours_is_not_taken_for_a_recipe(tmp_path: Path, kind: str) -> None:
+    name, text, _, _ = OTHERS[kind]
+    assert kind_of(downloads.save(tmp_path / name, text)) == "data"
+
+
+def test_a_pair_file_is_told_by_its_parts(file: Path) -> None:
+    parts = ["malicious"] * 4 + ["benign"] * 8
+    downloads.jsonl(file, [{**row, "part": part} for row, part in zip(_rows(), parts, strict=True)])
+    assert "pairs of security tensors: malicious 4, benign 8" in check_data(file)[0].title
+
+
+def test_a_folder_of_record_files_is_checked_file_by_file(file: Path) -> None:
+    downloads.jsonl(file.with_name("more.jsonl"), _rows()[:1])
+    downloads.jsonl(file.with_name("replies.jsonl"), [{"suite": "s", "request": {}, "reply": "a"}])
+    findings = check_data(file.parent)
+    assert all(finding.ok for finding in findings) and kind_of(file.parent) == "data"
+    assert "more.jsonl, train.jsonl" in findings[0].title and "13 records" in findings[1].title
+    file.write_text("{", encoding="utf-8")
+    _only_defect(check_data(file.parent), "well-formed", f"{file}:1")
+
+
+def test_a_folder_of_images_is_counted_and_read(tmp_path: Path) -> None:
+    downloads.folders(tmp_path, blorp=3, florp=2)
+    findings = check_data(tmp_path)
+    assert all(finding.ok for finding in findings) and kind_of(tmp_path) == "data"
+    assert "5 images and no records" in findings[0].title and findings[0].detail == "blorp: 3\nflorp: 2"
+    (tmp_path / "blorp/0.png").write_bytes(b"")
+    _only_defect(check_data(tmp_path), "all images can be read", "0.png")
+
+
+LAYOUTS = {"vlguard": (downloads.vlguard, ["train", "test"]), "rtvlm": (downloads.rtvlm, ["all"])}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("below", ["", "data"])
+def test_a_published_data_set_is_known_by_its_folder_and_checked(tmp_path: Path, kind: str, below: str) -> None:
+    write, splits = LAYOUTS[kind]
+    write(tmp_path / (below if kind == "vlguard" else ""))
+    assert kind_of(tmp_path) == "data"
+    findings = check_data(tmp_path)
+    assert f"(kind {kind} of a mix): {', '.join(splits)}" in findings[0].title
+    bad = [finding.title for finding in findings if not finding.ok]
+    assert len(bad) == len(splits) and all("partial: allow" in title for title in bad), "the small copies are too small"
+
+
+def test_images_that_a_published_data_set_lacks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlguard, "PUBLISHED", {"train": PublishedCount(8), "test": PublishedCount(4)})
+    downloads.vlguard(tmp_path, packed=False)
+    assert all(finding.ok for finding in check_data(tmp_path))
+    (tmp_path / "train/HOD/0.png").unlink()
+    _only_defect(check_data(tmp_path), "vlguard train: every image is in the download", "HOD/0.png")

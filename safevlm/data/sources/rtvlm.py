@@ -174,6 +174,12 @@ def files(spec: SourceSpec) -> list[Path]:
     return [_data(spec) / SUBSETS[name].table for name in _wanted(spec)]
 
 
+def splits(folder: Path) -> list[str]:
+    """All of it, where any of its tables is there."""
+    places = (folder / below / subset.table for below in ("data", "") for subset in SUBSETS.values())
+    return ["all"] if any(place.is_file() for place in places) else []
+
+
 def read(spec: SourceSpec) -> Rows:
     """Rows of one split; all of them are read first, since the split is of images."""
     if spec.split not in SPLITS:
@@ -255,5 +261,6 @@ SOURCE = Source(
     files,
     licence="cc, which one is not said",
     published=PUBLISHED,
+    splits=splits,
     caution="has one split, test; ours is drawn, so that only the other 20 % may be evaluated on",
 )

@@ -26,5 +26,7 @@ class Source:
     """Rows that the publisher or a count of the published files tells, by part."""
     keeps_labels: bool = False
     """Its rows are records: labels that they carry go before a mix's rules, unless these say `relabel: true`."""
+    splits: Callable[[Path], list[str]] | None = None
+    """The splits that a folder holds, if it has this layout; None: the layout cannot be told from a folder."""
     caution: str = ""
     """What whoever mixes it must know; it stands in `mix.json`."""

@@ -51,6 +51,19 @@ def files(spec: SourceSpec) -> list[Path]:
     return found
 
 
+def splits(folder: Path) -> list[str]:
+    """Those whose parquet is there, in SPA-VL's own folders."""
+    return [split for split, patterns in PATTERNS.items() if any(_is_table(path) for path in folder.glob(patterns[0]))]
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        names = parquet_file(path).schema_arrow.names
+    except (SourceError, ImportError):
+        return False
+    return {"question", "image"} <= set(names)
+
+
 def read(spec: SourceSpec) -> Rows:
     tally = SourceTally(spec, PUBLISHED)
     for file in files(spec):
@@ -112,5 +125,6 @@ SOURCE = Source(
     files,
     licence="CC BY 4.0",
     published=PUBLISHED,
+    splits=splits,
     caution="the parquet of train names no class",
 )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safevlm.data.json_rows import json_rows
+from safevlm.data.json_rows import RowError, json_rows
 from safevlm.data.sources.images import ImageIndex, find_all
 from safevlm.data.sources.row import (
     PublishedCount,
@@ -34,6 +34,20 @@ SAFE_QUESTIONS = ("safe_instruction", "unsafe_instruction")
 
 def files(spec: SourceSpec) -> list[Path]:
     return [_table(spec)]
+
+
+def splits(folder: Path) -> list[str]:
+    """Those whose table is there and has VLGuard's rows."""
+    tables = ((split, folder / below / f"{split}.json") for split in PUBLISHED for below in ("", "data"))
+    return list(dict.fromkeys(split for split, table in tables if table.is_file() and _is_table(table)))
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        first = next(json_rows(path), ("", None))[1]
+    except RowError:
+        return False
+    return isinstance(first, dict) and "instr-resp" in first
 
 
 def read(spec: SourceSpec) -> Rows:
@@ -89,5 +103,6 @@ SOURCE = Source(
     files,
     licence="gated, research only",
     published=PUBLISHED,
+    splits=splits,
     caution="its test split sits inside the published training pool of SafeVLM",
 )
