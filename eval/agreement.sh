@@ -5,8 +5,10 @@
 #   MODEL     (default checkpoints/miniature)
 #   DEFENSES  (default "none static-prompt oracle"; the oracle goes by the labels of the layout)
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "OUT" "$@"
 source "$(dirname "$0")/../scripts/env.sh"
-out="${1:?OUT}" model="${MODEL:-checkpoints/miniature}"
+out="$1" model="${MODEL:-checkpoints/miniature}"
 mkdir -p "$out"
 
 [ -f "$out/data/miniature_truth.jsonl" ] || python -m safevlm.miniature data --layout rtvlm --out "$out/data"

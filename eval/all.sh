@@ -4,9 +4,11 @@
 # the flags go to those with a model.
 # SUITES (default: all but the miniature); the other variables: see eval/evaluate.sh.
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "MODEL DATA OUT" "$@"
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/evaluate.sh"
-model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
+model="$1" data="$2" out="$3"
 shift 3
 
 # shellcheck disable=SC2086

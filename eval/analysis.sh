@@ -2,8 +2,10 @@
 # eval/analysis.sh OUT [DEMO]: the figures and numbers about a head, on the miniature, after scripts/demo.sh.
 # DEMO (default runs/demo) has the trained stage 1. OUT/results receives the summaries that docs/results.md quotes.
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "OUT" "$@"
 source "$(dirname "$0")/../scripts/env.sh"
-out="${1:?OUT}" demo="${2:-runs/demo}"
+out="$1" demo="${2:-runs/demo}"
 mkdir -p "$out/results"
 
 # scenes that neither training nor the demo's evaluation has: with seen symbols, and of every group

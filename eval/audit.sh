@@ -2,8 +2,10 @@
 # eval/audit.sh OUT [DEMO]: what an audit finds among 20,000 images of which 2 % are risky, and what training on the
 # filtered set changes; on the miniature, after scripts/demo.sh. OUT/results receives the numbers that docs/results.md quotes.
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "OUT" "$@"
 source "$(dirname "$0")/../scripts/env.sh"
-out="${1:?OUT}" demo="${2:-runs/demo}"
+out="$1" demo="${2:-runs/demo}"
 mkdir -p "$out/results"
 
 contaminate() { # NAME N RISKY

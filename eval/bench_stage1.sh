@@ -3,8 +3,10 @@
 # The same records and the same number of updates; head-only runs a second time at the end, which shows how steady the
 # machine was. OUT/bench_stage1.json receives samples per second and the head's accuracy on held-out scenes.
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "OUT" "$@"
 source "$(dirname "$0")/../scripts/env.sh"
-out="${1:?OUT}" steps="${2:-450}"
+out="$1" steps="${2:-450}"
 
 [ -f "$out/data/train.jsonl" ] || python -m safevlm.miniature data --out "$out/data"
 for row in head_only:miniature_stage1 full:miniature_stage1_lm_tokens head_only_again:miniature_stage1; do

@@ -15,9 +15,11 @@
 #
 # Steps that were done are not done again. A row that breaks is told, in OUT/rows.tsv too, and the rest goes on.
 set -euo pipefail
+source "$(dirname "$0")/../scripts/usage.sh"
+needs "MODEL DATA OUT" "$@"
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/evaluate.sh"
-model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
+model="$1" data="$2" out="$3"
 shift 3
 suite="${SUITE:-miniature}" only=()
 rows="${ROWS:-$here/protocols/$suite.tsv}"

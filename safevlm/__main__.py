@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from safevlm import versions
+from safevlm.command_line import CommandParser
 from safevlm.commands import (
     FINDING,
     USER_ERRORS,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser_for(command: str) -> argparse.ArgumentParser:
     """Knows every command by name, and the flags of one: to describe all of them would import everything."""
-    parser = argparse.ArgumentParser(prog="safevlm", description="Safety modules and defenses for LLaVA-v1.5.")
+    parser = CommandParser(prog="safevlm", description="Safety modules and defenses for LLaVA-v1.5.")
     parser.add_argument("--version", action="version", version=versions.told() if command == "--version" else "")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():

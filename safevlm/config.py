@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from safevlm import ranges
+from safevlm import paths, ranges
 from safevlm.ranges import Amount, Count, Filled, Range, Weight
 
 Grouping = Literal["none", "kind", "length"]
@@ -78,6 +78,7 @@ class ModelConfig:
     """Attention kernel; flash_attention_2 wants the extra `flash` and a GPU."""
 
     def __post_init__(self) -> None:
+        paths.expand_fields(self, "model", "path", "base", "taxonomy")
         ranges.check(self, "model")
 
 
@@ -108,6 +109,7 @@ class DataConfig:
     """Processes that load data."""
 
     def __post_init__(self) -> None:
+        paths.expand_fields(self, "data", "train", "images", "exclude", "relabel")
         ranges.check(self, "data")
 
 
@@ -241,6 +243,7 @@ class RunConfig:
     """tensorboard, wandb, …"""
 
     def __post_init__(self) -> None:
+        paths.expand_fields(self, "run", "out", "deepspeed")
         ranges.check(self, "run")
 
 

@@ -25,6 +25,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from safevlm.usage import UsageError
+
 log = logging.getLogger(__name__)
 
 Kind = Literal["defenses", "judges", "suites", "sources", "stages"]
@@ -153,7 +155,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
         if name in self:
             return self[name]
         if not is_reference(name):
-            raise ValueError(f"{where}: unknown {name!r}; one of {list(self)}, or package.module:Attribute of your own")
+            wrong = UsageError if where.startswith("--") else ValueError  # of a flag, or of a file
+            raise wrong(f"{where}: unknown {name!r}; one of {list(self)}, or package.module:Attribute of your own")
         try:
             return self._adapt(name, name)
         except ValueError as error:

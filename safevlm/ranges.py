@@ -32,10 +32,15 @@ class Range:
             return False
         return value in self.also or (self.least <= value <= self.most and self.above < value < self.below)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """`number above 0 and below 1`"""
         ends = (("above", self.above), ("at least", self.least), ("at most", self.most), ("below", self.below))
         told = " and ".join(f"{words} {end:g}" for words, end in ends if math.isfinite(end))
-        return " or ".join(["a number " + told, *(f"{value:g}" for value in self.also)])
+        return " or ".join([f"number {told}".rstrip(), *(f"{value:g}" for value in self.also)])
+
+    def __str__(self) -> str:
+        return f"a {self.text}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from safevlm.usage import UsageError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ def share_of(flag: str | None) -> Share:
         return Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     number, slash, of = flag.partition("/")
     if not slash or not number.isdigit() or not of.isdigit() or not 1 <= int(number) <= int(of):
-        raise ValueError(f"--shard {flag}: write I/N with I from 1 to N, as in 1/4 … 4/4")
+        raise UsageError(f"--shard {flag}: write I/N with I from 1 to N, as in 1/4 … 4/4")
     return Share(int(number) - 1, int(of))
 
 

@@ -9,9 +9,11 @@
 #   MALICIOUS, CONTRASTIVE, BENIGN: records of each part for the tensors (default 1200, 1200, 800)
 #   DRY_RUN=1 print only
 set -euo pipefail
+source "$(dirname "$0")/usage.sh"
+needs "MODEL DATA OUT" "$@"
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/launch.sh"
-model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
+model="$1" data="$2" out="$3"
 recipes="${RECIPES:-miniature}" seed="${SEED:-256}"
 export LAUNCHER="${LAUNCHER:-none}"
 

@@ -23,8 +23,10 @@ RANKS = {
     "safevlm.files": -1,  # whatever reads a file may import it
     "safevlm.taxonomy": 0,
     "safevlm.messages": 0,
-    "safevlm.ranges": 0,
-    "safevlm.usage": 0,
+    "safevlm.usage": -1,
+    "safevlm.ranges": -1,
+    "safevlm.paths": 0,
+    "safevlm.command_line": 1,
     "safevlm.types": 1,
     "safevlm.plugins": 1,
     "safevlm.refusals": 1,

@@ -3,8 +3,10 @@
 # The careless public set of eval/audit.sh (3,960 records that help whatever their image shows, 5 % of them risky)
 # tunes the merged model once as it is, and once with `data.relabel`. OUT/summary.json has both, and the model before.
 set -euo pipefail
+source "$(dirname "$0")/../../scripts/usage.sh"
+needs "OUT" "$@"
 source "$(dirname "$0")/../../scripts/env.sh"
-out="${1:?OUT}" demo="${2:-runs/demo}"
+out="$1" demo="${2:-runs/demo}"
 bank="${BANK:-checkpoints/miniature/defenses/safe_clip.safetensors}"
 
 [ -f "$out/public/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/public" --n 4000 --risky 0.05

@@ -6,8 +6,10 @@
 #   SUITE      what is asked (default miniature); LIMIT: only so many requests; BATCH_SIZE (default 100)
 #   BASE_ONLY=1  what is flagged, without asking the model anything
 set -euo pipefail
+source "$(dirname "$0")/../../scripts/usage.sh"
+needs "MODEL CLIP DATA OUT" "$@"
 source "$(dirname "$0")/../../scripts/env.sh"
-model="${1:?MODEL}" clip="${2:?CLIP}" data="${3:?DATA}" out="${4:?OUT}"
+model="$1" clip="$2" data="$3" out="$4"
 concepts="${CONCEPTS:-safevlm/miniature/concepts.yaml}"
 mkdir -p "$out"
 

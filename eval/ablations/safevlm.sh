@@ -7,10 +7,12 @@
 #   LAUNCHER   none (default), deepspeed, torchrun; GPUS, NODES, …: see scripts/launch.sh
 #   LIMIT, JUDGE, POLICY, BATCH_SIZE, PARTIAL, DRY_RUN: see eval/evaluate.sh
 set -euo pipefail
+source "$(dirname "$0")/../../scripts/usage.sh"
+needs "MODEL DATA OUT" "$@"
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/../../scripts/launch.sh"
 source "$here/../evaluate.sh"
-model="${1:?MODEL}" data="${2:?DATA}" out="${3:?OUT}"
+model="$1" data="$2" out="$3"
 shift 3
 table="${TABLE:-$here/miniature.yaml}" suite="${SUITE:-miniature}" asked="${EVAL_DATA:-$data}"
 export LAUNCHER="${LAUNCHER:-none}"

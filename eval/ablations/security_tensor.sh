@@ -6,7 +6,9 @@
 #   STEPS     updates of each (default 600)
 #   SUITE, BATCH_SIZE
 set -euo pipefail
-model="${1:?MODEL}" pairs="${2:?PAIRS}" data="${3:?DATA}" out="${4:?OUT}"
+source "$(dirname "$0")/../../scripts/usage.sh"
+needs "MODEL PAIRS DATA OUT" "$@"
+model="$1" pairs="$2" data="$3" out="$4"
 recipe="${RECIPE:-miniature_security_tensor_textual}" suite="${SUITE:-miniature}"
 name=security-tensor:textual runs=()
 

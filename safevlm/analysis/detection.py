@@ -24,6 +24,7 @@ from safevlm.engine import setting_of
 from safevlm.model import loading
 from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
 from safevlm.types import Request
+from safevlm.usage import UsageError
 
 Kept = TypeVar("Kept")
 
@@ -47,7 +48,7 @@ def detector(loaded: loading.Loaded, name: str, policy: Policy, sets: Sequence[I
     device = next(loaded.safe_llava.parameters()).device
     found = defenses.build(name, setting_of(loaded, policy, truths_of(sets), device))
     if type(found).detect is Defense.detect:
-        raise ValueError(f"--defense {name}: it has no detector, there is nothing to measure")
+        raise UsageError(f"--defense {name}: it has no detector, there is nothing to measure")
     return found
 
 

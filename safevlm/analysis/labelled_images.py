@@ -20,6 +20,7 @@ from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 from safevlm.types import Request, Verdict
+from safevlm.usage import UsageError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_sets(files: Sequence[str], taxonomy: Taxonomy, images: str = "", by_gro
     names = [one.name for one in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"--data: two sets are named {twice!r}; give NAME=FILE")
+        raise UsageError(f"--data: two sets are named {twice!r}; give NAME=FILE")
     return sets
 
 

@@ -33,6 +33,7 @@ from safevlm.intervals import Floats, Interval
 from safevlm.model import loading
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
+from safevlm.usage import UsageError
 
 TEXT, IMAGE = "text", "image"
 SIDES = ("normal", "malicious")
@@ -77,7 +78,7 @@ class Pool:
 def run(options: LayersOptions) -> dict[str, Any]:
     """States → curves, figure, `summary.json`; the numbers."""
     if options.per_side < FEWEST:
-        raise ValueError(f"--per-side {options.per_side}: at least {FEWEST}")
+        raise UsageError(f"--per-side {options.per_side}: at least {FEWEST}")
     place = loading.default_device(options.device)
     loaded = loading.load(options.model, base=options.base, dtype=loading.default_dtype(place))
     sets = read_sets(options.data, loaded.safe_llava.config.taxonomy, options.images)

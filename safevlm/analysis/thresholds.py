@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from safevlm.defenses.calibration import SMALLEST
 from safevlm.intervals import Floats
+from safevlm.usage import UsageError
 
 Thresholds = float | dict[str, float]
 EVEN = 0.5
@@ -47,9 +48,9 @@ class Promise:
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
-            raise ValueError(f"--target-fpr {self.target:g}: must lie between 0 and 1")
+            raise UsageError(f"--target-fpr {self.target:g}: must lie between 0 and 1")
         if self.confidence is not None and not 0 < self.confidence < 1:
-            raise ValueError(f"--confidence {self.confidence:g}: must lie between 0 and 1")
+            raise UsageError(f"--confidence {self.confidence:g}: must lie between 0 and 1")
 
     def split(self, parts: int) -> Promise:
         """The promise of each of so many parts, that the whole may keep this one."""

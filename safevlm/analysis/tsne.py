@@ -22,6 +22,7 @@ from safevlm.defenses.policy import read_policy
 from safevlm.intervals import Floats
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Verdict
+from safevlm.usage import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -215,7 +216,7 @@ def _legends(figure: Any, styles: Mapping[str, Mapping[str, Any]]) -> None:
 def _check_spaces(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in SPACES]
     if unknown or not names:
-        raise ValueError(f"--spaces: {unknown[:1] or 'none'} is no space; some of {list(SPACES)}, joined by commas")
+        raise UsageError(f"--spaces: {unknown[:1] or 'none'} is no space; some of {list(SPACES)}, joined by commas")
 
 
 def _print(numbers: Mapping[str, Any]) -> None:

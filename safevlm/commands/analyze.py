@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safevlm.command_line import AMOUNT, COUNT, SEED, number
 from safevlm.commands import OK, add_base
 
 TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration, safe-clip (no LLM), layers (of the LLM)."
@@ -27,8 +28,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
         )
         own.add_argument("--out", required=True, metavar="DIR", help="summary.json and the figures, PNG and SVG")
         own.add_argument("--images", default="", metavar="DIR", help="where image paths start; default: their file")
-        own.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-        own.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at once (default 32)")
+        own.add_argument("--seed", type=SEED, default=0, help="of everything random (default 0)")
+        own.add_argument("--batch-size", type=COUNT, default=32, metavar="N", help="images at once (default 32)")
         own.add_argument("--device", default="auto", help="auto, cpu or cuda")
         add_base(own)
         describe(own)
@@ -83,10 +84,14 @@ def _tsne(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="joined by commas: patches, cls (original), safety, head (ours); default patches,safety,head",
     )
-    parser.add_argument("--perplexity", type=float, default=30.0, help="at most a third of the images (default 30)")
-    parser.add_argument("--iterations", type=int, default=1000, metavar="N", help="of the t-SNE (default 1000)")
     parser.add_argument(
-        "--max-images", type=int, default=2000, metavar="N", help="of more, so many are drawn (default 2000)"
+        "--perplexity", type=number(float, least=1), default=30.0, help="at most a third of the images (default 30)"
+    )
+    parser.add_argument(
+        "--iterations", type=number(int, least=250), default=1000, metavar="N", help="of the t-SNE (default 1000)"
+    )
+    parser.add_argument(
+        "--max-images", type=COUNT, default=2000, metavar="N", help="of more, so many are drawn (default 2000)"
     )
 
 
@@ -108,17 +113,29 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
         "--test", action="append", default=[], metavar="[NAME=]FILE", help="fresh images to measure the result on"
     )
     parser.add_argument(
-        "--target-fpr", type=float, default=0.05, metavar="P", help="clean images flagged, at most (default 0.05)"
+        "--target-fpr",
+        type=number(float, above=0, below=1),
+        default=0.05,
+        metavar="P",
+        help="clean images flagged, at most (default 0.05)",
     )
     parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="P", help="share of calibrations that keep to it (0.95)"
+        "--confidence",
+        type=number(float, above=0, below=1),
+        default=0.95,
+        metavar="P",
+        help="share of calibrations that keep to it (0.95)",
     )
     parser.add_argument("--per-category", action="store_true", help="a threshold for each, out of one target")
     parser.add_argument(
         "--spend-all", action="store_true", help="lowest threshold that keeps the promise, for more recall elsewhere"
     )
     parser.add_argument(
-        "--trials", type=int, default=0, metavar="N", help="calibrate N times on a random quarter, measure on the rest"
+        "--trials",
+        type=AMOUNT,
+        default=0,
+        metavar="N",
+        help="calibrate N times on a random quarter, measure on the rest",
     )
     parser.add_argument("--write", action="store_true", help="write it into the checkpoint's config.json too")
 
@@ -136,7 +153,7 @@ def _layers(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--policy", metavar="FILE", help="a policy instead of the checkpoint's own")
     parser.add_argument(
-        "--per-side", type=int, default=200, metavar="N", help="normal and malicious requests, at most (default 200)"
+        "--per-side", type=COUNT, default=200, metavar="N", help="normal and malicious requests, at most (default 200)"
     )
 
 

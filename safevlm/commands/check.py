@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from safevlm.command_line import AMOUNT, COUNT, number
 from safevlm.commands import FINDING, OK, add_base
 
 TEXT = "Look for every problem before a GPU is taken: of a recipe, a model, data, or this machine."
@@ -20,9 +21,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="a recipe (with its flags, as train takes them), a mix, a model, or data; shipped recipes and mixes "
         "also by name; nothing: the machine only",
     )
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs per node; default: those seen here")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the run")
-    parser.add_argument("--gpu-memory", type=float, metavar="GiB", help="of one GPU; default: the smallest seen, or 80")
+    parser.add_argument("--gpus", type=AMOUNT, default=0, metavar="N", help="GPUs per node; default: those seen here")
+    parser.add_argument("--nodes", type=COUNT, default=1, metavar="N", help="nodes of the run")
+    parser.add_argument(
+        "--gpu-memory", type=number(float, above=0), metavar="GiB", help="of one GPU; default: the smallest seen, or 80"
+    )
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], metavar="FILE", help="data that training data must not hold"
     )

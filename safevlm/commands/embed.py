@@ -6,7 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from safevlm.command_line import COUNT, number
 from safevlm.commands import OK
+from safevlm.usage import UsageError
 
 TEXT = "Make SafeCLIP's concept bank: concepts embedded by a CLIP, whose text tower is then not needed any more."
 
@@ -31,14 +33,18 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="paper: CLS of the layer that LLaVA reads; pooled: CLIP's own pooled vector (default)",
     )
     parser.add_argument(
-        "--tau", type=float, default=0.6, metavar="P", help="a risky concept counts above this probability (paper: 0.6)"
+        "--tau",
+        type=number(float, least=0, most=1),
+        default=0.6,
+        metavar="P",
+        help="a risky concept counts above this probability (paper: 0.6)",
     )
     parser.add_argument(
         "--foreign-tower",
         action="store_true",
         help="for comparison: use it with any tower of its width, as the release does with a 224-pixel CLIP",
     )
-    parser.add_argument("--templates", type=int, metavar="N", help="only the first N templates of each concept")
+    parser.add_argument("--templates", type=COUNT, metavar="N", help="only the first N templates of each concept")
     parser.add_argument("--taxonomy", metavar="FILE", help="categories and levels of your own; default: ours")
 
 
@@ -53,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     concepts = read_concepts(file, taxonomy)
     if options.templates is not None:
         if options.templates < 1:
-            raise ValueError(f"--templates: {options.templates} is too small; give 1 or more")
+            raise UsageError(f"--templates: {options.templates} is too small; give 1 or more")
         concepts = tuple(replace(one, templates=one.templates[: options.templates]) for one in concepts)
     out = Path(options.out)
     with alone(out.with_name(f".{out.name}.lock"), out):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safevlm.command_line import number
 from safevlm.commands import OK, add_base
 
 TEXT = "Fold the LoRA into the LLM, compare logits, write a complete checkpoint."
@@ -14,7 +15,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a training run, or one of its checkpoints")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the merged checkpoint goes")
     parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="largest allowed difference, relative to the largest logit"
+        "--tolerance",
+        type=number(float, least=0),
+        default=1e-3,
+        help="largest allowed difference, relative to the largest logit",
     )
     parser.add_argument(
         "--dtype",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safevlm.command_line import SEED
 from safevlm.commands import OK
 
 TEXT = "Make the training data of both stages out of their sources: safevlm mix MIX --out DIR."
@@ -15,7 +16,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "mix", metavar="MIX", help="sources, labels, counts: a YAML file, or a shipped one by name: mix_safevlm"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where stage1.jsonl, stage2.jsonl, mix.json go")
-    parser.add_argument("--seed", type=int, help="instead of the file's")
+    parser.add_argument("--seed", type=SEED, help="instead of the file's")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where source paths start, instead of the file's")
     parser.add_argument("--check", action="store_true", help="say what would be taken, and write nothing")
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safevlm.command_line import AMOUNT, COUNT, SEED
 from safevlm.commands import OK, add_base
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="the bare model, whose own answers are kept; without it published pairs keep theirs",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a build that was stopped goes on there")
-    parser.add_argument("--malicious", type=int, metavar="N", help="risky images, to be refused (400)")
-    parser.add_argument("--contrastive", type=int, metavar="N", help="clean ones with their questions (as many)")
-    parser.add_argument("--benign", type=int, metavar="N", help="other clean ones with their own questions (half)")
+    parser.add_argument("--malicious", type=COUNT, metavar="N", help="risky images, to be refused (400)")
+    parser.add_argument("--contrastive", type=AMOUNT, metavar="N", help="clean ones with their questions (as many)")
+    parser.add_argument("--benign", type=AMOUNT, metavar="N", help="other clean ones with their own questions (half)")
     parser.add_argument(
         "--refusals",
         choices=["policy", "record"],
@@ -46,9 +47,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--taxonomy", type=Path, metavar="FILE", help="YAML: the labels' categories and levels")
     parser.add_argument("--images", default="", metavar="DIR", help="where image paths start; else each file's folder")
     parser.add_argument("--skip-text", action="store_true", help="leave records without an image out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="questions per batch (64)")
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest own answer (256)")
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument("--batch-size", type=COUNT, default=64, metavar="N", help="questions per batch (64)")
+    parser.add_argument("--max-new-tokens", type=COUNT, default=256, metavar="N", help="longest own answer (256)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add_base(parser)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safevlm.command_line import SEED
 from safevlm.commands import OK
 
 TEXT = "Make a security tensor's control: its values shuffled within each token or colour channel, every norm kept."
@@ -15,7 +16,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "tensor", type=Path, metavar="FILE", help="security_tensor_textual.safetensors, or the visual one"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the file of the same name")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of the order (default 0)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 from safevlm.data.labels import UNLABELLED, LabelTable, read_labels
 from safevlm.data.sources import source_of
 from safevlm.data.sources.row import Rule, SourceSpec
+from safevlm.paths import expanded_path
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 
 
@@ -101,9 +102,10 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
     unknown = sorted(set(table) - {*KEYS, IMAGES_BEFORE})
     if unknown:
         raise MixError(f"{file}: unknown key {unknown}; one of {list(KEYS)}")
-    taxonomy, policy = read_taxonomy(table["taxonomy"]) if table.get("taxonomy") else (DEFAULT, None)
+    own = expanded_path(table["taxonomy"], f"{file}: taxonomy") if table.get("taxonomy") else None
+    taxonomy, policy = read_taxonomy(own) if own else (DEFAULT, None)
     missing = _choice(table.get("missing", "error"), get_args(Rule), f"{file}: missing")
-    place = _Place(file, Path(root or table.get("root", ".")), splits, missing)
+    place = _Place(file, root or expanded_path(table.get("root", "."), f"{file}: root"), splits, missing)
     sources = _specs(place, "sources", table)
     if not sources:
         raise MixError(f"{file}: sources: none; a mix needs at least one")
@@ -170,7 +172,8 @@ def _value(key: str, value: Any, where: str) -> Any:
         return tuple(map(str, [value] if isinstance(value, str) else value))
     if not isinstance(value, str):
         raise MixError(f"{where}: {value!r} is not a text")
-    return Path(value).expanduser() if key in PATHS else value
+    ready = expanded_path(value, where)
+    return ready if key in PATHS else str(ready) if ready != Path(value) else value
 
 
 def _stages(table: Mapping[str, Any], taxonomy: Taxonomy, file: Path) -> dict[str, Counts]:

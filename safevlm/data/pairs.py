@@ -23,6 +23,7 @@ from safevlm.data.images import ImageError
 from safevlm.data.records import IMAGE, Record, RecordError, is_clean
 from safevlm.data.sources.fingerprints import pixel_digest
 from safevlm.taxonomy import SAFE, Taxonomy
+from safevlm.usage import UsageError
 
 NO_IMAGE = "without an image"
 SAME_IMAGE = "image taken already"
@@ -58,7 +59,7 @@ class Counts:
     def __post_init__(self) -> None:
         for name, least in (("malicious", 1), ("contrastive", 0), ("benign", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name}: {getattr(self, name)} is too small; at least {least}")
+                raise UsageError(f"--{name}: {getattr(self, name)} is too small; at least {least}")
 
 
 @dataclass(frozen=True)

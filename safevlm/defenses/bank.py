@@ -30,6 +30,7 @@ from safevlm.data import used_folder
 from safevlm.data.atomic_write import atomic_file
 from safevlm.defenses.concepts import Concept, concepts_from
 from safevlm.taxonomy import Taxonomy
+from safevlm.usage import UsageError
 
 Feature = Literal["paper", "pooled"]
 FEATURES = get_args(Feature)
@@ -166,6 +167,6 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _check_settings(feature: Any, tau: float) -> None:
     if feature not in FEATURES:
-        raise ValueError(f"--feature: unknown {feature!r}; one of {list(FEATURES)}")
+        raise UsageError(f"--feature: unknown {feature!r}; one of {list(FEATURES)}")
     if not 0 <= tau <= 1:
-        raise ValueError(f"--tau: {tau} is not a probability")
+        raise UsageError(f"--tau: {tau} is not a probability")

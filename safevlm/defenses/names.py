@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safevlm.plugins import REFERENCE, is_reference
+from safevlm.usage import UsageError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def parse(text: str, known: Collection[str]) -> list[Named]:
     for part in re.split(rf"\+(?=(?:{names})(?:[=+]|$))", text) if "=" in text else text.split("+"):
         name, equals, file = part.partition("=")
         if name not in known and not is_reference(name):
-            raise ValueError(
+            raise UsageError(
                 f"unknown defense {name!r}; one of {[*known, 'auto']}, package.module:Class of your own, or several "
                 "joined by +"
             )

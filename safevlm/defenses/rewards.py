@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from llava_patch.pretrained import from_folder
 from safevlm.defenses.base import Ask
 from safevlm.defenses.self_check import Wording, tell
+from safevlm.paths import expanded_path
 from safevlm.refusals import carefulness
 from safevlm.types import Request
 
@@ -48,7 +49,7 @@ def reward_of(name: str, device: Any = "cpu") -> Reward:
     """A reward by name. ValueError: unknown, or a folder that is none."""
     if name.startswith(FROM_DISK):
         folder, _, label = name.removeprefix(FROM_DISK).partition("#")
-        return RewardModel(Path(folder), label, device)
+        return RewardModel(expanded_path(folder), label, device)
     if name not in REWARDS:
         raise ValueError(f"unknown reward {name!r}; one of {[*REWARDS, 'hf:DIR', 'hf:DIR#LABEL']}")
     return REWARDS[name]

@@ -27,6 +27,7 @@ from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.row import DefenseRow
 from safevlm.plugins import Registry
+from safevlm.usage import UsageError
 
 AUTO = "auto"
 """Stands for `safety-head` where the checkpoint has a head, else for `none`."""
@@ -66,7 +67,7 @@ def members(text: str) -> list[Member]:
 def _member(named: names.Named) -> Member:
     row = DEFENSES.find(named.name, "--defense")
     if named.file is not None and not row.takes_file:
-        raise ValueError(f"defense {named.name}={named.file}: {named.name} reads no file")
+        raise UsageError(f"defense {named.name}={named.file}: {named.name} reads no file")
     return Member(row, named.file)
 
 

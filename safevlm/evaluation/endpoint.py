@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from safevlm.data.data_uris import image_uri
 from safevlm.data.images import open_image
+from safevlm.usage import UsageError
 
 BASE_URL = "OPENAI_BASE_URL"
 API_KEY = "OPENAI_API_KEY"
@@ -145,7 +146,7 @@ def call_all(
     At most `concurrency` calls are under way, so that a stop (Ctrl-C, a fatal answer) wastes no more than these.
     """
     if concurrency < 1:
-        raise ValueError(f"--concurrency: {concurrency} is too small; give 1 or more")
+        raise UsageError(f"--concurrency: {concurrency} is too small; give 1 or more")
     waiting = iter(jobs)
     failures = 0
     pool = ThreadPoolExecutor(concurrency)

@@ -10,6 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from safevlm.command_line import AMOUNT, CommandParser, number
+from safevlm.usage import UsageError
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -19,7 +22,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 def main() -> int:
     from safevlm.miniature.judge_server import PORT
 
-    parser = argparse.ArgumentParser(prog="python -m safevlm.miniature", description=__doc__)
+    parser = CommandParser(prog="python -m safevlm.miniature", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -40,13 +43,18 @@ def main() -> int:
     truth.add_argument("--audit", type=Path, required=True, help="the audit's folder")
     truth.add_argument("--out", type=Path, required=True, help="JSON file for the result")
     server = command("judge-server", _serve_judge, "an OpenAI-compatible judge that runs offline and goes by words")
-    server.add_argument("--port", type=int, default=PORT, help=f"of 127.0.0.1; 0: any free one (default {PORT})")
+    server.add_argument(
+        "--port",
+        type=number(int, least=0, most=65535),
+        default=PORT,
+        help=f"of 127.0.0.1; 0: any free one (default {PORT})",
+    )
     options = parser.parse_args()
     try:
         options.run(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 0
     return 0
@@ -105,7 +113,7 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", help="write the layout of a real download instead: vlguard, rtvlm or spa_vl")
     for field in fields(MiniatureDataConfig):
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=field.default, help=f"default {field.default}")
+        parser.add_argument(flag, type=AMOUNT, default=field.default, help=f"default {field.default}")
 
 
 def _contaminate_flags(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +121,8 @@ def _contaminate_flags(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--out", type=Path, required=True, help="where the images go")
     for field in fields(ContaminationConfig):
-        kind, flag = type(field.default), f"--{field.name.replace('_', '-')}"
+        kind = AMOUNT if isinstance(field.default, int) else number(float, least=0, most=1)
+        flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(flag, type=kind, default=field.default, help=f"default {field.default}")
 
 

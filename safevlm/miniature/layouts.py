@@ -24,6 +24,7 @@ from typing import Any
 from safevlm.miniature import drawing, words
 from safevlm.miniature.world import UNSEEN, Kind, Scene, sample_scene
 from safevlm.taxonomy import CLEAN
+from safevlm.usage import UsageError
 
 SEED = 4_000_003
 COUNT = 40
@@ -50,7 +51,7 @@ Row = dict[str, Any]
 def write(out: Path, layout: str, count: int = COUNT, seed: int = SEED) -> None:
     """Writes one layout; ValueError names those there are."""
     if layout not in LAYOUTS:
-        raise ValueError(f"--layout: unknown layout {layout!r}; one of {list(LAYOUTS)}")
+        raise UsageError(f"--layout: unknown layout {layout!r}; one of {list(LAYOUTS)}")
     LAYOUTS[layout](out, count, random.Random(f"{seed}/{layout}"))
 
 

@@ -20,6 +20,7 @@ from safevlm.data.sources.fingerprints import bytes_digest, file_digest
 from safevlm.engine import Engine
 from safevlm.model import checkpoint_folder
 from safevlm.types import Generation, Request
+from safevlm.usage import UsageError
 
 FILE = "answers.jsonl"
 ROUND = 1
@@ -47,7 +48,7 @@ class AnswerOptions:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is too small; at least 1")
+                raise UsageError(f"--{name.replace('_', '-')}: {getattr(self, name)} is too small; at least 1")
 
     def facts(self) -> dict[str, Any]:
         """What answers hang on; a path alone does not tell a model from the one trained again in its place."""

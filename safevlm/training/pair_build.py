@@ -26,6 +26,7 @@ from safevlm.defenses import prompts
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 from safevlm.training import base_model_answers
 from safevlm.training.base_model_answers import AnswerOptions
+from safevlm.usage import UsageError
 
 PAIRS, REPORT = "pairs.jsonl", "pairs.json"
 
@@ -112,7 +113,7 @@ def _are_published(settings: PairSettings) -> bool:
 
 def _from_records(settings: PairSettings, taxonomy: Taxonomy) -> Drawn:
     if settings.asking is None:
-        raise ValueError("--model: needed, since contrastive and benign records get the bare model's own answers")
+        raise UsageError("--model: needed, since contrastive and benign records get the bare model's own answers")
     return pairs.draw(
         read_records(settings.records, taxonomy, settings.images),
         taxonomy,

@@ -13,7 +13,7 @@ from typing import NoReturn
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from safevlm import ranges, recipes
+from safevlm import paths, ranges, recipes
 from safevlm.config import Recipe
 from safevlm.training import updates
 from safevlm.training.stages import stage_of
@@ -29,7 +29,7 @@ class RecipeParser(ArgumentParser):
 def _file(parser: ArgumentParser, given: str) -> Path:
     """The recipe of a name or path. The parser's own message on broken YAML does not name the file."""
     try:
-        file = recipes.find(given, "recipe")
+        file = recipes.find(paths.expanded(given), "recipe")
         yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         parser.error(f"{given}: not YAML: {' '.join(str(error).split())}")

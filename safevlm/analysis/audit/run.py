@@ -34,6 +34,7 @@ from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
 from safevlm.sharding import local_rank, owned, share_of
 from safevlm.taxonomy import CLEAN
+from safevlm.usage import UsageError
 
 BENCH, LOCK = "bench.json", ".audit.lock"
 
@@ -66,10 +67,10 @@ class AuditSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
         for name in ("workers", "threads", "top"):
             if getattr(self, name) < 0:
-                raise ValueError(f"--{name} {getattr(self, name)}: not below 0")
+                raise UsageError(f"--{name} {getattr(self, name)}: not below 0")
 
     @property
     def decoders(self) -> int:

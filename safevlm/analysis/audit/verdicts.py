@@ -15,6 +15,7 @@ import numpy as np
 from safevlm.defenses.policy import Policy
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
 from safevlm.types import Verdict
+from safevlm.usage import UsageError
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ValueError(f"--threshold {self.threshold}: not a probability above 0")
+            raise UsageError(f"--threshold {self.threshold}: not a probability above 0")
 
     def __call__(self, category: np.ndarray, level: np.ndarray) -> Verdicts:
         """(n, categories) and (n, levels) → verdicts. A verdict is clean in both of its halves, or in none."""

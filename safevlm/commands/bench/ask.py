@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from safevlm.command_line import COUNT
 from safevlm.commands import OK
 from safevlm.commands.evaluation.model_flags import add_model
 from safevlm.commands.evaluation.suite_flags import data_of
@@ -15,10 +16,10 @@ DESCRIPTION = "Writes OUT/throughput.json: every block of requests in every way,
 
 def flags(command: argparse.ArgumentParser) -> None:
     add_model(command)
-    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="requests at once (default: 16)")
-    command.add_argument("--processes", type=int, default=2, metavar="N", help="processes (default: 2; 1: none more)")
-    command.add_argument("--blocks", type=int, default=8, metavar="N", help="blocks that are timed (default: 8)")
-    command.add_argument("--block-size", type=int, default=64, metavar="N", help="requests per block (default: 64)")
+    command.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="requests at once (default: 16)")
+    command.add_argument("--processes", type=COUNT, default=2, metavar="N", help="processes (default: 2; 1: none more)")
+    command.add_argument("--blocks", type=COUNT, default=8, metavar="N", help="blocks that are timed (default: 8)")
+    command.add_argument("--block-size", type=COUNT, default=64, metavar="N", help="requests per block (default: 64)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from safevlm.command_line import COUNT
 from safevlm.commands import OK
 from safevlm.commands.evaluation.model_flags import add_model
 from safevlm.commands.evaluation.suite_flags import data_of
@@ -19,7 +20,7 @@ DESCRIPTION = (
 def flags(command: argparse.ArgumentParser) -> None:
     add_model(command)
     command.add_argument("--against", required=True, metavar="MODEL", help="model that answers without a defense")
-    command.add_argument("--n", type=int, default=60, metavar="N", help="requests that are timed (default: 60)")
+    command.add_argument("--n", type=COUNT, default=60, metavar="N", help="requests that are timed (default: 60)")
     command.add_argument("--partial", action="store_true", help="go on with a suite that is not complete")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safevlm.command_line import SEED
 from safevlm.commands import FINDING, OK
 from safevlm.evaluation.ablations.results import MARKDOWN, ablations
 from safevlm.evaluation.ablations.table import check_trained, plan, read_table, told
@@ -25,7 +26,7 @@ def flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the runs")
     command.add_argument("--suite", default=DEFAULT, metavar="NAME", help="what was asked (default: %(default)s)")
     command.add_argument(
-        "--seeds", type=int, nargs="+", default=[256], metavar="N", help="seeds of training (default: 256)"
+        "--seeds", type=SEED, nargs="+", default=[256], metavar="N", help="seeds of training (default: 256)"
     )
 
 

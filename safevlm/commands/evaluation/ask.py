@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from safevlm.command_line import COUNT
 from safevlm.commands import FINDING, OK
 from safevlm.commands.evaluation.model_flags import add_model
 from safevlm.commands.evaluation.suite_flags import data_of
@@ -19,9 +20,9 @@ def flags(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = perturbations.told()
     add_model(command)
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="requests at once (default: 64)")
+    command.add_argument("--batch-size", type=COUNT, default=64, metavar="N", help="requests at once (default: 64)")
     command.add_argument(
-        "--limit", type=int, metavar="N", help="ask only N requests, the groups in turn (default: all)"
+        "--limit", type=COUNT, metavar="N", help="ask only N requests, the groups in turn (default: all)"
     )
     command.add_argument("--group", action="append", default=[], metavar="NAME", help="ask only this group; repeat")
     command.add_argument(

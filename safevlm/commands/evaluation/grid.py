@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safevlm.command_line import SEED
 from safevlm.commands import FINDING, OK
 from safevlm.evaluation.grid.build import TABLE, grid
 
@@ -17,7 +18,7 @@ DESCRIPTION = (
 
 def flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the grid")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
+    command.add_argument("--seed", type=SEED, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from safevlm.command_line import AMOUNT, COUNT, number
 from safevlm.commands import FINDING, OK
 from safevlm.evaluation.judges import JUDGES
 from safevlm.evaluation.judges.judging import is_complete, judge
@@ -38,14 +39,18 @@ def flags(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--judge-local", metavar="DIR", help="the judge's model in a folder, instead of a server")
     command.add_argument("--judge-prompt", metavar="FILE", help="prompt with {question} and {answer}, instead of ours")
-    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="longest reply (default: the judge's own)")
-    command.add_argument("--concurrency", type=int, default=8, metavar="N", help="calls at once (default: 8)")
+    command.add_argument("--judge-max-tokens", type=COUNT, metavar="N", help="longest reply (default: the judge's own)")
+    command.add_argument("--concurrency", type=COUNT, default=8, metavar="N", help="calls at once (default: 8)")
     command.add_argument(
-        "--max-retries", type=int, default=5, metavar="N", help="tries after a failed one (default: 5)"
+        "--max-retries", type=AMOUNT, default=5, metavar="N", help="tries after a failed one (default: 5)"
     )
-    command.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for a try (default: 60)")
-    command.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens sent")
-    command.add_argument("--price-out", type=float, metavar="X", help="price of a million tokens received")
+    command.add_argument(
+        "--timeout", type=number(float, above=0), default=60.0, metavar="S", help="seconds for a try (default: 60)"
+    )
+    command.add_argument("--price-in", type=number(float, least=0), metavar="X", help="price of a million tokens sent")
+    command.add_argument(
+        "--price-out", type=number(float, least=0), metavar="X", help="price of a million tokens received"
+    )
     command.add_argument("--device", default="auto", help="of a local judge: auto, cpu, cuda, ... (default: auto)")
     command.add_argument("--phrases", metavar="FILE", help="list of the judge `phrases`, one per line")
     command.add_argument(

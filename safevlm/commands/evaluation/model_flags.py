@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from safevlm.command_line import COUNT, SEED
 from safevlm.commands.evaluation.suite_flags import add_suite
 
 
@@ -16,8 +17,8 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     command.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest reply in tokens (default: the suite's)"
+        "--max-new-tokens", type=COUNT, metavar="N", help="longest reply in tokens (default: the suite's)"
     )
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed for whatever is drawn at random (default: 0)"
+        "--seed", type=SEED, default=0, metavar="N", help="seed for whatever is drawn at random (default: 0)"
     )

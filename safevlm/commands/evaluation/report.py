@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from safevlm.command_line import AMOUNT
 from safevlm.commands import FINDING, OK
 from safevlm.evaluation.report.gallery import PER_GROUP
 from safevlm.evaluation.report.page import TITLE, report
+from safevlm.usage import UsageError
 
 TEXT = "tables and pages from judged runs, without the model"
 DESCRIPTION = "Writes OUT/report.html (one file, no network), OUT/table.md, OUT/table.tex and OUT/summary.json."
@@ -22,7 +24,11 @@ def flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seconds", metavar="FILE", help="JSON object of wall times, copied into summary.json")
     command.add_argument("--title", default=TITLE, help="heading of the page (default: %(default)s)")
     command.add_argument(
-        "--per-group", type=int, default=PER_GROUP, metavar="N", help="samples shown per group (default: %(default)s)"
+        "--per-group",
+        type=AMOUNT,
+        default=PER_GROUP,
+        metavar="N",
+        help="samples shown per group (default: %(default)s)",
     )
     command.add_argument("--out", required=True, metavar="DIR", help="folder for the four files")
 
@@ -47,6 +53,6 @@ def _named(runs: Sequence[str]) -> list[tuple[str, Path]]:
     for run in runs:
         name, equals, folder = run.partition("=")
         if not (name and equals and folder):
-            raise ValueError(f"--run: {run!r} is not NAME=DIR")
+            raise UsageError(f"--run: {run!r} is not NAME=DIR")
         pairs.append((name, Path(folder)))
     return pairs

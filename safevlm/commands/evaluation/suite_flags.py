@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safevlm.evaluation.suites import DEFAULT
 from safevlm.evaluation.suites.own import is_file
+from safevlm.usage import UsageError
 
 SUITE_HELP = "questions: a name of `safevlm eval suites`, a YAML of your own, or package.module:SUITE"
 
@@ -25,5 +26,5 @@ def data_of(options: argparse.Namespace) -> str:
     if options.data is not None:
         return str(options.data)
     if not is_file(options.suite):
-        raise ValueError(f"--data: name the folder of the files of suite {options.suite!r}")
+        raise UsageError(f"--data: name the folder of the files of suite {options.suite!r}")
     return str(Path(options.suite).parent)

@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from safevlm.paths import expanded_path
+
 PARTS = ("training", "sections")
 NOTHING = "-"
 """An empty field of a plan's line; bash would drop it."""
@@ -200,7 +202,12 @@ def _step(table: AblationTable, name: str, seed: int, model: str, data: str, out
         return AblationStep(**places)
     training = table.training[row.train]
     overrides = {**training.set, **row.set, "run.seed": seed}
-    return AblationStep(**places, recipe=training.recipe, records=str(Path(data) / training.data), overrides=overrides)
+    return AblationStep(
+        **places,
+        recipe=training.recipe,
+        records=str(Path(data) / expanded_path(training.data)),
+        overrides=overrides,
+    )
 
 
 def _checkpoint(table: AblationTable, name: str, seed: int, model: str, out: Path) -> str:

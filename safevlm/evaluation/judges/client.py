@@ -15,6 +15,7 @@ from safevlm.evaluation import endpoint
 from safevlm.evaluation.endpoint import CallOutcome, Endpoint
 from safevlm.evaluation.judges.base import Call, Judge
 from safevlm.evaluation.runs import run_file
+from safevlm.usage import UsageError
 
 IMAGES = {"image_side": endpoint.IMAGE_SIDE, "jpeg_quality": endpoint.JPEG_QUALITY}
 
@@ -36,7 +37,7 @@ class JudgeClient:
 def served(judge: Judge, server: Endpoint, concurrency: int, max_tokens: int) -> JudgeClient:
     """A judge behind an endpoint. The number of the vote is its seed."""
     if not server.model:
-        raise ValueError("--judge-model: name the model as its server does, or give a folder with --judge-local")
+        raise UsageError("--judge-model: name the model as its server does, or give a folder with --judge-local")
     client = endpoint.connect(server)
     decoding = endpoint.greedy(server.model, max_tokens)
 

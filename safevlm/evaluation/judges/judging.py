@@ -23,6 +23,7 @@ from safevlm.evaluation.runs.suite_file import suite_of_run
 from safevlm.evaluation.suites import Suite
 from safevlm.plugins import is_reference
 from safevlm.refusals import is_empty
+from safevlm.usage import UsageError
 
 ANSWER_PLACES = ("{answer}", "{generation}", "{first}")
 
@@ -43,6 +44,8 @@ def judge(
     """
     options = options or JudgeOptions()
     folder, results = Path(out), Path(into or out)
+    if name:
+        _configured(name, options)  # flags first, then what lies in the folder
     started = run_file.now()
     rows = read_replies(folder)
     suite = suite_of_run(folder, rows)
@@ -92,7 +95,7 @@ def _configured(name: str, options: JudgeOptions) -> Judge:
     for option in sorted({each for one in JUDGES.ours.values() for each in one.options} - set(judge.options)):
         if getattr(options, option) != getattr(JudgeOptions(), option):
             owners = [one.name for one in JUDGES.ours.values() if option in one.options]
-            raise ValueError(f"--{option}: the judge {name!r} does not take it; give --judge {' or '.join(owners)}")
+            raise UsageError(f"--{option}: the judge {name!r} does not take it; give --judge {' or '.join(owners)}")
     judge = judge.configure(judge, options) if judge.configure else judge
     given = {"--judge-model": options.model, "--judge-local": options.local, "--judge-prompt": options.prompt}
     useless = [flag for flag, value in given.items() if value and not judge.needs_model]
@@ -119,7 +122,7 @@ def _check_numbers(options: JudgeOptions) -> None:
 def _client(judge: Judge, options: JudgeOptions) -> JudgeClient:
     if options.local is not None:
         if options.model or options.base_url:
-            raise ValueError("--judge-local: a folder or a server, not both; leave out --judge-model and --base-url")
+            raise UsageError("--judge-local: a folder or a server, not both; leave out --judge-model and --base-url")
         return local(judge, Path(options.local), options.device, judge.max_tokens)
     server = Endpoint(options.model, options.base_url, options.timeout, options.max_retries)
     return served(judge, server, options.concurrency, judge.max_tokens)
@@ -129,7 +132,7 @@ def _prompt(judge: Judge, options: JudgeOptions) -> tuple[str, str]:
     """The prompt in use and the digest of every text that a verdict depends on."""
     if options.prompt is None:
         if judge.needs_prompt:
-            raise ValueError(f"--judge-prompt: this judge is nothing without its own prompt; see {judge.needs_prompt}")
+            raise UsageError(f"--judge-prompt: this judge is nothing without its own prompt; see {judge.needs_prompt}")
         texts = judge.prompts or ("",)
     else:
         text = Path(options.prompt).read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from safevlm.evaluation.judges.base import Assessment, Case, Judge
 from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.judges.over_refusal import MEASURES, declined
 from safevlm.evaluation.metrics.measures import REFUSALS
+from safevlm.usage import UsageError
 
 MATCHES: dict[str, Callable[[str, str], bool]] = {
     "substring": lambda answer, phrase: phrase in answer,
@@ -35,14 +36,14 @@ def read_phrases(path: Path) -> list[str]:
 
 def holds_phrase(answer: str, phrases: Sequence[str], match: str) -> bool:
     if match not in MATCHES:
-        raise ValueError(f"--match: unknown rule {match!r}; one of {list(MATCHES)}")
+        raise UsageError(f"--match: unknown rule {match!r}; one of {list(MATCHES)}")
     return any(MATCHES[match](answer.strip(), phrase) for phrase in phrases)
 
 
 def with_list(judge: Judge, options: JudgeOptions) -> Judge:
     """The judge `phrases` with the user's list and rule, both part of what its verdicts depend on."""
     if options.phrases is None:
-        raise ValueError("--judge phrases: give the list with --phrases FILE, one per line, and its rule with --match")
+        raise UsageError("--judge phrases: give the list with --phrases FILE, one per line, and its rule with --match")
     phrases, match = read_phrases(Path(options.phrases)), options.match
 
     def score(case: Case) -> Assessment:

@@ -16,6 +16,7 @@ from typing import Any
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.metrics.rates import HARMFUL_FROM, mean, rate
 from safevlm.evaluation.runs.files import Score, read_scores, write_json
+from safevlm.usage import UsageError
 
 ALL = "all"
 FACTS = ("model", "served_as", "fingerprint", "measures", "outcomes", "calls")
@@ -38,7 +39,7 @@ def agreement(
     folders = [(Path(one), Path(two)) for one, two in [(a, b), *more]]
     runs = {str(one): _pairs(one, two) for one, two in folders}
     if len(runs) < len(folders):
-        raise ValueError(f"--more: a folder of A is given twice: {[str(one) for one, _ in folders]}")
+        raise UsageError(f"--more: a folder of A is given twice: {[str(one) for one, _ in folders]}")
     pooled = [pair for pairs in runs.values() for pair in pairs]
     table = {
         "schema": 1,

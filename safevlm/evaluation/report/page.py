@@ -27,6 +27,7 @@ from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.runs.run import Run, read_run
 from safevlm.evaluation.suites.groups import Side
 from safevlm.evaluation.suites.headline import AVERAGE, PublishedTable
+from safevlm.usage import UsageError
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 TITLE = "SafeVLM: evaluation"
@@ -54,7 +55,7 @@ def report(
     """Write the four files into `out` and return the summary. `head` names the run whose detector is looked at."""
     named = list(runs.items() if isinstance(runs, Mapping) else runs)
     if head is not None and head not in dict(named):
-        raise ValueError(f"--head: no run is named {head!r}; one of {list(dict(named))}")
+        raise UsageError(f"--head: no run is named {head!r}; one of {list(dict(named))}")
     read = _read(named)
     head_run = _head(read, head)
     found = sections_of(read)
@@ -71,13 +72,13 @@ def report(
 def _read(named: Sequence[tuple[str, Path]]) -> list[Run]:
     """ValueError: no run, or a row that would stand twice in one suite."""
     if not named:
-        raise ValueError("--run: no run given; name at least one, as NAME=DIR")
+        raise UsageError("--run: no run given; name at least one, as NAME=DIR")
     runs = [read_run(name, Path(folder)) for name, folder in named]
     seen: dict[tuple[str, str], Path] = {}
     for run in runs:
         row = (run.name, run.record["suite"])
         if row in seen:
-            raise ValueError(
+            raise UsageError(
                 f"--run: {run.name!r} is given twice for suite {row[1]!r} ({seen[row]}, {run.folder}); give each a name"
             )
         seen[row] = run.folder

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from safevlm import sharding
 from safevlm.data.row_log import append_rows, drop_half_written_line
+from safevlm.defenses.table import members
 from safevlm.evaluation.endpoint import GIVE_UP_AFTER
 from safevlm.evaluation.judges import judge_of
 from safevlm.evaluation.runs import earlier, run_file, served, shards, suite_file
@@ -29,6 +30,7 @@ from safevlm.evaluation.suites import Suite, folder_of, load_suite, suite_of
 from safevlm.evaluation.suites.question import REPEAT
 from safevlm.sharding import Share, share_of
 from safevlm.types import Generation, Reply, Sample, Verdict
+from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
 FAILED_FIELDS: dict[str, Any] = {"id": str, "suite": str, "group": str, "kind": str, "error": str}
@@ -63,13 +65,14 @@ def ask(
     `perturb`: ask about changed images (`safevlm.evaluation.runs.perturbations`), which are kept in `images`.
     """
     if batch_size < 1:
-        raise ValueError(f"--batch-size: {batch_size} is too small; give 1 or more")
+        raise UsageError(f"--batch-size: {batch_size} is too small; give 1 or more")
     asked = suite_of(suite)
     judge_of(asked.judge, f"suite {asked.name}: judge")  # a wrong name is told before hours of asking
     max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
     perturbation = perturbing.parse(perturb)
-    everything = load_suite(asked, Path(data), partial)
+    members(defense)
     folder, share = Path(out), share_of(shard)
+    everything = load_suite(asked, Path(data), partial)
     served.check_alone(str(model), share.world)
     record: dict[str, Any] = {
         "suite": asked.name,
@@ -173,7 +176,7 @@ def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     if limit is None:
         return list(samples)
     if limit < 1:
-        raise ValueError(f"--limit: {limit} samples are too few; give 1 or more, or leave it out")
+        raise UsageError(f"--limit: {limit} samples are too few; give 1 or more, or leave it out")
     seen: Counter[str] = Counter()
     ranks = []
     for position, sample in enumerate(samples):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from safevlm.data.atomic_write import atomic_file
 from safevlm.data.images import open_image
 from safevlm.types import Sample
+from safevlm.usage import UsageError
 
 FOLDER = "images"
 BAR_FROM = 200  # requests; fewer are changed at once
@@ -99,7 +100,7 @@ def parse(text: str) -> Perturbation | None:
         return None
     name, colon, strength = text.partition(":")
     if name not in PERTURBATIONS:
-        raise ValueError(f"--perturb: unknown {name!r}; one of {list(PERTURBATIONS)}, with a strength as in jpeg:30")
+        raise UsageError(f"--perturb: unknown {name!r}; one of {list(PERTURBATIONS)}, with a strength as in jpeg:30")
     kind = PERTURBATIONS[name]
     try:
         given = float(strength) if colon else kind.strength
@@ -107,7 +108,7 @@ def parse(text: str) -> Perturbation | None:
         given = float("nan")
     if not kind.least <= given <= kind.most:
         limits = f"{kind.least:g}-{kind.most:g}, as in {name}:{kind.strength:g}"
-        raise ValueError(f"--perturb {text}: the strength ({kind.text}) must lie in {limits}")
+        raise UsageError(f"--perturb {text}: the strength ({kind.text}) must lie in {limits}")
     return Perturbation(name, given)
 
 

@@ -13,6 +13,7 @@ from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_jso
 from safevlm.evaluation.runs.suite_file import suite_of_run
 from safevlm.evaluation.suites import Suite
 from safevlm.types import Verdict
+from safevlm.usage import UsageError
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_run(name: str, folder: Path) -> Run:
 
 def read_runs(folders: Mapping[str, Path]) -> list[Run]:
     if not folders:
-        raise ValueError("--run: no run given; name at least one, as NAME=DIR")
+        raise UsageError("--run: no run given; name at least one, as NAME=DIR")
     return [read_run(name, Path(folder)) for name, folder in folders.items()]
 
 

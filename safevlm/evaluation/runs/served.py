@@ -24,6 +24,7 @@ from safevlm.evaluation import endpoint
 from safevlm.evaluation.endpoint import CallOutcome, Endpoint, EndpointError, Turn
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Generation, Reply, Request, Verdict
+from safevlm.usage import UsageError
 
 SCHEMES = ("http://", "https://")
 TIMEOUT = 300.0  # seconds for one answer; a long one of a large model on a busy server takes minutes
@@ -99,7 +100,7 @@ def is_address(model: str) -> bool:
 def check_alone(model: str, processes: int) -> None:
     """ValueError when several processes would ask one server."""
     if is_address(model) and processes > 1:
-        raise ValueError(
+        raise UsageError(
             f"--model {model}: {processes} processes; a served model is asked by one, with --batch-size requests at "
             "once. Start it without torchrun and --shard"
         )
@@ -109,10 +110,10 @@ def connect(model: str, defense: str, *, policy: str | Path | None = None) -> Se
     """A client for `http://HOST/v1#NAME`. ValueError: no name, an unknown one, or a defense that needs the weights."""
     base_url, name = urldefrag(model)
     if not name:
-        raise ValueError(f"--model {model}: name the model after a #, as in {base_url}#NAME")
+        raise UsageError(f"--model {model}: name the model after a #, as in {base_url}#NAME")
     guard = _guard(defense)
     if policy is not None:
-        raise ValueError(f"--policy {policy}: a served model is asked without a detector, so no policy can act")
+        raise UsageError(f"--policy {policy}: a served model is asked without a detector, so no policy can act")
     server = Endpoint(name, base_url, TIMEOUT)
     client = endpoint.connect(server)
     models = _models(client)
@@ -126,7 +127,7 @@ def _guard(name: str) -> Defense:
     needy = [member.row.name for member in members(name) if not member.row.works_on_served_model]
     if needy or name == AUTO:
         usable = [row.name for row in OURS if row.works_on_served_model]
-        raise ValueError(
+        raise UsageError(
             f"--defense {name}: {', '.join(needy) or AUTO} needs the model's weights, which a server keeps to itself; "
             f"one of {usable}, or serve the guarded model"
         )

@@ -24,6 +24,7 @@ from safevlm.evaluation.runs.served import Served
 from safevlm.evaluation.suites import Suite, load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.types import Generation, Request
+from safevlm.usage import UsageError
 
 WARM_UP = 3  # requests to each side before the clock counts
 TITLES = {"prepare": "until the LLM starts", "first_token": "first token", "answer": "whole answer"}
@@ -99,7 +100,7 @@ def timed_groups(suite: Suite) -> tuple[str, ...]:
     """Groups whose requests are timed. ValueError when the suite asks nothing benign."""
     benign = suite.groups_on("benign")
     if not benign:
-        raise ValueError(f"--suite {suite.name}: has no benign requests to time; use one that has, such as miniature")
+        raise UsageError(f"--suite {suite.name}: has no benign requests to time; use one that has, such as miniature")
     return suite.timed_groups or benign
 
 

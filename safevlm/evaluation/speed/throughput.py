@@ -28,6 +28,7 @@ from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.sharding import Share
 from safevlm.types import Generation, Request, Sample
+from safevlm.usage import UsageError
 
 FILE = "throughput.json"
 FIRST = "one by one"
@@ -114,7 +115,7 @@ def throughput(
     A block should be a multiple of `batch_size` times `processes`, or the last batches are not full.
     """
     if min(blocks, block_size, batch_size, processes) < 1:
-        raise ValueError("--blocks, --block-size, --batch-size and --processes: give 1 or more")
+        raise UsageError("--blocks, --block-size, --batch-size and --processes: give 1 or more")
     asked = suite_of(suite)
     max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
     samples = spread(load_suite(asked, Path(data)), (blocks + 1) * block_size)

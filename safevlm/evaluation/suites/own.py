@@ -37,6 +37,7 @@ from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.table import SUITES
 from safevlm.evaluation.suites.tables import AbsentError
 from safevlm.files import load_yaml
+from safevlm.paths import expanded_path
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 
 ENDINGS = (".yaml", ".yml")
@@ -187,10 +188,10 @@ def _group(where: str, name: str, row: object) -> Group:
 
 
 def _questions(told: SuiteFile, data: Path) -> Iterator[Question]:
-    path = data / told.file
+    path = data / expanded_path(told.file)
     if not path.is_file():
         raise AbsentError(f"{path} is missing")
-    root = data / told.images if told.images else path.parent
+    root = data / expanded_path(told.images) if told.images else path.parent
     if not root.is_dir():
         raise ValueError(f"{root}: images: no such folder")
     first: dict[str, str] = {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safevlm.command_line import CommandParser, number
 from safevlm.data import row_log
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.speed.gpu_check import plan, rows, supervisor, table
@@ -59,13 +60,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="scripts/gpu_check.sh", description="Numbers about one GPU within one call of nine minutes."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl, table.md and log.txt; goes on")
     parser.add_argument("--shape", default="7b", choices=SHAPES, help="sizes of the model; the default is 7b")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the check itself at the shape tiny")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="budget; a step that would not fit is not begun")
+    parser.add_argument(
+        "--seconds", type=number(float, above=0), default=SECONDS, help="budget; a step that would not fit is not begun"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="a step or group; may be repeated")
     parser.add_argument("--skip", action="append", default=[], metavar="STEP", help="the same, to leave out")
     parser.add_argument("--plan", action="store_true", help="print the steps with their estimates, and run nothing")
