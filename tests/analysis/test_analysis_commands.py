@@ -76,17 +76,17 @@ def test_same_seed_gives_the_same_bytes(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "told", "code"),
     [
-        (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 images"),
-        (("--spaces", "pixels"), "--spaces"),
+        (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 images", FINDING),
+        (("--spaces", "pixels"), "--spaces", WRONG_USAGE),
     ],
 )
 def test_wrong_flag_is_named(
-    place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+    place: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str, code: int
 ) -> None:
     where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
-    assert main(["analyze", "tsne", *where, *flags]) == FINDING
+    assert main(["analyze", "tsne", *where, *flags]) == code
     assert told in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_oracle_is_always_right(place: Path) -> None:
 
 def test_defense_without_eyes_is_an_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
-    assert main(["analyze", "head", *where, "--defense", "static-prompt"]) == FINDING
+    assert main(["analyze", "head", *where, "--defense", "static-prompt"]) == WRONG_USAGE
     assert "no detector" in capsys.readouterr().err
 
 

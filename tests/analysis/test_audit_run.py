@@ -311,8 +311,9 @@ def test_the_command_prints_what_it_found(home: Path, tmp_path: Path, capsys: py
     assert main([*words, "--threshold", "0.3"]) == 0
     said = capsys.readouterr().out
     assert f"{N} images scanned" in said and "2 unreadable" in said and "not corrected" in said
-    assert main([*words, "--threshold", "2"]) == 1
-    assert "--threshold 2.0: not a probability" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--threshold", "2"])
+    assert left.value.code == 2 and "--threshold: '2'" in capsys.readouterr().err
 
 
 def _words(home: Path, out: Path) -> list[str]:

@@ -119,6 +119,7 @@ def test_embed_marks_a_foreign_tower(model: Any, tmp_path: Path) -> None:
 def test_embed_refuses_a_tau_that_is_no_probability(
     model: Any, tmp_path: Path, tau: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["embed", "--clip", str(tmp_path), "--out", str(tmp_path / "bank"), f"--tau={tau}"]) == 1
-    assert "is not a probability" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["embed", "--clip", str(tmp_path), "--out", str(tmp_path / "bank"), f"--tau={tau}"])
+    assert left.value.code == 2 and f"--tau: '{tau}'" in capsys.readouterr().err
     assert not (tmp_path / "bank").exists()

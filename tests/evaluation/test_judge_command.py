@@ -322,9 +322,6 @@ def test_a_raw_completion_judge_is_sent_its_own_prompt(run: Path, tmp_path: Path
         ),
         (["--judge", "rtvlm", "--judge-local", "gone"], "no config.json here"),
         (["--judge", "rtvlm", "--judge-model", "m"], "give --base-url, or set OPENAI_BASE_URL"),
-        (["--judge", "rtvlm", "--judge-model", "m", "--judge-max-tokens", "0"], "--judge-max-tokens: 0 is too small"),
-        (["--judge", "rtvlm", "--judge-model", "m", "--timeout", "nan"], "--timeout: nan is too small"),
-        (["--judge", "rtvlm", "--judge-model", "m", "--max-retries", "-1"], "--max-retries: -1 is too small"),
     ],
 )
 def test_a_judge_that_cannot_judge_is_told_in_one_line(

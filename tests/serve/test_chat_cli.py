@@ -97,7 +97,6 @@ def test_command_answers_behind_the_checkpoints_own_guard(
     ("flags", "told"),
     [
         (["--image", "nowhere.png"], "nowhere.png: no such image file"),
-        (["--defense", "magic"], "unknown defense 'magic'"),
         (["--policy", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
@@ -110,6 +109,11 @@ def test_mistake_is_one_line_on_stderr_and_exit_code_1(
     assert len(errors) == 1 and told in errors[0], captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_an_unknown_defense_is_wrong_usage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--model", str(folder), "--ask", QUESTION, "--device", "cpu", "--defense", "magic"]) == 2
+    assert "unknown defense 'magic'" in capsys.readouterr().err
 
 
 def test_no_model_is_wrong_usage() -> None:

@@ -308,5 +308,6 @@ def test_too_few_records_end_the_command_in_one_line(
 def test_senseless_numbers_are_an_error_that_names_the_flag(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    assert main(_command(home, tmp_path, flag, "0")) == 1
-    assert f"{flag}: 0 is too small" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(_command(home, tmp_path, flag, "0"))
+    assert left.value.code == 2 and f"{flag}: '0'" in capsys.readouterr().err
