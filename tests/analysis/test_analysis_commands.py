@@ -13,7 +13,7 @@ import torch
 from safevlm.__main__ import main
 from safevlm.analysis import calibration, detection, features, tsne
 from safevlm.analysis.labelled_images import read_sets
-from safevlm.commands import FINDING, OK
+from safevlm.commands import FINDING, OK, WRONG_USAGE
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
