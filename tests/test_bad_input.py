@@ -321,7 +321,7 @@ def test_chat_about_a_bad_image(guarded: Path, tmp_path: Path, capsys: Capture, 
 
 
 def test_chat_behind_an_unknown_defense(guarded: Path, capsys: Capture) -> None:
-    _told(capsys, ["chat", "--model", guarded, "--defense", "magic", "--ask", "Hi"], "magic", "safety-head")
+    _told(capsys, ["chat", "--model", guarded, "--defense", "magic", "--ask", "Hi"], "magic", "safety-head", code=2)
 
 
 def test_chat_with_a_policy_that_is_missing_or_wrong(guarded: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -70,7 +70,8 @@ def ask(
     judge_of(asked.judge, f"suite {asked.name}: judge")  # a wrong name is told before hours of asking
     max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
     perturbation = perturbing.parse(perturb)
-    members(defense)
+    if engine is None:
+        members(defense)  # the same for a defense
     folder, share = Path(out), share_of(shard)
     everything = load_suite(asked, Path(data), partial)
     served.check_alone(str(model), share.world)
