@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from safevlm.config import LoraSettings, Quantization, SafetyConfig
 from safevlm.data.collate import IGNORED
-from safevlm.model import loading, quantization
+from safevlm.model import base_print, loading, quantization
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE
 from safevlm.model.quantization import PACKED, QuantizationError
 from safevlm.model.safe_llava import is_safety_name
@@ -179,7 +179,7 @@ def test_checkpoint_is_small_and_names_its_whole_base(
     assert "quant" not in files[ADAPTER_CONFIG].decode()
     assert f"quantize: {kind}" in files["recipe.yaml"].decode(), "the recipe says how it was trained"
     stored = {name for name in files if name.endswith(".safetensors")}
-    assert stored == {SAFETY_FILE, ADAPTER_FILE}
+    assert stored == {SAFETY_FILE, ADAPTER_FILE, base_print.FILE}
 
 
 def _mentions(table: Any, word: str) -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safevlm.config import SafetyConfig
-from safevlm.model import loading, losses, saving
+from safevlm.model import base_print, loading, losses, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.model.safe_llava import is_safety_name
 from safevlm.training.run import train
@@ -291,6 +291,7 @@ def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind
     names = {
         "config.json",
         SAFETY_FILE,
+        base_print.FILE,
         "recipe.yaml",
         "run.json",
         "trainer_state.json",
