@@ -7,6 +7,7 @@ On disk llava-hf folders use older prefixes, which transformers translates (`lla
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 MODEL_TYPE = "llava"
 """`model_type` in a stock folder's config.json."""
@@ -29,6 +30,27 @@ NEVER_PACKED = (VISION_TOWER, PROJECTOR, LM_HEAD)
 GUARD_INPUTS = ("vision_tower.", "multi_modal_projector.", "embed_tokens.")
 """Parts of the names of the weights that a safety head's verdict depends on. What stands in front of these parts
 differs between versions of the layout; from here on all agree."""
+
+
+OLDER = {
+    "language_model.model.": f"{LANGUAGE_MODEL}.",
+    "language_model.lm_head": LM_HEAD,
+    "vision_tower.": f"{VISION_TOWER}.",
+    "multi_modal_projector.": f"{PROJECTOR}.",
+}
+"""Beginnings of module names in transformers before 4.52 → today's."""
+INNER_TOWER = "vision_model."
+"""Some releases have this level inside the vision tower, others do not."""
+
+
+def module_of(name: str, modules: Container[str]) -> str | None:
+    """The name that a module of this or an older name has among `modules`; None: it is not there."""
+    old = next((old for old in OLDER if name.startswith(old)), None)
+    today = f"{OLDER[old]}{name.removeprefix(old)}" if old else name
+    inside = f"{VISION_TOWER}.{INNER_TOWER}{today.removeprefix(f'{VISION_TOWER}.')}"
+    return next(
+        (each for each in (name, today, today.replace(f".{INNER_TOWER}", "."), inside) if each in modules), None
+    )
 
 
 def is_tower(name: str) -> bool:

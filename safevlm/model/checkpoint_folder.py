@@ -59,6 +59,11 @@ def resolve(path: str | Path) -> Path:
             f"{folder}: no such folder; the miniature is checkpoints/miniature of the clone; to fetch LLaVA: "
             "hf download llava-hf/llava-1.5-7b-hf --local-dir DIR"
         )
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: a LoRA alone; chat, eval and merge take it with --base DIR; for all else merge it first: "
+            f"safevlm merge {folder} --base DIR --out DIR"
+        )
     raise CheckpointError(f"{folder}: no config.json here, nor in {FINAL}/; give the folder of a checkpoint")
 
 

@@ -26,7 +26,7 @@ from llava_patch.pretrained import from_folder
 from llava_patch.processor import make_room
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.model import base_print, checkpoint_folder, quantization, stored, zero3
+from safevlm.model import base_print, checkpoint_folder, peft_folder, quantization, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, CheckpointError, Kind, first_line
 from safevlm.model.export import SIDECAR
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
@@ -95,10 +95,28 @@ def load(
     lies if it has moved. `dtype` is the frozen weights' type; safety modules and adapters are float32 always, except
     under ZeRO-3, which cuts the model across processes and wants one type. `lm` False leaves the LLM's layers on the
     disk: encoding and judging images work, answering does not. `quantize` packs those layers on `device` (none: the
-    CPU), where the whole model then lies. `guard` False takes a `guarded` folder for the stock model that it holds.
+    CPU), where the whole model then lies. A LoRA that another tool made needs its `base`, which is of any other kind;
+    the guard is the base's. `guard` False takes a `guarded` folder for the stock model that it holds.
     CheckpointError: no such folder, not a LLaVA, missing or unexpected weights, base not found, or another base than
     the one that the folder was made for.
     """
+    if peft_folder.is_peft_folder(Path(path)):
+        below = load(
+            peft_folder.base_of(Path(path), base),
+            safety=safety,
+            dtype=dtype,
+            attention=attention,
+            lm=lm,
+            quantize=quantize,
+            device=device,
+            guard=guard,
+        )
+        if below.kind == "adapter":
+            raise CheckpointError(
+                f"{below.path}: has a LoRA already; merge it first: safevlm merge {below.path} --out DIR"
+            )
+        wrapped = peft_folder.put_on(below.model, Path(path)) if lm else below.model
+        return replace(below, model=wrapped, kind="adapter", path=Path(path).resolve())
     packing = quantization.arguments(quantize if lm else "none", dtype, device)
     read = functools.partial(
         _load, path, safety=safety, base=base, dtype=dtype, attention=attention, guard=guard, packing=packing
