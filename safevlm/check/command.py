@@ -66,7 +66,7 @@ def kind_of(path: Path | None) -> Kind:
     if path is None:
         return "machine"
     if path.is_dir():
-        configs = (path / "config.json", path / "final" / "config.json")
+        configs = (path / "config.json", path / "final" / "config.json", path / "adapter_config.json")
         return "model" if any(config.is_file() for config in configs) or not _has_data(path) else "data"
     return "recipe" if path.suffix.lower() in YAML and not (_is_mix(path) or is_other_yaml(path)) else "data"
 

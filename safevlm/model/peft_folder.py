@@ -84,7 +84,7 @@ def put_on(model: SafeLlava, folder: Path) -> Any:
         target_modules=sorted(adapted),
         modules_to_save=sorted(whole) or None,
         rank_pattern={re.escape(module): rank for module, rank in ranks.items()},
-        alpha_pattern={re.escape(module): _alpha(sources[module], config) for module in adapted},  # type: ignore[misc]
+        alpha_pattern={re.escape(module): _alpha(sources[module], config) for module in adapted},
         bias=config.bias,  # type: ignore[arg-type]  # PEFT checks it
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
