@@ -87,7 +87,7 @@ class DataConfig:
     """The records of a run, and what is done with them before training."""
 
     train: Annotated[list[str], Filled()]
-    """Training records, JSON lists or JSONL."""
+    """Training records: JSON lists, JSONL, parquet or Arrow."""
     images: str = ""
     """Folder that relative image paths start from; empty: the folder of each record file."""
     clean: Amount | None = None

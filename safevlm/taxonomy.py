@@ -122,6 +122,11 @@ class TaxonomyFile:
     policy: Mapping[str, Any] | None = None
 
 
+def is_clean(category: str | None, level: str | None) -> bool:
+    """Labelled as clean; or as safe, when there is a level only."""
+    return level == SAFE if category is None else category == CLEAN
+
+
 def contradiction(category: str | None, level: str | None) -> str:
     """Why a category and a level cannot both be true of one image; empty: they can, or one of them is not known."""
     if category is None or level is None or (category == CLEAN) == (level == SAFE):

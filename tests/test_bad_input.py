@@ -136,6 +136,9 @@ RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "unknown safe_level": (lambda row: row.update(safe_level=9), ("unknown safe_level 9", "one of", "must_refuse")),
     "too many images": (lambda row: row.update(image=[row["image"]] * 2), ("1 <image>", "2 images")),
     "no answer": (lambda row: row["conversations"].pop(), ("no answer",)),
+    "answer first": (lambda row: row["conversations"].reverse(), ("turn 1 is an answer",)),
+    "contradicting labels": (lambda row: row.update(safe_type="clean", safe_level="must_refuse"), ("together",)),
+    "misspelt label": (lambda row: row.update(safetype="privacy"), ("'safetype'", "'safe_type'")),
     "unknown speaker": (lambda row: row["conversations"][1].update({"from": "bot"}), ("'bot'", "one of")),
 }
 

@@ -18,7 +18,7 @@ from safevlm.data import packed_images
 from safevlm.data.conversations import LAYOUTS
 from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
-from safevlm.taxonomy import CLEAN, SAFE, Taxonomy
+from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, is_clean
 from safevlm.types import Request, Verdict
 from safevlm.usage import UsageError
 
@@ -39,7 +39,7 @@ class LabelledImage:
     @property
     def is_clean(self) -> bool:
         """Labelled as clean; or as safe, when it has a level only."""
-        return self.level == SAFE if self.category is None else self.category == CLEAN
+        return is_clean(self.category, self.level)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from safevlm.data.images import ImageError, is_animated, open_image
 from safevlm.data.json_rows import RowError
 from safevlm.data.record_rows import record_rows
 from safevlm.data.threads import in_threads
-from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, contradiction
+from safevlm.taxonomy import Taxonomy, contradiction
+from safevlm.taxonomy import is_clean as labels_are_clean
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,7 @@ def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path, packed:
 
 def is_clean(record: Record, taxonomy: Taxonomy) -> bool:
     """Labelled as clean, or as safe when it has a level only."""
-    if record.safe_type is not None:
-        return taxonomy.category_names[record.safe_type] == CLEAN
-    return record.safe_level is not None and taxonomy.level_names[record.safe_level] == SAFE
+    return labels_are_clean(*taxonomy.names_of(record.safe_type, record.safe_level))
 
 
 def refuse_placeholders(records: Iterable[Record]) -> None:
