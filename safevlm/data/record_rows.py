@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.json_rows import RowError, json_rows
+from safevlm.data.unpacking import check_columns
 
 PARQUET, ARROW = ".parquet", ".arrow"
 ENDINGS = (".jsonl", ".json", PARQUET, ARROW)
@@ -39,7 +40,10 @@ def _batches(path: Path) -> Iterator[Any]:
         raise ImportError(f"{path}: reading {path.suffix} needs pyarrow: pip install -e '.[data]'") from error
     try:
         if path.suffix.lower() == PARQUET:
-            yield from parquet.ParquetFile(path).iter_batches(batch_size=BATCH)
+            table = parquet.ParquetFile(path)
+            for group in range(table.num_row_groups):
+                check_columns(table, group, table.schema_arrow.names)
+                yield from table.iter_batches(batch_size=BATCH, row_groups=[group])
             return
         with pa.memory_map(str(path)) as source:
             for batch in _arrow_batches(pa, source):

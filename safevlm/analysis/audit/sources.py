@@ -11,11 +11,16 @@ import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safevlm.data.json_rows import json_rows
+from safevlm.data.unpacking import BoundedFile, check_columns
+
+if TYPE_CHECKING:
+    from tarfile import TarFile as TarArchive
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -156,6 +161,7 @@ class ParquetFile:
         """The wanted rows of a row group; what cannot be decompressed is an error of each row that is left."""
         position = first
         try:
+            check_columns(parquet, group, [column])
             for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=[column], use_threads=False):
                 for value in batch.column(0):
                     if wanted(position):
@@ -200,13 +206,15 @@ class TarFile:
 
     def _members(self, wanted: Wanted) -> Iterator[tuple[str, int, bytes | None, str]]:
         """Name, size, bytes if wanted, error. An archive that breaks off ends with one nameless broken member."""
+        import lzma
         import tarfile
         import zlib
 
         position = 0
-        mode: Literal["r:", "r|*"] = "r:" if self.file.suffix == ".tar" else "r|*"
+        is_plain = self.file.suffix == ".tar"
         try:
-            with tarfile.open(self.file, mode) as tar:
+            with ExitStack() as stack:
+                tar = stack.enter_context(_open_tar(self.file, is_plain, stack))
                 while (member := tar.next()) is not None:
                     if member.isfile() and member.name.lower().endswith(SUFFIXES):
                         reads = wanted(position) and member.size <= MAX_BYTES
@@ -215,9 +223,9 @@ class TarFile:
                         position += 1
                     # it remembers every header; a tar of a million members would fill the memory
                     tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
-                if mode == "r:" and self.file.stat().st_size - tar.offset < tarfile.BLOCKSIZE:
+                if is_plain and self.file.stat().st_size - tar.offset < tarfile.BLOCKSIZE:
                     raise tarfile.ReadError("no end mark")  # tarfile takes half a header for the end
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, OSError, EOFError, MemoryError, ValueError, lzma.LZMAError, zlib.error) as error:
             yield "", 0, None, f"the archive is broken from here on ({_first_line(error)})"
 
 
@@ -259,6 +267,16 @@ def arrow(part: str = "") -> Any:
 def printable(name: str) -> str:
     """A name as UTF-8; what is none is spelled out, since neither parquet nor HTML can hold it."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _open_tar(file: Path, is_plain: bool, stack: ExitStack) -> TarArchive:
+    """A compressed tar is read from its start to its end, within a bound."""
+    import tarfile
+
+    if is_plain:
+        return tarfile.open(file, "r:")
+    packed: Any = stack.enter_context(closing(BoundedFile(file)))
+    return tarfile.open(fileobj=packed, mode="r|")
 
 
 def _container(path: Path, name: str, images: str, column: str) -> Container:

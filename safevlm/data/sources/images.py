@@ -7,7 +7,10 @@ still fits several files is an error, never a guess. Nothing is ever written und
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -15,10 +18,29 @@ from typing import Any
 from unicodedata import normalize
 
 from safevlm.data.sources.row import ImageFile, SourceError
+from safevlm.data.unpacking import UnpackingError, check_columns
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_BYTES = 256_000_000
 """Largest image inside an archive; more is a zip bomb or no image."""
+
+
+STEP = 4_096
+"""Packed bytes that are unpacked at once."""
+BROKEN_ZIP = (
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,  # a password
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What a damaged zip raises, of which the module documents one."""
 
 
 class ImageIndex:
@@ -109,7 +131,7 @@ def _file_bytes(path: Path) -> bytes:
 def _zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except BROKEN_ZIP as error:
         raise SourceError(f"{path}: not a zip file that can be read ({error}); download it again") from error
 
 
@@ -120,12 +142,18 @@ def _zip_bytes(path: Path, members: Iterable[str]) -> Iterator[tuple[ImageFile, 
 
 
 def _member_bytes(archive: zipfile.ZipFile, path: Path, member: str) -> bytes:
-    if archive.getinfo(member).file_size > MAX_BYTES:
-        raise SourceError(f"{path}:{member}: over the limit of {MAX_BYTES:,} bytes for one image")
+    """In steps: some methods unpack whatever they are given at once, whatever size the member is said to have."""
     try:
-        return archive.read(member)
-    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, OSError) as error:  # RuntimeError: a password
-        raise SourceError(f"{path}:{member}: cannot be unpacked: {error}") from error
+        if archive.getinfo(member).file_size > MAX_BYTES:
+            raise SourceError(f"{path}:{member}: over the limit of {MAX_BYTES:,} bytes for one image")
+        with archive.open(member) as file:
+            return b"".join(iter(lambda: file.read(STEP), b""))
+    except SourceError:
+        raise
+    except BROKEN_ZIP as error:
+        raise SourceError(
+            f"{path}:{member}: cannot be unpacked ({_one_line(error)}); download {path.name} again"
+        ) from error
 
 
 def _parquet_bytes(path: Path, rows: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
@@ -140,11 +168,31 @@ def _parquet_bytes(path: Path, rows: set[int]) -> Iterator[tuple[ImageFile, byte
 
 def _group_bytes(path: Path, file: Any, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
     row = start
-    for batch in file.iter_batches(batch_size=32, row_groups=[group], columns=["image"]):
+    for batch in batches(file, path, [group], ["image"], 32):
         for cell in batch.column(0):
             if row in wanted:
                 yield ImageFile(path, str(row)), _cell_bytes(cell.as_py(), f"{path}:{row}")
             row += 1
+
+
+def batches(file: Any, path: Path, groups: Iterable[int], columns: list[str], size: int) -> Iterator[Any]:
+    """Columns of row groups of a `parquet_file`, `size` rows at a time. SourceError: damaged, or it unpacks too far."""
+    from pyarrow import ArrowException
+
+    for group in groups:
+        try:
+            check_columns(file, group, columns)
+            yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
+        except UnpackingError as error:
+            raise SourceError(f"{path}: {error}") from error
+        except (ArrowException, OSError) as error:
+            raise SourceError(
+                f"{path}: row group {group} cannot be read ({_one_line(error)}); download {path.name} again"
+            ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _cell_bytes(cell: object, place: str) -> bytes:

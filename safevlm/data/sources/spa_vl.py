@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safevlm.data.json_rows import json_rows
-from safevlm.data.sources.images import ImageIndex, find_all, parquet_file
+from safevlm.data.sources.images import ImageIndex, batches, find_all, parquet_file
 from safevlm.data.sources.row import (
     ImageFile,
     PublishedCount,
@@ -83,7 +83,7 @@ def _parquet_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
         raise SourceError(f"{file}: not SPA-VL's layout: columns {names}, without {lacking or ['chosen']}")
     columns = [name for name in ("question", "chosen", "image_name", *CLASSES) if name in names]
     number = 0
-    for batch in table.iter_batches(batch_size=1024, columns=columns):
+    for batch in batches(table, file, range(table.num_row_groups), columns, 1024):
         for raw in batch.to_pylist():
             place = f"{file}:{number}"
             yield SourceRow(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def tar_members(file: Path) -> dict[str, ImageFile]:
     """Base name → image of a tar, which is read from its start to its end once."""
     from safevlm.data.sources.row import ImageFile
 
-    with tarfile.open(file) as archive:
+    with _tar(file) as archive:
         names = [member.name for member in archive if member.isfile()]
     return {PurePosixPath(name).name: ImageFile(file, name) for name in names}
 
@@ -65,11 +66,12 @@ def parquet_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, tup
 
 def text_rows(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """(place, row) of a parquet file, its images left alone."""
-    from safevlm.data.sources.images import parquet_file
+    from safevlm.data.sources.images import batches, parquet_file
 
     table = parquet_file(file)
     columns = [name for name in table.schema_arrow.names if name != "image"]
-    rows = (row for batch in table.iter_batches(batch_size=1024, columns=columns) for row in batch.to_pylist())
+    found = batches(table, file, range(table.num_row_groups), columns, 1024)
+    rows = (row for batch in found for row in batch.to_pylist())
     yield from ((f"{file}:{number}", row) for number, row in enumerate(rows))
 
 
@@ -135,13 +137,29 @@ def _bytes_of(images: Collection[ImageFile]) -> Iterator[tuple[ImageFile, bytes]
 
     yield from read_images(image for image in images if image.path.suffix != ".tar")
     by_member = {(image.path, image.member): image for image in images if image.path.suffix == ".tar"}
-    for path in sorted({path for path, _ in by_member}):
-        with tarfile.open(path) as archive:
+    for path in sorted({path for path, _ in by_member}):  # the set is made once; members leave it one by one
+        with _tar(path) as archive:
             for member in archive:
                 wanted = by_member.get((path, member.name))
                 content = archive.extractfile(member) if wanted and member.size <= MAX_BYTES else None
                 if wanted and content:
+                    del by_member[path, member.name]
                     yield wanted, content.read()
+    if by_member:
+        gone = next(iter(by_member.values()))
+        raise ValueError(f"{gone}: cannot be unpacked, cut off or too large; download {gone.path.name} again")
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar without compression, as the benchmarks publish theirs. ValueError: damaged, with the fix."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield archive
+    except (tarfile.TarError, OSError, EOFError, MemoryError) as error:
+        raise ValueError(
+            f"{path}: not a tar file that can be read ({error or 'it breaks off'}); download {path.name} again"
+        ) from error
 
 
 def _write(file: Path, data: bytes) -> Path:
