@@ -36,6 +36,8 @@ class Package:
     """Extra of ours that brings it; empty: the package itself does."""
     why: str = ""
     """What goes wrong with an older one."""
+    beside: tuple[str, str, str] | None = None
+    """Another package, its first version that breaks this one, and how that shows."""
 
 
 PACKAGES = (
@@ -49,6 +51,7 @@ PACKAGES = (
     Package("deepspeed", "0.18", "train"),
     Package("bitsandbytes", "0.48", "quant"),
     Package("flash-attn", extra="flash"),
+    Package("lmms-eval", "0.7.3", "utility", beside=("filelock", "4", "it fails, and exits with 0 all the same")),
 )
 CORE = tuple(package.name for package in PACKAGES if not package.extra)
 LOGGERS = ("tensorboard", "wandb")
@@ -67,8 +70,8 @@ def packages(recipe: Recipe | None) -> Iterator[Finding]:
     problems = {
         each.name: _problem(each) for each in [*PACKAGES, *(Package(name) for name in needed if name not in known)]
     }
-    bad = [name for name in needed if problems[name]]
-    yield from (Finding(False, problems[name]) for name in bad)
+    bad = [problems[name] for name in needed if problems[name]] + list(filter(None, map(_clash, PACKAGES)))
+    yield from (Finding(False, problem) for problem in bad)
     if not bad:
         found = [f"{package.name} {installed(package.name)}" for package in PACKAGES if installed(package.name)]
         others = [problem for name, problem in problems.items() if problem and name not in needed]
@@ -180,6 +183,17 @@ def _problem(package: Package) -> str:
         fix = f"pip install '{package.name}>={package.floor}'"
         return f"{package.name} {found} is older than {package.floor}{why}; {fix}"
     return ""
+
+
+def _clash(package: Package) -> str:
+    """Empty, or which other package breaks this one, which is installed, and the fix."""
+    found = installed(package.name)
+    if found is None or package.beside is None:
+        return ""
+    name, limit, how = package.beside
+    other = installed(name)
+    is_clash = other is not None and Version(other) >= Version(limit)
+    return f"{package.name} {found} beside {name} {other}: {how}; pip install '{name}<{limit}'" if is_clash else ""
 
 
 def _compiles(recipe: Recipe) -> bool:

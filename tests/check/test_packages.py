@@ -54,6 +54,16 @@ def test_a_package_that_the_recipe_needs_is_an_error_when_missing(
     assert name in packages.CORE or all(one.ok for one in packages.packages(None)), "not needed without that recipe"
 
 
+@pytest.mark.parametrize(("filelock", "clashes"), [("4.3.1", True), ("4", True), ("3.29.1", False)])
+def test_a_package_that_another_one_breaks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, filelock: str, clashes: bool
+) -> None:
+    here, found = {"lmms-eval": "0.7.3", "filelock": filelock}, packages.installed
+    monkeypatch.setattr(packages, "installed", lambda package: here.get(package) or found(package))
+    assert [f"filelock {filelock}" in title and "filelock<4" in title for title in _titles()] == [True] * clashes
+    assert '"filelock<4"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
 def test_a_package_below_its_floor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     found = packages.installed
     monkeypatch.setattr(packages, "installed", lambda package: "5.6.0" if package == "transformers" else found(package))
