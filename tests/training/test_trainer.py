@@ -294,6 +294,7 @@ def test_every_checkpoint_is_complete(wholes: dict[str, Whole], stage: str, kind
         base_print.FILE,
         "recipe.yaml",
         "run.json",
+        "base.safetensors",
         "trainer_state.json",
         "chat_template.jinja",
         "processor_config.json",

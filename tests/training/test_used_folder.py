@@ -20,6 +20,7 @@ from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stage import Stage, StageRun
+from tests import patience
 from tests.training import workshop
 
 ROOT = Path(__file__).parents[2]
@@ -196,3 +197,46 @@ def test_a_checkpoint_that_is_refused_says_what_to_do(
     for part in ("is not a number", str(out / "checkpoint-1"), "optim.lr", "--run.resume false"):
         assert part in str(error.value)
     assert {path.name for path in out.iterdir()} == {"checkpoint-1", "final"}
+
+
+TOGETHER = """
+import os, sys
+from pathlib import Path
+import torch.distributed
+from safevlm.training import processes
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+try:
+    with processes.only_run(Path(sys.argv[1]), rank, 2):
+        torch.distributed.barrier()
+        said = f"held {(Path(sys.argv[1]) / processes.LOCK).exists()}"
+        torch.distributed.barrier()
+except ValueError as error:
+    said = f"refused {error}"
+(Path(sys.argv[2]) / str(rank)).write_text(said)
+torch.distributed.destroy_process_group()
+"""
+
+
+def _together(out: Path, folder: Path) -> list[str]:
+    """What two processes say that a launcher has started in one folder."""
+    (folder / "together.py").write_text(TOGETHER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*launch, str(folder / "together.py"), str(out), str(folder)]
+    patience.run(words, folder / "output.txt", ROOT, PYTHONPATH=str(ROOT))
+    return [(folder / str(rank)).read_text() for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_run_agree_whether_the_folder_is_theirs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _together(out, tmp_path) == ["held True"] * 2
+    assert not out.exists(), "the first process took the lock and its empty folder away"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        first, second = _together(out, tmp_path)
+        assert first == second and first.startswith("refused ") and f"process {holder.pid} on " in first
+    finally:
+        holder.kill()
+        holder.wait()
