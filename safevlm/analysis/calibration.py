@@ -26,6 +26,7 @@ from safevlm.analysis.thresholds import Promise, Risks, Thresholds
 from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, judge, union
 from safevlm.data.atomic_write import write_text
 from safevlm.defenses.policy import Policy, policy_from
+from safevlm.files import read_json, read_yaml
 from safevlm.intervals import Floats, Interval, share
 from safevlm.model.export import SIDECAR
 from safevlm.model.loading import Loaded
@@ -273,7 +274,7 @@ def write_policy(path: Path, table: Mapping[str, Any]) -> None:
 def write_into_checkpoint(folder: Path, table: Mapping[str, Any]) -> None:
     """Puts the policy into config.json, from which chat, serve and eval take it; nothing else in it changes."""
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["policy"] = dict(table)
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -303,12 +304,10 @@ def _check_trials(scores: Scores, promise: Promise, names: Sequence[str], option
 
 def _policy_table(options: CalibrationOptions, loaded: Loaded) -> dict[str, Any]:
     """The policy that the calibration joins: a file's, or the checkpoint's own."""
-    import yaml
-
     config = loaded.safe_llava.config
     if options.policy is None:
         return copy.deepcopy(config.policy or {})
-    table = yaml.safe_load(Path(options.policy).read_text(encoding="utf-8")) or {}
+    table = read_yaml(options.policy) or {}
     policy_from(table, config.taxonomy, options.policy)
     return table
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from llava_patch import parts
 from safevlm.analysis import detection
@@ -26,6 +27,7 @@ from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
 from safevlm.data.atomic_write import write_text
 from safevlm.defenses.bank import Bank, read_bank
 from safevlm.defenses.safe_clip import READINGS
+from safevlm.files import checked, read_json
 from safevlm.intervals import share
 
 TAUS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -57,6 +59,12 @@ def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: s
 def _readings(features: Any) -> Tensor:
     """(readings, v) of a request's only image."""
     return torch.stack([reading(features.vision)[0].float().cpu() for reading in READINGS.values()])
+
+
+class SummaryFile(TypedDict):
+    """What is read of an evaluation's `summary.json`."""
+
+    suites: dict[str, Any]
 
 
 Rows = Mapping[str, tuple[Sequence[LabelledImage], NDArray[np.float32]]]
@@ -117,5 +125,5 @@ def write(
     """The table as JSON. `summary`: an evaluation's, whose rates stand beside it."""
     table = {"schema": 1, **ablate(model, banks, data, device)}
     if summary:
-        table["defenses"] = json.loads(summary.read_text(encoding="utf-8"))["suites"]
+        table["defenses"] = checked(SummaryFile, read_json(summary), str(summary), more=True)["suites"]
     write_text(out, json.dumps(table, indent=1, ensure_ascii=False))

@@ -22,6 +22,7 @@ from safevlm.check.other_files import is_other_yaml
 from safevlm.config import Recipe
 from safevlm.data.record_rows import ENDINGS
 from safevlm.data.sources.images import EXTENSIONS
+from safevlm.files import FileError, read_yaml
 from safevlm.usage import UsageError
 
 Kind = Literal["recipe", "model", "data", "machine"]
@@ -166,11 +167,9 @@ def _try(parse: object, words: list[str]) -> tuple[Recipe | None, str]:
 
 def _is_mix(path: Path) -> bool:
     """A mix has sources; everything else in YAML is taken for a recipe, so that its faults are told as a recipe's."""
-    import yaml
-
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        table = read_yaml(path)
+    except FileError:
         return False
     return isinstance(table, dict) and "sources" in table and "stage" not in table
 

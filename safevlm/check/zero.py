@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safevlm.config import Recipe
+from safevlm.files import FileError, read_json
 from safevlm.training import updates
 
 AUTO = "auto"
@@ -27,9 +27,9 @@ class Zero:
 def read(path: Path) -> dict[str, Any]:
     """ValueError: not JSON, or no JSON object."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"run.deepspeed: {path}: not JSON: {error}") from error
+        table = read_json(path)
+    except FileError as error:
+        raise ValueError(f"run.deepspeed: {error}") from error
     if not isinstance(table, dict):
         raise ValueError(f"run.deepspeed: {path}: must hold a JSON object, not a {type(table).__name__}")
     return table
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any]:
 def settings(table: Mapping[str, Any]) -> Zero:
     zero = _section(table, "zero_optimization")
     stage = zero.get("stage", 0)
-    if stage not in STAGES:
+    if isinstance(stage, bool) or stage not in STAGES:
         raise ValueError(f"run.deepspeed: zero_optimization.stage: {stage!r} is none of {list(STAGES)}")
     return Zero(stage, _is_offloaded(zero, "offload_optimizer"), _is_offloaded(zero, "offload_param"))
 

@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 from safevlm.data.labels import UNLABELLED, LabelTable, read_labels
 from safevlm.data.sources import source_of
 from safevlm.data.sources.row import Rule, SourceSpec
+from safevlm.files import FileError, read_yaml
 from safevlm.paths import expanded_path
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 
@@ -211,12 +212,10 @@ def _answers(table: Mapping[str, Any], taxonomy: Taxonomy, file: Path) -> dict[s
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MixError(f"{file}: malformed YAML: {error}") from error
+        table = read_yaml(file)
+    except FileError as error:
+        raise MixError(str(error)) from error
     if not isinstance(table, dict):
         raise MixError(f"{file}: not a mix; it needs a table with `sources` and `labels`")
     return table

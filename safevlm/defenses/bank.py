@@ -29,6 +29,7 @@ from llava_patch.fingerprint import fingerprint, is_same
 from safevlm.data import used_folder
 from safevlm.data.atomic_write import atomic_file
 from safevlm.defenses.concepts import Concept, concepts_from
+from safevlm.files import checked, load_json
 from safevlm.taxonomy import Taxonomy
 from safevlm.usage import UsageError
 
@@ -135,8 +136,8 @@ def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:
             tensors = {name: stored.get_tensor(name) for name in TENSORS}
         about = metadata["bank"]
         rows = table.pop("concepts")
-        facts = BankFacts(**table)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        facts = checked(BankFacts, table, "its metadata")
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a concept bank ({error}); make one: {MAKE_IT}") from error
     if metadata.get("sha256") != _digest(about, tensors):
         raise ValueError(f"{path}: the bank is not what was written (its hash differs); make it again: {MAKE_IT}")
@@ -149,7 +150,7 @@ def _about(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
         Path(path).open("rb").close()  # safetensors takes a file that may not be read for one that is not there
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
-        return dict(json.loads(metadata["bank"])), metadata
+        return dict(load_json(metadata["bank"], "its metadata")), metadata
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a concept bank ({error}); make one: {MAKE_IT}") from error
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from llava_patch.fingerprint import Fingerprints
 from safevlm.config import Position, TensorKind
 from safevlm.data.atomic_write import atomic_file
+from safevlm.files import load_json
 
 KEY, LEARNED, BASE = "security_tensor", "learned", "base."
 """Names in the file: the tensor, what the optimiser moved where that is something else, and, before each part, the
@@ -70,8 +71,8 @@ def read(file: Path) -> SecurityTensor:
         raise ValueError(f"{file}: no security tensor: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file}: no security tensor; its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    words = {name: json.loads(value) for name, value in metadata.items() if name != "format"}
-    kind, position = words.pop("kind"), words.pop("position")
+    words = {name: load_json(value, f"{file}: {name}") for name, value in metadata.items() if name != "format"}
+    kind, position = words.pop("kind", None), words.pop("position", None)
     if kind not in get_args(TensorKind) or position not in get_args(Position):
         raise ValueError(f"{file}: unknown kind {kind!r} or position {position!r}")
     if not values.isfinite().all():

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from string import Formatter
 from typing import Literal, get_args
 
 from safevlm.defenses import prompts
@@ -24,6 +23,7 @@ from safevlm.defenses.base import Ask, Defense
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.row import DefenseRow
+from safevlm.files import check_template
 from safevlm.types import Reply, Request, Verdict
 
 Judgement = Literal["harmful", "harmless"]
@@ -50,15 +50,15 @@ class Wording:
 
     def __post_init__(self) -> None:
         for key, needed, allowed in _PLACES:
-            _check_template(key, getattr(self, key), needed, allowed)
+            try:
+                check_template(getattr(self, key), allowed, needed)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
         for key in get_args(Judgement):
-            words = getattr(self, key)
-            if isinstance(words, str) or not all(isinstance(word, str) and word.strip() for word in words):
-                raise ValueError(f"{key}: {words!r} is not a list of words; quote them, YAML reads a bare yes as true")
+            if not all(word.strip() for word in getattr(self, key)):
+                raise ValueError(f"{key}: {getattr(self, key)!r} is not a list of words")
         if not self.harmful:
             raise ValueError("harmful: no words; nothing could ever be told")
-        if self.otherwise not in get_args(Judgement):
-            raise ValueError(f"otherwise: {self.otherwise!r}; one of {list(get_args(Judgement))}")
         check_number("max_new_tokens", self.max_new_tokens, 1, 1 << 16, whole=True)
 
     def read(self, verdict: str) -> Judgement:
@@ -111,16 +111,6 @@ def _begins(verdict: str, words: Sequence[str], border: str) -> bool:
     """Whether it begins with one of these, quotes and stars aside, and the border behind it."""
     phrases = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return bool(words) and re.match(rf"\W*(?:{phrases}){border}", verdict, re.IGNORECASE) is not None
-
-
-def _check_template(key: str, template: str, needed: Collection[str], allowed: Collection[str]) -> None:
-    if not isinstance(template, str):
-        raise ValueError(f"{key}: {template!r} is not a text")
-    places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-    for name in sorted(places - set(allowed)):
-        raise ValueError(f"{key}: unknown {{{name}}}; only {', '.join(f'{{{each}}}' for each in sorted(allowed))}")
-    for name in sorted(set(needed) - places):
-        raise ValueError(f"{key}: {{{name}}} is missing")
 
 
 def _build(context: DefenseContext) -> Defense:

@@ -8,7 +8,7 @@ What is wrong is a FileError, a ValueError of one line: `file:line: key.path: wh
 `json_lines(path)` reads JSONL; `checked(Shape, value, where)` holds a value from elsewhere against a shape.
 """
 
-from safevlm.files.documents import json_lines, read_json, read_yaml
+from safevlm.files.documents import json_line, json_lines, read_json, read_yaml
 from safevlm.files.shapes import checked
 from safevlm.files.strict_json import load_json
 from safevlm.files.strict_yaml import load_yaml
@@ -19,6 +19,7 @@ __all__ = [
     "FileError",
     "check_template",
     "checked",
+    "json_line",
     "json_lines",
     "load_json",
     "load_yaml",

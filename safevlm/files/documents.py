@@ -25,7 +25,10 @@ def read_yaml(path: str | Path, shape: Any = None) -> Any:
     """A YAML file, as `shape` where one is given. FileError: `path:line: key.path: what is wrong`. OSError."""
     text = read_text(path, strict_yaml.LIMIT)
     value = strict_yaml.load_yaml(text, str(path))
-    return value if shape is None else checked(shape, value, str(path), partial(strict_yaml.line_at, text))
+    if shape is None:
+        return value
+    table = {} if value is None else value  # a file of comments alone
+    return checked(shape, table, str(path), partial(strict_yaml.line_at, text))
 
 
 @overload
@@ -49,23 +52,19 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
             if len(line) > LINE_LIMIT:
                 raise FileError(f"{where}: a line of more than {size(LINE_LIMIT)}")
             if line.strip():
-                yield where, json_line(_decoded(line, where), where)
+                yield where, json_line(line, where)
 
 
-def json_line(line: str, where: str) -> Any:
+def json_line(content: bytes, where: str) -> Any:
     """The value of one line of JSONL. FileError, beginning with `where`."""
     try:
+        line = content.decode("utf-8-sig")
         value = strict_json.DECODER.decode(line)
         strict_json.check_value(line, value)
     except json.JSONDecodeError as error:
         raise FileError(f"{where}: not JSON: {error.msg} (column {error.colno})") from error
     except strict_json.FAULTS as error:
         raise FileError(f"{where}: {strict_json.told(error)}") from error
-    return value
-
-
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    return value

@@ -26,10 +26,13 @@ Path = tuple[str | int, ...]
 LineAt = Callable[[Path], int | None]
 
 
-def checked(shape: type[Shape], value: object, where: str, line_at: LineAt | None = None) -> Shape:
+def checked(
+    shape: type[Shape], value: object, where: str, line_at: LineAt | None = None, *, more: bool = False
+) -> Shape:
     """The value as a `shape`. FileError: `where:line: key.path: what is wrong; what is allowed`, of the first fault.
 
-    `value`: what JSON can hold. `line_at`: the line of a key path, where there is a file to look it up.
+    `value`: what JSON can hold. `line_at`: the line of a key path, where there is a file to look it up. `more`: keys
+    that a shape (a TypedDict, then) does not name are kept; for records that a later version may write more into.
     """
     from pydantic import ValidationError  # late: who reads no file of a user's needs none
 
@@ -40,7 +43,7 @@ def checked(shape: type[Shape], value: object, where: str, line_at: LineAt | Non
     if path := _not_finite(value):
         raise FileError(f"{where}: {dotted(path)}: is not a finite number")
     try:
-        return _adapter(cast("Any", shape)).validate_json(text, strict=True, extra="forbid")
+        return _adapter(cast("Any", shape)).validate_json(text, strict=True, extra="allow" if more else "forbid")
     except ValidationError as error:
         raise FileError(_told(shape, value, error, where, line_at)) from error
 

@@ -8,6 +8,7 @@ error with the line. Keys that read the same are equal, whether quoted or not: `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -83,6 +84,12 @@ class StrictLoader(yaml.SafeLoader):
                     raise ConstructorError(None, None, f"{told}; leave one out", key_node.start_mark)
             first |= dict.fromkeys((key_node.value, key), key_node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads `1e-3` as a text, since it has no dot
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(?:\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_yaml(content: bytes | str, where: str) -> Any:

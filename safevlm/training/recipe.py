@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from safevlm import paths, ranges, recipes
 from safevlm.config import Recipe
+from safevlm.files import read_yaml
 from safevlm.training import updates
 from safevlm.training.stages import stage_of
 
@@ -30,10 +30,10 @@ def _file(parser: ArgumentParser, given: str) -> Path:
     """The recipe of a name or path. The parser's own message on broken YAML does not name the file."""
     try:
         file = recipes.find(paths.expanded(given), "recipe")
-        yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        parser.error(f"{given}: not YAML: {' '.join(str(error).split())}")
-    except ValueError as error:
+        table = read_yaml(file)
+        if not isinstance(table, dict):
+            parser.error(f"{file}: a recipe is a table of keys, such as `stage`, `model` and `data`")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return file
 

@@ -38,14 +38,17 @@ def test_file_is_read_as_written(tmp_path: Path) -> None:
         ([NEUTRAL, {**KNIFE, "level": SAFE}], r"'knife': level: category 'clean' goes with level 'safe'"),
         ([{**NEUTRAL, "level": "careful"}, KNIFE], r"'plain': level: category 'clean' goes with level 'safe'"),
         ([NEUTRAL, KNIFE, KNIFE], "two are named 'knife'"),
-        ([NEUTRAL, {**KNIFE, "colour": "red"}], r"'knife': unknown key 'colour'; its keys are"),
-        ([NEUTRAL, {key: KNIFE[key] for key in ("name", "level", "templates")}], r"'knife': no category; its keys are"),
-        ([NEUTRAL, {**KNIFE, "templates": []}], r"'knife': templates: \[\] is not a list of phrases"),
-        ([NEUTRAL, {**KNIFE, "templates": "a knife"}], r"'knife': templates: 'a knife' is not a list"),
-        ([NEUTRAL, {**KNIFE, "templates": ["a knife", " "]}], r"'knife': templates: ' ' is not a phrase"),
-        ([NEUTRAL, {**KNIFE, "prior": 0}], r"'knife': prior: 0 is not a number above 0"),
-        ([NEUTRAL, {**KNIFE, "prior": "often"}], r"'knife': prior: 'often' is not"),
-        ([NEUTRAL, "knife"], r"concepts\[1\]: 'knife' is not a table with a name"),
+        ([NEUTRAL, {**KNIFE, "colour": "red"}], r"concepts\[1\].colour: unknown key 'colour'; one of"),
+        ([NEUTRAL, {key: KNIFE[key] for key in ("name", "level", "templates")}], r"concepts\[1\]: lacks 'category'"),
+        ([NEUTRAL, {**KNIFE, "templates": []}], r"concepts\[1\]: templates: \[\] is not a list of phrases"),
+        ([NEUTRAL, {**KNIFE, "templates": "a knife"}], r"concepts\[1\].templates: 'a knife' is not a list"),
+        (
+            [NEUTRAL, {**KNIFE, "templates": ["a knife", " "]}],
+            r"concepts\[1\]: templates: .*' '\] is not a list",
+        ),
+        ([NEUTRAL, {**KNIFE, "prior": 0}], r"concepts\[1\]: prior: 0.0 is not a number above 0"),
+        ([NEUTRAL, {**KNIFE, "prior": "often"}], r"concepts\[1\].prior: 'often' is not a number"),
+        ([NEUTRAL, "knife"], r"concepts\[1\]: 'knife' is not a table"),
         ([KNIFE], "there must be a neutral one"),
         ([NEUTRAL], "and one that is not"),
         ([], "there must be a neutral one"),
@@ -59,7 +62,11 @@ def test_error_names_file_concept_and_key(tmp_path: Path, rows: list[Any], messa
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("concepts: [", "malformed YAML"), ("concept: []", "the key `concepts`"), ("concepts: knife", "is not a list")],
+    [
+        ("concepts: [", "not YAML"),
+        ("concept: []", "unknown key 'concept'"),
+        ("concepts: knife", "is not a list"),
+    ],
 )
 def test_file_that_holds_no_list_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ def test_a_score_outside_0_to_1_is_an_error(tmp_path: Path, value: object) -> No
         ({"things": []}, "empty"),
         ({"image": None}, "needs an image"),
         ({"image": "gone.png"}, r"image .*gone\.png is missing"),
-        ({"question": None}, "question has the wrong type"),
+        ({"question": None}, "question: None is not a text"),
         ({"group": "harmful_text"}, "has no images"),
         ({"id": "a"}, "stands here twice"),
     ],

@@ -186,8 +186,8 @@ GOOD = '{"id": 1, "question": "What?"}'
         ('{"id": 2, "question": "a", "options": {"A": 1, "A": 2}}', "key 'A' stands twice"),
         ('{"id": 2, "question": "a", "images": ["a.png"]}', "no field reads column 'images'; did you mean 'image'?"),
         ('{"id": 2, "question": "a", "img": "a.png"}', "no field reads column 'img'; did you mean 'image'?"),
-        ('{"id": 2, "question": "a \\ud83d"}', "'question' holds half a character"),
-        ('{"id": "\\udc00", "question": "a"}', "'id' holds half a character"),
+        ('{"id": 2, "question": "a \\ud83d"}', "half a character"),
+        ('{"id": "\\udc00", "question": "a"}', "half a character"),
         ('{"id": 2, "question": "a", "category": "clean"}', "contradict each other"),
         ('{"id": 2, "question": "a", "level": "safe"}', "contradict each other"),
         ('{"id": 2, "question": "a", "category": "clean", "level": "safe"}', "contradict the side harmful"),
@@ -274,9 +274,9 @@ def test_a_run_goes_on_where_its_data_has_moved(folder: Path) -> None:
     ("file", "change", "message"),
     [
         ("judge.json", {"fingerprint": ...}, "judge.json: lacks 'fingerprint'"),
-        ("judge.json", {"judge": None}, "judge.json: judge: None is no str"),
-        ("run.json", {"suite": None}, "run.json: suite: None is no str"),
-        ("run.json", {"model": None}, "run.json: model: None is no str"),
+        ("judge.json", {"judge": None}, "judge.json: judge: None is not a text"),
+        ("run.json", {"suite": None}, "run.json: suite: None is not a text"),
+        ("run.json", {"model": None}, "run.json: model: None is not a text"),
         ("run.json", {"model": ...}, "run.json: lacks 'model'"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.atomic_write import write_new
+from safevlm.files import read_json
 
 NAME = "run.json"
 
@@ -24,7 +25,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _compare(path: Path, settings: Mapping[str, Any]) -> None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: not the record of an audit ({error}); choose another --out") from error
     keys = sorted({*found, *settings} if isinstance(found, dict) else settings)

@@ -7,7 +7,6 @@ answer, and `head_only: allow` must say that they train the head alone.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,11 @@ from safevlm.data.sources.row import (
     asked,
 )
 from safevlm.data.sources.source import Source
+from safevlm.files import read_json
 
 PUBLISHED = {"train2017": PublishedCount(118_287)}
+LARGEST = 1 << 30
+"""Bytes of a table of captions."""
 QUESTION = "Describe the image in one sentence."
 
 
@@ -49,7 +51,7 @@ def read(spec: SourceSpec) -> Rows:
 def _captions(file: Path) -> dict[str, str]:
     """File name → its first caption."""
     try:
-        table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        table: dict[str, Any] = read_json(file, limit=LARGEST)
         names = {image["id"]: image["file_name"] for image in table["images"]}
         found: dict[str, str] = {}
         for row in sorted(table["annotations"], key=lambda row: row["id"]):

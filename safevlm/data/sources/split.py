@@ -12,15 +12,20 @@ import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
+
+from typing_extensions import TypedDict
 
 from safevlm.data.atomic_write import write_text
 from safevlm.data.sources.fingerprints import pixel_fingerprints
 from safevlm.data.sources.row import SourceError, SourceRow, SourceSpec
+from safevlm.files import checked, read_json
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+LARGEST = 512 << 20
+"""Bytes of a split file."""
 TRAIN_SHARE = 0.8  # PSA-VLM's supplement
 SIDES = ("train", "test", "mixed")
 
@@ -32,7 +37,7 @@ def sides(spec: SourceSpec, rows: Sequence[SourceRow]) -> dict[str, str]:
     if not spec.split_file.is_file():
         _write(spec.split_file, spec, draw(rows, spec.split_seed))
     table = _read(spec.split_file)
-    known = {name: side for side in SIDES for name in table["ids"][side]}
+    known = {name: side for side in SIDES for name in table["ids"].get(side, [])}
     strangers = [row for row in rows if row.id not in known]
     if strangers:
         raise SourceError(
@@ -90,9 +95,14 @@ def _write(file: Path, spec: SourceSpec, drawn: Mapping[str, str]) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        if table["schema"] != SCHEMA or not all(isinstance(table["ids"][side], list) for side in SIDES):
-            raise ValueError(f"schema {table['schema']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{file}: not a split file of ours: {type(error).__name__}: {error}") from error
-    return table
+        table = checked(SplitFile, read_json(file, limit=LARGEST), str(file), more=True)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{error}; not a split file of ours") from error
+    return cast("dict[str, Any]", table)
+
+
+class SplitFile(TypedDict):
+    """What is read of the file."""
+
+    schema: Literal[1]
+    ids: dict[str, list[str]]

@@ -15,16 +15,14 @@ sections:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from safevlm.files import read_yaml
 from safevlm.paths import expanded_path
 
-PARTS = ("training", "sections")
 NOTHING = "-"
 """An empty field of a plan's line; bash would drop it."""
 
@@ -100,15 +98,21 @@ class AblationStep:
 
 def read_table(file: Path) -> AblationTable:
     """ValueError names the file and the row: an unknown key or training, a name twice, a row not above."""
-    content = _content(file)
-    training = {
-        name: Training(**_checked(line, Training, f"{file}: {name}")) for name, line in content["training"].items()
-    }
+    told = read_yaml(file, AblationFile)
     rows: dict[str, AblationRow] = {}
-    for lines in content["sections"].values():
-        for name, line in lines.items():
-            rows[name] = _row(name, line, training, rows, f"{file}: {name}")
-    return AblationTable(training, rows, {section: list(lines) for section, lines in content["sections"].items()})
+    for lines in told.sections.values():
+        for name, row in lines.items():
+            _check_row(name, row, told.training, rows, f"{file}: {name}")
+            rows[name] = row
+    return AblationTable(told.training, rows, {section: list(lines) for section, lines in told.sections.items()})
+
+
+@dataclass(frozen=True)
+class AblationFile:
+    """The shape of such a YAML file."""
+
+    training: Mapping[str, Training]
+    sections: Mapping[str, Mapping[str, AblationRow]]
 
 
 def plan(table: AblationTable, model: str, data: str, out: str, seeds: Sequence[int]) -> list[AblationStep]:
@@ -145,27 +149,22 @@ def check_trained(steps: Sequence[AblationStep]) -> None:
         file = Path(step.model) / "final" / "recipe.yaml"
         if not step.recipe or not file.exists():
             continue
-        trained = yaml.safe_load(file.read_text(encoding="utf-8"))
+        trained = read_yaml(file)
         for key, value in step.overrides.items():
-            found = reduce(lambda part, name: part[name], key.split("."), trained)
+            found = reduce(
+                lambda part, name: part.get(name) if isinstance(part, dict) else None, key.split("."), trained
+            )
             if found != value:
                 raise ValueError(f"{file}: has {key} {found}, row {step.row} {value}; remove it, or choose another OUT")
 
 
-def _content(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or set(content) != set(PARTS):
-        raise ValueError(f"{file}: a table has the parts {list(PARTS)} and no other")
-    return content
+def _value(table: Any, name: str) -> Any:
+    return table.get(name) if isinstance(table, dict) else None
 
 
-def _row(
-    name: str, line: Any, training: Mapping[str, Training], above: Mapping[str, AblationRow], where: str
-) -> AblationRow:
-    row = AblationRow(**_checked(line, AblationRow, where))
+def _check_row(
+    name: str, row: AblationRow, training: Mapping[str, Training], above: Mapping[str, AblationRow], where: str
+) -> None:
     if name in above or "/" in name or " " in name:
         raise ValueError(f"{where}: a row's name stands once and is a folder's, without spaces")
     if row.train and row.train not in training:
@@ -173,15 +172,6 @@ def _row(
     for earlier in filter(None, (row.model, row.same)):
         if earlier not in above or above[earlier].same:
             raise ValueError(f"{where}: {earlier!r} is no row of its own above this one")
-    return row
-
-
-def _checked(line: Any, kind: type, where: str) -> dict[str, Any]:
-    choices = [each.name for each in fields(kind)]
-    needed = ["recipe", "data"] if kind is Training else []
-    if not isinstance(line, dict) or not set(needed) <= set(line) <= set(choices):
-        raise ValueError(f"{where}: {line!r} is not a table of {choices}" + f" with {needed}" * bool(needed))
-    return line
 
 
 def _is_trained(table: AblationTable, row: AblationRow) -> bool:

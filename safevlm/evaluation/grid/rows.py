@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.evaluation.judges.provenance import provenance_of
-from safevlm.evaluation.runs.files import OVERHEAD, read_json
+from safevlm.evaluation.runs.files import OVERHEAD, OverheadFile, read_json
 from safevlm.evaluation.runs.run import Run, read_run
 
 RUNS, STANDINGS = "runs", "rows.tsv"
@@ -103,7 +103,7 @@ def _row(name: str, seeds: Mapping[str, Mapping[str, Run]]) -> GridRow:
 
 def _overhead(runs: Mapping[str, Run]) -> Mapping[str, Any]:
     run = runs.get(AS_THEY_ARE)
-    return read_json(run.folder / OVERHEAD) if run and (run.folder / OVERHEAD).exists() else {}
+    return read_json(run.folder / OVERHEAD, OverheadFile) if run and (run.folder / OVERHEAD).exists() else {}
 
 
 def _check_one_table(rows: Sequence[GridRow]) -> None:

@@ -13,15 +13,23 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.evaluation.endpoint import CallOutcome
 from safevlm.evaluation.judges.base import Call
 from safevlm.evaluation.runs.files import check_fields, numbered_rows
+from safevlm.files import checked
 
 FILE = "judge_cache.jsonl"
 KEPT = ("said", "refused")
-FIELDS: Mapping[str, Any] = {"key": str, "kind": str, "text": str}
 OUTCOME_FIELDS = tuple(field.name for field in fields(CallOutcome))
+
+
+class CachedCall(TypedDict):
+    """A line of the file; the rest of it is a `CallOutcome`."""
+
+    key: str
 
 
 def key_of(call: Call, content: Mapping[str, Any], digests: Mapping[Path, str]) -> str:
@@ -45,8 +53,8 @@ def read(path: Path) -> dict[str, CallOutcome]:
     drop_half_written_line(path)
     found = {}
     for where, row in numbered_rows(path):
-        check_fields(row, FIELDS, where)
-        found[row["key"]] = CallOutcome(**{name: row[name] for name in OUTCOME_FIELDS if name in row})
+        check_fields(row, CachedCall, where)
+        found[row["key"]] = checked(CallOutcome, {name: row[name] for name in OUTCOME_FIELDS if name in row}, where)
     return found
 
 

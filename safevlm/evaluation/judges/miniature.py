@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from safevlm.evaluation.judges.base import Assessment, Case, Judge
 from safevlm.evaluation.judges.options import JudgeOptions
@@ -20,7 +21,15 @@ from safevlm.miniature import judge as exact
 from safevlm.miniature.world import BY_NAME
 from safevlm.taxonomy import DEFAULT, SAFE
 
-FIELDS: dict[str, Any] = {"id": str, "task": str, "things": list, "category": str, "level": str}
+
+class MiniatureTruth(TypedDict):
+    """What is true of a scene of the miniature's world."""
+
+    id: str
+    task: str
+    things: list[str]
+    category: str
+    level: str
 
 
 def score(case: Case) -> Assessment:
@@ -37,7 +46,7 @@ def read_truth(path: Path) -> dict[str, Row]:
     """Rows of `miniature_truth.jsonl` by id. ValueError names the line that cannot be true."""
     rows: dict[str, Row] = {}
     for where, row in numbered_rows(path):
-        check_fields(row, FIELDS, where)
+        check_fields(row, MiniatureTruth, where)
         strange = [name for name in row["things"] if name not in BY_NAME]
         unknown = row["task"] not in exact.TASKS or row["level"] not in DEFAULT.level_names
         if unknown or strange or not row["things"]:

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
+
+from typing_extensions import TypedDict
 
 from safevlm.evaluation.judges.base import UNSCORED, Case, Judge
 from safevlm.evaluation.judges.calls import JudgeAnswers
@@ -20,11 +22,22 @@ from safevlm.evaluation.judges.cost import cost
 from safevlm.evaluation.judges.options import Prices
 from safevlm.evaluation.judges.refusal_table import Says, held_out
 from safevlm.evaluation.runs import earlier, run_file
-from safevlm.evaluation.runs.files import Row, Score, check_kinds, read_json
+from safevlm.evaluation.runs.files import Row, Score, read_json
 
 FILE = "judge.json"
-NEEDED = {"judge": str, "fingerprint": str}
-OPTIONAL = {"counts": dict, "measures": dict, "outcomes": dict, "scores_sha256": str}
+
+
+class JudgeFile(TypedDict, total=False):
+    """What is read of a `judge.json`."""
+
+    judge: Required[str]
+    fingerprint: Required[str]
+    model: str | None
+    unit: str
+    measures: dict[str, str]
+    counts: dict[str, list[str]]
+    outcomes: dict[str, int]
+    scores_sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,9 +57,7 @@ def read(folder: Path) -> Row:
     path = folder / FILE
     if not path.is_file():
         return {}
-    content = read_json(path)
-    check_kinds(path, content, NEEDED, OPTIONAL)
-    return earlier.judge_record(content)
+    return earlier.judge_record(read_json(path, JudgeFile))
 
 
 def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import TypedDict
+
 from safevlm.evaluation.judges.phrases import MATCHES, holds_phrase, read_phrases
 from safevlm.evaluation.metrics.rates import rate
 from safevlm.evaluation.runs.files import check_fields, numbered_rows, write_json
@@ -67,7 +69,7 @@ def labelled(path: Path = TABLE) -> list[LabelledAnswer]:
     """All labelled answers; ValueError names the line of a wrong one."""
     rows = []
     for where, row in numbered_rows(path):
-        check_fields({name: value for name, value in row.items() if name not in OPTIONAL}, _TEXTS, where)
+        check_fields({name: value for name, value in row.items() if name not in OPTIONAL}, LabelledRow, where)
         if not isinstance(row.get("refused"), bool) or row["half"] not in HALVES:
             raise ValueError(f"{where}: `refused` must be true or false, `half` one of {list(HALVES)}")
         rows.append(LabelledAnswer(row["text"], row["refused"], row["trap"], row["half"], row.get("language", ENGLISH)))
@@ -75,7 +77,14 @@ def labelled(path: Path = TABLE) -> list[LabelledAnswer]:
 
 
 OPTIONAL = ("refused", "language", "written")
-_TEXTS: Mapping[str, Any] = {"text": str, "trap": str, "half": str}
+
+
+class LabelledRow(TypedDict):
+    """A line of the table, its optional keys aside."""
+
+    text: str
+    trap: str
+    half: str
 
 
 def precision_recall(says: Says, rows: Sequence[LabelledAnswer]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from safevlm import sharding
 from safevlm.data.row_log import append_rows, drop_half_written_line
@@ -33,7 +34,16 @@ from safevlm.types import Generation, Reply, Sample, Verdict
 from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
-FAILED_FIELDS: dict[str, Any] = {"id": str, "suite": str, "group": str, "kind": str, "error": str}
+
+
+class FailedRow(TypedDict):
+    """A line of `failed.jsonl`."""
+
+    id: str
+    suite: str
+    group: str
+    kind: str
+    error: str
 
 
 def ask(
@@ -145,7 +155,7 @@ def missing(out: str | Path) -> tuple[int, list[Row]]:
 def read_failed(folder: Path) -> list[Row]:
     """Rows of `failed.jsonl`; none when nothing failed."""
     path = folder / FAILED
-    return list(shards.complete_rows(path, FAILED_FIELDS)) if path.exists() else []
+    return list(shards.complete_rows(path, FailedRow)) if path.exists() else []
 
 
 def load_engine(

@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
+from typing_extensions import TypedDict
+
+from safevlm import files
 from safevlm.data.atomic_write import write_text
 from safevlm.data.row_log import json_line
 from safevlm.evaluation.runs import earlier
+from safevlm.files import FileError, checked, json_lines
 
 REPLIES = "replies.jsonl"
 SCORES = "scores.jsonl"
@@ -22,28 +26,61 @@ OVERHEAD = "overhead.json"
 
 Row = dict[str, Any]
 
-NUMBER = (int, float)
-REPLY_FIELDS: dict[str, Any] = {
-    "id": str,
-    "suite": str,
-    "group": str,
-    "request": dict,
-    "reply": str,
-    "refused_by": str,
-    "prompt": str,
-    "verdict": dict,
-    "truth": dict,
-    "trace": list,
-    "seconds": NUMBER,
-}
-SCORE_FIELDS: dict[str, Any] = {
-    "id": str,
-    "group": str,
-    "judge": str,
-    "value": (*NUMBER, type(None)),
-    "label": str,
-    "raw": str,
-}
+
+class VerdictRow(TypedDict, total=False):
+    """A verdict as `Verdict.to_dict` gives it, or gave it before there was `looked`."""
+
+    looked: bool
+    level: str | None
+    category: str | None
+    level_probabilities: dict[str, float] | None
+    category_probabilities: dict[str, float] | None
+    source: str | None
+    error: str | None
+
+
+class TruthRow(TypedDict, total=False):
+    """What is true of a request; judges look up what they need besides."""
+
+    category: str
+    level: str
+
+
+class RequestRow(TypedDict, total=False):
+    text: Required[str]
+    images: list[str]
+
+
+class ReplyRow(TypedDict):
+    id: str
+    suite: str
+    group: str
+    request: RequestRow
+    reply: str
+    refused_by: str
+    prompt: str
+    verdict: VerdictRow
+    truth: TruthRow
+    trace: list[str]
+    seconds: float
+
+
+class OverheadFile(TypedDict):
+    """What every `overhead.json` holds."""
+
+    value: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+class ScoreRow(TypedDict):
+    id: str
+    group: str
+    judge: str
+    value: float | None
+    label: str
+    raw: str
 
 
 @dataclass(frozen=True)
@@ -63,42 +100,29 @@ class Score:
 
 def numbered_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Rows of a JSONL file, each with its `file:line`; empty lines are skipped."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg}); a stopped run is mended by `ask`") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
-            yield where, row
+    for where, row in json_lines(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
+        yield where, row
 
 
-def check_fields(row: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:
-    """ValueError when a field is missing or of another type."""
-    missing = [name for name in fields if name not in row]
-    if missing:
-        raise ValueError(f"{where}: missing {missing}; a row has {list(fields)}")
-    for name, kind in fields.items():
-        if not isinstance(row[name], kind) or isinstance(row[name], bool):
-            raise ValueError(f"{where}: {name} has the wrong type: {row[name]!r}")
+def check_fields(row: Mapping[str, Any], shape: Any, where: str) -> None:
+    """ValueError when a field of the shape (a TypedDict) is missing or of another type; more fields are welcome."""
+    checked(shape, row, where, more=True)
 
 
 def read_replies(out: Path) -> list[Row]:
     """Rows of `replies.jsonl`, checked; a reply that stands there twice is an error."""
-    return _read(out / REPLIES, REPLY_FIELDS, "ask")
+    return _read(out / REPLIES, ReplyRow, "ask")
 
 
 def read_scores(out: Path) -> list[Score]:
     """Rows of `scores.jsonl`, checked; values lie in 0-1 or are None."""
-    rows = [earlier.score_row(row) for row in _read(out / SCORES, SCORE_FIELDS, "judge")]
+    rows = [earlier.score_row(row) for row in _read(out / SCORES, ScoreRow, "judge")]
     for row in rows:
         if row["value"] is not None and not 0 <= row["value"] <= 1:
             raise ValueError(f"{out / SCORES}: {row['id']}: value {row['value']} lies outside 0-1")
-    return [Score(**{name: row[name] for name in SCORE_FIELDS}) for row in rows]
+    return [Score(**{name: row[name] for name in ScoreRow.__annotations__}) for row in rows]
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -110,34 +134,25 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Row:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+def read_json(path: Path, shape: Any = None) -> Row:
+    """A record: a table, with at least the keys of `shape` (a TypedDict). ValueError names the file and the key."""
+    table = files.read_json(path)
     if not isinstance(table, dict):
         raise ValueError(f"{path}: must be an object, not {type(table).__name__}")
-    return table
+    if shape is None:
+        return table
+    try:
+        return checked(shape, table, str(path), more=True)
+    except FileError as error:
+        raise ValueError(f"{error}; mend the file, or make it again in another folder") from error
 
 
-def check_kinds(
-    path: Path, table: Mapping[str, Any], needed: Mapping[str, Any], optional: Mapping[str, Any] | None = None
-) -> None:
-    """ValueError: a record, `run.json` or `judge.json`, lacks a key, or holds another kind of value under it."""
-    for name, kind in {**needed, **(optional or {})}.items():
-        if name not in table and name in needed:
-            raise ValueError(f"{path}: lacks {name!r}; mend the file, or make it again in another folder")
-        if name in table and (not isinstance(table[name], kind) or isinstance(table[name], bool)):
-            told = f"{path}: {name}: {table[name]!r} is no {kind.__name__}"
-            raise ValueError(f"{told}; mend the file, or make it again in another folder")
-
-
-def _read(path: Path, fields: Mapping[str, Any], command: str) -> list[Row]:
+def _read(path: Path, shape: Any, command: str) -> list[Row]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; make it with `safevlm eval {command}`")
     rows: dict[str, Row] = {}
     for where, row in numbered_rows(path):
-        check_fields(row, fields, where)
+        check_fields(row, shape, where)
         if row["id"] in rows:
             raise ValueError(f"{where}: id {row['id']!r} stands here twice; ask and judge again into another folder")
         rows[row["id"]] = row

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import OVERHEAD, SCORES, Row, Score, read_json, read_replies, read_scores
+from safevlm.evaluation.runs.files import (
+    OVERHEAD,
+    SCORES,
+    OverheadFile,
+    Row,
+    Score,
+    read_json,
+    read_replies,
+    read_scores,
+)
 from safevlm.evaluation.runs.suite_file import suite_of_run
 from safevlm.evaluation.suites import Suite
 from safevlm.types import Verdict
@@ -72,8 +80,5 @@ def has_looked(row: Row) -> bool:
 def _latency(folder: Path) -> Rate:
     if not (folder / OVERHEAD).exists():
         return NO_RATE
-    table: dict[str, Any] = read_json(folder / OVERHEAD)
-    missing = [name for name in ("value", "n", "low", "high") if name not in table]
-    if missing:
-        raise ValueError(f"{folder / OVERHEAD}: lacks {missing}; measure again with `safevlm bench guard`")
+    table = read_json(folder / OVERHEAD, OverheadFile)
     return Rate(table["value"], table["n"], table["low"], table["high"])

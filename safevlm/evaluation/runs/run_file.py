@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
+
+from typing_extensions import TypedDict
 
 from safevlm.evaluation.runs import earlier
-from safevlm.evaluation.runs.files import check_kinds, read_json, write_json
+from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.types import Sample
 from safevlm.versions import installed
 
@@ -24,14 +26,34 @@ PATH_FIELDS = ("data", "model", "policy", "base")
 SAME_FIELDS = ("suite", "defense", "max_new_tokens", "temperature", "seed", "groups", "perturb", *PATH_FIELDS)
 PLACES = "groups_and_images"
 """Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
-NEEDED = {"suite": str, "model": str, "defense": str}
-OPTIONAL = {"n": int, "digests": dict, "versions": dict, "resumed": list}
 PACKAGES = ("torch", "transformers")
 WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
 DEFENSE_FILES = ("*.safetensors", "*.yaml")
 DEFENSES = "defenses"
 """Folder of a checkpoint for files of defenses; one that comes there is no other model."""
 BLOCK = 1 << 20  # bytes read at once
+
+
+class RunRecord(TypedDict, total=False):
+    """What is read of a `run.json`; there may be more."""
+
+    suite: Required[str]
+    model: Required[str]
+    defense: Required[str]
+    n: int
+    data: str | None
+    policy: str | None
+    base: str | None
+    perturb: str | None
+    dtype: str | None
+    command: str | None
+    started: str
+    finished: str | None
+    max_new_tokens: int
+    groups: list[str] | None
+    digests: dict[str, str]
+    versions: dict[str, str]
+    resumed: list[str]
 
 
 def now() -> str:
@@ -90,9 +112,7 @@ def read(out: Path) -> dict[str, Any]:
 
 def read_record(path: Path) -> dict[str, Any]:
     """A `run.json`. ValueError: it does not say of what it is the record."""
-    record = read_json(path)
-    check_kinds(path, record, NEEDED, OPTIONAL)
-    return record
+    return read_json(path, RunRecord)
 
 
 def begin(out: Path, record: dict[str, Any], rank: int = 0, *, is_going_on: bool = True) -> None:

@@ -9,12 +9,12 @@ passed over here, and only the owner of a file cuts it off.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safevlm.evaluation.runs.files import REPLIES, REPLY_FIELDS, Row, check_fields, write_rows
+from safevlm.evaluation.runs.files import REPLIES, ReplyRow, Row, check_fields, write_rows
+from safevlm.files import FileError, json_line
 from safevlm.sharding import Share, locked
 from safevlm.types import Sample
 
@@ -59,7 +59,7 @@ def _files(out: Path) -> list[Path]:
     return sorted(out.glob("replies.[0-9]*.jsonl"))
 
 
-def complete_rows(file: Path, fields: Mapping[str, Any] = REPLY_FIELDS) -> Iterator[Row]:
+def complete_rows(file: Path, shape: Any = ReplyRow) -> Iterator[Row]:
     """Rows of a file whose last line may be cut short."""
     try:
         content = file.read_bytes()
@@ -69,8 +69,8 @@ def complete_rows(file: Path, fields: Mapping[str, Any] = REPLY_FIELDS) -> Itera
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}:{number}: not JSON; remove the line, and it is asked again") from error
-        check_fields(row, fields, f"{file}:{number}")
+            row = json_line(line, f"{file}:{number}")
+            check_fields(row, shape, f"{file}:{number}")
+        except FileError as error:
+            raise ValueError(f"{error}; remove the line, and it is asked again") from error
         yield row

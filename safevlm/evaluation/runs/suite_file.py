@@ -6,17 +6,19 @@ that reading its results needs neither the YAML nor the plug-in, and runs no cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safevlm import files
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import Row, read_json, write_json
+from safevlm.evaluation.runs.files import Row, write_json
 from safevlm.evaluation.suites import SUITES, Suite
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.headline import DetectorSet, Headline, PublishedTable
 from safevlm.evaluation.suites.question import Question
+from safevlm.files import FileError
 
 FILE = "suite.json"
 PARTS: dict[str, Any] = {"groups": Group, "detector_sets": DetectorSet, "published_scores": PublishedTable}
@@ -59,19 +61,32 @@ def suite_of_run(folder: Path, rows: Sequence[Row] = ()) -> Suite:
     return SUITES.ours[name]
 
 
+@dataclass(frozen=True)
+class SuiteRecord:
+    """The shape of the file."""
+
+    name: str
+    source: str
+    licence: str
+    published: Mapping[str, int]
+    judge: str
+    max_new_tokens: int
+    note: str
+    averages_groups: bool
+    timed_groups: tuple[str, ...]
+    is_synthetic: bool
+    digest: str
+    groups: Mapping[str, Group]
+    detector_sets: Mapping[str, DetectorSet]
+    published_scores: Mapping[str, PublishedTable]
+    headlines: tuple[Headline, ...]
+
+
 def _read(file: Path) -> Suite:
-    table = read_json(file)
     try:
-        facts: Row = {name: table[name] for name in KEPT} | {"timed_groups": tuple(table["timed_groups"])}
-        parts: Row = {name: {key: _row(kind, row) for key, row in table[name].items()} for name, kind in PARTS.items()}
-        headlines = tuple(_row(Headline, row) for row in table["headlines"])
-        return Suite(questions=_no_questions, headlines=headlines, **parts, **facts)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: does not describe a suite ({error}); ask again into another folder") from error
-
-
-def _row(kind: Any, row: Row) -> Any:
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        return Suite(questions=_no_questions, **vars(files.read_json(file, SuiteRecord)))
+    except (FileError, ValueError) as error:
+        raise ValueError(f"{error}; it does not describe a suite: ask again into another folder") from error
 
 
 def _no_questions(data: Path) -> Iterable[Question]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from safevlm.evaluation.runs.files import check_fields, numbered_rows
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.headline import DetectorSet, Headline
@@ -48,16 +50,19 @@ DETECTOR_SETS = {
     "typographic": DetectorSet("typographic", ("typographic",)),
 }
 """`all`, the headline, is what training knows, harmful or not."""
-FIELDS: dict[str, Any] = {
-    "id": str,
-    "group": str,
-    "image": (str, type(None)),
-    "question": str,
-    "task": str,
-    "things": list,
-    "category": str,
-    "level": str,
-}
+
+
+class SuiteRow(TypedDict):
+    """A line of the suite's table."""
+
+    id: str
+    group: str
+    image: str | None
+    question: str
+    task: str
+    things: list[str]
+    category: str
+    level: str
 
 
 def load(data: Path) -> list[Sample]:
@@ -78,7 +83,7 @@ def questions(data: Path) -> list[Question]:
 
 
 def _question(row: dict[str, Any], data: Path, where: str) -> Question:
-    check_fields(row, FIELDS, where)
+    check_fields(row, SuiteRow, where)
     _check_truth(row, where)
     return Question(
         id=row["id"],

@@ -113,7 +113,7 @@ def _table(path: Path, content: bytes) -> dict[str, Any]:
     table = load_yaml(content, str(path))
     if not isinstance(table, dict):
         raise ValueError(f"{path}: must be a table of {list(KEYS)}")
-    return table
+    return {str(key): value for key, value in table.items()}
 
 
 def _checked(path: Path, table: dict[str, Any]) -> SuiteFile:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from safevlm.files import json_lines, undecodable_line
 
 TABLES = (".jsonl", ".csv")
 UNSUPPORTED = ("system", "history")
@@ -28,7 +29,7 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield from read(path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{_undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
+        raise ValueError(f"{path}:{undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
 
 
 def check_columns(where: str, names: Iterable[str], columns: Iterable[str]) -> None:
@@ -64,43 +65,12 @@ def _plain(name: str) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                raise ValueError(f"{where}: an empty line; remove it")
-            try:
-                row = json.loads(line, object_pairs_hook=_unique)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg})") from error
-            except _RepeatedKeyError as error:
-                raise ValueError(f"{where}: key {error.args[0]!r} stands twice in this row; leave one out") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
-            _check_characters(where, row)
-            yield where, row
-
-
-class _RepeatedKeyError(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise _RepeatedKeyError(Counter(key for key, _ in pairs).most_common(1)[0][0])
-    return table
-
-
-def _check_characters(where: str, row: Mapping[str, Any]) -> None:
-    for name, value in row.items():
-        try:
-            json.dumps([name, value], ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{where}: {name!r} holds half a character (a lone surrogate, as of an emoji that was cut in two); "
-                "write it whole, or take it out"
-            ) from error
+    for read, (where, row) in enumerate(json_lines(path), start=1):
+        if where != f"{path}:{read}":
+            raise ValueError(f"{path}:{read}: an empty line; remove it")
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}")
+        yield where, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -118,12 +88,3 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, dict(row)
         except csv.Error as error:
             raise ValueError(f"{path}:{table.line_num}: not CSV: {error}") from error
-
-
-def _undecodable_line(path: Path) -> int:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            return number
-    return 1

@@ -8,6 +8,7 @@ the published 100 count the first ones only. `rtvlm_test` is the 20 % that a mix
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from safevlm.evaluation.suites.question import FURTHER, OFFICIAL, Question
 from safevlm.evaluation.suites.rtvlm_scores import SCORES
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import AbsentError, json_object
+from safevlm.files import read_yaml
 from safevlm.taxonomy import DEFAULT
 
 if TYPE_CHECKING:
@@ -102,21 +104,27 @@ def _task(tasks: Mapping[str, str], subset: str) -> str:
 
 def _table(data: Path) -> tuple[dict[str, str], LabelTable]:
     """Subset → task, and the labels; the user's own file comes first. ValueError names the mistake."""
-    import yaml
-
     from safevlm.data.labels import read_labels
     from safevlm.data.sources.rtvlm import SUBSETS
 
     own = data / TABLE
     path = own if own.is_file() else Path(__file__).with_name(TABLE)
-    table: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(table, dict) or set(table) != {"tasks", "labels"}:
-        raise ValueError(f"{path}: needs `tasks` (subset: task) and `labels` (rtvlm/subset/label: category and level)")
-    unknown = sorted(set(table["tasks"].values()) - set(GROUPS))
-    without = [name for name in SUBSETS if not any(fnmatchcase(name, pattern) for pattern in table["tasks"])]
+    table = read_yaml(path, TaskTable)
+    unknown = sorted(set(table.tasks.values()) - set(GROUPS))
+    without = [name for name in SUBSETS if not any(fnmatchcase(name, pattern) for pattern in table.tasks)]
     if unknown or without:
         raise ValueError(f"{path}: tasks: unknown {unknown}, subsets without one {without}; tasks are {list(GROUPS)}")
-    return table["tasks"], read_labels(table["labels"], DEFAULT, str(path))
+    return dict(table.tasks), read_labels(table.labels, DEFAULT, str(path))
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """The shape of the file."""
+
+    tasks: Mapping[str, str]
+    """Subset, with `*`, → task."""
+    labels: Mapping[str, Any]
+    """`rtvlm/subset/label` → category and level."""
 
 
 _FACTS: dict[str, Any] = {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from safevlm.files import read_json
+
+LARGEST = 512 << 20
+"""Bytes of a table of a download."""
 
 
 class AbsentError(FileNotFoundError):
@@ -48,10 +52,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def json_table(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+    return read_json(path, limit=LARGEST)
 
 
 def list_rows(path: Path) -> Iterator[tuple[str, Any]]:

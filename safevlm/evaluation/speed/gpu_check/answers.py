@@ -27,7 +27,6 @@ from safevlm.model.loading import Loaded
 from safevlm.types import Generation, Request
 
 PLAIN = "plain"
-BANK = "bank.safetensors"
 Ask = Callable[[Sequence[Request], int], list[str]]
 """Requests and how many new tokens each → answers."""
 
@@ -64,16 +63,12 @@ def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[s
 
 
 def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
-    file = models.random_bank(loaded.safe_llava, session.out / BANK)
-    try:
-        defended = {
-            "none": models.engine(loaded, "none", session, "allow"),
-            "safety-head": models.engine(loaded, "safety-head", session, "allow"),
-            "safe-clip": models.engine(loaded, f"safe-clip={file}", session, "allow"),
-            "refused": models.engine(loaded, "safety-head", session, "refuse"),
-        }
-    finally:
-        file.unlink()  # it was read, and is nothing that anybody wants to take home
+    defended = {
+        "none": models.engine(loaded, "none", session, "allow"),
+        "safety-head": models.engine(loaded, "safety-head", session, "allow"),
+        "safe-clip": models.engine(loaded, "safe-clip", session, "allow"),
+        "refused": models.engine(loaded, "safety-head", session, "refuse"),
+    }
     return {PLAIN: _plain(loaded, session)} | {
         name: _engine(made, refuses=name == "refused") for name, made in defended.items()
     }

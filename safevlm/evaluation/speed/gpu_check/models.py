@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,15 @@ from llava_patch.fingerprint import fingerprint
 from llava_patch.processor import make_room
 from safevlm import defenses
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.defenses.bank import Bank, BankFacts, write_bank
-from safevlm.defenses.concepts import DEFAULT_CONCEPTS, read_concepts
+from safevlm.defenses import Defense
+from safevlm.defenses.bank import Bank, BankFacts
+from safevlm.defenses.concepts import DEFAULT_CONCEPTS, Concept
+from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.policy import Action, Policy
+from safevlm.defenses.safe_clip import SafeClipDetector
 from safevlm.engine import Engine, setting_of
 from safevlm.evaluation.speed.gpu_check.session import Session
+from safevlm.files import read_yaml
 from safevlm.miniature import drawing, words
 from safevlm.miniature.world import sample_scene
 from safevlm.model.loading import Loaded
@@ -83,20 +86,26 @@ def engine(loaded: Loaded, defense: str, session: Session, action: Action) -> En
     taxonomy = loaded.safe_llava.config.taxonomy
     policy = Policy(taxonomy, levels={name: action for name in taxonomy.level_names[1:]})
     setting = setting_of(loaded, policy, {}, session.device)
-    return Engine(loaded, defenses.build(defense, setting), session.device)
+    made = _safe_clip(loaded, policy, session) if defense == "safe-clip" else defenses.build(defense, setting)
+    return Engine(loaded, made, session.device)
 
 
-def random_bank(model: SafeLlava, file: Path) -> Path:
-    """Writes a concept bank for this model's tower: the shipped concepts, and random unit vectors for their texts."""
+def _safe_clip(loaded: Loaded, policy: Policy, session: Session) -> Defense:
+    bank = random_bank(loaded.safe_llava).to(torch.device(session.device))
+    return Mixer(SafeClipDetector(bank, policy.taxonomy), policy)
+
+
+def random_bank(model: SafeLlava) -> Bank:
+    """A concept bank for this model's tower: the shipped concepts, and random unit vectors for their texts."""
     noise = torch.Generator().manual_seed(0)
-    concepts = read_concepts(DEFAULT_CONCEPTS, model.config.taxonomy)
+    rows = read_yaml(DEFAULT_CONCEPTS)["concepts"]  # not `read_concepts`: a bare machine has no pydantic
+    concepts = tuple(Concept(**{**row, "templates": tuple(row["templates"])}) for row in rows)
     templates = sum(len(concept.templates) for concept in concepts)
     texts = torch.nn.functional.normalize(torch.randn(templates, TEXT_SPACE, generator=noise), dim=-1)
     width = fields.tower_width(model.config)
     projection = torch.randn(TEXT_SPACE, width, generator=noise) / width**0.5
     facts = BankFacts("pooled", tau=0.6, scale=100.0, clip="random", file="")
-    write_bank(Bank(facts, concepts, texts, projection, fingerprint(parts.tower_state(model))), file)
-    return file
+    return Bank(facts, concepts, texts, projection, fingerprint(parts.tower_state(model)))
 
 
 def requests(count: int, seed: int = 0) -> list[Request]:
