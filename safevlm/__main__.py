@@ -28,6 +28,7 @@ from safevlm.commands import (
     pair,
     print_error,
     shuffle_tensor,
+    terminal,
     train,
 )
 from safevlm.usage import UsageError
@@ -54,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if not word.startswith("--local_rank")]  # deepspeed's launcher puts it first
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     library_noise.silence()
+    terminal.prepare()
+    if wrong := terminal.unreadable(words):
+        print(f"safevlm: error: {wrong}", file=sys.stderr)
+        return WRONG_USAGE
     if words[:1] == ["train"]:
         return _run(train.run, words[1:])
     command = words[0] if words else ""

@@ -267,6 +267,16 @@ class Reply:
     """Wall time of the request; in a batch, the batch's time over its size."""
     trace: tuple[str, ...] = ()
     """One line per step that changed something."""
+    error: str = ""
+    """Why the request could not be used (`Engine.reply_all`); then nobody looked or answered, and `text` is empty."""
+
+
+def answered(replies: Sequence[Any]) -> Sequence[Any]:
+    """The replies as they are. ValueError: one is none, since its request could not be used."""
+    for reply in replies:
+        if isinstance(reply, Reply) and reply.error:
+            raise ValueError(reply.error)
+    return replies
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"run.deepspeed: {error}") from error
     if not isinstance(table, dict):
         raise ValueError(f"run.deepspeed: {path}: must hold a JSON object, not a {type(table).__name__}")
+    try:
+        settings(table)
+    except ValueError as error:
+        raise ValueError(f"run.deepspeed: {path}: {str(error).removeprefix('run.deepspeed: ')}") from error
     return table
 
 

@@ -12,6 +12,9 @@ OK, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
 """What a user can mend: shown as one line, without a traceback. Anything else is a bug and shows where it is."""
 
+LONGEST = 1_000
+"""Characters of an error."""
+
 
 def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="DIR", help="folder of the checkpoint's base model, if it has moved")
@@ -22,5 +25,10 @@ def print_error(error: BaseException) -> None:
     if "tqdm" in sys.modules:
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()
+    print(f"error: {one_line(error)}", file=sys.stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; of a very long one both ends, where the place and the fix stand."""
     message = " ".join(str(error).split()) or type(error).__name__
-    print(f"error: {message}", file=sys.stderr)
+    return message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"

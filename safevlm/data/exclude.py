@@ -13,6 +13,10 @@ from pathlib import Path
 
 from safevlm.config import DataConfig
 from safevlm.data.records import Record
+from safevlm.files import FileError, load_json, read_text
+
+LARGEST = 512 << 20
+"""Bytes of a list."""
 
 
 def exclude_images(records: Sequence[Record], data: DataConfig) -> tuple[list[Record], int]:
@@ -46,22 +50,20 @@ def line_of(path: str) -> str:
 
 def _read(file: Path, roots: Sequence[str]) -> set[str]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(file, LARGEST).split("\n")
     except FileNotFoundError as error:
         raise ValueError(f"data.exclude: {file}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data.exclude: {file}: not UTF-8 text: {error}") from error
+    except FileError as error:
+        raise ValueError(f"data.exclude: {error}") from error
     names = [_name(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     return {_absolute(os.path.join(root, name)) for name in names for root in roots}
 
 
 def _name(file: Path, number: int, line: str) -> str:
-    if not line.startswith('"'):
-        return line.strip()
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data.exclude: {file}:{number}: not a JSON string: {error.msg}") from error
+    name = load_json(line, f"data.exclude: {file}:{number}") if line.startswith('"') else line.strip()
+    if not isinstance(name, str) or "\0" in name:
+        raise ValueError(f"data.exclude: {file}:{number}: {name!r} is not the path of a file")
+    return name
 
 
 def _absolute(path: str | Path) -> str:

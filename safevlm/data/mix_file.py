@@ -154,7 +154,7 @@ def _spec(place: _Place, name: str, entry: Any, where: str) -> SourceSpec:
         raise MixError(f"{where}: needs `kind` and `path`, and may have {known}; not {entry!r}")
     if "/" in name:
         raise MixError(f"{where}: a source's name must not hold '/', which parts words in `labels`")
-    source_of(entry["kind"], where)
+    source_of(_value("kind", entry["kind"], f"{where}.kind"), where)
     values = {key: _value(key, value, f"{where}.{key}") for key, value in entry.items()}
     values["path"] = place.root / values["path"]
     values.setdefault("missing", place.missing)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
@@ -34,6 +34,10 @@ def check_requests(requests: Sequence[Request]) -> Sequence[Request]:
             except UnicodeEncodeError as error:
                 raise ValueError(f"requests[{index}].{name}: cannot be written as UTF-8 ({error})") from error
     return requests
+
+
+OnUnusable = Literal["return", "raise"]
+"""What becomes of a request, among many, whose image or words cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from threading import Event, RLock
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -22,7 +22,7 @@ from safevlm.config import Quantization
 from safevlm.data import chat
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
-from safevlm.engine.checks import check_requests, opened_images
+from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.lengths import Answers, cut_to_room
@@ -119,17 +119,23 @@ class Engine:
 
     def reply(self, request: Request, generation: Generation | None = None) -> Reply:
         """Answers one request. ImageError (a ValueError): an image that cannot be used."""
-        return self.reply_all([request], generation, batch_size=1)[0]
+        return self._reply_all([request], generation, 1, "raise")[0]
 
     def reply_all(
-        self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
+        self,
+        requests: Sequence[Request],
+        generation: Generation | None = None,
+        *,
+        batch_size: int = 8,
+        errors: OnUnusable = "return",
     ) -> list[Reply]:
         """Answers many requests, in order. Greedy replies are the same whatever the batch size (float32).
 
-        All of them are checked before the first is answered. ImageError, ValueError: an image or words that cannot be
-        used, with the request's index.
+        A request whose image or words cannot be used does not stop the others: its reply has `error`, with the
+        request's index, and no text. `errors="raise"`: all are checked before the first is answered, and the first that
+        cannot be used is raised, an ImageError or ValueError.
         """
-        return self._reply_all(requests, generation, batch_size)
+        return self._reply_all(requests, generation, batch_size, errors)
 
     def stream(self, request: Request, generation: Generation | None = None) -> Generator[str, None, None]:
         """The answer piece by piece; in one piece when the defense reviews whole answers, or refuses.
@@ -145,13 +151,20 @@ class Engine:
 
     async def areply(self, request: Request, generation: Generation | None = None) -> Reply:
         """`reply` in the engine's thread. Cancelling stops generation at its next token."""
-        return (await self.areply_all([request], generation, batch_size=1))[0]
+        return (await self.areply_all([request], generation, batch_size=1, errors="raise"))[0]
 
     async def areply_all(
-        self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
+        self,
+        requests: Sequence[Request],
+        generation: Generation | None = None,
+        *,
+        batch_size: int = 8,
+        errors: OnUnusable = "return",
     ) -> list[Reply]:
         """`reply_all` in the engine's thread. Cancelling stops generation at its next token."""
-        return await in_thread(self._thread, lambda stop: self._reply_all(requests, generation, batch_size, stop))
+        return await in_thread(
+            self._thread, lambda stop: self._reply_all(requests, generation, batch_size, errors, stop)
+        )
 
     async def astream(self, request: Request, generation: Generation | None = None) -> AsyncIterator[str]:
         """`stream` in the engine's thread. Cancelling, or closing the iterator, stops generation at its next token."""
@@ -204,11 +217,20 @@ class Engine:
             return self._encoder.texts(self._generate(turns, generation).ids)
 
     def _reply_all(
-        self, requests: Sequence[Request], generation: Generation | None, batch_size: int, stop: Event | None = None
+        self,
+        requests: Sequence[Request],
+        generation: Generation | None,
+        batch_size: int,
+        errors: OnUnusable,
+        stop: Event | None = None,
     ) -> list[Reply]:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is too small; give 1 or more")
+        if errors not in get_args(OnUnusable):
+            raise ValueError(f"errors={errors!r} is unknown; one of {list(get_args(OnUnusable))}")
         how = _how(generation)
+        if errors == "return":
+            return self._reply_usable(requests, how, batch_size, stop)
         self._encoder.check_lengths(check_requests(requests))
         if len(requests) > batch_size:  # the images of a single batch are all opened before it is answered anyway
             for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
@@ -219,6 +241,42 @@ class Engine:
                 break
             replies += self._reply_batch(requests[start : start + batch_size], how, stop)
         return replies
+
+    def _reply_usable(
+        self, requests: Sequence[Request], how: Generation, batch_size: int, stop: Event | None
+    ) -> list[Reply]:
+        """Batch by batch; one that cannot be used is found only where its batch fails."""
+        replies: list[Reply] = []
+        for start in range(0, len(requests), batch_size):
+            if stop is not None and stop.is_set():
+                break
+            batch = requests[start : start + batch_size]
+            try:
+                replies += self._reply_batch(batch, how, stop)
+                continue
+            except ValueError:
+                faults = [self._unusable(request, start + index) for index, request in enumerate(batch)]
+                if not any(faults):
+                    raise
+            usable = [request for request, fault in zip(batch, faults, strict=True) if not fault]
+            given = iter(self._reply_batch(usable, how, stop) if usable else ())
+            replies += [
+                Reply("", request, Verdict.not_looked(error=fault), error=fault) if fault else next(given)
+                for request, fault in zip(batch, faults, strict=True)
+            ]
+        return replies
+
+    def _unusable(self, request: Request, index: int) -> str:
+        """Why a request cannot be used, with its index; empty where it can."""
+        try:
+            self._encoder.check_lengths(check_requests([request]))
+            for _ in opened_images([request], self.processor.image_processor, self.defense.detects):
+                pass
+        except ValueError as error:
+            told = str(error)
+            is_field = told.startswith("requests[0].")
+            return f"requests[{index}]{told.removeprefix('requests[0]') if is_field else f': {told}'}"
+        return ""
 
     def _reply_batch(self, requests: Sequence[Request], generation: Generation, stop: Event | None) -> list[Reply]:
         with self._turn_at_the_model, torch.inference_mode():

@@ -31,7 +31,9 @@ def measure(engine: Engine, count: int = 300, seed: int = 3_000_017) -> dict[str
     for name, make in CASES.items():
         rng = random.Random(f"{seed} {name}")
         cases = [make(rng) for _ in range(count)]
-        replies = engine.reply_all([request for request, _ in cases], Generation(max_new_tokens=64), batch_size=100)
+        replies = engine.reply_all(
+            [request for request, _ in cases], Generation(max_new_tokens=64), batch_size=100, errors="raise"
+        )
         shares[name] = sum(shows(reply.text) for (_, shows), reply in zip(cases, replies, strict=True)) / count
     return shares
 

@@ -55,7 +55,10 @@ def talk(engine: Engine, images: Sequence[str]) -> int:
         if line.startswith("/"):
             print(_command(conversation, line, engine))
         elif line:
-            _answer(engine, conversation, line)
+            try:
+                _answer(engine, conversation, line)
+            except ValueError as error:  # bytes that are no text, an image that went away: the conversation goes on
+                print(f"error: {' '.join(str(error).split())}")
 
 
 def why(reply: Reply | None) -> str:

@@ -18,8 +18,9 @@ from safevlm.data.pairs import Pair
 from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.data.sources.fingerprints import bytes_digest, file_digest
 from safevlm.engine import Engine
+from safevlm.files import checked
 from safevlm.model import checkpoint_folder
-from safevlm.types import Generation, Request
+from safevlm.types import Generation, Request, answered
 from safevlm.usage import UsageError
 
 FILE = "answers.jsonl"
@@ -79,7 +80,8 @@ def ask(pairs: Sequence[Pair], asking: AnswerOptions, facts: dict[str, Any], out
 
 def _answers(engine: Engine, pairs: Sequence[Pair], asking: AnswerOptions) -> list[BaseModelAnswer]:
     requests = [Request(pair.question, pair.images, pair.id) for pair in pairs]
-    replies = engine.reply_all(requests, Generation(max_new_tokens=asking.max_new_tokens), batch_size=asking.batch_size)
+    how = Generation(max_new_tokens=asking.max_new_tokens)
+    replies = answered(engine.reply_all(requests, how, batch_size=asking.batch_size))
     tokens = [engine.processor.tokenizer(reply.text, add_special_tokens=False)["input_ids"] for reply in replies]
     return [
         BaseModelAnswer(reply.text, len(ids) >= asking.max_new_tokens - ROUND)
@@ -103,13 +105,22 @@ def _known(file: Path, facts: dict[str, Any]) -> dict[_Key, BaseModelAnswer]:
     if not file.exists():
         return {}
     drop_half_written_line(file)
-    rows = [row for _, row in json_rows(file)]
+    rows = list(json_rows(file))
     if not rows:
         file.unlink()
         return {}
-    if rows[0] != facts:
+    if rows[0][1] != facts:
         raise ValueError(f"{file}: answers of another model or --max-new-tokens; remove it, or choose another --out")
-    return {
-        (row["id"], row["question"], tuple(row["images"])): BaseModelAnswer(row["text"], row["is_cut"])
-        for row in rows[1:]
-    }
+    known = [checked(KeptAnswer, row, place) for place, row in rows[1:]]
+    return {(row.id, row.question, row.images): BaseModelAnswer(row.text, row.is_cut) for row in known}
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """A line of the file behind the first."""
+
+    id: str
+    question: str
+    images: tuple[str, ...]
+    text: str
+    is_cut: bool

@@ -6,9 +6,10 @@ RECIPE is a YAML file, or the name of a shipped one (safevlm/recipes).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -33,9 +34,22 @@ def _file(parser: ArgumentParser, given: str) -> Path:
         table = read_yaml(file)
         if not isinstance(table, dict):
             parser.error(f"{file}: a recipe is a table of keys, such as `stage`, `model` and `data`")
+        _check_sections(Recipe, table, str(file))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return file
+
+
+def _check_sections(shape: type, table: dict[str, Any], where: str) -> None:
+    """ValueError: a section that is no table, which jsonargparse would try to build from."""
+    kinds = get_type_hints(shape)
+    for name, value in table.items():
+        section = next((kind for kind in (kinds.get(name), *get_args(kinds.get(name))) if is_dataclass(kind)), None)
+        if section is None or (value is None and section is not kinds[name]):
+            continue
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: {name}: {value!r} is not a table")
+        _check_sections(cast("type", section), value, f"{where}: {name}")
 
 
 @cache

@@ -18,7 +18,7 @@ from safevlm.defenses import Defense, DefenseContext, Inputs, Policy, Stack, Vir
 from safevlm.defenses.adopt import guard
 from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
-from safevlm.types import Generation, Reply, Request, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict, answered
 from tests.engine import engines
 
 QUESTION = "What is in the picture?"
@@ -250,8 +250,30 @@ def test_request_that_cannot_be_used_is_named_before_any_is_answered(
     requests = [Request("One?"), Request("Two?"), UNUSABLE[kind](tmp_path)]
     with engines.watched(engine) as asked:
         with pytest.raises(ValueError, match=r"requests\[2\]") as caught:
-            engine.reply_all(requests, Generation(max_new_tokens=1), batch_size=batch_size)
+            engine.reply_all(requests, Generation(max_new_tokens=1), batch_size=batch_size, errors="raise")
         with pytest.raises(type(caught.value)):
             list(engine.stream(requests[2]))
     assert not asked.rows
     assert isinstance(caught.value, ImageError) == bool(requests[2].images)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_request_that_cannot_be_used_stops_no_other(kind: str, batch_size: int, tmp_path: Path) -> None:
+    engine = engines.engine("none")
+    good = [Request("One?"), Request("Two?", (engines.image(),)), Request("Three?")]
+    requests = [good[0], UNUSABLE[kind](tmp_path), *good[1:]]
+    replies = engine.reply_all(requests, Generation(max_new_tokens=3), batch_size=batch_size)
+    alone = engine.reply_all(good, Generation(max_new_tokens=3), batch_size=batch_size)
+    assert [reply.request for reply in replies] == requests
+    assert [reply.text for reply in replies if not reply.error] == [reply.text for reply in alone]
+    bad = replies[1]
+    assert bad.error.startswith("requests[1]") and bad.text == bad.prompt == ""
+    assert not bad.verdict.looked and bad.verdict.error, "nobody looked, and nobody may take it for safe"
+    with pytest.raises(ValueError, match=r"requests\[1\]"):
+        answered(replies)
+
+
+def test_what_becomes_of_an_unusable_request_is_return_or_raise() -> None:
+    with pytest.raises(ValueError, match="errors='ignore'.*return.*raise"):
+        engines.engine("none").reply_all([Request("One?")], errors="ignore")  # type: ignore[arg-type]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from safevlm.__main__ import main
-from safevlm.commands import FINDING, OK
+from safevlm.commands import FINDING, OK, WRONG_USAGE
 from safevlm.data.images import ImageError
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
@@ -284,3 +287,40 @@ def test_why_of_a_guard_that_failed_open_says_so(image: str) -> None:
     told = why(_reply(image, breaks="detect", on_error="allow"))
     assert "unguarded" in told and "it broke" in told
     assert "level safe, category clean" not in told, "the guard saw nothing because it broke; that is no verdict"
+
+
+# --- terminals --------------------------------------------------------------------------------------------------------
+
+
+def _chat(folder: Path, typed: bytes, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "safevlm", "chat", "--model", str(folder), *words]
+    return subprocess.run(command, input=typed, capture_output=True, env={**os.environ, **environment})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_is_no_text_is_told_and_the_conversation_goes_on(folder: Path, encoding: str) -> None:
+    typed = b"Is \xff this text?\nWhat is it?\n" + "Zo\u00eb \U0001f600?\n".encode() + b"/why\n/quit\n"
+    done = _chat(folder, typed, PYTHONIOENCODING=encoding)
+    assert done.returncode == OK, done.stderr.decode()
+    assert b"Traceback" not in done.stderr + done.stdout
+    assert b"error: requests[0].text" in done.stdout
+    assert b"not looked" in done.stdout, "the conversation did not go on"
+
+
+@pytest.mark.parametrize("words", [["chat", "--model", "x", "--ask", "a\udcff"], ["train", "\udcff.yaml"], ["\udcff"]])
+def test_words_that_are_no_text_are_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == WRONG_USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "error: argument" in said and "udcff" in said
+
+
+@pytest.mark.parametrize("line", ["a \ud83d", "a \udcff"])
+def test_half_a_character_is_told_and_the_conversation_goes_on(
+    engine: Engine, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([line, QUESTION, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert chat_cli.talk(engine, []) == OK
+    said = capsys.readouterr().out
+    assert "error: requests[0].text" in said and said.endswith(f"{ANSWER}\n")

@@ -15,6 +15,7 @@ from typing import Any
 from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.runs.files import OVERHEAD, OverheadFile, read_json
 from safevlm.evaluation.runs.run import Run, read_run
+from safevlm.files import read_text
 
 RUNS, STANDINGS = "runs", "rows.tsv"
 ONCE = "once"
@@ -89,7 +90,7 @@ def read_standings(out: Path) -> list[GridStanding]:
     """The last line of every row and seed, in the order in which they first came."""
     path = out / STANDINGS
     last: dict[tuple[str, str], GridStanding] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
+    for number, line in enumerate(read_text(path).splitlines() if path.exists() else [], start=1):
         cells = line.split("\t")
         if len(cells) != 4:
             raise ValueError(f"{path}:{number}: a line has ROW, SEED, STATUS and WHY, parted by tabs; remove it")

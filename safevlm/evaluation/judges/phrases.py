@@ -15,6 +15,7 @@ from safevlm.evaluation.judges.base import Assessment, Case, Judge
 from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.judges.over_refusal import MEASURES, declined
 from safevlm.evaluation.metrics.measures import REFUSALS
+from safevlm.files import read_text
 from safevlm.usage import UsageError
 
 MATCHES: dict[str, Callable[[str, str], bool]] = {
@@ -28,7 +29,7 @@ MATCHES: dict[str, Callable[[str, str], bool]] = {
 
 def read_phrases(path: Path) -> list[str]:
     """One phrase per line; empty lines are skipped, spaces at the edges too. ValueError when there is none."""
-    phrases = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    phrases = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not phrases:
         raise ValueError(f"--phrases {path}: no phrase in it; one per line")
     return phrases

@@ -30,7 +30,7 @@ from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import Suite, folder_of, load_suite, suite_of
 from safevlm.evaluation.suites.question import REPEAT
 from safevlm.sharding import Share, share_of
-from safevlm.types import Generation, Reply, Sample, Verdict
+from safevlm.types import Generation, Reply, Sample, Verdict, answered
 from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
@@ -229,7 +229,7 @@ def _ask_all(
         for repeat, batch in _batches(samples, batch_size):
             requests = [sample.request for sample in batch]
             drawn = replace(generation, seed=generation.seed + repeat)
-            answers = engine.reply_all(requests, drawn, batch_size=batch_size)
+            answers = answered(engine.reply_all(requests, drawn, batch_size=batch_size))
             pairs = list(zip(batch, answers, strict=True))
             append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
             failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]

@@ -23,7 +23,7 @@ from safevlm.evaluation.runs.files import OVERHEAD, write_json
 from safevlm.evaluation.runs.served import Served
 from safevlm.evaluation.suites import Suite, load_suite, suite_of
 from safevlm.intervals import bootstrap_median
-from safevlm.types import Generation, Request
+from safevlm.types import Generation, Request, answered
 from safevlm.usage import UsageError
 
 WARM_UP = 3  # requests to each side before the clock counts
@@ -142,11 +142,11 @@ def _steps(engines: tuple[Any, Any], max_new_tokens: int) -> dict[str, Callable[
     """What is timed, by name."""
 
     def answer(engine: Any, request: Request) -> None:
-        engine.reply_all([request], Generation(max_new_tokens=max_new_tokens), batch_size=1)
+        answered(engine.reply_all([request], Generation(max_new_tokens=max_new_tokens), batch_size=1))
 
     def first_token(engine: Any, request: Request) -> None:
         length = max_new_tokens if _reviews(engine) else 1
-        engine.reply_all([request], Generation(max_new_tokens=length), batch_size=1)
+        answered(engine.reply_all([request], Generation(max_new_tokens=length), batch_size=1))
 
     def prepare(engine: Any, request: Request) -> None:
         with suppress(ValueError):  # the defense answers this request itself: then it is the time until it knows
@@ -209,6 +209,6 @@ def _passes(engines: tuple[Any, Any], requests: Sequence[Request], max_new_token
     for side, engine in zip(("defended", "bare"), engines, strict=True):
         with counted(engine) as counts:
             for request in requests:
-                engine.reply_all([request], Generation(max_new_tokens=max_new_tokens), batch_size=1)
+                answered(engine.reply_all([request], Generation(max_new_tokens=max_new_tokens), batch_size=1))
         sides[side] = {name: counts[name] / len(requests) for name in PASSES}
     return sides | {"extra": {name: sides["defended"][name] - sides["bare"][name] for name in PASSES}}

@@ -27,7 +27,7 @@ from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.sharding import Share
-from safevlm.types import Generation, Request, Sample
+from safevlm.types import Generation, Request, Sample, answered
 from safevlm.usage import UsageError
 
 FILE = "throughput.json"
@@ -211,9 +211,8 @@ def _work(connection: Connection, setup: Setup, rank: int) -> None:
         while True:
             job: WorkerJob = connection.recv()
             torch.set_num_threads(job.threads)
-            replies = engine.reply_all(
-                job.requests, Generation(max_new_tokens=job.max_new_tokens), batch_size=job.batch_size
-            )
+            how = Generation(max_new_tokens=job.max_new_tokens)
+            replies = answered(engine.reply_all(job.requests, how, batch_size=job.batch_size))
             connection.send(("replies", [reply.text for reply in replies]))
     except EOFError:  # the other side has gone
         return

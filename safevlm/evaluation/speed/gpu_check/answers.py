@@ -76,7 +76,9 @@ def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
 
 def _engine(engine: Engine, refuses: bool) -> Ask:
     def ask(requests: Sequence[Request], tokens: int) -> list[str]:
-        replies = engine.reply_all(requests, Generation(max_new_tokens=tokens), batch_size=len(requests))
+        replies = engine.reply_all(
+            requests, Generation(max_new_tokens=tokens), batch_size=len(requests), errors="raise"
+        )
         for reply in replies:
             if reply.verdict.error or bool(reply.refused_by) != refuses:
                 raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
