@@ -143,7 +143,7 @@ def test_other_truth_is_another_fingerprint(data: Path, tmp_path: Path) -> None:
         (lambda text: text.partition("\n")[2], "knows nothing of 'misleading-0000'"),
         (lambda text: text + text.partition("\n")[0], "stands here twice"),
         (lambda text: text.replace('"use"', '"sell"'), ":1: not a truth of the miniature's world"),
-        (lambda text: text.replace('"things"', '"stuff"'), ":1: missing ['things']"),
+        (lambda text: text.replace('"things"', '"stuff"'), ":1: lacks 'things'"),
     ],
 )
 def test_a_truth_that_does_not_fit_is_told_in_one_line(

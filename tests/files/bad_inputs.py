@@ -267,7 +267,7 @@ def readers() -> list[Reader]:
 
 
 def _truths() -> list[Any]:
-    return [{"id": "1", "task": "use", "things": ["vork"], "category": "illegal", "level": "must_refuse"}]
+    return [{"id": "1", "task": "use", "things": ["vork"], "category": "politics", "level": "must_refuse"}]
 
 
 def _suite_rows() -> list[Any]:
@@ -377,6 +377,11 @@ def _text(reader: Reader, value: Any) -> str:
     if reader.file.endswith(".jsonl"):
         return "".join(json.dumps(row) + "\n" for row in (value if isinstance(value, list) else [value]))
     return json.dumps(value, indent=1)
+
+
+def right(reader: Reader) -> bytes:
+    """The file as it should be."""
+    return _text(reader, reader.example).encode()
 
 
 def _raw(rng: random.Random, reader: Reader) -> tuple[str, bytes]:
