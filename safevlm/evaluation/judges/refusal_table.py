@@ -136,14 +136,14 @@ def refusals(out: Path, phrases: Path | None = None) -> str:
     """Writes the table and gives it as text."""
     table = measure(phrases)
     write_json(out, table)
-    lines = [f"{'held-out half':<34}{'precision':<26}{'recall':<26}"]
+    lines = [f"{'held-out half':<34}{'precision':<30}{'recall':<30}"]
     for name, halves in table["columns"].items():
         cells = [_cell(halves["held_out"][measure_name]) for measure_name in ("precision", "recall")]
-        lines.append(f"{name:<34}{cells[0]:<26}{cells[1]:<26}")
+        lines.append(f"{name:<34}{cells[0]:<30}{cells[1]:<30}")
     for language, halves in table["languages"].items():
         one = halves["held_out"]
         told = f"rules, {language}" + (f" ({one['unscored']} unscored)" if one["unscored"] else "")
-        lines.append(f"{told:<34}{_cell(one['precision']):<26}{_cell(one['recall']):<26}")
+        lines.append(f"{told:<34}{_cell(one['precision']):<30}{_cell(one['recall']):<30}")
     without = table["languages_without_rules"]
     lines.append(f"languages without rules: {without['unscored']} of {without['n']} unscored")
     return "\n".join(lines)
