@@ -50,7 +50,7 @@ class OpenedImage:
 
 
 def opened_images(requests: Sequence[Request], processor: Any, every_frame: bool) -> Iterator[OpenedImage]:
-    """All images in order, each opened when its turn comes. ImageError; of several requests it names the one.
+    """All images in order, each opened when its turn comes. ImageError; it names the request.
 
     `processor`: the checkpoint's image processor. `every_frame`: the other frames of an animation too, for a detector.
     """
@@ -59,7 +59,9 @@ def opened_images(requests: Sequence[Request], processor: Any, every_frame: bool
             try:
                 yield _opened(source, processor) if every_frame else OpenedImage(open_fitting(processor, source))
             except ImageError as error:
-                raise ImageError(f"requests[{index}]: {error}" if len(requests) > 1 else str(error)) from error
+                told = [f"requests[{index}]"] if len(requests) > 1 else []
+                told += [f"id {request.id!r}"] if request.id else []
+                raise ImageError(": ".join([*told, str(error)])) from error
 
 
 def _opened(source: ImageSource, processor: Any) -> OpenedImage:

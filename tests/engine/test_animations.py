@@ -154,6 +154,18 @@ def test_more_frames_than_can_be_looked_at_are_refused_and_named(monkeypatch: py
     assert engines.engine("none").reply(request, engines.SHORT).text, "without a detector nobody claims to have looked"
 
 
+@pytest.mark.parametrize("defense", ["none", "safety-head"])
+def test_an_unusable_image_names_the_record_that_it_belongs_to(tmp_path: Path, defense: str) -> None:
+    """A suite unpacks its images under names of its own; only the id leads back to the row."""
+    (tmp_path / "0f3a.png").write_bytes(b"no image")
+    broken = Request(QUESTION, (tmp_path / "0f3a.png",), id="rtvlm-17")
+    engine = engines.engine(defense)
+    with pytest.raises(ImageError, match=r"^id 'rtvlm-17': .*0f3a\.png"):
+        engine.reply(broken)
+    with pytest.raises(ImageError, match=r"^requests\[1\]: id 'rtvlm-17': .*0f3a\.png"):
+        engine.reply_all([Request("Words."), broken], engines.SHORT)
+
+
 @pytest.mark.parametrize("defense", ["safe-clip", "static-prompt+safe-clip"])
 def test_the_miniatures_guard_finds_a_harmful_scene_behind_a_harmless_one(defense: str) -> None:
     engine = Engine.load(ROOT / "checkpoints" / "miniature", defense=defense, device="cpu")
