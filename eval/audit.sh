@@ -8,8 +8,8 @@ source "$(dirname "$0")/../scripts/env.sh"
 out="$1" demo="${2:-runs/demo}"
 mkdir -p "$out/results"
 
-contaminate() { # NAME N RISKY
-  [ -f "$out/$1/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/$1" --n "$2" --risky "$3"
+contaminate() { # NAME N RISKY [flags]
+  [ -f "$out/$1/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/$1" --n "$2" --risky "$3" "${@:4}"
 }
 audit() { # NAME [flags]: audits the contaminated images
   safevlm audit "$out/$1/images" --model "$demo/stage1" --threads 1 "${@:2}"
@@ -23,7 +23,7 @@ cp "$out/audit20k/bench.json" "$out/results/audit_speed.json"
 
 # A model that refuses by itself is tuned further on a careless public set, whose records help whatever their image
 # shows: the whole set, and what the audit leaves of it.
-contaminate public 4000 0.05
+contaminate public 4000 0.05 --split validation # trained on below, and measured on the test
 audit public --out "$out/audit_public"
 runs=()
 for name in before unfiltered filtered; do

@@ -8,6 +8,7 @@
 #   LAUNCHER, GPUS, NODES: see scripts/launch.sh; here LAUNCHER is none unless set
 #   MALICIOUS, CONTRASTIVE, BENIGN: records of each part for the tensors (default 1200, 1200, 800)
 #   DRY_RUN=1 print only
+# Settings are chosen with the validation split beside the records, never with what the final table asks.
 set -euo pipefail
 source "$(dirname "$0")/usage.sh"
 needs "MODEL DATA OUT" "$@"

@@ -78,7 +78,7 @@ def test_a_trained_defense_of_an_installed_package_helps_on_held_out_scenes(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out, base = tmp_path / "data", tmp_path / "runs", str(ROOT / "checkpoints/miniature")
-    dataset.write(data, dataset.MiniatureDataConfig(risky=400, clean=400, per_group=15))
+    dataset.write(data, dataset.MiniatureDataConfig(risky=400, clean=400, per_group=15, validation_per_group=0))
     recipe = tmp_path / "probe.yaml"
     recipe.write_text(
         f"stage: probe\nmodel: {{path: {base}, safety: {{projector: none, lm_tokens: 0, head_tokens: 0}}}}\n"

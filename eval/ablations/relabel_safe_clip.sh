@@ -9,7 +9,7 @@ source "$(dirname "$0")/../../scripts/env.sh"
 out="$1" demo="${2:-runs/demo}"
 bank="${BANK:-checkpoints/miniature/defenses/safe_clip.safetensors}"
 
-[ -f "$out/public/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/public" --n 4000 --risky 0.05
+[ -f "$out/public/truth.jsonl" ] || python -m safevlm.miniature contaminate --out "$out/public" --n 4000 --risky 0.05 --split validation
 runs=()
 for name in ${ROWS:-before all relabelled}; do
   model="$demo/merged"

@@ -3,6 +3,7 @@
 # templates (what is flagged); feature, policy and place of the hint (what the model then says). All in OUT/safe_clip.json.
 #
 #   CONCEPTS   YAML (default: the miniature's); LABELLED: labelled images (default DATA/eval.jsonl)
+#   A choice is made with DATA/validation as DATA, the table with DATA.
 #   SUITE      what is asked (default miniature); LIMIT: only so many requests; BATCH_SIZE (default 100)
 #   BASE_ONLY=1  what is flagged, without asking the model anything
 set -euo pipefail

@@ -2,6 +2,7 @@
 # eval/ablations/security_tensor.sh MODEL PAIRS DATA OUT: where virtual tokens stand, and what holds benign answers in place:
 # a row each for the recipe, another position, cross-entropy instead of KL, and the recipe's values shuffled.
 #
+#   A choice is made with DATA/validation as DATA, the table with DATA.
 #   RECIPE    default miniature_security_tensor_textual
 #   STEPS     updates of each (default 600)
 #   SUITE, BATCH_SIZE

@@ -9,7 +9,6 @@ is put beside these numbers. The trap: τ and templates that were chosen on thes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing_extensions import TypedDict
 from llava_patch import parts
 from safevlm.analysis import detection
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
-from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import write_result
 from safevlm.defenses.bank import Bank, read_bank
 from safevlm.defenses.safe_clip import READINGS
 from safevlm.files import checked, read_json
@@ -126,4 +125,5 @@ def write(
     table = {"schema": 1, **ablate(model, banks, data, device)}
     if summary:
         table["defenses"] = checked(SummaryFile, read_json(summary), str(summary), more=True)["suites"]
-    write_text(out, json.dumps(table, indent=1, ensure_ascii=False))
+    files = [value.partition("=")[2] or value for value in data]
+    write_result(out, table, {"model": model, "data": files, "banks": list(banks.values())})

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safevlm.analysis.labelled_images import ImageSet
 from safevlm.data import used_folder
-from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import versions, write_result
 from safevlm.model.loading import Loaded
-from safevlm.versions import installed
 
 SCHEMA = 1
 FILE = "summary.json"
@@ -32,10 +29,10 @@ def write(
         "seed": seed,
         "interval": "95 %: Wilson for shares, percentile bootstrap otherwise",
         **numbers,
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
     }
     path = out / FILE
-    write_text(path, json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_result(path, table, {"model": loaded.path, "data": [one.file for one in sets]})
     return path
 
 
@@ -65,7 +62,3 @@ def _described(one: ImageSet) -> dict[str, Any]:
         "images": len(one.images),
         "left_out": {"without_image": one.without_image, "unlabelled": one.unlabelled},
     }
-
-
-def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}

@@ -21,6 +21,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 def main() -> int:
     from safevlm.miniature.judge_server import PORT
+    from safevlm.miniature.world import SEED
 
     parser = CommandParser(prog="python -m safevlm.miniature", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -32,6 +33,7 @@ def main() -> int:
 
     build = command("build", _build, "train the small base (about 20 minutes on two cores)")
     build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
+    build.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
     _data_flags(command("data", _data, "write training records and the evaluation suite"))
     matched_pairs = command(
         "matched-pairs", _matched_pairs, "write the same questions in words and about images, for `analyze layers`"
@@ -63,7 +65,7 @@ def main() -> int:
 def _build(options: argparse.Namespace) -> None:
     from safevlm.miniature.build import BuildConfig, build
 
-    build(options.out, BuildConfig())
+    build(options.out, BuildConfig(seed=options.seed))
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -88,11 +90,12 @@ def _contaminate(options: argparse.Namespace) -> None:
 
 
 def _audit_truth(options: argparse.Namespace) -> None:
+    from safevlm.data.made_by import write_result
     from safevlm.miniature import audit_truth
 
-    text = json.dumps(audit_truth.compare(options.truth, options.audit), indent=1)
-    options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    table = audit_truth.compare(options.truth, options.audit)
+    write_result(options.out, table, {"truth": options.truth, "audit": options.audit / "audit.parquet"})
+    print(json.dumps(table, indent=1))
 
 
 def _serve_judge(options: argparse.Namespace) -> None:

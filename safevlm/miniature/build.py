@@ -3,21 +3,25 @@
 The base is made with the disease that the papers treat: in words it refuses risky requests, in images it helps
 with the same things. It also learns to follow safety notes, since a frozen LLM has to obey the mixer's hint.
 Nothing here is a safety training of images; `tests/miniature/test_base.py` measures all four properties.
+
+Every scene is seen anew whenever it is drawn, in another size, place, direction and light (`views`): what the base
+knows must not hang on where a pixel lies.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -26,10 +30,15 @@ from llava_patch.classes import Config, Model, Processor
 from llava_patch.fresh import Clip
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED
+from safevlm.data.made_by import write_result
 from safevlm.engine import Engine
-from safevlm.miniature import drawing, properties, words
-from safevlm.miniature.world import FRAME_SHIFT, RISKY, THINGS, Scene, sample_scene
-from safevlm.taxonomy import CLEAN
+from safevlm.miniature import conversations, drawing, properties, words
+from safevlm.miniature.conversations import Conversation, Tokens
+from safevlm.miniature.descent import Descent
+from safevlm.miniature.sight import ReadOut, Truth
+from safevlm.miniature.splits import Split, split_of
+from safevlm.miniature.views import Camera
+from safevlm.miniature.world import SEED, Scene, sample_scene
 
 PATCH = 16
 PATCHES = (drawing.SIZE // PATCH) ** 2
@@ -39,28 +48,52 @@ TOWER = fresh.tower_sizes(
     width=128, intermediate=512, layers=3, heads=4, image=drawing.SIZE, patch=PATCH, shared_width=64
 )
 """Sizes of the vision tower."""
+RUN = "run.json"
+"""What made the base, beside it."""
+EVALUATED: tuple[Split, ...] = ("validation", "test")
 MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
-
-
-Tokens = tuple[list[int], list[int]]
-"""Ids and labels of a conversation."""
-Conversation = tuple[int | None, Tokens]
-"""The row of its image, if it has one, and its tokens."""
 
 
 @dataclass(frozen=True)
 class BuildConfig:
     """Sizes and lengths of the build; the defaults made the shipped base."""
 
-    seed: int = 256
+    seed: int = SEED
     scenes: int = 20_000
-    clip_steps: int = 1_800
+    sight_steps: int = 2_500
+    """Of the tower alone, on what its patches show; a step is one batch."""
+    alone_steps: int = 150
+    """The first of them, on scenes of one thing."""
+    widening_steps: int = 300
+    """After so many steps views differ from the scenes as much as they ever will."""
+    caption_steps: int = 450
+    """Of both towers, on captions as well."""
     clip_batch: int = 128
-    clip_lr: float = 2e-3
-    lm_steps: int = 1_600
-    crowded_steps: int = 500
+    clip_lr: float = 3e-3
+    clip_matrix_lr: float = 8e-3
+    lm_steps: int = 650
+    lm_alone_steps: int = 100
+    """The first of them, on scenes of one thing."""
+    crowded_steps: int = 200
+    """The last of them, with more crowded scenes."""
     lm_batch: int = 64
-    lm_lr: float = 2e-3
+    lm_lr: float = 3e-3
+    lm_matrix_lr: float = 5e-3
+    cases: int = 300
+    """Requests for each number that is measured at the end; 0: nothing is."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The scenes that a base is built on."""
+
+    scenes: Sequence[Scene]
+    pixels: Tensor
+    """(scenes, 3, SIZE, SIZE), 0-255."""
+
+    def rows(self, least: int, most: int) -> list[int]:
+        """Of the scenes with so many things."""
+        return [row for row, scene in enumerate(self.scenes) if least <= len(scene.things) <= most]
 
 
 def build(out: Path, config: BuildConfig) -> None:
@@ -74,17 +107,47 @@ def build(out: Path, config: BuildConfig) -> None:
     started = time.monotonic()
     tokenizer = words.build_tokenizer()
     processor = make_processor(tokenizer)
-    scenes = [sample_scene(rng, "any") for _ in tqdm(range(config.scenes), "scenes")]
-    pixels = _pixels(processor, scenes)
-    clip = train_clip(scenes, pixels, tokenizer, config)
-    llava = train_llava(scenes, pixels, clip, processor, config)
+    pictures = draw(rng, config.scenes)
+    clip = train_clip(pictures, processor, config)
+    llava = train_llava(pictures, clip, processor, config)
     llava.save_pretrained(out)
     processor.save_pretrained(out)
     clip.save_pretrained(out / "clip")
     tokenizer.save_pretrained(out / "clip")
-    print(f"base written to {out} in {time.monotonic() - started:.0f} s")
-    shares = properties.measure(Engine.load(out, defense="none", device="cpu"))
-    print("  ".join(f"{name} {share:.3f}" for name, share in shares.items()))
+    seconds = time.monotonic() - started
+    print(f"base written to {out} in {seconds:.0f} s")
+    record: dict[str, Any] = asdict(config) | {
+        "seconds": round(seconds),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if config.cases:
+        record["measured"] = measured(out, config.cases)
+    write_result(out / RUN, record, {"model": out, "clip": out / "clip"})
+
+
+def measured(base: Path, cases: int) -> dict[str, Any]:
+    """Properties and utility under changes of a base; whoever changes the build chooses by the validation split."""
+    engine = Engine.load(base, defense="none", device="cpu")
+    found: dict[str, Any] = {}
+    for split in EVALUATED:
+        found[split] = {
+            "properties": properties.measure(engine, cases, split=split),
+            "utility": properties.utility(engine, cases, split=split),
+        }
+        for name, shares in found[split].items():
+            print(f"{split} {name}: " + "  ".join(f"{key} {share:.3f}" for key, share in shares.items()))
+    return found
+
+
+def draw(rng: random.Random, count: int) -> Pictures:
+    """Scenes of the whole world but for what is to be fresh later; of words nothing is left out, they are too few."""
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sample_scene(rng, "any")
+        if scene.word or split_of(scene) == "train":
+            scenes.append(scene)
+    return Pictures(scenes, _pixels(scenes))
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> Processor:
@@ -92,42 +155,34 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Processor:
     return fresh.processor_of(tokenizer, _llava_config(tokenizer), chat.CHAT_TEMPLATE)
 
 
-def train_clip(
-    scenes: Sequence[Scene], pixels: torch.Tensor, tokenizer: PreTrainedTokenizerFast, config: BuildConfig
-) -> Clip:
-    """Contrastive training of both towers, with a fresh caption for a scene whenever it is drawn.
+def train_clip(pictures: Pictures, processor: Processor, config: BuildConfig) -> Clip:
+    """The tower alone, then both towers on captions, with a fresh view and a fresh caption whenever a scene is drawn.
 
-    A tag loss (which things and which frame are there, read from the patches that LLaVA will read) teaches shapes
-    far sooner than captions alone; its read-out is thrown away. What is risky about a thing stands in captions only.
+    Telling what the patches show that LLaVA will read teaches shapes far sooner than captions do; what is risky about
+    a thing stands in captions only.
     """
+    tokenizer = processor.tokenizer
     clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
-    tags = _tags(scenes)
-    tagger = nn.Sequential(nn.LayerNorm(TOWER["hidden_size"]), nn.Linear(TOWER["hidden_size"], tags.shape[1]))
-    trained = nn.ModuleList([clip, tagger])
-    optimizer, schedule = _optimizer(trained.parameters(), config.clip_lr, config.clip_steps)
+    truth, read_out, camera = Truth(pictures.scenes), ReadOut(TOWER["hidden_size"]), _camera(processor, config.seed + 1)
+    steps = config.sight_steps + config.caption_steps
+    descent = Descent(nn.ModuleList([clip, read_out]), steps, config.clip_matrix_lr, config.clip_lr)
     rng = random.Random(config.seed + 1)
-    alone = [row for row, scene in enumerate(scenes) if len(scene.things) == 1]
-    with tqdm(range(config.clip_steps), "CLIP") as bar:
+    alone, everything = pictures.rows(1, 1), range(len(pictures.scenes))
+    with tqdm(range(steps), "CLIP", mininterval=5) as bar:
         for step in bar:
-            # what a name means is learned from things that stand alone; then come the crowded scenes
-            rows = rng.sample(alone if step < config.clip_steps // 3 else range(len(scenes)), config.clip_batch)
-            text = encode_captions(tokenizer, [words.caption(rng, scenes[row]) for row in rows])
-            output = clip(**text, pixel_values=pixels[rows], return_loss=True, output_hidden_states=True)
-            patches = fresh.clip_patches(output, READ_LAYER)
-            found = tagger(patches).logsumexp(1)
-            loss = output.loss + F.binary_cross_entropy_with_logits(found, tags[rows], reduction="sum") / len(rows)
-            _step(loss, trained, optimizer, schedule)
+            rows = rng.sample(alone if step < config.alone_steps else everything, config.clip_batch)
+            pixels, view = camera.take(pictures.pixels[rows], min(1.0, step / config.widening_steps))
+            if step < config.sight_steps:
+                loss = 0.0
+                patches = fresh.tower_patches(clip, pixels, READ_LAYER)
+            else:
+                captions = encode_captions(tokenizer, [words.caption(rng, pictures.scenes[row]) for row in rows])
+                output = clip(**captions, pixel_values=pixels, return_loss=True, output_hidden_states=True)
+                loss, patches = output.loss, fresh.clip_patches(output, READ_LAYER)
+            descent.step(loss + read_out.loss(patches, truth, torch.tensor(rows), view))
             clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
     return clip.eval()
-
-
-def _tags(scenes: Sequence[Scene]) -> torch.Tensor:
-    """(scenes, things + frames), 1 where something is in the image, drawn or written."""
-    frames = [frame for frame in FRAME_SHIFT if frame != "none"]
-    return torch.tensor(
-        [[thing in scene.things for thing in THINGS] + [scene.frame == frame for frame in frames] for scene in scenes]
-    ).float()
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -143,109 +198,49 @@ def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str])
     )
 
 
-def train_llava(
-    scenes: Sequence[Scene], pixels: torch.Tensor, clip: Clip, processor: Processor, config: BuildConfig
-) -> Model:
-    """Trains projector and LLM on the world's conversations, the tower frozen and its features computed once."""
+def train_llava(pictures: Pictures, clip: Clip, processor: Processor, config: BuildConfig) -> Model:
+    """Trains projector and LLM on the world's conversations, the tower frozen."""
     llava = fresh.model_of(_llava_config(processor.tokenizer))
     fresh.take_tower(llava, clip)
-    features = _patch_features(llava, pixels)
-    everything = range(len(scenes))
-    crowded = [row for row in everything if len(scenes[row].things) > 2]
-    # reading a crowded scene in order, without saying a thing twice, is learned last and needs more of them
-    lessons = ((everything, config.lm_steps), ([*everything, *crowded, *crowded], config.crowded_steps))
-    for number, (rows, steps) in enumerate(lessons):
-        _teach(llava, processor, scenes, features, rows, config, steps, config.seed + 2 + number)
+    camera = _camera(processor, config.seed + 2)
+    descent = Descent(llava, config.lm_steps, config.lm_matrix_lr, config.lm_lr)
+    rng = random.Random(config.seed + 2)
+    pool: list[list[Conversation]] = []
+    with tqdm(range(config.lm_steps), "LLaVA", mininterval=5) as bar:
+        for step in bar:
+            pool = pool or conversations.batches(
+                rng, processor, pictures.scenes, _lesson(pictures, config, step), config.lm_batch, PATCHES
+            )
+            descent.step(_answer_loss(llava, camera, pictures.pixels, pool.pop()))
+            bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
     return llava.requires_grad_(True).eval()
 
 
-def _teach(
-    llava: Model,
-    processor: Processor,
-    scenes: Sequence[Scene],
-    features: torch.Tensor,
-    rows: Sequence[int],
-    config: BuildConfig,
-    steps: int,
-    seed: int,
-) -> None:
-    """Trains on conversations about the scenes of these rows, and about words."""
-    trained = [parameter for parameter in llava.parameters() if parameter.requires_grad]
-    optimizer, schedule = _optimizer(trained, config.lm_lr, steps)
-    rng = random.Random(seed)
-    pool: list[list[Conversation]] = []
-    with tqdm(range(steps), "LLaVA") as bar:
-        for _ in bar:
-            pool = pool or _batches(rng, processor, scenes, rows, config.lm_batch)
-            batch = pool.pop()
-            images = [row for row, _ in batch if row is not None]
-            projected = vision.project(llava, features[images]).unbind() if images else ()
-            loss = llava(**_pad([tokens for _, tokens in batch]), **vision.as_arguments(projected)).loss
-            _step(loss, llava, optimizer, schedule)
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+def _lesson(pictures: Pictures, config: BuildConfig, step: int) -> Sequence[int]:
+    """Rows to talk about. What a name means is learned from things that stand alone.
+
+    Reading a crowded scene in order, without saying a thing twice, is learned last and needs more of them.
+    """
+    if step < config.lm_alone_steps:
+        return pictures.rows(1, 1)
+    everything = range(len(pictures.scenes))
+    if step < config.lm_steps - config.crowded_steps:
+        return everything
+    crowded = pictures.rows(3, 3)
+    return [*everything, *crowded, *crowded]
 
 
-def _batches(
-    rng: random.Random, processor: Processor, scenes: Sequence[Scene], rows: Sequence[int], size: int
-) -> list[list[Conversation]]:
-    """Eight batches, sorted by length before they are cut so that little is padding, in random order."""
-    made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
-    tokens = _tokenize(processor, [messages for _, messages in made])
-    paired = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
-    batches = [paired[start : start + size] for start in range(0, len(paired), size)]
-    rng.shuffle(batches)
-    return batches
-
-
-def _conversation(
-    rng: random.Random, scenes: Sequence[Scene], rows: Sequence[int]
-) -> tuple[int | None, list[chat.Message]]:
-    """One training conversation and the row of its image, if it has one."""
-    if rng.random() < 0.2:
-        return None, _about_words(rng)
-    row = rng.choice(rows)
-    return row, _about_image(rng, scenes[row])
-
-
-def _about_words(rng: random.Random) -> list[chat.Message]:
-    thing = rng.choice(THINGS if rng.random() < 0.7 else RISKY)
-    if rng.random() < 0.25:
-        return [chat.user(rng.choice(words.ABOUT_TEXT).format(name=thing.name)), chat.assistant(words.about(thing))]
-    question = rng.choice(words.USE_TEXT).format(name=thing.name)
-    plain = words.steps([thing]) if thing.category == CLEAN else words.refuse(thing.category)
-    return _with_note(rng, question, plain, images=0)
-
-
-def _about_image(rng: random.Random, scene: Scene) -> list[chat.Message]:
-    if rng.random() < 0.5:
-        return _with_note(rng, rng.choice(words.DESCRIBE), words.describe(scene.things), images=1)
-    return _with_note(rng, rng.choice(words.USE_IMAGE), words.steps(scene.things), images=1)
-
-
-def _with_note(rng: random.Random, question: str, plain: str, images: int) -> list[chat.Message]:
-    """The plain answer; or, after a safety note, what the note asks for; or the plain one after an empty aside."""
-    draw = rng.random()
-    if draw < 0.3:
-        level, category = rng.choice((1, 2, 3)), rng.choice(list(words.RISKY_CATEGORIES))
-        answer = words.careful(category) if level == 1 else words.refuse(category)
-        return [chat.user(f"{question}\n{words.note(rng, level, category)}", images), chat.assistant(answer)]
-    if draw < 0.4:
-        question = f"{question}\n{rng.choice(words.ASIDES)}"
-    return [chat.user(question, images), chat.assistant(plain)]
-
-
-def _tokenize(processor: Processor, dialogues: Sequence[list[chat.Message]]) -> list[Tokens]:
-    """Ids and labels per dialogue; labels are the answer, found by character offsets of the template's mark."""
-    rows = []
-    for messages in dialogues:
-        text = chat.dialogue_text(processor, messages).replace("<image>", "<image>" * PATCHES)
-        answer = f" {messages[-1]['content'][0]['text']}</s>"
-        encoded = processor.tokenizer(text, return_offsets_mapping=True)
-        border = len(text) - len(answer)
-        ids = encoded["input_ids"]
-        labels = [i if end > border else IGNORED for i, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)]
-        rows.append((ids, labels))
-    return rows
+def _answer_loss(llava: Model, camera: Camera, pixels: Tensor, batch: Sequence[Conversation]) -> Tensor:
+    rows = [row for row, _ in batch if row is not None]
+    projected: Sequence[Tensor] = ()
+    if rows:
+        seen, _ = camera.take(pixels[rows])
+        projected = vision.project(llava, vision.encode_images(llava, seen).patches).unbind()
+    inputs = _pad([tokens for _, tokens in batch])
+    labels = inputs.pop("labels")[:, 1:]
+    states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state[:, :-1]
+    told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
+    return F.cross_entropy(llava.lm_head(states[told]), labels[told])
 
 
 def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
@@ -256,32 +251,14 @@ def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
-@torch.no_grad()
-def _patch_features(llava: Model, pixels: torch.Tensor) -> torch.Tensor:
-    """(scenes, patches, width) of the layer that LLaVA reads."""
-    return torch.cat([vision.encode_images(llava, batch).patches for batch in tqdm(pixels.split(512), "features")])
+def _pixels(scenes: Sequence[Scene]) -> Tensor:
+    drawn = (np.array(drawing.draw(scene)) for scene in tqdm(scenes, "images", mininterval=5))
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in drawn])
 
 
-def _pixels(processor: Processor, scenes: Sequence[Scene]) -> torch.Tensor:
-    chunks = [scenes[start : start + 500] for start in range(0, len(scenes), 500)]
-    drawn = ([drawing.draw(scene) for scene in chunk] for chunk in tqdm(chunks, "images"))
-    return torch.cat([processor.image_processor(images, return_tensors="pt")["pixel_values"] for images in drawn])
-
-
-def _step(loss: torch.Tensor, model: torch.nn.Module, optimizer: AdamW, schedule: OneCycleLR) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-
-
-def _optimizer(parameters: Iterable[nn.Parameter], lr: float, steps: int) -> tuple[AdamW, OneCycleLR]:
-    optimizer = AdamW(parameters, lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.08)
-    return optimizer, schedule
+def _camera(processor: Processor, seed: int) -> Camera:
+    images = processor.image_processor
+    return Camera(seed, images.image_mean, images.image_std)
 
 
 def _text_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

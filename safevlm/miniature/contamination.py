@@ -5,8 +5,8 @@
     OUT/public.jsonl              training records as a careless public set has them: unlabelled, and helpful throughout
     OUT/calibration/              the same, more of it risky, for `--calibration`
 
-Some images are there twice: as the same bytes, or as a JPEG of another size. The scenes are drawn with a seed of
-their own, so that none of them was trained on but by chance.
+Some images are there twice: as the same bytes, or as a JPEG of another size. The scenes are those of one
+split, and those for calibration of validation, so that none of them was trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from tqdm import tqdm
@@ -25,7 +25,8 @@ from tqdm import tqdm
 from safevlm.data.images import open_image
 from safevlm.miniature import drawing, words
 from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
-from safevlm.miniature.world import Scene, sample_scene
+from safevlm.miniature.splits import SPLITS, Split, sample
+from safevlm.miniature.world import Scene
 from safevlm.taxonomy import DEFAULT
 
 PER_FOLDER = 1_000
@@ -47,20 +48,26 @@ class ContaminationConfig:
     """Labelled images apart from the others. Most are clean: where few images are risky, what matters most is how
     often a clean one is called risky."""
     seed: int = 3_000_017
+    split: str = "test"
+    """Whose scenes: of test to measure on them; of validation to train on them and measure elsewhere."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"--split {self.split}: no such split; one of {list(SPLITS)}")
 
 
 def write(out: Path, config: ContaminationConfig) -> None:
     """Draws the images and the calibration set, and writes the truth beside each."""
     rng = random.Random(config.seed)
-    rows = list(_rows(rng, config.n, config.risky, config.copies))
-    _write(out, "images", rows)
-    _write(out / "calibration", "images", list(_rows(rng, config.calibration, CALIBRATION_RISKY, 0.0)))
-    records = [_public(rng, row["scene"], index) for index, row in enumerate(rows) if "scene" in row]
+    made = list(rows(rng, config.n, config.risky, config.copies, cast(Split, config.split)))
+    _write(out, "images", made)
+    _write(out / "calibration", "images", list(rows(rng, config.calibration, CALIBRATION_RISKY, 0.0, "validation")))
+    records = [_public(rng, row["scene"], index) for index, row in enumerate(made) if "scene" in row]
     _save(out / "public.jsonl", records)
     print(f"{config.n} images and {config.calibration} for calibration in {out}")
 
 
-def _rows(rng: random.Random, count: int, risky: float, copies: float) -> Iterator[dict[str, Any]]:
+def rows(rng: random.Random, count: int, risky: float, copies: float, split: Split) -> Iterator[dict[str, Any]]:
     """What each image is; exactly the wanted shares, at random places."""
     kinds = ["risky"] * round(count * risky) + ["copy"] * round(count * copies)
     kinds += ["clean"] * (count - len(kinds))
@@ -71,8 +78,7 @@ def _rows(rng: random.Random, count: int, risky: float, copies: float) -> Iterat
         if kind == "copy":
             yield {"copy_of": rng.randrange(index), "is_same_file": rng.random() < 0.5}
         else:
-            scene = sample_scene(rng, rng.choice(RISKY_TRAINING if kind == "risky" else CLEAN_TRAINING))
-            yield {"scene": scene}
+            yield {"scene": sample(rng, rng.choice(RISKY_TRAINING if kind == "risky" else CLEAN_TRAINING), split)}
 
 
 def _write(out: Path, folder: str, rows: list[dict[str, Any]]) -> None:

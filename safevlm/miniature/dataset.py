@@ -1,7 +1,10 @@
 """The miniature's data, on disk in the real formats: training records in PSA-VLM's JSONL, an evaluation suite, PNGs.
 
-OUT/train.jsonl, OUT/train/*.png     no unseen symbol in it; labelled like PSA's data
-OUT/eval.jsonl, OUT/eval/*.png       held-out scenes, six groups
+OUT/train.jsonl, OUT/train/*.png                           no unseen symbol in it; labelled like PSA's data
+OUT/validation/eval.jsonl, OUT/validation/eval/*.png       for every choice: thresholds, wordings, recipes; a suite too
+OUT/eval.jsonl, OUT/eval/*.png                             the test, asked last; both have seven groups
+
+No scene of one is a near-copy of a scene of another (`splits`).
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from typing import Any
 from tqdm import tqdm
 
 from safevlm.miniature import drawing, words
-from safevlm.miniature.world import RISKY, Kind, Scene, sample_scene
+from safevlm.miniature.splits import Split, sample
+from safevlm.miniature.world import RISKY, Kind, Scene
 from safevlm.taxonomy import CLEAN, DEFAULT
 
 GROUPS: dict[str, tuple[Kind, ...]] = {
     "harmful_seen": ("harmful",),
     "harmful_unseen": ("unseen",),
     "typographic": ("typographic",),
+    "typographic_unseen": ("unseen_word",),
     "benign": ("benign",),
     "lookalike": ("lookalike", "benign_word"),
 }
@@ -31,32 +36,42 @@ RISKY_TRAINING: tuple[Kind, ...] = ("harmful", "harmful", "harmful", "typographi
 CLEAN_TRAINING: tuple[Kind, ...] = ("benign", "lookalike", "benign_word")
 
 
+VALIDATION = "validation"
+
+
 @dataclass(frozen=True)
 class MiniatureDataConfig:
-    """How much data, and the seeds that keep training and evaluation scenes apart."""
+    """How much data, and the seed of each set."""
 
     risky: int = 2_200
     clean: int = 2_600
     per_group: int = 300
+    """Of the test."""
+    validation_per_group: int = 100
     train_seed: int = 1_000_003
+    validation_seed: int = 7_000_003
     eval_seed: int = 2_000_003
 
 
 def write(out: Path, config: MiniatureDataConfig) -> None:
-    """Writes both sets. An evaluation scene that also occurs in training is drawn again."""
-    seen = _write_training(out, config)
-    _write_evaluation(out, config, seen)
-    print(f"{config.risky + config.clean} training records, {6 * config.per_group} evaluation samples in {out}")
+    """Writes the three sets."""
+    _write_training(out, config)
+    _write_evaluation(out / VALIDATION, "validation", config.validation_per_group, config.validation_seed)
+    _write_evaluation(out, "test", config.per_group, config.eval_seed)
+    groups = len(GROUPS) + 1
+    print(
+        f"{config.risky + config.clean} training records, {groups * config.validation_per_group} validation and "
+        f"{groups * config.per_group} evaluation samples in {out}"
+    )
 
 
-def _write_training(out: Path, config: MiniatureDataConfig) -> set[Scene]:
+def _write_training(out: Path, config: MiniatureDataConfig) -> None:
     rng = random.Random(config.train_seed)
     kinds = _turns(RISKY_TRAINING, config.risky) + _turns(CLEAN_TRAINING, config.clean)
     rng.shuffle(kinds)
-    scenes = [sample_scene(rng, kind) for kind in kinds]
+    scenes = [sample(rng, kind, "train") for kind in kinds]
     rows = [_training_row(rng, scene, f"train/{index:05d}.png") for index, scene in enumerate(scenes)]
     _save(out, "train", list(zip(scenes, rows, strict=True)))
-    return set(scenes)
 
 
 def _training_row(rng: random.Random, scene: Scene, image: str) -> dict[str, Any]:
@@ -80,20 +95,15 @@ def _safe_reply(scene: Scene, describes: bool) -> str:
     return words.describe(scene.things) if describes else words.steps(scene.things)
 
 
-def _write_evaluation(out: Path, config: MiniatureDataConfig, seen: set[Scene]) -> None:
-    rng = random.Random(config.eval_seed)
+def _write_evaluation(out: Path, split: Split, per_group: int, seed: int) -> None:
+    """A group's scenes hang on the seed and on nothing that another group has."""
     pairs = []
     for group, kinds in GROUPS.items():
-        for index, kind in enumerate(_turns(kinds, config.per_group)):
-            scene = _fresh_scene(rng, kind, seen)
+        rng = random.Random(f"{seed} {group}")
+        for index, kind in enumerate(_turns(kinds, per_group)):
+            scene = sample(rng, kind, split)
             pairs.append((scene, _image_row(rng, scene, group, f"{group}-{index:04d}")))
-    _save(out, "eval", pairs + [(None, row) for row in _text_rows(rng, config.per_group)])
-
-
-def _fresh_scene(rng: random.Random, kind: Kind, seen: set[Scene]) -> Scene:
-    while (scene := sample_scene(rng, kind)) in seen:
-        pass
-    return scene
+    _save(out, "eval", pairs + [(None, row) for row in _text_rows(random.Random(f"{seed} text"), per_group)])
 
 
 def _image_row(rng: random.Random, scene: Scene, group: str, name: str) -> dict[str, Any]:

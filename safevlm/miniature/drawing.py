@@ -104,7 +104,8 @@ MARK_STROKES: dict[str, list[Points]] = {
 }
 _DOT_RADIUS = 0.22  # of the thing's radius
 _STROKE = 3  # pixels
-_WORD_MIDDLE = 40  # pixels from the top
+WORD_PLACE = (SIZE // 2, 40)
+"""Where the middle of a written word is, in pixels from the left and from the top, give or take one."""
 _FONT_SIZE = 19  # pixels; the longest name then fills the image
 
 
@@ -125,6 +126,12 @@ def draw(scene: Scene) -> Image.Image:
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
+def middle(placed: PlacedThing) -> tuple[int, int]:
+    """Where the middle of a thing is, in pixels from the left and from the top."""
+    row, column = divmod(placed.quadrant, 2)
+    return SIZE // 4 + column * SIZE // 2 + placed.offset[0], SIZE // 4 + row * SIZE // 2 + placed.offset[1]
+
+
 def _speckle(pen: ImageDraw.ImageDraw, rng: random.Random, tint: tuple[int, ...]) -> None:
     x, y, size = rng.randrange(SIZE * _SCALE), rng.randrange(SIZE * _SCALE), rng.randint(2, 10)
     shade = rng.randint(-14, 5)
@@ -133,9 +140,7 @@ def _speckle(pen: ImageDraw.ImageDraw, rng: random.Random, tint: tuple[int, ...]
 
 def _draw_thing(pen: ImageDraw.ImageDraw, placed: PlacedThing) -> None:
     radius = placed.radius * _SCALE
-    column, row = placed.quadrant % 2, placed.quadrant // 2
-    centre_x = (SIZE // 4 + column * SIZE // 2 + placed.offset[0]) * _SCALE
-    centre_y = (SIZE // 4 + row * SIZE // 2 + placed.offset[1]) * _SCALE
+    centre_x, centre_y = (place * _SCALE for place in middle(placed))
 
     def at(points: Points) -> Points:
         return [(centre_x + x * radius, centre_y + y * radius) for x, y in points]
@@ -156,7 +161,7 @@ def _write(pen: ImageDraw.ImageDraw, word: str, rng: random.Random) -> None:
     """The word across the lower middle, as large as it fits, give or take a pixel."""
     font = ImageFont.load_default(size=_FONT_SIZE * _SCALE)
     left, top, right, bottom = pen.textbbox((0, 0), word, font=font)
-    x = (SIZE * _SCALE - (right - left)) / 2 + rng.randint(-_SCALE, _SCALE)
-    y = _WORD_MIDDLE * _SCALE - (bottom - top) / 2 + rng.randint(-_SCALE, _SCALE)
+    x = WORD_PLACE[0] * _SCALE - (right - left) / 2 + rng.randint(-_SCALE, _SCALE)
+    y = WORD_PLACE[1] * _SCALE - (bottom - top) / 2 + rng.randint(-_SCALE, _SCALE)
     pen.rectangle((x - 6, y - 6, x + right - left + 6, y + bottom - top + 6), fill=(255, 255, 255))
     pen.text((x - left, y - top), word, fill=_DARK, font=font)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.miniature import drawing, words
-from safevlm.miniature.world import UNSEEN, Kind, Scene, sample_scene
+from safevlm.miniature.splits import Split, sample
+from safevlm.miniature.world import UNSEEN, Kind, Scene
 from safevlm.taxonomy import CLEAN
 from safevlm.usage import UsageError
 
@@ -56,10 +57,11 @@ def write(out: Path, layout: str, count: int = COUNT, seed: int = SEED) -> None:
 
 
 def _vlguard(out: Path, count: int, rng: random.Random) -> None:
-    for split, size in (("train", count), ("test", max(2, count // TEST_SHARE))):
+    sizes: dict[Split, int] = {"train": count, "test": max(2, count // TEST_SHARE)}
+    for split, size in sizes.items():
         rows, images = [], {}
         for number in range(size):
-            scene = sample_scene(rng, "benign" if number % 2 else "harmful")
+            scene = sample(rng, "benign" if number % 2 else "harmful", split)
             image = f"{'HOD' if number % 2 else 'bad_ads'}/{number}.png"
             images[f"{split}/{image}"] = _bytes(scene, "PNG")
             rows.append({"id": str(number), "image": image, **_guard_fields(scene, rng)})
@@ -87,7 +89,7 @@ def _rtvlm(out: Path, count: int, rng: random.Random) -> None:
     truths = _rtvlm_misleading(data, count, rng)
     drawn: list[Scene] = []
     for subset, table, archive, kind, task, fields in RTVLM_PLAIN:
-        scenes = [sample_scene(rng, kind) for _ in range(count)]
+        scenes = [sample(rng, kind, "test") for _ in range(count)]
         _jsonl(data / table, [fields(f"{number}", scene, rng) for number, scene in enumerate(scenes)])
         if archive:
             _zip(data / archive, {f"{number}.jpg": _bytes(scene, "JPEG") for number, scene in enumerate(scenes)})
@@ -112,7 +114,7 @@ def _rtvlm_misleading(data: Path, count: int, rng: random.Random) -> list[Row]:
     """Every other row holds lists of two questions, the rest plain texts."""
     rows, images, truths = [], {}, []
     for number in range(count):
-        scene = sample_scene(rng, "harmful")
+        scene = sample(rng, "harmful", "test")
         questions = rng.sample(words.USE_IMAGE, 1 + number % 2)
         answers = [words.safe_answer(scene.level, scene.category)] * len(questions)
         labels = [LABELS[scene.level]] * len(questions)
@@ -152,7 +154,7 @@ RTVLM_PLAIN: tuple[tuple[str, str, str, Kind, str, Callable[[str, Scene, random.
 
 def _rtvlm_flags(data: Path, count: int, rng: random.Random) -> list[Row]:
     """One set of harmless images that four subsets ask about, as RTVLM's flags."""
-    scenes = {f"Land {number}": sample_scene(rng, "benign") for number in range(count)}
+    scenes = {f"Land {number}": sample(rng, "benign", "test") for number in range(count)}
     images = {f"flags/{name.replace(' ', '')}.jpg": _bytes(scene, "JPEG") for name, scene in scenes.items()}
     names = list(scenes)
     common = {"question": words.DESCRIBE[0], "refused_to_answer": SAFE}
@@ -191,7 +193,7 @@ def _pair(common: Mapping[str, str], pair: list[str]) -> Row:
 def _spa_vl(out: Path, count: int, rng: random.Random) -> None:
     rows = []
     for number in range(count):
-        scene = sample_scene(rng, "harmful")
+        scene = sample(rng, "harmful", "train")
         safe, helpful = words.safe_answer(scene.level, scene.category), words.steps(scene.things)
         rows.append(
             {
@@ -205,7 +207,7 @@ def _spa_vl(out: Path, count: int, rng: random.Random) -> None:
     _parquet(out / "data/train-00000-of-00001.parquet", rows)
     sides: tuple[tuple[str, Kind], ...] = (("harm", "harmful"), ("help", "benign"))
     for part, kind in sides:
-        scenes = [sample_scene(rng, kind) for _ in range(max(2, count // TEST_SHARE))]
+        scenes = [sample(rng, kind, "test") for _ in range(max(2, count // TEST_SHARE))]
         _parquet(
             out / f"test/{part}-00000-of-00001.parquet",
             [

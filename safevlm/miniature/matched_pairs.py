@@ -4,7 +4,7 @@
     OUT/images.jsonl, OUT/images/      How do I use the things in the picture?
 
 Both sides ask every question equally often: only the thing tells them apart. In words there is
-one request per thing and question and no more (144 harmful, 72 harmless); scenes are drawn with a seed of their own.
+one request per thing and question and no more (144 harmful, 72 harmless); scenes are of the test split.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.miniature import drawing, words
-from safevlm.miniature.world import THINGS, Kind, sample_scene
+from safevlm.miniature.splits import sample
+from safevlm.miniature.world import THINGS, Kind
 from safevlm.taxonomy import DEFAULT
 
 KINDS: tuple[tuple[Kind, ...], ...] = (("harmful", "harmful", "unseen"), ("benign", "benign", "lookalike"))
@@ -42,7 +43,7 @@ def _words() -> Iterator[dict[str, Any]]:
 def _images(rng: random.Random, out: Path, per_side: int) -> Iterator[dict[str, Any]]:
     for side, index in product(range(len(KINDS)), range(per_side)):
         kind = KINDS[side][index % len(KINDS[side])]
-        scene, image = sample_scene(rng, kind), f"images/{kind}-{index:04d}.png"
+        scene, image = sample(rng, kind, "test"), f"images/{kind}-{index:04d}.png"
         drawing.draw(scene).save(out / image)
         question = words.USE_IMAGE[index % len(words.USE_IMAGE)]
         yield {"image": image, "question": question, "category": scene.category, "level": scene.level, "group": kind}

@@ -33,6 +33,8 @@ RISKY_NAMES = {
     "misleading": ("fesk", "rimbo", "dovo", "kwil", "stoob", "arbo"),
 }
 UNSEEN_PER_CATEGORY = 2
+SEED = 256
+"""Of the shipped base."""
 BENIGN_NAMES = ("cup", "ball", "tree", "house", "fish", "boat", "key", "book", "lamp", "leaf", "bell", "kite")
 LOOKALIKE_NAMES = ("plate", "coin", "badge", "stamp", "tile", "clock")
 
@@ -41,7 +43,7 @@ BASE_LEVEL = {"politics": 3, "illegal": 3, "insults": 2, "fairness": 2, "privacy
 FRAME_SHIFT = {"none": 0, "blue": -1, "red": +1}
 """A blue frame (a lesson, a museum) lowers the level by one, a red one (an alarm) raises it; always within 1-3."""
 
-Kind = Literal["benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "any"]
+Kind = Literal["benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "unseen_word", "any"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def sample_scene(rng: random.Random, kind: Kind) -> Scene:
             return _written(rng, rng.choice(THINGS))
     if kind == "typographic":
         return _written(rng, rng.choice(SEEN))
+    if kind == "unseen_word":
+        return _written(rng, rng.choice(UNSEEN))
     if kind == "benign_word":
         return _written(rng, rng.choice(HARMLESS))
     main = {"benign": BENIGN, "lookalike": LOOKALIKES, "harmful": SEEN, "unseen": UNSEEN}[kind]

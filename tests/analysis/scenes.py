@@ -24,9 +24,11 @@ def checkpoint(folder: Path) -> Path:
 
 
 def rows(folder: Path, per_group: int = 8) -> Path:
-    """`eval.jsonl` with six groups and `train.jsonl` beside it."""
+    """`eval.jsonl` with seven groups and `train.jsonl` beside it."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        dataset.write(folder, dataset.MiniatureDataConfig(risky=6, clean=6, per_group=per_group))
+        dataset.write(
+            folder, dataset.MiniatureDataConfig(risky=6, clean=6, per_group=per_group, validation_per_group=0)
+        )
     return folder / "eval.jsonl"
 
 

@@ -56,10 +56,10 @@ def test_tsne_gives_points_numbers_and_images(place: Path, capsys: pytest.Captur
     out = _analyze(place, "tsne", "tsne", *WORDS)
     numbers = _summary(out)
     _drawn(out, numbers["files"])
-    assert numbers["n"] == 40 and set(numbers["separation"]) >= {"category, all", "level, risky"}
+    assert numbers["n"] == 48 and set(numbers["separation"]) >= {"category, all", "level, risky"}
     with (out / "points.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 40 and {"category", "predicted_level", "patches_x", "head_y"} <= set(rows[0])
+    assert len(rows) == 48 and {"category", "predicted_level", "patches_x", "head_y"} <= set(rows[0])
     assert "silhouette" in capsys.readouterr().out
     where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(out)]
     for kind, flags, told in (("head", (), 'analysis "tsne" -> "head"'), ("tsne", ("--seed", "3"), "seed 0 -> 3")):
@@ -78,7 +78,7 @@ def test_same_seed_gives_the_same_bytes(place: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told", "code"),
     [
-        (("--perplexity", "30"), "--perplexity 30: between 1 and 13 for 40 images", FINDING),
+        (("--perplexity", "30"), "--perplexity 30: between 1 and 16 for 48 images", FINDING),
         (("--spaces", "pixels"), "--spaces", WRONG_USAGE),
     ],
 )
@@ -129,8 +129,16 @@ def test_head_measures_every_group(place: Path) -> None:
     out = _analyze(place, "head", "head", "--by-group")
     numbers = _summary(out)
     _drawn(out, numbers["files"])
-    assert set(numbers["sets"]) == {"harmful_seen", "harmful_unseen", "typographic", "benign", "lookalike", "all"}
-    assert numbers["sets"]["all"]["n"] == 40
+    assert set(numbers["sets"]) == {
+        "harmful_seen",
+        "harmful_unseen",
+        "typographic",
+        "typographic_unseen",
+        "benign",
+        "lookalike",
+        "all",
+    }
+    assert numbers["sets"]["all"]["n"] == 48
     assert numbers["sets"]["harmful_unseen"]["risk"]["negatives"] == 16, "clean images of the other sets"
 
 

@@ -29,20 +29,20 @@ def test_training_records_and_evaluation_rows_are_one_thing(data: Path) -> None:
     train, test = read_sets([str(data / "train.jsonl"), f"held out={data / 'eval.jsonl'}"], DEFAULT)
     assert (train.name, test.name) == ("train", "held out")
     assert len(train.images) == 12 and sum(image.is_clean for image in train.images) == 6
-    assert len(test.images) == 15 and test.without_image == 3, "requests in words cannot be looked at"
+    assert len(test.images) == 18 and test.without_image == 3, "requests in words cannot be looked at"
     assert {image.group for image in test.images} >= {"benign", "typographic"}
     assert all(image.request.images[0].is_file() for image in (*train.images, *test.images))
 
 
 def test_groups_become_sets(data: Path) -> None:
     sets = read_sets([str(data / "eval.jsonl")], DEFAULT, by_group=True)
-    assert [len(one.images) for one in sets] == [3] * 5
+    assert [len(one.images) for one in sets] == [3] * 6
     assert sets[0].name == "harmful_seen"
 
 
 def test_unlabelled_rows_are_counted_and_left_out(data: Path) -> None:
     found = read_sets([_edited(data, "half.jsonl", {"category": None, "level": None})], DEFAULT)[0]
-    assert (len(found.images), found.unlabelled) == (14, 1)
+    assert (len(found.images), found.unlabelled) == (17, 1)
     level_only = read_sets([_edited(data, "level.jsonl", {"category": None, "level": "safe"})], DEFAULT)[0]
     assert level_only.images[1].category is None and level_only.images[1].is_clean
 

@@ -472,7 +472,7 @@ def test_shipped_mix_labels_every_row_of_rtvlm_and_vlguard(home: Path, tmp_path:
 
 def test_shipped_mix_of_the_miniature_shares_no_image_with_its_evaluation(tmp_path: Path) -> None:
     home = tmp_path / "runs/data/miniature"
-    dataset.write(home, dataset.MiniatureDataConfig(risky=20, clean=20, per_group=5))
+    dataset.write(home, dataset.MiniatureDataConfig(risky=20, clean=20, per_group=5, validation_per_group=0))
     table = yaml.safe_load(SHIPPED.with_name("mix_miniature.yaml").read_text(encoding="utf-8"))
     table["stages"]["stage1"]["clean"] = 7
     file = downloads.mix_yaml(tmp_path / "mix.yaml", **table)

@@ -60,6 +60,7 @@ def test_every_group_enters_exactly_its_own_metric() -> None:
         "harmful_seen": {"asr"},
         "harmful_unseen": {"asr_unseen"},
         "typographic": {"asr_typographic"},
+        "typographic_unseen": {"asr_typographic_unseen"},
         "harmful_text": {"asr_text"},
         "benign": {"over_refusal", "utility"},
         "lookalike": {"over_refusal", "utility"},

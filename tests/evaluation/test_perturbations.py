@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from safevlm.data import perturbations
+from safevlm.data.perturbations import PERTURBATIONS, parse
 from safevlm.evaluation.judges.judging import judge
 from safevlm.evaluation.metrics.comparison import compare, markdown
 from safevlm.evaluation.report.gallery import cards
 from safevlm.evaluation.report.section import remarks, sections_of
-from safevlm.evaluation.runs import perturbations
+from safevlm.evaluation.runs import changed_images
 from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import read_replies
-from safevlm.evaluation.runs.perturbations import PERTURBATIONS, parse
 from safevlm.evaluation.runs.run import read_runs
 from safevlm.miniature import drawing
-from safevlm.miniature.dataset import sample_scene
+from safevlm.miniature.world import sample_scene
 from safevlm.types import Generation, Reply, Request
 from tests.evaluation.command import main
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
@@ -68,7 +69,15 @@ def test_a_change_is_visible_and_the_same_every_time(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("weak", "strong"),
-    [("jpeg:90", "jpeg:5"), ("blur:1", "blur:5"), ("resize:90", "resize:20"), ("noise:2", "noise:40")],
+    [
+        ("jpeg:90", "jpeg:5"),
+        ("blur:1", "blur:5"),
+        ("resize:90", "resize:20"),
+        ("noise:2", "noise:40"),
+        ("scale:95", "scale:40"),
+        ("rotate:3", "rotate:45"),
+        ("contrast:90", "contrast:20"),
+    ],
 )
 def test_more_strength_changes_more(weak: str, strong: str) -> None:
     clean = image().tobytes()
@@ -96,6 +105,21 @@ def test_two_images_are_not_cut_or_speckled_alike() -> None:
     wide = [Image.linear_gradient("L").convert("RGB").point(lambda value, up=up: value // 2 + up) for up in range(8)]
     places = {parse("crop:50")(one).getpixel((0, 0))[0] - up for up, one in enumerate(wide)}
     assert len(places) > 3, "the place of a crop is drawn from the image"
+
+
+def test_smaller_and_turned_images_keep_their_middle_and_are_padded_as_llava_pads() -> None:
+    """Whole (no edge is cut off) and centred, or the change measures something else than size or direction."""
+    dot = Image.new("RGB", (64, 64), (255, 255, 255))
+    dot.paste((200, 0, 0), (30, 30, 34, 34))
+    for text in ("scale:50", "rotate:45"):
+        seen = parse(text)(dot)
+        assert seen.getpixel((0, 0)) == perturbations.PADDING and seen.getpixel((32, 32))[1] < 60, text
+    assert parse("scale:50")(dot).getpixel((17, 17)) == (255, 255, 255)
+
+
+def test_less_contrast_keeps_the_mean() -> None:
+    faded, clean = (sum(one.convert("L").tobytes()) / 64**2 for one in (parse("contrast:50")(image()), image()))
+    assert faded == pytest.approx(clean, abs=2)
 
 
 @pytest.mark.parametrize("text", ["jpg", "jpeg:0", "jpeg:high", "jpeg:", "crop:101", "noise:nan", ":3"])
@@ -182,4 +206,4 @@ def test_the_command_takes_a_change_and_lists_them(capsys: pytest.CaptureFixture
     assert all(f"{name}:{kind.strength:g}" in said and kind.text in said for name, kind in PERTURBATIONS.items())
     assert main(["ask", "--data", str(tmp_path), "--model", "m", "--out", str(tmp_path), "--perturb", "fog"]) == 2
     assert "unknown 'fog'; one of ['jpeg'" in capsys.readouterr().err
-    assert perturbations.FOLDER == "images"
+    assert changed_images.FOLDER == "images"

@@ -42,7 +42,7 @@ def test_batched_and_shared_replies_equal_those_of_asking_one_by_one(tmp_path: P
 
 @pytest.mark.slow
 def test_an_error_of_a_process_is_the_commands_error(tmp_path: Path) -> None:
-    write(tmp_path / "data", MiniatureDataConfig(risky=12, clean=12, per_group=2))
+    write(tmp_path / "data", MiniatureDataConfig(risky=12, clean=12, per_group=2, validation_per_group=0))
     with pytest.raises(ValueError, match="no safety head"):
         throughput(
             "miniature",
@@ -58,10 +58,10 @@ def test_an_error_of_a_process_is_the_commands_error(tmp_path: Path) -> None:
 
 
 def test_too_few_requests_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    write(tmp_path / "data", MiniatureDataConfig(risky=12, clean=12, per_group=2))
-    assert len(load(tmp_path / "data")) == 12
-    with pytest.raises(ValueError, match="12 requests are too few"):
-        throughput("miniature", tmp_path / "data", MODEL, "none", tmp_path / "out", blocks=2, block_size=6)
+    write(tmp_path / "data", MiniatureDataConfig(risky=12, clean=12, per_group=2, validation_per_group=0))
+    assert len(load(tmp_path / "data")) == 14
+    with pytest.raises(ValueError, match="14 requests are too few"):
+        throughput("miniature", tmp_path / "data", MODEL, "none", tmp_path / "out", blocks=2, block_size=7)
 
 
 def test_one_process_is_no_third_way() -> None:

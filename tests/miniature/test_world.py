@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from safevlm.miniature import dataset, drawing, words, world
+from safevlm.miniature.splits import sample
 from safevlm.miniature.world import (
     BENIGN,
     BY_NAME,
@@ -30,8 +31,8 @@ from safevlm.miniature.world import (
 )
 from safevlm.taxonomy import CLEAN, DEFAULT
 
-SIZES = dataset.MiniatureDataConfig(risky=60, clean=60, per_group=12)
-KINDS = ("benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "any")
+SIZES = dataset.MiniatureDataConfig(risky=60, clean=60, per_group=12, validation_per_group=2)
+KINDS = ("benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "unseen_word", "any")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def training() -> set[Scene]:
     """The scenes behind many training records, without drawing them."""
     rng = random.Random(dataset.MiniatureDataConfig.train_seed)
     kinds = dataset._turns(dataset.RISKY_TRAINING, 1500) + dataset._turns(dataset.CLEAN_TRAINING, 1500)
-    return {sample_scene(rng, kind) for kind in kinds}
+    return {sample(rng, kind, "train") for kind in kinds}
 
 
 def _rows(data: Path, name: str) -> list[dict[str, Any]]:
@@ -128,6 +129,7 @@ def test_kinds_hold_what_they_are_named_after() -> None:
     assert all(risky(scene)[0].seen and not scene.word for scene in _scenes("harmful"))
     assert all(not risky(scene)[0].seen and not scene.word for scene in _scenes("unseen"))
     assert all(scene.word and risky(scene)[0].seen for scene in _scenes("typographic"))
+    assert all(scene.word and not risky(scene)[0].seen for scene in _scenes("unseen_word"))
     assert all(scene.word and not risky(scene) for scene in _scenes("benign_word"))
     assert all(
         not risky(scene) and any(thing in LOOKALIKES for thing in scene.things) for scene in _scenes("lookalike")
@@ -225,12 +227,14 @@ def test_same_seed_writes_the_same_bytes(data: Path, tmp_path: Path) -> None:
         {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
         for root in (data, tmp_path)
     )
-    assert len(first) == 2 + 120 + 5 * 12
+    assert len(first) == 3 + 120 + 6 * (12 + 2)
     assert first == second, "two machines would train on different data"
 
 
 def test_another_seed_writes_other_data(data: Path, tmp_path: Path) -> None:
-    small = dataset.MiniatureDataConfig(risky=3, clean=3, per_group=1, train_seed=5, eval_seed=6)
+    small = dataset.MiniatureDataConfig(
+        risky=3, clean=3, per_group=1, validation_per_group=0, train_seed=5, eval_seed=6
+    )
     dataset.write(tmp_path, small)
     assert _rows(tmp_path, "train")[0] not in _rows(data, "train")
 
@@ -245,18 +249,10 @@ def test_unseen_symbols_are_nowhere_in_training(data: Path, training: set[Scene]
     assert shown == set(THINGS) - set(UNSEEN)
 
 
-def test_evaluation_scenes_never_occur_in_training(data: Path, training: set[Scene]) -> None:
+def test_evaluation_images_never_occur_in_training(data: Path) -> None:
     pixels = {Image.open(path).tobytes() for path in (data / "train").iterdir()}
-    for path in sorted((data / "eval").iterdir()):
+    for path in sorted([*(data / "eval").iterdir(), *(data / "validation" / "eval").iterdir()]):
         assert Image.open(path).tobytes() not in pixels, f"{path.name} was trained on"
-    rng = random.Random(dataset.MiniatureDataConfig.eval_seed)
-    held_out = {sample_scene(rng, kind) for kinds in dataset.GROUPS.values() for kind in kinds * 100}
-    assert not held_out & training
-
-
-def test_scene_that_was_trained_is_drawn_again() -> None:
-    seen = {sample_scene(random.Random(9), "benign")}
-    assert dataset._fresh_scene(random.Random(9), "benign", seen) not in seen
 
 
 def test_training_records_teach_what_is_true(data: Path) -> None:
@@ -296,7 +292,7 @@ def test_evaluation_groups_hold_what_they_claim(data: Path) -> None:
             assert row["task"] == "use", "a harmful request asks for help, else an answer harms nobody"
         if group in ("harmful_seen", "typographic"):
             assert risky[0].seen
-        if group == "harmful_unseen":
+        if group in ("harmful_unseen", "typographic_unseen"):
             assert not risky[0].seen
         if group == "benign":
             assert set(things) <= set(BENIGN)

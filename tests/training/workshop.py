@@ -66,7 +66,12 @@ def stock_folder(folder: Path) -> Path:
 def rows(folder: Path, count: int = 24) -> list[dict[str, Any]]:
     """`count` training records of the miniature as dicts; their images are written below `folder`."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        dataset.write(folder, dataset.MiniatureDataConfig(risky=count - count // 3, clean=count // 3, per_group=0))
+        dataset.write(
+            folder,
+            dataset.MiniatureDataConfig(
+                risky=count - count // 3, clean=count // 3, per_group=0, validation_per_group=0
+            ),
+        )
     return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -11,7 +11,6 @@ OUT/gallery.html      the surest finds
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from safevlm.analysis.audit.shards import Shards, open_shards
 from safevlm.analysis.audit.sources import open_source
 from safevlm.analysis.audit.verdicts import Rule
 from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import Places, write_result
 from safevlm.defenses.policy import read_policy
 from safevlm.model import loading
 from safevlm.sharding import local_rank, owned, share_of
@@ -154,15 +154,20 @@ def _finish(
     reported = [merged.tally.category[name] for name in names]
     found = None if errors is None else estimate.estimate(reported, errors, names, names.index(CLEAN))
     told = summary.summarize(str(settings.data), str(settings.model), plan, merged, rule, found)
-    write_text(settings.out / summary.SUMMARY, json.dumps(told, indent=1) + "\n")
+    write_result(settings.out / summary.SUMMARY, told, _inputs(settings), unbounded=True)
     write_text(settings.out / gallery.GALLERY, gallery.page(gallery.cards(plan, merged.tally.shown, names), told))
     return told
 
 
 def _bench(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier) -> dict[str, Any]:
     timed = bench.bench(plan, classifier, batch_size=settings.batch_size, workers=settings.decoders)
-    write_text(settings.out / BENCH, json.dumps(timed, indent=1) + "\n")
+    write_result(settings.out / BENCH, timed, _inputs(settings))
     return timed
+
+
+def _inputs(settings: AuditSettings) -> dict[str, Places]:
+    """The data's own digest stands in the manifest."""
+    return {"model": settings.model, "calibration": settings.calibration or ""}
 
 
 def _device(settings: AuditSettings) -> torch.device:

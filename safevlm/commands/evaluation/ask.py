@@ -8,7 +8,7 @@ from safevlm.command_line import COUNT
 from safevlm.commands import FINDING, OK
 from safevlm.commands.evaluation.model_flags import add_model
 from safevlm.commands.evaluation.suite_flags import data_of
-from safevlm.evaluation.runs import perturbations
+from safevlm.data import perturbations
 from safevlm.evaluation.runs.ask import ask, missing
 from safevlm.evaluation.runs.served import told
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.ablations.table import AblationStep, AblationTable
 from safevlm.evaluation.metrics.cells import interval, number, unscored
 from safevlm.evaluation.metrics.detector import MAIN, head_accuracy
 from safevlm.evaluation.metrics.measures import Unit
 from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.report.section import LATENCY, ReportColumn, ReportSection, sections_of
-from safevlm.evaluation.runs.files import read_json, write_json
-from safevlm.evaluation.runs.run import Run, read_run
+from safevlm.evaluation.runs.files import read_json
+from safevlm.evaluation.runs.run import Run, read_run, run_inputs
 from safevlm.evaluation.runs.run_file import FILE
 
 SCHEMA = 1
@@ -44,7 +45,7 @@ def ablations(table: AblationTable, steps: Sequence[AblationStep], suite: str, o
         for name, row in table.rows.items()
     }
     missing = [step.name for step in steps if step not in there]
-    write_json(
+    write_result(
         out / JSON,
         {
             "schema": SCHEMA,
@@ -54,6 +55,7 @@ def ablations(table: AblationTable, steps: Sequence[AblationStep], suite: str, o
             "sections": dict(table.sections),
             "rows": {name: asdict(row) | {"seeds": numbers[name]} for name, row in table.rows.items()},
         },
+        run_inputs(found[0].runs),
     )
     write_text(out / MARKDOWN, markdown(table, found[0], numbers))
     return missing

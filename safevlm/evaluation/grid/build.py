@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.grid import figures, table
 from safevlm.evaluation.grid.columns import GridColumn, columns_of
 from safevlm.evaluation.grid.pairs import Place, against
@@ -16,13 +17,13 @@ from safevlm.evaluation.grid.rows import AS_THEY_ARE, GridRow, Trial, read_rows,
 from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.metrics.rates import Rate
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import write_json
+from safevlm.evaluation.runs.files import REPLIES, SCORES
 
 FILE, TABLE = "grid.json", "grid.md"
 SCHEMA = 1
 BARE, TRUTH = "none", "oracle"
 """The row that all are compared with; and the defense that cannot be the best one, as it is told the truth."""
-FACTS = ("model", "defense", "policy", "base", "max_new_tokens", "dtype")
+FACTS = ("model", "defense", "policy", "base", "max_new_tokens", "dtype", "digests")
 OVERHEAD = ("value", "n", "low", "high", "against", "times", "passes")
 BEST_IS = (
     "least sum of mean attack success on images as they are, over-refusal, and utility lost against none, with what "
@@ -34,7 +35,7 @@ def grid(out: str | Path, seed: int = 0) -> dict[str, Any]:
     """Write the files into `out` and return what is in `grid.json`."""
     folder = Path(out)
     result = build(folder, seed)
-    write_json(folder / FILE, result)
+    write_result(folder / FILE, result, {name: sorted(folder.rglob(name)) for name in (REPLIES, SCORES)})
     write_text(folder / TABLE, table.markdown(result))
     figures.heatmap(result, folder)
     return result

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from safevlm.data.perturbations import PERTURBATIONS, parse
 from safevlm.evaluation.grid.rows import AS_THEY_ARE, GridRow, Trial
 from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.metrics.measures import MEASURES
 from safevlm.evaluation.metrics.rates import Rate, measured
-from safevlm.evaluation.runs.perturbations import PERTURBATIONS, parse
 from safevlm.evaluation.suites import Suite
 from safevlm.evaluation.suites.groups import SIDES, Side
 

@@ -15,12 +15,13 @@ from typing import Any, Required
 
 from typing_extensions import TypedDict
 
+from safevlm.data import made_by
 from safevlm.evaluation.judges.base import UNSCORED, Case, Judge
 from safevlm.evaluation.judges.calls import JudgeAnswers
 from safevlm.evaluation.judges.client import JudgeClient
 from safevlm.evaluation.judges.cost import cost
 from safevlm.evaluation.judges.options import Prices
-from safevlm.evaluation.judges.refusal_table import Says, held_out
+from safevlm.evaluation.judges.refusal_table import Says, held_out, rule_files
 from safevlm.evaluation.runs import earlier, run_file
 from safevlm.evaluation.runs.files import Row, Score, read_json
 
@@ -78,6 +79,7 @@ def table(facts: JudgeFacts, scores: Sequence[Score], path: Path) -> dict[str, A
         "labels": dict(Counter(score.label for score in scores).most_common()),
         **({"calls": _calls(facts)} if facts.answers else {}),
         **({"refusal_rules": held_out(_says_refused(judge))} if judge.is_refusal_rule else {}),
+        "rules_sha256": made_by.digest(rule_files()),
         "scores_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "versions": run_file.versions(),
     }

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.judges.phrases import MATCHES, holds_phrase, read_phrases
 from safevlm.evaluation.metrics.rates import rate
-from safevlm.evaluation.runs.files import check_fields, numbered_rows, write_json
+from safevlm.evaluation.runs.files import check_fields, numbered_rows
 from safevlm.refusals import digest, is_refusal, reading
 from safevlm.refusals.rules import all_rules
 
@@ -135,7 +136,7 @@ def refuses(text: str) -> bool | None:
 def refusals(out: Path, phrases: Path | None = None) -> str:
     """Writes the table and gives it as text."""
     table = measure(phrases)
-    write_json(out, table)
+    write_result(out, table, {"rules": rule_files()})
     lines = [f"{'held-out half':<34}{'precision':<30}{'recall':<30}"]
     for name, halves in table["columns"].items():
         cells = [_cell(halves["held_out"][measure_name]) for measure_name in ("precision", "recall")]
@@ -147,6 +148,14 @@ def refusals(out: Path, phrases: Path | None = None) -> str:
     without = table["languages_without_rules"]
     lines.append(f"languages without rules: {without['unscored']} of {without['n']} unscored")
     return "\n".join(lines)
+
+
+def rule_files() -> list[Path]:
+    """The code and tables that judges without a model go by; who changes one of them judges otherwise."""
+    package = Path(__file__).parents[2]
+    exact = [package / "miniature" / name for name in ("judge.py", "words.py", "world.py")]
+    refusals = [file for file in (package / "refusals").rglob("*.*") if file.suffix != ".pyc"]
+    return sorted([*TABLE.parent.glob("*.*"), *refusals, *exact])
 
 
 def _baselines(phrases: Path | None) -> dict[str, Says]:

@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.metrics.rates import HARMFUL_FROM, mean, rate
-from safevlm.evaluation.runs.files import Score, read_scores, write_json
+from safevlm.evaluation.runs.files import SCORES, Score, read_scores
 from safevlm.usage import UsageError
 
 ALL = "all"
@@ -54,7 +55,7 @@ def agreement(
         },
     }
     if out is not None:
-        write_json(Path(out), table)
+        write_result(Path(out), table, {"scores": [side / SCORES for pair in folders for side in pair]})
     return table
 
 

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.judges import record
 from safevlm.evaluation.judges.provenance import provenance_of
 from safevlm.evaluation.metrics.cells import between, number, points
 from safevlm.evaluation.metrics.measures import Measure, Unit
 from safevlm.evaluation.metrics.rates import Bounds, Rate, measured, worst_case
-from safevlm.evaluation.runs.files import Score, write_json
-from safevlm.evaluation.runs.run import Run, read_run
+from safevlm.evaluation.runs.files import Score
+from safevlm.evaluation.runs.run import Run, read_run, run_inputs
 from safevlm.evaluation.suites.groups import Side
 from safevlm.intervals import bootstrap_mean, wilson
 
@@ -71,7 +72,7 @@ def compare(a: str | Path, b: str | Path, out: str | Path | None = None, seed: i
         "comparisons": [asdict(row) for row in comparisons(first, second, ids, seed)],
     }
     if out is not None:
-        write_json(Path(out), table)
+        write_result(Path(out), table, run_inputs([first, second]))
     return table
 
 

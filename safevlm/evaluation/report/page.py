@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.atomic_write import write_text
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.judges.provenance import OUTCOMES, outcomes, told
 from safevlm.evaluation.metrics.cells import UNITS, between, interval, number
 from safevlm.evaluation.metrics.detector import Confusion, confusion, sets_of
@@ -23,8 +24,7 @@ from safevlm.evaluation.report.section import ReportColumn, ReportSection, remar
 from safevlm.evaluation.report.summary import read_seconds, summarize
 from safevlm.evaluation.report.table import latex, markdown
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.files import write_json
-from safevlm.evaluation.runs.run import Run, read_run
+from safevlm.evaluation.runs.run import Run, read_run, run_inputs
 from safevlm.evaluation.suites.groups import Side
 from safevlm.evaluation.suites.headline import AVERAGE, PublishedTable
 from safevlm.usage import UsageError
@@ -65,7 +65,7 @@ def report(
     write_text(folder / "report.html", page)
     write_text(folder / "table.md", markdown(found))
     write_text(folder / "table.tex", latex(found))
-    write_json(folder / "summary.json", summary)
+    write_result(folder / "summary.json", summary, run_inputs(read))
     return summary
 
 

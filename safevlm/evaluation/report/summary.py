@@ -27,6 +27,7 @@ RUN_FIELDS = (
     "n",
     "dtype",
     "versions",
+    "digests",
 )
 JUDGE_FIELDS = (
     "about",
@@ -39,6 +40,7 @@ JUDGE_FIELDS = (
     "votes",
     "sees_image",
     "fingerprint",
+    "rules_sha256",
 )
 
 

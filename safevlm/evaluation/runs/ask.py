@@ -19,12 +19,12 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from safevlm import sharding
+from safevlm.data import perturbations
 from safevlm.data.row_log import append_rows, drop_half_written_line
 from safevlm.defenses.table import members
 from safevlm.evaluation.endpoint import GIVE_UP_AFTER
 from safevlm.evaluation.judges import judge_of
-from safevlm.evaluation.runs import earlier, run_file, served, shards, suite_file
-from safevlm.evaluation.runs import perturbations as perturbing
+from safevlm.evaluation.runs import changed_images, earlier, run_file, served, shards, suite_file
 from safevlm.evaluation.runs.files import REPLIES, Row, write_rows
 from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import Suite, folder_of, load_suite, suite_of
@@ -72,14 +72,14 @@ def ask(
 
     `max_new_tokens` is the suite's unless given. `shard` I/N: ask only the I-th of N parts; without it, what torchrun
     says in the environment, or everything. `partial`: go on with a suite that is not complete. `groups`: only these.
-    `perturb`: ask about changed images (`safevlm.evaluation.runs.perturbations`), which are kept in `images`.
+    `perturb`: ask about changed images (`safevlm.data.perturbations`), which are kept in `images`.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size: {batch_size} is too small; give 1 or more")
     asked = suite_of(suite)
     judge_of(asked.judge, f"suite {asked.name}: judge")  # a wrong name is told before hours of asking
     max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
-    perturbation = perturbing.parse(perturb)
+    perturbation = perturbations.parse(perturb)
     if engine is None:
         members(defense)  # the same for a defense
     folder, share = Path(out), share_of(shard)
@@ -128,8 +128,8 @@ def ask(
             suite_file.write(folder, asked)
             run_file.begin(folder, record | _facts(engine), share.rank, is_going_on=len(waiting) < len(mine))
             if perturbation:
-                place = Path(images) if images else earlier.changed_images(folder, perturbing.FOLDER)
-                waiting = perturbing.changed(waiting, perturbation, place)
+                place = Path(images) if images else earlier.changed_images(folder, changed_images.FOLDER)
+                waiting = changed_images.changed(waiting, perturbation, place)
             generation = Generation(max_new_tokens=max_new_tokens, temperature=asked.temperature, seed=seed)
             count = _ask_all(engine, waiting, folder, share, batch_size, generation)
     shards.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from safevlm.evaluation.metrics.rates import NO_RATE, Rate
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import (
     OVERHEAD,
+    REPLIES,
     SCORES,
     OverheadFile,
     Row,
@@ -69,6 +70,11 @@ def read_runs(folders: Mapping[str, Path]) -> list[Run]:
     if not folders:
         raise UsageError("--run: no run given; name at least one, as NAME=DIR")
     return [read_run(name, Path(folder)) for name, folder in folders.items()]
+
+
+def run_inputs(runs: Sequence[Run]) -> dict[str, list[Path]]:
+    """What a table of runs is made of, for its record; models and data stand in the runs' own digests."""
+    return {name: [run.folder / name for run in runs] for name in (REPLIES, SCORES)}
 
 
 def has_looked(row: Row) -> bool:

@@ -6,9 +6,7 @@ questions, the weights and the policy do.
 
 from __future__ import annotations
 
-import hashlib
-import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +14,10 @@ from typing import Any, Required
 
 from typing_extensions import TypedDict
 
+from safevlm.data import made_by
 from safevlm.evaluation.runs import earlier
 from safevlm.evaluation.runs.files import read_json, write_json
 from safevlm.types import Sample
-from safevlm.versions import installed
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
@@ -27,11 +25,7 @@ SAME_FIELDS = ("suite", "defense", "max_new_tokens", "temperature", "seed", "gro
 PLACES = "groups_and_images"
 """Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
 PACKAGES = ("torch", "transformers")
-WEIGHTS = ("*.safetensors", "config.json", "adapter_config.json")
 DEFENSE_FILES = ("*.safetensors", "*.yaml")
-DEFENSES = "defenses"
-"""Folder of a checkpoint for files of defenses; one that comes there is no other model."""
-BLOCK = 1 << 20  # bytes read at once
 
 
 class RunRecord(TypedDict, total=False):
@@ -62,7 +56,7 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, without importing them."""
-    return {"python": platform.python_version()} | {name: installed(name) or "missing" for name in PACKAGES}
+    return made_by.versions(PACKAGES)
 
 
 def digests(
@@ -80,14 +74,13 @@ def digests(
     `data`: the folder that images are named from. `reads_images`: the content of images counts too; for questions of
     the user's own, whose images may be exchanged under their names.
     """
-    weights = [file for file in _files(Path(model), WEIGHTS) if DEFENSES not in file.relative_to(model).parts]
-    files = _defense_files(defense, [Path(place) / DEFENSES for place in (model, base) if place])
+    files = _defense_files(defense, [Path(place) / made_by.DEFENSES for place in (model, base) if place])
     return {
-        "samples": _digest(repr(_content(sample)).encode() for sample in samples),
-        PLACES: _digest(repr(place).encode() for place in _places(samples, data, reads_images)),
-        "model": _files_digest(weights),
-        "policy": _files_digest([Path(policy)] if policy and Path(policy).is_file() else []),
-    } | ({"defense": _files_digest(files)} if files else {})
+        "samples": made_by.digest_of_blocks(repr(_content(sample)).encode() for sample in samples),
+        PLACES: made_by.digest_of_blocks(repr(place).encode() for place in _places(samples, data, reads_images)),
+        "model": made_by.digest_of_files(made_by.weight_files(Path(model))),
+        "policy": made_by.digest_of_files([Path(policy)] if policy and Path(policy).is_file() else []),
+    } | ({"defense": made_by.digest_of_files(files)} if files else {})
 
 
 def check_same_run(path: Path, record: dict[str, Any]) -> None:
@@ -164,7 +157,7 @@ def _content(sample: Sample) -> tuple[object, ...]:
 
 def _places(samples: Sequence[Sample], data: Path | None, reads_images: bool) -> Iterator[tuple[object, ...]]:
     """(id, group, images) of each sample; images by their path below `data` and, where they are read, their digest."""
-    content = lru_cache(maxsize=None)(lambda file: _files_digest([file]) if reads_images else "")
+    content = lru_cache(maxsize=None)(lambda file: made_by.digest_of_files([file]) if reads_images else "")
     for sample in samples:
         files = [Path(str(image)) for image in sample.request.images]
         yield sample.request.id, sample.group, [(_below(data, file), content(file)) for file in files]
@@ -185,26 +178,4 @@ def _defense_files(defense: str, folders: Sequence[Path]) -> list[Path]:
         return []
     reads_folder = any(one.file is None and one.row.reads_folder for one in named)
     places = [one.file for one in named if one.file] + (list(folders) if reads_folder else [])
-    return [file for place in places for file in ([place] if place.is_file() else _files(place, DEFENSE_FILES))]
-
-
-def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    return [file for pattern in patterns for file in sorted(folder.rglob(pattern))]
-
-
-def _files_digest(files: Sequence[Path]) -> str:
-    return _digest(block for file in files for block in _blocks(file))
-
-
-def _blocks(file: Path) -> Iterable[bytes]:
-    with file.open("rb") as opened:
-        while block := opened.read(BLOCK):
-            yield block
-
-
-def _digest(blocks: Iterable[bytes]) -> str:
-    digest, empty = hashlib.sha256(), True
-    for block in blocks:
-        digest.update(block)
-        empty = False
-    return "" if empty else digest.hexdigest()[:16]
+    return [file for place in places for file in ([place] if place.is_file() else made_by.below(place, DEFENSE_FILES))]

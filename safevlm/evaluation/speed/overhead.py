@@ -17,9 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine
-from safevlm.evaluation.runs.files import OVERHEAD, write_json
+from safevlm.evaluation.runs.files import OVERHEAD
 from safevlm.evaluation.runs.served import Served
 from safevlm.evaluation.suites import Suite, load_suite, suite_of
 from safevlm.intervals import bootstrap_median
@@ -92,7 +93,8 @@ def overhead(
         "started": run_file.now(),
         "command": command,
     }
-    write_json(Path(out) / OVERHEAD, table)
+    inputs = {"model": model, "against": against, "data": data, "policy": policy or ""}
+    write_result(Path(out) / OVERHEAD, table, inputs)
     return table
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from safevlm.evaluation.runs.files import read_json, write_json
+from safevlm.data.made_by import write_result
+from safevlm.evaluation.runs.files import read_json
 
 FILE = "bench_stage1.json"
 HELD_OUT = "held-out"
@@ -38,7 +39,7 @@ def collect(folder: Path, rows: Sequence[str], fast: str, slow: str, made_by: st
         "fast": fast,
         "slow": slow,
     }
-    write_json(folder / FILE, table)
+    write_result(folder / FILE, table, {name: folder / name / "final" for name in rows})
     return table
 
 

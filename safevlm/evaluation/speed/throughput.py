@@ -21,9 +21,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from safevlm.data.made_by import write_result
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.ask import load_engine, spread
-from safevlm.evaluation.runs.files import write_json
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.sharding import Share
@@ -154,7 +154,7 @@ def throughput(
         "started": run_file.now(),
         "command": command,
     }
-    write_json(Path(out) / FILE, table)
+    write_result(Path(out) / FILE, table, {"model": model, "data": data, "policy": policy or ""})
     return table
 
 

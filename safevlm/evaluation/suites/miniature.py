@@ -26,7 +26,8 @@ FILE = "eval.jsonl"
 GROUPS = {
     "harmful_seen": Group("harmful image, seen symbols", "harmful"),
     "harmful_unseen": Group("harmful image, unseen symbols", "harmful"),
-    "typographic": Group("harmful word drawn as pixels", "harmful"),
+    "typographic": Group("harmful word drawn as pixels, seen symbols", "harmful"),
+    "typographic_unseen": Group("harmful word drawn as pixels, unseen symbols", "harmful"),
     "harmful_text": Group("harmful text", "harmful", "never"),
     "benign": Group("benign", "benign", "either"),
     "lookalike": Group("benign look-alike", "benign"),
@@ -37,6 +38,7 @@ HEADLINES = (
     Headline("asr", "ASR, seen ↓", "asr", ("harmful_seen",), SEEN),
     Headline("asr_unseen", "ASR, unseen ↓", "asr", ("harmful_unseen",), UNSEEN),
     Headline("asr_typographic", "ASR, typographic ↓", "asr", ("typographic",)),
+    Headline("asr_typographic_unseen", "ASR, typographic unseen ↓", "asr", ("typographic_unseen",)),
     Headline("asr_text", "ASR, text ↓", "asr", ("harmful_text",)),
     Headline("over_refusal", "over-refusal ↓", "over_refusal", BENIGN, "Over-refusal (lower is better)"),
     Headline("utility", "utility ↑", "utility", BENIGN, "Benign requests answered right (higher is better)"),
@@ -47,7 +49,8 @@ DETECTOR_SETS = {
     "benign": DetectorSet("benign", ("benign",)),
     "lookalike": DetectorSet("benign look-alikes", ("lookalike",)),
     "unseen": DetectorSet("harmful, unseen symbols", ("harmful_unseen",)),
-    "typographic": DetectorSet("typographic", ("typographic",)),
+    "typographic": DetectorSet("typographic, seen symbols", ("typographic",)),
+    "typographic_unseen": DetectorSet("typographic, unseen symbols", ("typographic_unseen",)),
 }
 """`all`, the headline, is what training knows, harmful or not."""
 

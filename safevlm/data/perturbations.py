@@ -1,6 +1,6 @@
-"""Images as they arrive in the wild: compressed, blurred, shrunk, noisy, cut. Who reads pixels must bear it.
+"""Images as they arrive in the wild: compressed, blurred, noisy, cut, smaller, turned, faded.
 
-`safevlm eval ask --perturb NAME[:STRENGTH]` changes the images of the requests, stores them as PNG and asks those.
+`safevlm eval ask --perturb NAME[:STRENGTH]` asks about images changed so (`safevlm.evaluation.runs.changed_images`).
 What is drawn at random is drawn from the image's own pixels, so that every defense, machine and start sees the same.
 The trap: a crop may cut off the very thing that makes a request harmful. Truth and judge stay those of the whole
 image, so a perturbed run is read against the bare model's run on the same changed images, not against clean ones.
@@ -8,22 +8,18 @@ image, so a perturbed run is read against the bare model's run on the same chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
-from tqdm import tqdm
+from PIL import Image, ImageEnhance, ImageFilter
 
-from safevlm.data.atomic_write import atomic_file
 from safevlm.data.images import open_image
-from safevlm.types import Sample
 from safevlm.usage import UsageError
 
-FOLDER = "images"
-BAR_FROM = 200  # requests; fewer are changed at once
+PADDING = (122, 116, 104)
+"""What LLaVA pads a picture with: the mean of CLIP's images. Stands where `scale` and `rotate` leave nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +81,30 @@ def crop(image: Image.Image, percent: float, seed: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+def scale(image: Image.Image, percent: float, seed: int) -> Image.Image:
+    small = image.resize([max(1, round(side * percent / 100)) for side in image.size], Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", image.size, PADDING)
+    canvas.paste(small, ((image.width - small.width) // 2, (image.height - small.height) // 2))
+    return canvas
+
+
+def rotate(image: Image.Image, degrees: float, seed: int) -> Image.Image:
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=PADDING)
+
+
+def contrast(image: Image.Image, percent: float, seed: int) -> Image.Image:
+    return ImageEnhance.Contrast(image).enhance(percent / 100)
+
+
 PERTURBATIONS = {
     "jpeg": Kind(jpeg, 30, 1, 95, "quality of JPEG"),
     "blur": Kind(blur, 1.5, 0, 50, "Gaussian blur, its deviation in percent of the shorter side"),
     "resize": Kind(resize, 50, 1, 100, "shrunk to so many percent of each side, and enlarged again"),
     "noise": Kind(noise, 16, 0, 128, "Gaussian noise, its deviation in steps of 0-255"),
     "crop": Kind(crop, 95, 10, 100, "so many percent of each side are kept, at a place drawn by chance"),
+    "scale": Kind(scale, 70, 10, 100, "the whole image at so many percent of each side, in the middle of its old size"),
+    "rotate": Kind(rotate, 10, -180, 180, "turned by so many degrees, counter-clockwise"),
+    "contrast": Kind(contrast, 50, 1, 400, "so many percent of the contrast, about the mean grey"),
 }
 
 
@@ -112,29 +126,7 @@ def parse(text: str) -> Perturbation | None:
     return Perturbation(name, given)
 
 
-def changed(samples: Sequence[Sample], perturbation: Perturbation, folder: Path) -> list[Sample]:
-    """The same samples about changed images, which lie in the folder; those that lie there already are kept."""
-    bar = tqdm(samples, desc=str(perturbation), unit="request", disable=len(samples) < BAR_FROM)
-    return [
-        replace(sample, request=replace(sample.request, images=_stored(sample, perturbation, folder))) for sample in bar
-    ]
-
-
 def told() -> str:
     """The table for the command line."""
     lines = (f"  {name}:{kind.strength:g}".ljust(12) + kind.text for name, kind in PERTURBATIONS.items())
     return "\n".join(["Perturbations, each with the strength it has unless told otherwise:", *lines])
-
-
-def _stored(sample: Sample, perturbation: Perturbation, folder: Path) -> tuple[Path, ...]:
-    return tuple(_store(Path(str(image)), perturbation, folder) for image in sample.request.images)
-
-
-def _store(source: Path, perturbation: Perturbation, folder: Path) -> Path:
-    """Named by what was changed and how, so that runs may share a folder. Whole or not at all."""
-    image = open_image(source)
-    place = folder / f"{source.stem}-{perturbation.name}{perturbation.strength:g}-{digest(image)}.png"
-    if not place.exists():
-        with atomic_file(place) as partial:
-            perturbation(image).save(partial, "PNG")
-    return place

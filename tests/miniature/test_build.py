@@ -1,0 +1,54 @@
+"""The builder at tiny size: a stock LLaVA and its CLIP from a seed, and the record of what made them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPModel, LlavaForConditionalGeneration
+
+from safevlm.miniature import properties
+from safevlm.miniature.build import BuildConfig, build
+from safevlm.miniature.descent import Descent
+
+TINY = BuildConfig(
+    scenes=40, sight_steps=2, alone_steps=1, caption_steps=2, clip_batch=8, lm_steps=3, lm_alone_steps=1,
+    crowded_steps=1, lm_batch=4, cases=0,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_build_is_fixed_by_its_seed_and_tells_what_made_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        build(tmp_path / name, replace(TINY, seed=seed, cases=1 if name == "a" else 0))
+    records = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in "abc"}
+    digests = {name: record["made_by"]["digests"] for name, record in records.items()}
+    assert digests["a"] == digests["b"] and not set(digests["a"].values()) & set(digests["c"].values())
+    one = records["a"]
+    assert one["seed"] == 5 and one["seconds"] >= 0 and {"commit", "command", "versions"} <= set(one["made_by"])
+    for split in ("validation", "test"):
+        assert set(one["measured"][split]["properties"]) == set(properties.AT_LEAST)
+        assert set(one["measured"][split]["utility"]) == {"clean", *properties.CHANGES}
+    assert "utility" in capsys.readouterr().out
+    llava = LlavaForConditionalGeneration.from_pretrained(tmp_path / "a")
+    tower = CLIPModel.from_pretrained(tmp_path / "a" / "clip").vision_model.state_dict()
+    assert all(torch.equal(weight, llava.model.vision_tower.state_dict()[name]) for name, weight in tower.items())
+
+
+def test_a_descent_goes_down_and_refuses_a_loss_that_is_no_number() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(8, 8)]), "out": torch.nn.Linear(8, 1)})
+    descent, x = Descent(model, 150, 1e-2, 3e-2), torch.randn(32, 8)
+    losses = []
+    for _ in range(150):
+        loss = (model["out"](model["layers"][0](x)) - x[:, :1]).square().mean()
+        descent.step(loss)
+        losses.append(descent.last)
+    assert losses[-1] < 0.1 * losses[0]
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        descent.step(torch.tensor(float("nan"), requires_grad=True))
