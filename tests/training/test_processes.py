@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _recipe(home: Path, stage: str, out: Path, batch: int, by: Grouping = "none") -> Recipe:
     """Ungrouped, with one record to a micro-batch: in most steps one process sees an image and the other none."""
     start = home / "base" if stage == "stage1" else home / "stage1"
-    optim = {"batch_size": batch, "accumulation": 4, "max_grad_norm": 1.0}
+    optim = {"batch_size": batch, "effective_batch": 8, "accumulation": None, "max_grad_norm": 1.0}
     data, run = {"group_by": by}, {"save_steps": 2}
     return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, optim=optim, run=run, data=data)
 
