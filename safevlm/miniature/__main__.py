@@ -33,7 +33,7 @@ def main() -> int:
 
     build = command("build", _build, "train the small base (about 20 minutes on two cores)")
     build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
-    build.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}")
+    build.add_argument("--seed", type=number(int, least=0, below=2**32), default=SEED, help=f"default {SEED}")
     _data_flags(command("data", _data, "write training records and the evaluation suite"))
     matched_pairs = command(
         "matched-pairs", _matched_pairs, "write the same questions in words and about images, for `analyze layers`"
