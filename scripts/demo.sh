@@ -28,7 +28,7 @@ safevlm train miniature_stage2 \
 [ -f "$out/merged/config.json" ] || safevlm merge "$out/stage2" --out "$out/merged"
 stage2=$(($(now) - mark))
 
-say "evaluation: six groups of requests, six rows"
+say "evaluation: seven groups of requests, six rows"
 mark=$(now)
 # name | checkpoint | defense | timed against the bare base?
 rows=(
