@@ -44,6 +44,7 @@ setup(
         "pillow>=10.1",
         "pyyaml",
         "pydantic>=2.12",
+        "typing_extensions",
         "tqdm",
         "jsonargparse[signatures]>=4.40",
     ],
