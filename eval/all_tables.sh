@@ -8,7 +8,7 @@
 # The table of refusal rules hangs on no base: `safevlm eval refusals`.
 set -euo pipefail
 out="${1:?OUT}" base=checkpoints/miniature
-mkdir -p "$out/logs" "$out/done" "$out/results/"{miniature,grid,analysis}
+[ -n "${DRY_RUN:-}" ] || mkdir -p "$out/logs" "$out/done" "$out/results/"{miniature,grid,analysis}
 demo="$out/demo" results="$out/results" failed=0
 [ -n "${DRY_RUN:-}" ] || source "$(dirname "$0")/../scripts/env.sh"
 
@@ -16,7 +16,10 @@ demo="$out/demo" results="$out/results" failed=0
 step() {
   local name="$1" start status=0
   [ -z "${STEPS:-}" ] || [[ " $STEPS " == *" $name "* ]] || return 0
-  if [ -n "${DRY_RUN:-}" ]; then printf '%s\t%s\n' "$name" "$2" && return; fi
+  if [ -n "${DRY_RUN:-}" ]; then
+    printf '== %s\n%s\n' "$name" "$2" | sed -E 's/ *&& */\n/g; s/^ +//' | sed '/^ *$/d'
+    return
+  fi
   [ ! -f "$out/done/$name" ] || return 0
   echo "== $name"
   start=$(date +%s)

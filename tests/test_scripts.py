@@ -124,6 +124,7 @@ DRY_RUNS = {
     "scripts/slurm/stage2.sbatch": "m d o",
     "eval/rtvlm.sh": "m d o --judge-model j",
     "eval/all.sh": "m {data} o --judge-model j",
+    "eval/all_tables.sh": "out",
     "eval/compare_defenses.sh": "m d o",
     "eval/ablations/safevlm.sh": "m {data} o",
 }
