@@ -170,6 +170,8 @@ def _value(key: str, value: Any, where: str) -> Any:
     if key == OPTIONS:
         return _table({key: value}, key, where)
     if key in LISTS:
+        if not isinstance(value, str | list):
+            raise MixError(f"{where}: {value!r} is not a text or a list of texts")
         return tuple(map(str, [value] if isinstance(value, str) else value))
     if not isinstance(value, str):
         raise MixError(f"{where}: {value!r} is not a text")
