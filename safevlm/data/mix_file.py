@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from string import Formatter
 from typing import Any, Literal, get_args
 
 from safevlm.data.labels import UNLABELLED, LabelTable, read_labels
 from safevlm.data.sources import source_of
 from safevlm.data.sources.row import Rule, SourceSpec
-from safevlm.files import FileError, read_yaml
+from safevlm.files import FileError, check_template, read_yaml
 from safevlm.paths import expanded_path
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy, read_taxonomy
 
@@ -206,10 +205,11 @@ def _answers(table: Mapping[str, Any], taxonomy: Taxonomy, file: Path) -> dict[s
             raise MixError(f"{where}: not LEVEL or CATEGORY/LEVEL of {taxonomy.level_names}, {taxonomy.category_names}")
         if not isinstance(wordings, list) or not wordings or not all(isinstance(one, str) for one in wordings):
             raise MixError(f"{where}: must be a list of texts, not {wordings!r}")
-        named = {field for one in wordings for _, field, _, _ in Formatter().parse(one) if field is not None}
-        unknown = named - {"topic"}
-        if unknown:
-            raise MixError(f"{where}: unknown {sorted(unknown)}; only {{topic}}")
+        try:
+            for one in wordings:
+                check_template(one, ["topic"])
+        except ValueError as error:
+            raise MixError(f"{where}: {error}") from error
     return {str(name): tuple(wordings) for name, wordings in table.items()}
 
 
