@@ -99,7 +99,7 @@ class Mix:
 def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | None = None) -> Mix:
     """A mix file, checked. `splits`: where split files go that the YAML does not place; `seed`, `root` override it."""
     table = _yaml(file)
-    unknown = sorted(set(table) - {*KEYS, IMAGES_BEFORE})
+    unknown = sorted(map(str, set(table) - {*KEYS, IMAGES_BEFORE}))
     if unknown:
         raise MixError(f"{file}: unknown key {unknown}; one of {list(KEYS)}")
     own = expanded_path(table["taxonomy"], f"{file}: taxonomy") if table.get("taxonomy") else None

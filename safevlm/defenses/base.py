@@ -11,6 +11,8 @@ from safevlm.types import Reply, Request, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from safevlm.defenses.policy import Policy
+
 
 class RiskView(Protocol):
     """What the checkpoint's safety head thinks: probabilities by name."""
@@ -131,11 +133,16 @@ class Detector(Protocol):
 
 
 class Stack(Defense):
-    """Several defenses as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse."""
+    """Several defenses as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse.
 
-    def __init__(self, members: Sequence[Defense], level_names: Sequence[str]) -> None:
+    Of two verdicts the one that `policy` acts on more strictly is the graver, since a policy may allow what is of a
+    higher level, and must not thereby hide what it refuses. Without a policy the level decides.
+    """
+
+    def __init__(self, members: Sequence[Defense], level_names: Sequence[str], policy: Policy | None = None) -> None:
         self.members = tuple(members)
         self.level_names = tuple(level_names)
+        self.policy = policy
         self.name = "+".join(member.name for member in members)
 
     @property
@@ -153,8 +160,12 @@ class Stack(Defense):
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         return max(
             (member.detect(request, features) for member in self.members),
-            key=lambda verdict: gravity(verdict, self.level_names),
+            key=self._order,
         )
+
+    def _order(self, verdict: Verdict) -> tuple[bool, int, tuple[bool, bool, bool, int]]:
+        strictness = self.policy.strictness(verdict) if self.policy else 0
+        return bool(verdict.error), strictness, gravity(verdict, self.level_names)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         for member in self.members:

@@ -29,12 +29,16 @@ from safevlm.types import Request, Verdict
 MEMBERS = ("safety-head", "safe-clip")
 
 
-def gravest(verdicts: Sequence[Verdict]) -> Verdict:
-    """An alarm before none, then by risk."""
-    return max(verdicts, key=lambda verdict: (not verdict.is_clean, risk_of(verdict.category_probabilities)))
+def gravest(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
+    """What the policy acts on most strictly, as what it allows must hide nothing; then an alarm, then the risk."""
+
+    def order(verdict: Verdict) -> tuple[int, bool, float]:
+        return policy.strictness(verdict), not verdict.is_clean, risk_of(verdict.category_probabilities)
+
+    return max(verdicts, key=order)
 
 
-def mean(verdicts: Sequence[Verdict]) -> Verdict:
+def mean(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
     """Arg-max of the mean probabilities, as the safety head decides."""
     level = _means([verdict.level_probabilities for verdict in verdicts])
     category = _means([verdict.category_probabilities for verdict in verdicts])
@@ -46,7 +50,7 @@ def mean(verdicts: Sequence[Verdict]) -> Verdict:
     )
 
 
-RULES: dict[str, Callable[[Sequence[Verdict]], Verdict]] = {"max": gravest, "mean": mean}
+RULES: dict[str, Callable[[Sequence[Verdict], Policy], Verdict]] = {"max": gravest, "mean": mean}
 
 
 class Fusion:
@@ -64,7 +68,7 @@ class Fusion:
         verdicts = [self.policy.calibrated(member.detect(request, features)) for member in self.members]
         for member, verdict in zip(self.members, verdicts, strict=True):
             _check(member.name, verdict)
-        return dataclasses.replace(self.fuse(verdicts), source=self.name)
+        return dataclasses.replace(self.fuse(verdicts, self.policy), source=self.name)
 
 
 def _check(name: str, verdict: Verdict) -> None:

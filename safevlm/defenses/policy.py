@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from safevlm.defenses import prompts
 from safevlm.defenses.calibration import Calibration, check_calibration
@@ -62,6 +62,10 @@ class Policy:
             return "allow"
         by_level = self.categories.get(verdict.category, {})
         return by_level.get(verdict.level) or self.levels.get(verdict.level, "hint")
+
+    def strictness(self, verdict: Verdict) -> int:
+        """What comes of a verdict, as a number to compare by: allow, hint, refuse."""
+        return get_args(Action).index(self.action(verdict))
 
     def act(self, request: Request, verdict: Verdict, name: str) -> Request | Reply:
         """The request as it is, the request with a hint beside the question, or a refusal in the model's place."""

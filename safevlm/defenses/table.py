@@ -76,7 +76,7 @@ def build(name: str, context: DefenseContext) -> Defense:
     if name == AUTO:
         name = safety_head.ROW.name if context.has_head else no_defense.ROW.name
     built = [each.row.build(replace(context, file=each.file, detectors=_detector)) for each in members(name)]
-    return built[0] if len(built) == 1 else Stack(built, context.policy.taxonomy.level_names)
+    return built[0] if len(built) == 1 else Stack(built, context.policy.taxonomy.level_names, context.policy)
 
 
 def _detector(name: str, context: DefenseContext) -> Detector:

@@ -240,7 +240,7 @@ def _answer_loss(llava: Model, camera: Camera, pixels: Tensor, batch: Sequence[C
     labels = inputs.pop("labels")[:, 1:]
     states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state[:, :-1]
     told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
-    return F.cross_entropy(llava.lm_head(states[told]), labels[told])
+    return F.cross_entropy(llava.get_output_embeddings()(states[told]), labels[told])
 
 
 def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Gradient steps for small transformers: Muon on the matrices inside the layers, AdamW on all else.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is torch's own, with the update scaled to AdamW's
-(Liu et al. 2025, https://arxiv.org/abs/2502.16982). On these models it takes less than half of AdamW's steps.
+(Liu et al. 2025, https://arxiv.org/abs/2502.16982).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """In which language an answer is: by its script, then by the commonest words of each language. Short answers are
 ambiguous, so that the answer is a set: all languages that it may be in.
 
-Ours, as the libraries for it (fastText's, CLD3, lingua) are models of 1 to 100 MB that err on answers of five words,
-which is what refusals are.
+Ours, since refusals are often of a few words, and what is wanted is every language that they may be in, not the
+likeliest one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from safevlm.model import checkpoint_folder
 from safevlm.model.checkpoint_folder import FINAL, CheckpointError
 from safevlm.training import inputs, same_run
 from safevlm.training.inputs import Inputs
-from safevlm.training.same_run import Difference, RunRecord
+from safevlm.training.same_run import Difference, StartedRun
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _refusal(place: Path, differing: list[Difference]) -> str:
     return f"{out}: holds another run ({place.name}): {told}. Set it back, choose another --run.out, {anew}"
 
 
-def _check_done(record: RunRecord, recipe: Recipe) -> None:
+def _check_done(record: StartedRun, recipe: Recipe) -> None:
     """ValueError: a result without a checkpoint is to be trained further."""
     if same_run.is_longer(record, recipe):
         raise ValueError(
@@ -122,7 +122,7 @@ def _check_done(record: RunRecord, recipe: Recipe) -> None:
         )
 
 
-def _check_whole(record: RunRecord, deepspeed: bool) -> None:
+def _check_whole(record: StartedRun, deepspeed: bool) -> None:
     """ValueError: a checkpoint that lost a file; transformers would go on with a fresh optimiser without a word."""
     folder = record.folder
     needed = (DEEPSPEED,) if deepspeed else (OPTIMIZER_NAME, SCHEDULER_NAME)
@@ -139,7 +139,7 @@ def _check_whole(record: RunRecord, deepspeed: bool) -> None:
         raise same_run.broken(file, f"not the state after {folder.name.removeprefix(CHECKPOINT)} updates")
 
 
-def _check_processes(record: RunRecord, recipe: Recipe, processes: int) -> None:
+def _check_processes(record: StartedRun, recipe: Recipe, processes: int) -> None:
     before, last = record.processes, record.folder
     if recipe.run.deepspeed and before is not None and before != processes:
         raise ValueError(

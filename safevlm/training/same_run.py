@@ -54,7 +54,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class StartedRun:
     """What a checkpoint says of its run."""
 
     folder: Path
@@ -73,13 +73,13 @@ class RunRecord:
     epochs: float
 
 
-def read(folder: Path) -> RunRecord:
+def read(folder: Path) -> StartedRun:
     """The record in a checkpoint's folder. ValueError: a file of it is missing or broken, with its path and the fix."""
     recipe, run, state = flat(_yaml(folder / RECIPE)), _json(folder / RUN), {}
     if (folder / TRAINER_STATE_NAME).is_file():
         state = _json(folder / TRAINER_STATE_NAME)
     try:
-        return RunRecord(
+        return StartedRun(
             folder,
             recipe,
             inputs.from_record(run.get("inputs", {})),
@@ -95,7 +95,7 @@ def read(folder: Path) -> RunRecord:
         raise broken(folder / files, f"a value that no run writes ({error})") from error
 
 
-def differences(record: RunRecord, recipe: Recipe, found: Inputs) -> list[Difference]:
+def differences(record: StartedRun, recipe: Recipe, found: Inputs) -> list[Difference]:
     """What the recipe asks for and the run is not; `found` is what the recipe names, by content."""
     now = flat(yaml.safe_load(recipe_yaml(recipe)))
     defaults = flat(_defaults(Recipe))
@@ -109,7 +109,7 @@ def differences(record: RunRecord, recipe: Recipe, found: Inputs) -> list[Differ
     return [*differing, *_of_inputs(record, now, found), *_shorter(record, recipe)]
 
 
-def warn_of_unknown(record: RunRecord, found: Inputs) -> None:
+def warn_of_unknown(record: StartedRun, found: Inputs) -> None:
     """One line that says what an earlier version did not note, so that nobody can compare it."""
     missing = [key for key in inputs.unknown(record.inputs) if found.get(key)]
     if missing:
@@ -145,7 +145,7 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return made
 
 
-def _of_inputs(record: RunRecord, now: Mapping[str, Any], found: Inputs) -> Iterator[Difference]:
+def _of_inputs(record: StartedRun, now: Mapping[str, Any], found: Inputs) -> Iterator[Difference]:
     for key, mine in found.items():
         theirs = record.inputs.get(key)
         before, wanted = _paths(record.recipe.get(key)), _paths(now.get(key))
@@ -160,7 +160,7 @@ def _of_inputs(record: RunRecord, now: Mapping[str, Any], found: Inputs) -> Iter
                 yield Difference(key, _told(record.recipe.get(key)), f"{_told(now.get(key))} (other content)")
 
 
-def _shorter(record: RunRecord, recipe: Recipe) -> Iterator[Difference]:
+def _shorter(record: StartedRun, recipe: Recipe) -> Iterator[Difference]:
     """A run that is to end before it was meant to: its schedule was another."""
     optim = recipe.optim
     if optim.max_steps > 0:
@@ -177,7 +177,7 @@ def _duration(steps: int, epochs: float) -> str:
     return f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
 
 
-def is_longer(record: RunRecord, recipe: Recipe) -> bool:
+def is_longer(record: StartedRun, recipe: Recipe) -> bool:
     """Whether the recipe asks for more than the run did; `differences` has found no shorter one."""
     return (recipe.optim.max_steps, float(recipe.optim.epochs)) != (record.max_steps, record.epochs)
 

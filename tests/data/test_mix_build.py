@@ -477,7 +477,7 @@ def test_shipped_mix_of_the_miniature_shares_no_image_with_its_evaluation(tmp_pa
     table["stages"]["stage1"]["clean"] = 7
     file = downloads.mix_yaml(tmp_path / "mix.yaml", **table)
     report = mix_build.build(file, tmp_path / "out", root=tmp_path)
-    assert report["held_out"] == {"evaluation": {"images": 25}} and report["stages"]["stage1"]["rows"] == 27
+    assert report["held_out"] == {"evaluation": {"images": 30}} and report["stages"]["stage1"]["rows"] == 27
 
 
 def test_shipped_taxonomy_is_the_default_one() -> None:

@@ -59,14 +59,22 @@ def _fused(rule: str, *verdicts: Verdict, policy: Policy | None = None) -> Verdi
 @pytest.mark.parametrize("order", [1, -1])
 def test_max_is_the_member_with_more_risk(order: int) -> None:
     pair = [_verdict(0.6), _verdict(0.9, category="privacy")][::order]
-    assert gravest(pair).category == "privacy"
-    assert risk_of(gravest([_verdict(0.1), _verdict(0.3)][::order]).category_probabilities) == pytest.approx(0.3)
+    assert gravest(pair, Policy(DEFAULT)).category == "privacy"
+    milder = gravest([_verdict(0.1), _verdict(0.3)][::order], Policy(DEFAULT))
+    assert risk_of(milder.category_probabilities) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_max_never_drops_an_alarm_for_a_higher_number(order: int) -> None:
     below_tau, alarm = _verdict(0.58, seen=False), _verdict(0.52, seen=True)
-    assert not gravest([below_tau, alarm][::order]).is_clean
+    assert not gravest([below_tau, alarm][::order], Policy(DEFAULT)).is_clean
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_max_hides_no_alarm_that_the_policy_acts_on_behind_one_that_it_allows(order: int) -> None:
+    policy = Policy(DEFAULT, categories={"privacy": dict.fromkeys(DEFAULT.level_names[1:], "allow")})
+    allowed, acted_on = _verdict(0.99, category="privacy"), _verdict(0.6)
+    assert gravest([allowed, acted_on][::order], policy) is acted_on
 
 
 def test_mean_is_the_arg_max_of_the_means() -> None:
@@ -76,7 +84,7 @@ def test_mean_is_the_arg_max_of_the_means() -> None:
     assert fused.category_probabilities[CLEAN] == pytest.approx(0.35)
     assert (fused.level, fused.category) == RISK
     assert _fused("mean", _verdict(0.9), _verdict(0.0)).is_clean, "0.45 against 0.55"
-    assert mean([_verdict(0.9)]).category_probabilities == _verdict(0.9).category_probabilities
+    assert mean([_verdict(0.9)], Policy(DEFAULT)).category_probabilities == _verdict(0.9).category_probabilities
 
 
 @EVERY

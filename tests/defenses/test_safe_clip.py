@@ -148,6 +148,7 @@ def test_trap_1_bank_of_another_tower_is_an_error(model: Any, tmp_path: Path) ->
     with pytest.raises(ValueError, match="another vision tower.*--foreign-tower"):
         engines.engine(f"safe-clip={file}", own=model)
     foreign = read_bank(file, DEFAULT)
+    file.unlink()
     write_bank(dataclasses.replace(foreign, facts=dataclasses.replace(foreign.facts, foreign=True)), file)
     guarded = engines.engine(f"safe-clip={file}", own=model)
     assert guarded.look(Request(QUESTION, (engines.image(),))).category_probabilities

@@ -66,6 +66,28 @@ def test_gravest_verdict_wins(grave: int, order: int) -> None:
     assert stack.detect(REQUEST, None) == ASCENDING[grave]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_verdict_that_the_policy_allows_hides_none_that_it_acts_on(order: int) -> None:
+    by_category = {"politics": {"must_refuse": "allow"}, "privacy": {"may_refuse": "hint"}}
+    policy = Policy(DEFAULT, {"careful": "refuse"}, by_category)
+    allowed, hinted, refused = Verdict("must_refuse", "politics"), Verdict("may_refuse", "privacy"), ASCENDING[1]
+    for verdicts, strictest in (
+        ([allowed, refused], refused),
+        ([allowed, hinted], hinted),
+        ([hinted, refused], refused),
+    ):
+        members = [Marker(str(place), verdict) for place, verdict in enumerate(verdicts[::order])]
+        assert Stack(members, DEFAULT.level_names, policy).detect(REQUEST, None) == strictest
+    failed = [Marker("a", refused), Marker("b", ASCENDING[4])][::order]
+    assert Stack(failed, DEFAULT.level_names, policy).detect(REQUEST, None).error
+
+
+def test_a_stack_by_name_knows_its_policy() -> None:
+    policy = Policy(DEFAULT, {"must_refuse": "refuse"})
+    stack = build("static-prompt+safety-head", DefenseContext(policy, has_head=True))
+    assert isinstance(stack, Stack) and stack.policy is policy
+
+
 def test_gravest_verdict_goes_to_every_member() -> None:
     members = [Marker("a"), Marker("b", ASCENDING[2]), Marker("c", ASCENDING[1])]
     stack = _stack(*members)

@@ -150,7 +150,7 @@ def test_more_frames_than_can_be_looked_at_are_refused_and_named(monkeypatch: py
         with pytest.raises(ImageError, match="more than 3 frames"):
             answer(request)
     with pytest.raises(ImageError, match=r"requests\[1\]"):
-        engine.reply_all([Request("Words."), request], engines.SHORT)
+        engine.reply_all([Request("Words."), request], engines.SHORT, errors="raise")
     assert engines.engine("none").reply(request, engines.SHORT).text, "without a detector nobody claims to have looked"
 
 
@@ -163,7 +163,7 @@ def test_an_unusable_image_names_the_record_that_it_belongs_to(tmp_path: Path, d
     with pytest.raises(ImageError, match=r"^id 'rtvlm-17': .*0f3a\.png"):
         engine.reply(broken)
     with pytest.raises(ImageError, match=r"^requests\[1\]: id 'rtvlm-17': .*0f3a\.png"):
-        engine.reply_all([Request("Words."), broken], engines.SHORT)
+        engine.reply_all([Request("Words."), broken], engines.SHORT, errors="raise")
 
 
 @pytest.mark.parametrize("defense", ["safe-clip", "static-prompt+safe-clip"])

@@ -153,7 +153,7 @@ def test_unknown_defense_is_an_error_that_names_the_choices(base: Path) -> None:
 def test_bad_policy_is_an_error_that_names_the_file(base: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("levels: {careful: warn}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"policy\.yaml: unknown action 'warn'"):
+    with pytest.raises(ValueError, match=r"policy\.yaml:1: levels\.careful: unknown 'warn'"):
         Engine.load(base, policy=policy, device="cpu")
 
 

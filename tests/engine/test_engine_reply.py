@@ -208,7 +208,7 @@ def test_bad_image_is_an_error_that_names_the_file(tmp_path: Path, defense: str,
     good, bad = Request(QUESTION, (engines.image(),)), Request(QUESTION, (engines.image(), file))
     doors = {
         "reply": lambda: engine.reply(bad),
-        "reply_all": lambda: engine.reply_all([good, bad]),
+        "reply_all": lambda: engine.reply_all([good, bad], errors="raise"),
         "stream": lambda: list(engine.stream(bad)),
         "look": lambda: engine.look(bad),
     }

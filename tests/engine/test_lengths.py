@@ -54,7 +54,7 @@ def test_earlier_turns_count() -> None:
 def test_a_prompt_that_is_too_long_is_told_before_any_is_answered() -> None:
     requests = [Request("what"), Request(_words(POSITIONS)), Request("what")]
     with pytest.raises(ValueError, match=r"^requests\[1\]: "):
-        _engine().reply_all(requests, engines.SHORT, batch_size=1)
+        _engine().reply_all(requests, engines.SHORT, batch_size=1, errors="raise")
 
 
 def test_an_answer_stops_at_the_last_position_and_says_so() -> None:

@@ -205,7 +205,7 @@ def test_index_never_leads_out_of_its_folder(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "outside.bin")
     (tmp_path / "in").mkdir()
     originals.write_json(tmp_path / "in" / "pytorch_model.bin.index.json", {"weight_map": {"w": "../outside.bin"}})
-    with pytest.raises(ValueError, match="outside.bin missing"):
+    with pytest.raises(ValueError, match=r"\.\./outside\.bin"):
         weights.of_folder(tmp_path / "in")
 
 

@@ -184,7 +184,7 @@ def test_a_run_does_not_go_on_upon_another_base(home: Path, tmp_path: Path) -> N
     shutil.rmtree(newest)
     with pytest.raises(ValueError) as error:
         train(workshop.recipe(base, data, tmp_path / "run", optim={"epochs": 2, "accumulation": 1}, run=run))
-    _message(error, "vision tower", base)
+    _message(error, base, "content")
 
 
 def _shuffle_in_place(base: Path) -> None:

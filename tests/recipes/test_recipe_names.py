@@ -45,10 +45,12 @@ def test_a_file_of_that_name_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_an_unknown_name_is_wrong_usage_and_lists_the_names(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main([command, "llava7b_stage3"])
+    try:
+        code = main([command, "llava7b_stage3"])
+    except SystemExit as error:  # the recipe's own parser
+        code = int(error.code or 0)
     said = " ".join(capsys.readouterr().err.split())
-    assert error.value.code == 2
+    assert code == 2
     assert "did you mean llava7b_stage" in said and all(name in said for name in recipes.shipped("recipe"))
 
 

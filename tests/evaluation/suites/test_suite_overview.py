@@ -69,7 +69,7 @@ def test_a_broken_download_is_an_error_of_its_own_line(tmp_path: Path, capsys: p
     write("siuo_gen", tmp_path / "siuo")
     (tmp_path / "siuo/siuo_gen.json").write_text("[{")
     code, out = listed(capsys, "--data", str(tmp_path))
-    assert code == 1 and "siuo_gen: cannot be read: " in out and "siuo_gen.json: not JSON" in out
+    assert code == 1 and "siuo_gen: cannot be read: " in out and "siuo_gen.json:1: not JSON" in out
     assert "advbench: behaviors: 2 rows found, 520 published" in out
 
 

@@ -80,7 +80,7 @@ def test_a_table_of_ones_own_is_read_instead(data: Path) -> None:
         ("  face: face", "  face: faces", r"unknown \['faces'\]"),
         ("  face: face\n", "", r"subsets without one \['face'\]"),
         ("category: privacy, level: careful", "category: privacy, level: high", "unknown safe_level 'high'"),
-        ("labels:", "label:", "needs `tasks`"),
+        ("labels:", "label:", "label: unknown key"),
     ],
 )
 def test_a_mistake_in_the_table_names_the_file(data: Path, old: str, new: str, message: str) -> None:
