@@ -34,14 +34,16 @@ def checked(
     `value`: what JSON can hold. `line_at`: the line of a key path, where there is a file to look it up. `more`: keys
     that a shape (a TypedDict, then) does not name are kept; for records that a later version may write more into.
     """
-    from pydantic import ValidationError  # late: who reads no file of a user's needs none
-
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FileError(f"{where}: {short(value)} is not made of tables, lists, texts and numbers: {error}") from error
     if path := _not_finite(value):
         raise FileError(f"{where}: {dotted(path)}: is not a finite number")
+    if cast("Any", shape) == dict[str, Any] and isinstance(value, dict):
+        return cast("Shape", value)  # a machine without pydantic can read a checkpoint's tables
+    from pydantic import ValidationError  # late: for those who give a shape
+
     try:
         return _adapter(cast("Any", shape)).validate_json(text, strict=True, extra="allow" if more else "forbid")
     except ValidationError as error:

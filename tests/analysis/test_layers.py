@@ -17,7 +17,7 @@ from safevlm.analysis.labelled_images import LabelledImage
 from safevlm.analysis.layer_gaps import angle, curve, drawn_gap, pair_means
 from safevlm.analysis.layer_states import last_states, states
 from safevlm.analysis.layers import IMAGE, Pool, measured, pool_of, read_words, safety_layers
-from safevlm.commands import FINDING, OK
+from safevlm.commands import FINDING, OK, WRONG_USAGE
 from safevlm.defenses import Defense, Inputs, Policy
 from safevlm.engine import Engine
 from safevlm.miniature import matched_pairs
@@ -306,13 +306,15 @@ def test_command_writes_figure_and_numbers(place: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "told", "code"),
     [
-        (("--defense", "nobody"), "unknown defense 'nobody'"),
-        (("--text", "{place}/images.jsonl"), "--text: 0 different normal requests"),
-        (("--per-side", "3"), "--per-side"),
+        (("--defense", "nobody"), "unknown defense 'nobody'", WRONG_USAGE),
+        (("--text", "{place}/images.jsonl"), "--text: 0 different normal requests", FINDING),
+        (("--per-side", "3"), "--per-side", WRONG_USAGE),
     ],
 )
-def test_wrong_flag_is_named(place: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str], told: str) -> None:
-    assert _analyze(place, *(flag.format(place=place) for flag in flags)) == FINDING
+def test_wrong_flag_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str], told: str, code: int
+) -> None:
+    assert _analyze(place, *(flag.format(place=place) for flag in flags)) == code
     assert told in capsys.readouterr().err

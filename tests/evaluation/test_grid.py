@@ -235,7 +235,7 @@ def test_a_run_that_is_not_judged_or_not_finished_is_a_problem_and_the_rest_stan
     table = build(out)
     assert "unjudged" not in table["rows"] and "half" in table["rows"]
     assert any("unjudged (once)" in one and "judge" in one for one in table["problems"])
-    assert any("half (once): clean: 120 of 1000" in one for one in table["problems"])
+    assert any("half (once): clean: 140 of 1000" in one for one in table["problems"])
     assert "Beware: unjudged (once)" in markdown(table)
 
 

@@ -125,7 +125,7 @@ def test_what_was_never_trained_is_asked_once_and_the_rest_for_every_seed(small:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("set: {data.hints: false}", "sets: {}", "head: "),
+        ("set: {data.hints: false}", "sets: {}", "head.sets: "),
         ("train: stage2", "train: stage3", "stage3"),
         ("model: head}", "model: again}", "again"),
         ("same: head}", "same: haed}", "haed"),
@@ -136,7 +136,7 @@ def test_what_was_never_trained_is_asked_once_and_the_rest_for_every_seed(small:
 def test_wrong_row_is_an_error_that_names_it(small: Path, old: str, new: str, named: str) -> None:
     assert old in SMALL
     small.write_text(SMALL.replace(old, new), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"table\.yaml: .*{named}"):
+    with pytest.raises(ValueError, match=rf"table\.yaml:.*{named}"):
         read_table(small)
 
 

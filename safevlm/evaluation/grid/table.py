@@ -11,7 +11,7 @@ from typing import Any
 from safevlm.evaluation.metrics.measures import MEASURES
 
 NOT_ASKED, NOT_TIMED = "not asked", "not timed"
-MOST_ATTACKS = 4
+MOST_ATTACKS = 5
 """Groups of harmful requests with a column each; of more, all together."""
 LEVEL = 0.05
 """Of p after Holm's correction, below which a cell is starred."""
