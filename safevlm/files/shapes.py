@@ -7,6 +7,7 @@ itself in `__post_init__`, by a ValueError, is told with the key path too.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -40,14 +41,29 @@ def checked(
         raise FileError(f"{where}: {short(value)} is not made of tables, lists, texts and numbers: {error}") from error
     if path := _not_finite(value):
         raise FileError(f"{where}: {dotted(path)}: is not a finite number")
-    if cast("Any", shape) == dict[str, Any] and isinstance(value, dict):
-        return cast("Shape", value)  # a machine without pydantic can read a checkpoint's tables
-    from pydantic import ValidationError  # late: for those who give a shape
+    if importlib.util.find_spec("pydantic") is None:
+        return _as_it_stands(shape, value, where)
+    from pydantic import ValidationError  # late: who reads no file of a user's needs none
 
     try:
         return _adapter(cast("Any", shape)).validate_json(text, strict=True, extra="allow" if more else "forbid")
     except ValidationError as error:
         raise FileError(_told(shape, value, error, where, line_at)) from error
+
+
+def _as_it_stands(shape: type[Shape], value: object, where: str) -> Shape:
+    """Without pydantic, which only the bare machine of scripts/gpu_check.sh lacks: names alone are checked.
+
+    It reads what it wrote a minute before, and no file of a user's.
+    """
+    if not isinstance(value, dict):
+        raise FileError(f"{where}: {short(value)} is not a table")
+    if not dataclasses.is_dataclass(shape):
+        return cast("Shape", value)
+    try:
+        return cast("Shape", shape(**value))
+    except TypeError as error:
+        raise FileError(f"{where}: {error}") from error
 
 
 @cache
