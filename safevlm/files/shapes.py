@@ -58,12 +58,21 @@ def _as_it_stands(shape: type[Shape], value: object, where: str) -> Shape:
     """
     if not isinstance(value, dict):
         raise FileError(f"{where}: {short(value)} is not a table")
-    if not dataclasses.is_dataclass(shape):
-        return cast("Shape", value)
     try:
-        return cast("Shape", shape(**value))
+        return cast("Shape", _built(shape, value))
     except TypeError as error:
         raise FileError(f"{where}: {error}") from error
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """Tables as the dataclasses that `kind` names, lists and tuples of them too; all else as it is."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        return cast("Any", kind)(**{name: _built(hints.get(name), each) for name, each in value.items()})
+    if isinstance(value, list) and get_args(kind):
+        items = [_built(get_args(kind)[0], each) for each in value]
+        return tuple(items) if get_origin(kind) is tuple else items
+    return value
 
 
 @cache
