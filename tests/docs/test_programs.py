@@ -27,7 +27,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("stage1", "merged"):
         guarded.save_pretrained(tmp_path / "runs/demo" / folder)
         engines.processor_of(guarded).save_pretrained(tmp_path / "runs/demo" / folder)
-    image = tmp_path / "runs/demo/data/eval/harmful_seen-0000.png"
+    image = tmp_path / "runs/demo/data/eval/harmful_seen-0013.png"
     image.parent.mkdir(parents=True)
     engines.image(1).save(image)
     monkeypatch.chdir(tmp_path)
