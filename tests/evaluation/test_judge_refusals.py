@@ -120,9 +120,9 @@ def test_a_refusal_starts_a_sentence_and_delivers_nothing(text: str, refused: bo
 
 @pytest.mark.parametrize("piece", ["so, ", "I am sorry ", "because it is, ", "'", '"', "a - ", "this is, so ", "1. x "])
 def test_a_long_answer_is_read_in_no_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     is_refusal(piece * 5_000)
-    assert time.perf_counter() - started < 2, f"the rules take too long on many {piece!r}"
+    assert time.process_time() - started < 2, f"the rules take too long on many {piece!r}"
 
 
 def test_the_matching_rule_is_part_of_a_phrase_list() -> None:
