@@ -50,8 +50,7 @@ def _lines(path: Path, file: TextIO, start: str) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = strict_json.DECODER.decode(line)
-            strict_json.check_value(line, row)
+            row = strict_json.decode(line)
         except json.JSONDecodeError as error:
             raise RowError(f"{path}:{number}: malformed JSON line: {error.msg}") from error
         except strict_json.FAULTS as error:

@@ -124,7 +124,7 @@ def _policy(told: PolicyFile, taxonomy: Taxonomy, where: str | Path) -> Policy:
             raise ValueError(f"{where}: thresholds.{category}: {threshold!r} is not a probability")
     for name, calibration in told.calibration.items():
         check_calibration(calibration, taxonomy, f"{where}: calibration.{name}")
-    return Policy(taxonomy, told.levels, told.categories, told.thresholds, told.hint, told.place, told.calibration)
+    return Policy(taxonomy, **vars(told))
 
 
 def _known(where: str, what: str, names: Iterable[str], choices: Sequence[str]) -> None:

@@ -21,9 +21,12 @@ ID_TYPES = (torch.int32, torch.int64)
 """What an embedding takes."""
 
 
-def check_requests(requests: Sequence[Request]) -> Sequence[Request]:
-    """The requests, if a tokenizer can read their words. TypeError: no Request; ValueError names request and field."""
-    for index, request in enumerate(requests):
+def check_requests(requests: Sequence[Request], first: int = 0) -> Sequence[Request]:
+    """The requests, if a tokenizer can read their words. TypeError: no Request; ValueError names request and field.
+
+    `first`: index of the first of them among those that the caller gave.
+    """
+    for index, request in enumerate(requests, start=first):
         if not isinstance(request, Request):
             raise TypeError(f"{request!r} is not a Request; write Request('What is in the picture?', images=(…,))")
         said = [("text", request.text), ("system", request.system)]

@@ -229,54 +229,52 @@ class Engine:
         if errors not in get_args(OnUnusable):
             raise ValueError(f"errors={errors!r} is unknown; one of {list(get_args(OnUnusable))}")
         how = _how(generation)
-        if errors == "return":
-            return self._reply_usable(requests, how, batch_size, stop)
-        self._encoder.check_lengths(check_requests(requests))
-        if len(requests) > batch_size:  # the images of a single batch are all opened before it is answered anyway
-            for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
-                pass
+        if errors == "raise" and len(requests) > batch_size:  # a single batch is checked before it is answered anyway
+            self._encoder.check_lengths(check_requests(requests))
+            self._open_all(requests)
         replies: list[Reply] = []
         for start in range(0, len(requests), batch_size):
             if stop is not None and stop.is_set():  # nobody waits for them any more
                 break
-            replies += self._reply_batch(requests[start : start + batch_size], how, stop)
+            batch = requests[start : start + batch_size]
+            if errors == "raise":
+                replies += self._reply_batch(batch, how, stop)
+            else:
+                replies += self._reply_usable(batch, start, how, stop)
         return replies
 
-    def _reply_usable(
-        self, requests: Sequence[Request], how: Generation, batch_size: int, stop: Event | None
-    ) -> list[Reply]:
-        """Batch by batch; one that cannot be used is found only where its batch fails."""
-        replies: list[Reply] = []
-        for start in range(0, len(requests), batch_size):
-            if stop is not None and stop.is_set():
-                break
-            batch = requests[start : start + batch_size]
-            try:
-                replies += self._reply_batch(batch, how, stop)
-                continue
-            except ValueError:
-                faults = [self._unusable(request, start + index) for index, request in enumerate(batch)]
-                if not any(faults):
-                    raise
-            usable = [request for request, fault in zip(batch, faults, strict=True) if not fault]
-            given = iter(self._reply_batch(usable, how, stop) if usable else ())
-            replies += [
-                Reply("", request, Verdict.not_looked(error=fault), error=fault) if fault else next(given)
-                for request, fault in zip(batch, faults, strict=True)
-            ]
-        return replies
+    def _reply_usable(self, batch: Sequence[Request], first: int, how: Generation, stop: Event | None) -> list[Reply]:
+        """Which of a batch cannot be used is looked for only where the batch fails; `first`: its first one's index."""
+        try:
+            return self._reply_batch(batch, how, stop)
+        except ValueError:
+            faults = [self._unusable(request, first + index) for index, request in enumerate(batch)]
+            if not any(faults):
+                raise
+        usable = [request for request, fault in zip(batch, faults, strict=True) if not fault]
+        given = iter(self._reply_batch(usable, how, stop) if usable else ())
+        return [
+            Reply("", request, Verdict.not_looked(error=fault), error=fault) if fault else next(given)
+            for request, fault in zip(batch, faults, strict=True)
+        ]
 
     def _unusable(self, request: Request, index: int) -> str:
         """Why a request cannot be used, with its index; empty where it can."""
         try:
-            self._encoder.check_lengths(check_requests([request]))
-            for _ in opened_images([request], self.processor.image_processor, self.defense.detects):
-                pass
+            check_requests([request], first=index)
         except ValueError as error:
-            told = str(error)
-            is_field = told.startswith("requests[0].")
-            return f"requests[{index}]{told.removeprefix('requests[0]') if is_field else f': {told}'}"
+            return str(error)
+        try:
+            self._encoder.check_lengths([request])
+            self._open_all([request])
+        except ValueError as error:
+            return f"requests[{index}]: {error}"
         return ""
+
+    def _open_all(self, requests: Sequence[Request]) -> None:
+        """ImageError: an image that cannot be used."""
+        for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
+            pass
 
     def _reply_batch(self, requests: Sequence[Request], generation: Generation, stop: Event | None) -> list[Reply]:
         with self._turn_at_the_model, torch.inference_mode():

@@ -58,13 +58,10 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
 def json_line(content: bytes, where: str) -> Any:
     """The value of one line of JSONL. FileError, beginning with `where`."""
     try:
-        line = content.decode("utf-8-sig")
-        value = strict_json.DECODER.decode(line)
-        strict_json.check_value(line, value)
+        return strict_json.decode(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise FileError(f"{where}: not JSON: {error.msg} (column {error.colno})") from error
     except strict_json.FAULTS as error:
         raise FileError(f"{where}: {strict_json.told(error)}") from error
     except UnicodeDecodeError as error:
         raise FileError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    return value

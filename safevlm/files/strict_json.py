@@ -58,12 +58,17 @@ FAULTS = (StrictError, RecursionError)
 def load_json(text: str, where: str) -> Any:
     """What one JSON document holds. FileError: `where:line: what is wrong`."""
     try:
-        value = DECODER.decode(text)
-        check_value(text, value)
+        return decode(text)
     except json.JSONDecodeError as error:
         raise FileError(f"{where}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except FAULTS as error:
         raise FileError(f"{where}:{_fault_line(text, error)}: {told(error)}") from error
+
+
+def decode(text: str) -> Any:
+    """The value of a whole text. JSONDecodeError, or one of `FAULTS`."""
+    value = DECODER.decode(text)
+    check_value(text, value)
     return value
 
 

@@ -90,13 +90,13 @@ def put_on(model: SafeLlava, folder: Path) -> Any:
         use_dora=config.use_dora,
         fan_in_fan_out=config.fan_in_fan_out,
     )
+    stored = {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}
     try:
         wrapped = get_peft_model(model, made)
-        set_peft_model_state_dict(wrapped, {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()})
+        set_peft_model_state_dict(wrapped, dict(stored))  # it may take entries out
         arrived = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     except BROKEN as error:
         raise CheckpointError(f"{folder}: the LoRA cannot be put on this model: {first_line(error)}") from error
-    stored = {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()}
     if set(arrived) != set(stored) or any(not _equal(arrived[name], stored[name]) for name in stored):
         raise CheckpointError(f"{folder}: the LoRA did not arrive in the model; adapter and base do not fit")
     return wrapped.requires_grad_(False).eval()
