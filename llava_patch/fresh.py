@@ -111,14 +111,12 @@ def take_tower(model: Model, clip: Clip) -> None:
 
 def tower_patches(clip: Clip, pixel_values: Tensor, layer: int) -> Tensor:
     """(b, 3, h, w) → (b, patches, v): hidden states of a layer of a CLIP's vision tower, CLS left out."""
-    return _patches(clip.vision_model(pixel_values=pixel_values, output_hidden_states=True), layer)
-
-
-def clip_patches(output: Any, layer: int) -> Tensor:
-    """(b, patches, v): hidden states of a layer, CLS left out, from a CLIP's output with `output_hidden_states`."""
-    return _patches(output.vision_model_output, layer)
-
-
-def _patches(tower_output: Any, layer: int) -> Tensor:
-    states: tuple[Tensor, ...] = tower_output.hidden_states
+    states: tuple[Tensor, ...] = clip.vision_model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
     return states[layer][:, 1:]
+
+
+def freeze_tower_up_to(clip: Clip, layer: int) -> None:
+    """Freezes what the hidden states of `layer` (from the end, as -2) of a CLIP's vision tower come from."""
+    tower = clip.vision_model
+    for part in (tower.embeddings, tower.pre_layrnorm, *tower.encoder.layers[: layer + 1]):
+        part.requires_grad_(False)

@@ -10,14 +10,16 @@ import pytest
 import torch
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
+from llava_patch import fresh
 from safevlm.miniature import properties
-from safevlm.miniature.build import BuildConfig, build
+from safevlm.miniature.build import READ_LAYER, TOWER, BuildConfig, build
 from safevlm.miniature.descent import Descent
 
 TINY = BuildConfig(
     scenes=40, sight_steps=2, alone_steps=1, caption_steps=2, clip_batch=8, lm_steps=3, lm_alone_steps=1,
     crowded_steps=1, lm_batch=4, cases=0,
 )  # fmt: skip
+TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
 @pytest.mark.slow
@@ -38,6 +40,17 @@ def test_a_build_is_fixed_by_its_seed_and_tells_what_made_it(
     llava = LlavaForConditionalGeneration.from_pretrained(tmp_path / "a")
     tower = CLIPModel.from_pretrained(tmp_path / "a" / "clip").vision_model.state_dict()
     assert all(torch.equal(weight, llava.model.vision_tower.state_dict()[name]) for name, weight in tower.items())
+
+
+def test_captions_leave_the_layers_alone_that_llava_reads() -> None:
+    clip = fresh.clip_of(TOWER, {**TEXT, "vocab_size": 9}, 8)
+    fresh.freeze_tower_up_to(clip, READ_LAYER)
+    pixels = torch.rand(2, 3, TOWER["image_size"], TOWER["image_size"], requires_grad=True)
+    assert fresh.tower_patches(clip, pixels, READ_LAYER).grad_fn is not None, "gradients still pass through"
+    clip.vision_model(pixel_values=pixels.detach()).pooler_output.sum().backward()
+    learned = {name for name, weight in clip.vision_model.named_parameters() if weight.grad is not None}
+    last = f"encoder.layers.{TOWER['num_hidden_layers'] - 1}."
+    assert learned and all(name.startswith((last, "post_layernorm")) for name in learned)
 
 
 def test_a_descent_goes_down_and_refuses_a_loss_that_is_no_number() -> None:
