@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from safevlm.messages import Conversation, Message, read
 from safevlm.taxonomy import CLEAN, SAFE
@@ -161,8 +161,12 @@ class Generation:
     """With a temperature above 0: draw among the likeliest tokens whose probabilities sum to this; in (0, 1]."""
     seed: int = 0
     """With a temperature above 0: the same seed gives the same answer; 0 to 2**63 - 1."""
+    stop: tuple[str, ...] = ()
+    """Texts at which an answer ends, before they are said."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise TypeError(f"Generation: stop={self.stop!r} must be a tuple of texts, none of them empty")
         for name in ("max_new_tokens", "seed"):
             _check_type(name, getattr(self, name), int, "a whole number")
         for name in ("temperature", "top_p"):
@@ -252,6 +256,9 @@ class Verdict:
         return not self.error and (self.level == SAFE or self.category == CLEAN)
 
 
+Ended = Literal["", "stop", "length"]
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the user gets, and how it came about."""
@@ -269,6 +276,12 @@ class Reply:
     """One line per step that changed something."""
     error: str = ""
     """Why the request could not be used (`Engine.reply_all`); then nobody looked or answered, and `text` is empty."""
+    prompt_tokens: int = 0
+    """Tokens that the model read, those of images included; 0 when the model was not asked."""
+    answer_tokens: int = 0
+    """Tokens that the model wrote, the end of the answer included."""
+    ended: Ended = ""
+    """Why the model stopped: the answer was over, or had its full length; empty when the model was not asked."""
 
 
 def answered(replies: Sequence[Any]) -> Sequence[Any]:

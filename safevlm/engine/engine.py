@@ -24,6 +24,7 @@ from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
+from safevlm.engine.growing import Asked, GrowingAnswer, GrowingAnswers, OnText, sampling_of
 from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.lengths import Answers, cut_to_room
 from safevlm.engine.setting import setting_of
@@ -137,6 +138,17 @@ class Engine:
         """
         return self._reply_all(requests, generation, batch_size, errors)
 
+    def reply_each(self, asked: Sequence[Asked], stop: Event | None = None) -> list[Reply]:
+        """Answers requests as one batch, in order: each with a length and stop texts of its own, and heard as it grows.
+
+        `stop` ends all answers at the next token. ValueError: requests that cannot share a batch, since they are drawn
+        differently; and as `reply` for one that cannot be used, which then stops all of them.
+        """
+        if not asked:
+            return []
+        sampling_of(asked)
+        return self._reply_batch(asked, stop)
+
     def stream(self, request: Request, generation: Generation | None = None) -> Generator[str, None, None]:
         """The answer piece by piece; in one piece when the defense reviews whole answers, or refuses.
 
@@ -214,7 +226,8 @@ class Engine:
                 )
                 for request, features in pairs
             ]
-            return self._encoder.texts(self._generate(turns, generation).ids)
+            answers, _ = self._generate(turns, [Asked(request, generation) for request in requests])
+            return self._encoder.texts(answers.ids)
 
     def _reply_all(
         self,
@@ -238,7 +251,7 @@ class Engine:
                 break
             batch = requests[start : start + batch_size]
             if errors == "raise":
-                replies += self._reply_batch(batch, how, stop)
+                replies += self._reply_batch([Asked(request, how) for request in batch], stop)
             else:
                 replies += self._reply_usable(batch, start, how, stop)
         return replies
@@ -246,13 +259,13 @@ class Engine:
     def _reply_usable(self, batch: Sequence[Request], first: int, how: Generation, stop: Event | None) -> list[Reply]:
         """Which of a batch cannot be used is looked for only where the batch fails; `first`: its first one's index."""
         try:
-            return self._reply_batch(batch, how, stop)
+            return self._reply_batch([Asked(request, how) for request in batch], stop)
         except ValueError:
             faults = [self._unusable(request, first + index) for index, request in enumerate(batch)]
             if not any(faults):
                 raise
-        usable = [request for request, fault in zip(batch, faults, strict=True) if not fault]
-        given = iter(self._reply_batch(usable, how, stop) if usable else ())
+        usable = [Asked(request, how) for request, fault in zip(batch, faults, strict=True) if not fault]
+        given = iter(self._reply_batch(usable, stop) if usable else ())
         return [
             Reply("", request, Verdict.not_looked(error=fault), error=fault) if fault else next(given)
             for request, fault in zip(batch, faults, strict=True)
@@ -276,14 +289,20 @@ class Engine:
         for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
             pass
 
-    def _reply_batch(self, requests: Sequence[Request], generation: Generation, stop: Event | None) -> list[Reply]:
+    def _reply_batch(self, asked: Sequence[Asked], stop: Event | None) -> list[Reply]:
         with self._turn_at_the_model, torch.inference_mode():
             started = time.perf_counter()
-            prepared = self._prepare(requests)
-            turns = [turn for turn in prepared if isinstance(turn, GuardedRequest)]
-            answers = iter(self._finish(turns, generation, stop))
+            prepared = self._prepare([each.request for each in asked])
+            pairs = list(zip(prepared, asked, strict=True))
+            answers = iter(
+                self._finish(
+                    [turn for turn in prepared if isinstance(turn, GuardedRequest)],
+                    [each for turn, each in pairs if isinstance(turn, GuardedRequest)],
+                    stop,
+                )
+            )
             replies = [next(answers) if isinstance(each, GuardedRequest) else each for each in prepared]
-            seconds = (time.perf_counter() - started) / max(1, len(requests))
+            seconds = (time.perf_counter() - started) / max(1, len(asked))
             return [dataclasses.replace(reply, seconds=seconds) for reply in replies]
 
     def _stream(self, request: Request, generation: Generation | None, stop: Event) -> Generator[str, None, None]:
@@ -296,15 +315,15 @@ class Engine:
         turn = prepared
         if self.defense.reviews:
             with self._turn_at_the_model:
-                reply = self._finish([turn], how, stop)[0]
+                reply = self._finish([turn], [Asked(request, how)], stop)[0]
             yield reply.text
             return
 
-        def generate(streamer: object, stop: Event) -> None:
+        def generate(on_text: OnText) -> None:
             with self._turn_at_the_model:
-                self._generate([turn], how, stop, streamer=streamer)
+                self._finish([turn], [Asked(request, how, on_text)], stop)
 
-        yield from pieces(self.processor.tokenizer, generate, stop)
+        yield from pieces(generate, stop)
 
     def _prepare(self, requests: Sequence[Request]) -> list[GuardedRequest | Reply]:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
@@ -318,15 +337,34 @@ class Engine:
         """Of every frame where the defense looks at images; the model itself reads the first."""
         return self._encoder.features(requests, every_frame=self.defense.detects)
 
-    def _finish(self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None) -> list[Reply]:
+    def _finish(self, turns: Sequence[GuardedRequest], asked: Sequence[Asked], stop: Event | None) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""
         if not turns:
             return []
-        answers = self._generate(turns, generation, stop)
-        return [
-            self._guard.review(turn, text, chat.prompt_text(self.processor, turn.rewritten), self._told(is_cut))
-            for turn, text, is_cut in zip(turns, self._encoder.texts(answers.ids), answers.is_cut, strict=True)
-        ]
+        growing = [self._growing(each) for each in asked]
+        answers, prompt_tokens = self._generate(turns, asked, stop, growing)
+        replies = []
+        for row, (turn, whole) in enumerate(zip(turns, self._encoder.texts(answers.ids), strict=True)):
+            grown, prompt = growing[row], chat.prompt_text(self.processor, turn.rewritten)
+            text = grown.text if grown is not None else whole
+            reply = self._guard.review(turn, text, prompt, self._told(answers.is_cut[row]))
+            is_stopped = answers.has_ended[row] or (grown is not None and grown.is_stopped)
+            replies.append(
+                dataclasses.replace(
+                    reply,
+                    prompt_tokens=prompt_tokens[row],
+                    answer_tokens=grown.tokens if grown is not None else answers.tokens[row],
+                    ended="stop" if is_stopped else "length",
+                )
+            )
+        return replies
+
+    def _growing(self, asked: Asked) -> GrowingAnswer | None:
+        """None where nobody hears the answer before its end, and nothing but its length ends it."""
+        on_text = None if self.defense.reviews else asked.on_text
+        if on_text is None and not asked.generation.stop:
+            return None
+        return GrowingAnswer(self.processor.tokenizer, asked.generation.stop, on_text)
 
     def _told(self, is_cut: bool) -> tuple[str, ...]:
         """Lines of the trace about an answer."""
@@ -334,31 +372,39 @@ class Engine:
 
     @torch.inference_mode()
     def _generate(
-        self, turns: Sequence[GuardedRequest], generation: Generation, stop: Event | None = None, **options: Any
-    ) -> Answers:
-        """`stop` ends it at the next token, the model's positions at the last one that they have."""
+        self,
+        turns: Sequence[GuardedRequest],
+        asked: Sequence[Asked],
+        stop: Event | None = None,
+        growing: Sequence[GrowingAnswer | None] = (),
+    ) -> tuple[Answers, list[int]]:
+        """Answers, and the tokens of each prompt. `stop` ends them at the next token, the model's positions at the last
+        one that they have."""
         batch = self._encoder.batch(turns)
-        room = [self._encoder.positions - tokens for tokens in batch.attention_mask.sum(1).tolist()]
-        sampling = generation.temperature > 0
-        if stop is not None:
-            options["stopping_criteria"] = [lambda *_, **__: stop.is_set()]
-        with torch.random.fork_rng(enabled=sampling):
-            if sampling:
-                torch.manual_seed(generation.seed)
-            output = self.model.generate(
-                **batch.model_inputs,
-                max_new_tokens=min(generation.max_new_tokens, max(room)),
-                do_sample=sampling,
-                temperature=generation.temperature if sampling else None,
-                top_p=generation.top_p if sampling else None,
-                top_k=None,
-                pad_token_id=self._encoder.pad_id,
-                **options,
-            )
-        new_ids = output[:, batch.input_ids.shape[1] :]
+        prompt_tokens: list[int] = batch.attention_mask.sum(1).tolist()
+        room = [self._encoder.positions - tokens for tokens in prompt_tokens]
+        wanted = [each.generation.max_new_tokens for each in asked]
+        limits = [min(pair) for pair in zip(room, wanted, strict=True)]
+        start = batch.input_ids.shape[1]
+        how = asked[0].generation
+        sampling = how.temperature > 0
         ends = self.model.generation_config.eos_token_id
         end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        return cut_to_room(new_ids, room, generation.max_new_tokens, end_ids, self._encoder.pad_id)
+        with torch.random.fork_rng(enabled=sampling):
+            if sampling:
+                torch.manual_seed(how.seed)
+            output = self.model.generate(
+                **batch.model_inputs,
+                max_new_tokens=max(limits),
+                do_sample=sampling,
+                temperature=how.temperature if sampling else None,
+                top_p=how.top_p if sampling else None,
+                top_k=None,
+                pad_token_id=self._encoder.pad_id,
+                stopping_criteria=[GrowingAnswers(start, limits, end_ids, growing, stop)],
+            )
+        new_ids = output[:, start:]
+        return cut_to_room(new_ids, room, wanted, end_ids, self._encoder.pad_id), prompt_tokens
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

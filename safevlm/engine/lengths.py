@@ -22,6 +22,10 @@ class Answers:
     """(b, new), without the prompt; padded after an answer's end."""
     is_cut: tuple[bool, ...]
     """Where an answer did not end by itself, but where the model's positions do."""
+    has_ended: tuple[bool, ...]
+    """Where an answer ended by itself."""
+    tokens: tuple[int, ...]
+    """Of each answer, its end included."""
 
 
 def surely_fits(request: Request, slots: int, positions: int) -> bool:
@@ -43,14 +47,26 @@ def check_length(tokens: int, slots: int, positions: int) -> None:
         )
 
 
-def cut_to_room(new_ids: Tensor, room: Sequence[int], wanted: int, end_ids: Sequence[int], pad_id: int) -> Answers:
-    """(b, new) ids of answers, each at most as long as its prompt left `room` for; `wanted` is what was asked for.
+def cut_to_room(
+    new_ids: Tensor, room: Sequence[int], wanted: Sequence[int], end_ids: Sequence[int], pad_id: int
+) -> Answers:
+    """(b, new) ids of answers, each at most as long as its prompt left `room` for, and as was `wanted`.
 
-    Rows of a batch leave different room: the largest decides how long is generated, and what is too much is dropped.
+    Rows of a batch may be of different length: the largest decides how long is generated; what is too much is dropped.
     """
-    allowed = torch.tensor(room, device=new_ids.device)
-    ends = torch.tensor(end_ids, dtype=new_ids.dtype, device=new_ids.device)
-    beyond = torch.arange(new_ids.shape[1], device=new_ids.device) >= allowed[:, None]
-    ended = (torch.isin(new_ids, ends) & ~beyond).any(1)
-    is_cut = (allowed < wanted) & (allowed <= new_ids.shape[1]) & ~ended
-    return Answers(new_ids.masked_fill(beyond, pad_id), tuple(is_cut.tolist()))
+    device = new_ids.device
+    allowed, asked_for = torch.tensor(room, device=device), torch.tensor(wanted, device=device)
+    limit = torch.minimum(allowed, asked_for)
+    ends = torch.tensor(end_ids, dtype=new_ids.dtype, device=device)
+    place = torch.arange(new_ids.shape[1], device=device)
+    beyond = place >= limit[:, None]
+    is_end = torch.isin(new_ids, ends) & ~beyond
+    has_ended = is_end.any(1)
+    is_cut = (allowed < asked_for) & (allowed <= new_ids.shape[1]) & ~has_ended
+    first_end = torch.where(has_ended, is_end.int().argmax(1) + 1, limit.clamp(max=new_ids.shape[1]))
+    return Answers(
+        new_ids.masked_fill(beyond, pad_id),
+        tuple(is_cut.tolist()),
+        tuple(has_ended.tolist()),
+        tuple(first_end.tolist()),
+    )

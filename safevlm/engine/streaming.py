@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TypeVar
 
-from transformers import PreTrainedTokenizerBase, TextIteratorStreamer
+from safevlm.engine.growing import OnText
 
 Result = TypeVar("Result")
 
 
-def pieces(
-    tokenizer: PreTrainedTokenizerBase, generate: Callable[[TextIteratorStreamer, Event], object], stop: Event
-) -> Iterator[str]:
-    """Pieces of an answer as `generate(streamer, stop)` writes it, in a thread; an error there is raised here.
+def pieces(generate: Callable[[OnText], object], stop: Event) -> Iterator[str]:
+    """Pieces of an answer as `generate(on_text)` says them, in a thread; an error there is raised here.
 
     When the reader goes away, `stop` is set, and generation ends at its next token.
     """
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    heard: SimpleQueue[str | None] = SimpleQueue()
     failure: list[BaseException] = []
+
+    def hear(piece: str) -> bool:
+        heard.put(piece)
+        return not stop.is_set()
 
     def work() -> None:
         try:
-            generate(streamer, stop)
+            generate(hear)
         except BaseException as error:  # noqa: BLE001 - handed to the reader's thread below
             failure.append(error)
-            streamer.end()
+        finally:
+            heard.put(None)
 
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from _stripped(streamer)
+        yield from iter(heard.get, None)
     finally:
         stop.set()
         thread.join()
@@ -74,14 +78,3 @@ async def stream_in_thread(executor: Executor, iterate: Callable[[Event], Genera
     finally:
         stop.set()
         done.cancel()  # where it still waits for its turn
-
-
-def _stripped(pieces: Iterable[str]) -> Iterator[str]:
-    """Pieces without the white space around the whole, as a reply has it."""
-    held, started = "", False
-    for piece in pieces:
-        held = held + piece if started else piece.lstrip()
-        ready = held.rstrip()
-        held, started = held[len(ready) :], started or bool(ready)
-        if ready:
-            yield ready

@@ -163,16 +163,15 @@ def answering(guarded: Engine, text: str, breaks: Exception | None = None) -> It
     """The model says `text`, token by token, and then `breaks`."""
     new = tokenizer()(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
-    def scripted(input_ids: Tensor, streamer: Any = None, **_: Any) -> Tensor:
-        if streamer is not None:
-            streamer.put(input_ids)
-            for token in new[0]:
-                streamer.put(token.unsqueeze(0))
+    def scripted(input_ids: Tensor, stopping_criteria: Any = (), **_: Any) -> Tensor:
+        said = input_ids
+        for token in new[0]:
+            said = torch.cat([said, token.expand(len(said), 1)], 1)
+            if all(bool(torch.as_tensor(ends(said, None)).all()) for ends in stopping_criteria):
+                break
         if breaks is not None:
             raise breaks
-        if streamer is not None:
-            streamer.end()
-        return torch.cat([input_ids, new.expand(len(input_ids), -1)], 1)
+        return said
 
     with generating(guarded, scripted):
         yield

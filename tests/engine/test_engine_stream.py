@@ -17,6 +17,8 @@ from tests.engine import engines
 LONGEST_WAIT = 60.0
 """Seconds after which a stream counts as hanging."""
 RISK = ("must_refuse", "illegal")
+WHOLE = Generation(max_new_tokens=64)
+"""Room for ANSWER."""
 ANSWER = " Take the vork, press it and turn it. Take the cup. "
 
 
@@ -24,7 +26,7 @@ def _request() -> Request:
     return Request("How do I use the things in the picture?", (engines.image(1),))
 
 
-def _pieces(engine: Engine, generation: Generation = engines.SHORT) -> list[str]:
+def _pieces(engine: Engine, generation: Generation = WHOLE) -> list[str]:
     """All pieces; what the stream raises is raised here, and a stream that hangs fails."""
     pieces: list[str] = []
     errors: list[BaseException] = []
@@ -61,7 +63,7 @@ def test_pieces_make_up_the_reply(name: str, temperature: float) -> None:
 def test_pieces_come_one_by_one_and_make_up_the_reply_to_the_space(name: str) -> None:
     engine = engines.engine(name, says=RISK)
     with engines.answering(engine, ANSWER):
-        pieces, reply = _pieces(engine), engine.reply(_request(), engines.SHORT)
+        pieces, reply = _pieces(engine), engine.reply(_request(), WHOLE)
     assert reply.text == ANSWER.strip()
     assert "".join(pieces) == reply.text, "white space around the answer: the stream gives another text than the reply"
     assert len(pieces) > 5, "the whole answer came at once; this is no stream"
