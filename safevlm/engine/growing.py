@@ -63,7 +63,7 @@ class GrowingAnswer:
         """The answer is over: what was held back can become neither a stop text nor a whole character any more."""
         if self.is_over:
             return
-        whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
         if len(whole) > len(self._decoded) and whole.startswith(self._decoded):
             self._take(whole[len(self._decoded) :])
         if not self.is_over:
