@@ -24,7 +24,7 @@ from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.growing import Asked, GrowingAnswer, GrowingAnswers, OnText, sampling_of
+from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of
 from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.lengths import Answers, cut_to_room
 from safevlm.engine.setting import setting_of
@@ -118,6 +118,17 @@ class Engine:
             raise ValueError(f"policy {policy}: no effect, since defense none never looks; name one with a detector")
         return cls(loaded, guard, place, on_error)
 
+    def behind(
+        self, defense: str | Defense, policy: str | Path | Mapping[str, Any] | None = None, on_error: OnError = "refuse"
+    ) -> Engine:
+        """The same model behind another defense or policy, as in `load`; both engines take turns at it."""
+        config = self.loaded.safe_llava.config
+        setting = setting_of(self.loaded, read_policy(policy, config.taxonomy, config.policy), {}, self.device)
+        other = defense if isinstance(defense, Defense) else defenses.build(defense, setting)
+        engine = Engine(self.loaded, other, self.device, on_error)
+        engine._turn_at_the_model = self._turn_at_the_model
+        return engine
+
     def reply(self, request: Request, generation: Generation | None = None) -> Reply:
         """Answers one request. ImageError (a ValueError): an image that cannot be used."""
         return self._reply_all([request], generation, 1, "raise")[0]
@@ -138,7 +149,7 @@ class Engine:
         """
         return self._reply_all(requests, generation, batch_size, errors)
 
-    def reply_each(self, asked: Sequence[Asked], stop: Event | None = None) -> list[Reply]:
+    def reply_each(self, asked: Sequence[BatchRequest], stop: Event | None = None) -> list[Reply]:
         """Answers requests as one batch, in order: each with a length and stop texts of its own, and heard as it grows.
 
         `stop` ends all answers at the next token. ValueError: requests that cannot share a batch, since they are drawn
@@ -187,6 +198,11 @@ class Engine:
         """`look` in the engine's thread."""
         return await in_thread(self._thread, lambda stop: self.look(request))
 
+    @property
+    def positions(self) -> int:
+        """Tokens of a prompt and its answer together that the model was made for."""
+        return self._encoder.positions
+
     def encoded(self, requests: Sequence[Request]) -> EncodedBatch | None:
         """What the model would read after detect, rewrite and transform; None: the defense answers all of them itself.
 
@@ -226,7 +242,7 @@ class Engine:
                 )
                 for request, features in pairs
             ]
-            answers, _ = self._generate(turns, [Asked(request, generation) for request in requests])
+            answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers.ids)
 
     def _reply_all(
@@ -251,7 +267,7 @@ class Engine:
                 break
             batch = requests[start : start + batch_size]
             if errors == "raise":
-                replies += self._reply_batch([Asked(request, how) for request in batch], stop)
+                replies += self._reply_batch([BatchRequest(request, how) for request in batch], stop)
             else:
                 replies += self._reply_usable(batch, start, how, stop)
         return replies
@@ -259,12 +275,12 @@ class Engine:
     def _reply_usable(self, batch: Sequence[Request], first: int, how: Generation, stop: Event | None) -> list[Reply]:
         """Which of a batch cannot be used is looked for only where the batch fails; `first`: its first one's index."""
         try:
-            return self._reply_batch([Asked(request, how) for request in batch], stop)
+            return self._reply_batch([BatchRequest(request, how) for request in batch], stop)
         except ValueError:
             faults = [self._unusable(request, first + index) for index, request in enumerate(batch)]
             if not any(faults):
                 raise
-        usable = [Asked(request, how) for request, fault in zip(batch, faults, strict=True) if not fault]
+        usable = [BatchRequest(request, how) for request, fault in zip(batch, faults, strict=True) if not fault]
         given = iter(self._reply_batch(usable, stop) if usable else ())
         return [
             Reply("", request, Verdict.not_looked(error=fault), error=fault) if fault else next(given)
@@ -289,7 +305,7 @@ class Engine:
         for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
             pass
 
-    def _reply_batch(self, asked: Sequence[Asked], stop: Event | None) -> list[Reply]:
+    def _reply_batch(self, asked: Sequence[BatchRequest], stop: Event | None) -> list[Reply]:
         with self._turn_at_the_model, torch.inference_mode():
             started = time.perf_counter()
             prepared = self._prepare([each.request for each in asked])
@@ -315,13 +331,13 @@ class Engine:
         turn = prepared
         if self.defense.reviews:
             with self._turn_at_the_model:
-                reply = self._finish([turn], [Asked(request, how)], stop)[0]
+                reply = self._finish([turn], [BatchRequest(request, how)], stop)[0]
             yield reply.text
             return
 
         def generate(on_text: OnText) -> None:
             with self._turn_at_the_model:
-                self._finish([turn], [Asked(request, how, on_text)], stop)
+                self._finish([turn], [BatchRequest(request, how, on_text)], stop)
 
         yield from pieces(generate, stop)
 
@@ -337,7 +353,9 @@ class Engine:
         """Of every frame where the defense looks at images; the model itself reads the first."""
         return self._encoder.features(requests, every_frame=self.defense.detects)
 
-    def _finish(self, turns: Sequence[GuardedRequest], asked: Sequence[Asked], stop: Event | None) -> list[Reply]:
+    def _finish(
+        self, turns: Sequence[GuardedRequest], asked: Sequence[BatchRequest], stop: Event | None
+    ) -> list[Reply]:
         """Generates for all turns at once and reviews each answer."""
         if not turns:
             return []
@@ -359,7 +377,7 @@ class Engine:
             )
         return replies
 
-    def _growing(self, asked: Asked) -> GrowingAnswer | None:
+    def _growing(self, asked: BatchRequest) -> GrowingAnswer | None:
         """None where nobody hears the answer before its end, and nothing but its length ends it."""
         on_text = None if self.defense.reviews else asked.on_text
         if on_text is None and not asked.generation.stop:
@@ -374,7 +392,7 @@ class Engine:
     def _generate(
         self,
         turns: Sequence[GuardedRequest],
-        asked: Sequence[Asked],
+        asked: Sequence[BatchRequest],
         stop: Event | None = None,
         growing: Sequence[GrowingAnswer | None] = (),
     ) -> tuple[Answers, list[int]]:

@@ -19,7 +19,7 @@ OnText = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchRequest:
     """A request on its way into a batch."""
 
     request: Request
@@ -132,7 +132,7 @@ class GrowingAnswers:
         return over.to(input_ids.device)
 
 
-def sampling_of(asked: Sequence[Asked]) -> Generation:
+def sampling_of(asked: Sequence[BatchRequest]) -> Generation:
     """How the tokens of a batch are drawn. ValueError: its requests want different things, or draw beside others."""
     first = asked[0].generation
     if any(key(each.generation) != key(first) for each in asked):

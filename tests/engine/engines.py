@@ -130,7 +130,7 @@ def mixed_requests() -> list[Request]:
 
 
 @dataclass
-class Asked:
+class BatchRequest:
     """What the model was asked, and what it wrote."""
 
     rows: list[list[int]] = field(default_factory=list)
@@ -143,9 +143,9 @@ class Asked:
 
 
 @contextmanager
-def watched(guarded: Engine) -> Iterator[Asked]:
+def watched(guarded: Engine) -> Iterator[BatchRequest]:
     """Listens to the model's `generate`."""
-    asked, generate = Asked(), guarded.model.generate
+    asked, generate = BatchRequest(), guarded.model.generate
 
     def listening(**inputs: Any) -> Tensor:
         pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from safevlm.engine import Asked
+from safevlm.engine import BatchRequest
 from safevlm.engine.growing import GrowingAnswer
 from safevlm.types import Generation, Request
 from tests.engine import engines
@@ -16,9 +16,9 @@ QUESTIONS = ("What is it?", "How do I use it?", "What do you see?")
 LENGTHS = (3, 9, 6)
 
 
-def _asked(**of_each: object) -> list[Asked]:
+def _asked(**of_each: object) -> list[BatchRequest]:
     return [
-        Asked(Request(question, (engines.image(),)), Generation(max_new_tokens=length), **of_each)
+        BatchRequest(Request(question, (engines.image(),)), Generation(max_new_tokens=length), **of_each)
         for question, length in zip(QUESTIONS, LENGTHS, strict=True)
     ]
 
@@ -81,7 +81,7 @@ def test_characters_of_several_tokens_are_said_whole() -> None:
 
 
 def test_requests_that_are_drawn_differently_do_not_share_a_batch() -> None:
-    drawn = [Asked(Request("What is it?"), Generation(temperature=1.0, seed=seed)) for seed in (1, 2)]
+    drawn = [BatchRequest(Request("What is it?"), Generation(temperature=1.0, seed=seed)) for seed in (1, 2)]
     with pytest.raises(ValueError, match="seed"):
         engines.engine().reply_each(drawn)
 

@@ -1,0 +1,122 @@
+"""Who may ask, from where, and how much at once: keys, host names, the type and the size of a body."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from safevlm.serve.errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = ("/healthz",)
+"""Answered without a key."""
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
+JSON = "application/json"
+
+
+class Keys:
+    """API keys, kept as hashes; none: everybody may ask."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """ApiError 401. All keys are compared, each in constant time."""
+        if not self._digests:
+            return
+        given = headers.get(b"authorization", b"")
+        bearer = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        asked = _digest(bearer.decode("latin-1"))
+        matches = [hmac.compare_digest(asked, known) for known in self._digests]
+        if not any(matches):
+            raise ApiError(401, "no such API key; send it as `Authorization: Bearer KEY`", code="invalid_api_key")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server at this address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Lets through what may be asked, and no body beyond the limit, before anything of it is read.
+
+    A browser page of anybody may post to a server on loopback; so there a request must name a local host, which
+    rebinding of a name cannot do, and be typed as JSON, which a page of another origin cannot send.
+    """
+
+    def __init__(self, app: App, keys: Keys, most_bytes: int, is_local: bool, refuse: Callable[..., Any]) -> None:
+        """`refuse(error)`: the ASGI response for an ApiError."""
+        self.app = app
+        self.keys = keys
+        self.most_bytes = most_bytes
+        self.is_local = is_local
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        try:
+            self._check(scope, headers)
+        except ApiError as error:
+            await self.refuse(error)(scope, receive, send)
+            return
+        read = 0
+        has_started = False
+
+        async def bounded() -> MutableMapping[str, Any]:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most_bytes:
+                raise _too_large(self.most_bytes)
+            return message
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, bounded, watched)
+        except ApiError as error:
+            if has_started:
+                raise
+            await self.refuse(error)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if self.is_local:
+            host = headers.get(b"host", b"").decode("latin-1")
+            name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+            if name.strip("[]") not in LOCAL_NAMES:
+                raise ApiError(403, f"this server answers to local names only, not to {name[:60]!r}", code="host")
+        if scope["path"] not in OPEN:
+            self.keys.check(headers)
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+            if kind != JSON:
+                raise ApiError(415, f"send the body as {JSON}", code="content_type")
+            length = headers.get(b"content-length", b"0")
+            if length.isdigit() and int(length) > self.most_bytes:
+                raise _too_large(self.most_bytes)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body has more than {most:,} bytes", code="too_large")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

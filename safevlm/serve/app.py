@@ -1,0 +1,132 @@
+"""The web server: routes in OpenAI's form in front of a guarded model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from safevlm import versions
+from safevlm.serve.access import Gate, Keys
+from safevlm.serve.chat_api import Answering
+from safevlm.serve.errors import ApiError
+from safevlm.serve.guarded import GuardedModel
+from safevlm.serve.wire.chat import ChatBody
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = True) -> FastAPI:
+    """`is_local`: requests must name a local host. The model is closed when the app is."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(model.close)
+
+    app = FastAPI(title="SafeVLM", version=versions.VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(
+        Gate, keys=keys or Keys(()), most_bytes=model.limits.body_bytes, is_local=is_local, refuse=error_response
+    )
+    app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _broken)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatBody, request: Request) -> Response:
+        answering = await Answering.start(model, body)
+        if body.stream:
+            first = await while_connected(request, answering.first())
+            return StreamingResponse(answering.events(first), media_type="text/event-stream", headers=NO_STORE)
+        return JSONResponse(await while_connected(request, answering.whole()), headers=NO_STORE)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model.card()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != model.name:
+            raise ApiError(404, f"no model {name!r}; this server has {model.name!r}", code="model_not_found")
+        return model.card()
+
+    @app.get("/healthz", response_model=None)
+    async def healthz() -> Response:
+        trouble = model.trouble()
+        told = {"status": "error" if trouble else "ok", **({"trouble": trouble} if trouble else {})}
+        return JSONResponse(told, 503 if trouble else 200)
+
+    @app.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        return Response(model.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """What `work` gives; when the client goes away it is cancelled, and its place is free."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client went away")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, headers={**NO_STORE, **error.headers})
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a body, by its place."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    place = _place(fault["loc"][1:])
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "json_invalid":
+        return error_response(ApiError(400, "the body is no JSON", code="invalid_json"))
+    code = "unknown_parameter" if fault["type"] == "extra_forbidden" else "invalid_value"
+    if code == "unknown_parameter":
+        message = "this server does not know it"
+    return error_response(ApiError(400, f"{place}: {message}" if place else message, param=place or None, code=code))
+
+
+def _place(location: tuple[Any, ...]) -> str:
+    """`("messages", 0, "content")` → `messages[0].content`."""
+    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return said.removeprefix(".")
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(ApiError(500, "the request failed; the cause is in the server's log"))

@@ -1,0 +1,136 @@
+"""`POST /v1/chat/completions` of a guarded model."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from safevlm.serve import moderation
+from safevlm.serve.conversation import generation_of, opened_request
+from safevlm.serve.errors import ApiError
+from safevlm.serve.guarded import GuardedModel
+from safevlm.serve.wire.chat import ChatBody
+from safevlm.types import Reply
+
+DONE = "data: [DONE]\n\n"
+NO_OUTPUT_GUARD = "this server has no guard of answers; start it with --output-guard"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """One completion on its way."""
+
+    model: GuardedModel
+    body: ChatBody
+    id: str
+    created: int
+    pieces: AsyncGenerator[str | Reply]
+
+    @classmethod
+    async def start(cls, model: GuardedModel, body: ChatBody) -> Answering:
+        """ApiError: what cannot be answered, before the first byte is sent."""
+        if body.model != model.name:
+            raise ApiError(
+                404, f"no model {body.model!r}; this server has {model.name!r}", param="model", code="model_not_found"
+            )
+        asked = body.moderation
+        if asked is not None and asked.mode("output") == "block":
+            raise ApiError(400, NO_OUTPUT_GUARD, param="moderation.policy.output", code="not_available")
+        id = f"chatcmpl-{uuid.uuid4().hex}"
+        question = await opened_request(body.messages, model.images, id)
+        generation = generation_of(body, model.most_tokens)
+        blocks = asked is not None and asked.mode("input") == "block"
+        pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks)
+        return cls(model, body, id, int(time.time()), pieces)
+
+    async def whole(self) -> dict[str, Any]:
+        """The completion in one piece."""
+        reply = await self._reply()
+        is_refused = bool(reply.refused_by)
+        message = {
+            "role": "assistant",
+            "content": None if is_refused else reply.text,
+            "refusal": reply.text if is_refused else None,
+        }
+        choice = {"index": 0, "message": message, "finish_reason": finish_of(reply), "logprobs": None}
+        told = {"usage": usage_of(reply), **self._moderation(reply)}
+        return self._envelope("chat.completion", [choice]) | told
+
+    async def first(self) -> str | Reply:
+        """What is heard first; ApiError: nothing will be, which is still told by the status."""
+        return await anext(self.pieces)
+
+    async def events(self, first: str | Reply) -> AsyncIterator[str]:
+        """The completion as server-sent events. What goes wrong on the way is an event too, and no `[DONE]` follows."""
+        try:
+            yield self._event([_choice({"role": "assistant", "content": ""})])
+            async for heard in preceded(first, self.pieces):
+                if isinstance(heard, str):
+                    yield self._event([_choice({"content": heard})])
+                    continue
+                if heard.refused_by:
+                    yield self._event([_choice({"refusal": heard.text})])
+                elif self.model.engine.defense.reviews and heard.text:
+                    yield self._event([_choice({"content": heard.text})])
+                yield self._event([_choice({}, finish_of(heard))])
+                if moderated := self._moderation(heard):
+                    yield self._event([], **moderated)
+                options = self.body.stream_options
+                if options is not None and options.include_usage:
+                    yield self._event([], usage=usage_of(heard))
+            yield DONE
+        except ApiError as error:
+            yield f"data: {json.dumps(error.body)}\n\n"
+        finally:
+            await self.pieces.aclose()
+
+    async def _reply(self) -> Reply:
+        async for heard in self.pieces:
+            if isinstance(heard, Reply):
+                return heard
+        raise ApiError(500, "the model gave no answer")
+
+    def _moderation(self, reply: Reply) -> dict[str, Any]:
+        asked = self.body.moderation
+        if asked is None:
+            return {}
+        told: dict[str, Any] = {"input": None, "output": None}
+        if asked.mode("input") is not None:
+            told["input"] = moderation.inline(
+                reply.verdict, self.model.engine.taxonomy, self.model.name, bool(reply.request.images)
+            )
+        if asked.mode("output") is not None:
+            told["output"] = moderation.failed(NO_OUTPUT_GUARD, "not_available")
+        return {"moderation": told}
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
+        return f"data: {json.dumps(self._envelope('chat.completion.chunk', choices) | more, ensure_ascii=False)}\n\n"
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model.name, "choices": choices}
+
+
+async def preceded(first: str | Reply, others: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:
+    yield first
+    async for other in others:
+        yield other
+
+
+def finish_of(reply: Reply) -> str:
+    return "content_filter" if reply.refused_by else reply.ended or "stop"
+
+
+def usage_of(reply: Reply) -> dict[str, int]:
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.answer_tokens,
+        "total_tokens": reply.prompt_tokens + reply.answer_tokens,
+    }
+
+
+def _choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}

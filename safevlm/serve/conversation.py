@@ -1,0 +1,78 @@
+"""Bodies → one question with its images and earlier turns, within the server's limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safevlm.serve.errors import ApiError
+from safevlm.serve.flat_images import FlatImage, ImageOpener
+from safevlm.serve.limits import Limits
+from safevlm.serve.wire.chat import ChatBody, ChatMessage
+from safevlm.types import MAX_SEED, Generation, Request
+
+
+@dataclass(frozen=True)
+class OpenedRequest:
+    """What a client asks, ready for the guard."""
+
+    request: Request
+    """Its images are `images`, opened."""
+    images: tuple[FlatImage, ...]
+
+
+async def opened_request(messages: Sequence[ChatMessage], images: ImageOpener, id: str) -> OpenedRequest:
+    """ApiError names the message: over a limit, out of order, or with an image that cannot be used."""
+    _check_size(messages, images.limits)
+    uris = [
+        (f"messages[{turn}].content[{place}].image_url.url", url)
+        for turn, message in enumerate(messages)
+        for place, url in message.images()
+    ]
+    try:
+        request = Request.from_messages([_plain(message) for message in messages], id=id)
+    except (TypeError, ValueError) as error:
+        raise ApiError(400, str(error), param="messages", code="invalid_messages") from error
+    opened = await images.open([url for _, url in uris], [place for place, _ in uris])
+    request = dataclasses.replace(request, images=tuple(image.image for image in opened))
+    return OpenedRequest(request, tuple(opened))
+
+
+def generation_of(body: ChatBody, most: int) -> Generation:
+    """Greedy unless a temperature is given; without a seed every answer is drawn anew. `most`: new tokens."""
+    temperature = body.temperature or 0.0
+    wanted = body.max_completion_tokens or body.max_tokens
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if not all(stop):
+        raise ApiError(400, "stop: an empty text ends every answer at once; leave it out", param="stop")
+    return Generation(
+        max_new_tokens=min(wanted, most) if wanted is not None else min(Generation().max_new_tokens, most),
+        temperature=temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=secrets.randbelow(MAX_SEED) if body.seed is None and temperature else body.seed or 0,
+        stop=stop,
+    )
+
+
+def _plain(message: ChatMessage) -> dict[str, object]:
+    """As `safevlm.messages` reads it, images as empty places: they are opened here."""
+    images = [{"type": "image_url", "image_url": {"url": "data:"}} for _ in message.images()]
+    words = message.text()
+    return {"role": message.role, "content": [*images, *([{"type": "text", "text": words}] if words else [])]}
+
+
+def _check_size(messages: Sequence[ChatMessage], limits: Limits) -> None:
+    if len(messages) > limits.messages:
+        raise ApiError(
+            400, f"{len(messages)} messages; this server takes {limits.messages}", param="messages", code="too_long"
+        )
+    characters = sum(len(message.text()) for message in messages)
+    if characters > limits.characters:
+        raise ApiError(
+            400,
+            f"{characters:,} characters; this server takes {limits.characters:,}",
+            param="messages",
+            code="too_long",
+        )

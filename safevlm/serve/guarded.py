@@ -1,0 +1,140 @@
+"""A guarded model behind a server: every face of it asks here, and what breaks on the way is no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from safevlm.engine import Engine
+from safevlm.serve.acting import Blocking
+from safevlm.serve.batches import Batches, Waiting
+from safevlm.serve.conversation import OpenedRequest
+from safevlm.serve.errors import ApiError
+from safevlm.serve.flat_images import ImageOpener
+from safevlm.serve.limits import Limits
+from safevlm.serve.metrics import Metrics
+from safevlm.types import Generation, Reply, Verdict
+
+
+@dataclass
+class Health:
+    """Whether the guard works. It is red from a failure to the next success."""
+
+    trouble: str = ""
+
+    def note(self, verdict: Verdict) -> None:
+        self.trouble = "the last detector that ran failed" if verdict.error else ""
+
+
+@dataclass
+class GuardedModel:
+    """One engine, its queue, and what is counted."""
+
+    engine: Engine
+    name: str
+    """By which clients ask for it."""
+    limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
+    health: Health = field(default_factory=Health)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.batches = Batches(self.limits.batch, self.limits.waiting)
+        self.metrics.watch_waiting(lambda: self.batches.waiting)
+        self.images = ImageOpener(self.engine.processor.image_processor, self.limits)
+        self._blocking = self.engine.behind(Blocking(self.engine.defense, self.engine.taxonomy))
+
+    @property
+    def most_tokens(self) -> int:
+        """An answer can have; the engine cuts it where the model's positions end."""
+        return self.engine.positions
+
+    def trouble(self) -> str:
+        """Why the server is not well; empty: it is."""
+        if not self.batches.is_alive:
+            return "the model's thread has ended"
+        if self.batches.busy_seconds() > self.limits.seconds:
+            return "a batch has not ended in time"
+        return self.health.trouble
+
+    async def answer(
+        self, question: OpenedRequest, generation: Generation, *, is_streamed: bool = False, blocks: bool = False
+    ) -> AsyncGenerator[str | Reply]:
+        """Pieces where it is streamed, and last the reply. `blocks`: whatever is flagged is refused.
+
+        ApiError: the queue is full, the request cannot be used, or no answer came in time.
+        """
+        started = time.perf_counter()
+        engine = self._blocking if blocks else self.engine
+        waiting = Waiting(engine, question.request, generation, is_streamed)
+        self.metrics.images.inc(len(question.images))
+        action = "failed"
+        try:
+            self.batches.put(waiting)
+            async with asyncio.timeout(self.limits.seconds):
+                async for heard in waiting.heard():
+                    if isinstance(heard, Reply):
+                        self._count(heard)
+                        action = "refused" if heard.refused_by else "hinted" if _is_hinted(heard) else "passed"
+                    yield heard
+        except TimeoutError as error:
+            self.metrics.guard_errors.labels("timeout").inc()
+            raise ApiError(504, "no answer in time, so nothing was let through", code="timeout") from error
+        except ApiError as error:
+            action = "busy" if error.status == 429 else action
+            raise
+        except ValueError as error:
+            action = "unusable"
+            raise ApiError(400, str(error), code="invalid_request") from error
+        except (asyncio.CancelledError, GeneratorExit):
+            action = "left"
+            raise
+        except Exception as error:
+            self.metrics.guard_errors.labels("model").inc()
+            self.health.trouble = "the last request failed"
+            raise ApiError(500, "the request failed; the cause is in the server's log") from error
+        finally:
+            waiting.leave()
+            self.metrics.requests.labels(action).inc()
+            self.metrics.seconds.observe(time.perf_counter() - started)
+
+    async def look(self, question: OpenedRequest) -> Verdict:
+        """The verdict alone. ApiError: no verdict in time."""
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                verdict = await self.engine.alook(question.request)
+        except TimeoutError as error:
+            self.metrics.guard_errors.labels("timeout").inc()
+            raise ApiError(504, "no verdict in time; nothing is known about the request", code="timeout") from error
+        self.metrics.guard_seconds.observe(time.perf_counter() - started)
+        self._count_verdict(verdict, bool(question.images))
+        return verdict
+
+    def _count(self, reply: Reply) -> None:
+        self._count_verdict(reply.verdict, bool(reply.request.images))
+        self.metrics.tokens.labels("read").inc(reply.prompt_tokens)
+        self.metrics.tokens.labels("written").inc(reply.answer_tokens)
+
+    def _count_verdict(self, verdict: Verdict, has_images: bool) -> None:
+        self.health.note(verdict)
+        if verdict.error:
+            self.metrics.guard_errors.labels("detector").inc()
+        elif verdict.looked:
+            source = "image" if has_images else "text"
+            self.metrics.verdicts.labels(verdict.source, verdict.category, verdict.level, source).inc()
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Finishes what is in progress."""
+        self.batches.close(seconds)
+
+    def card(self) -> dict[str, Any]:
+        """Of `/v1/models`."""
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "safevlm"}
+
+
+def _is_hinted(reply: Reply) -> bool:
+    return any(line.startswith("added to the question") for line in reply.trace)
