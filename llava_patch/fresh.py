@@ -111,7 +111,16 @@ def take_tower(model: Model, clip: Clip) -> None:
 
 def tower_patches(clip: Clip, pixel_values: Tensor, layer: int) -> Tensor:
     """(b, 3, h, w) → (b, patches, v): hidden states of a layer of a CLIP's vision tower, CLS left out."""
-    states: tuple[Tensor, ...] = clip.vision_model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+    return _patches(clip.vision_model(pixel_values=pixel_values, output_hidden_states=True), layer)
+
+
+def clip_patches(output: Any, layer: int) -> Tensor:
+    """(b, patches, v): hidden states of a layer, CLS left out, from a CLIP's output with `output_hidden_states`."""
+    return _patches(output.vision_model_output, layer)
+
+
+def _patches(tower_output: Any, layer: int) -> Tensor:
+    states: tuple[Tensor, ...] = tower_output.hidden_states
     return states[layer][:, 1:]
 
 

@@ -60,14 +60,16 @@ class BuildConfig:
 
     seed: int = SEED
     scenes: int = 20_000
-    sight_steps: int = 2_800
-    """Of the tower up to the layer that LLaVA reads, on what its patches show; a step is one batch."""
+    sight_steps: int = 2_500
+    """Of the tower alone, on what its patches show; a step is one batch."""
     alone_steps: int = 150
     """The first of them, on scenes of one thing."""
     widening_steps: int = 300
     """After so many steps views differ from the scenes as much as they ever will."""
+    sight_and_caption_steps: int = 450
+    """Of both towers, on captions as well."""
     caption_steps: int = 1_500
-    """Of what lies above that layer and of the text tower, on captions."""
+    """On captions alone, of what lies above the layer that LLaVA reads and of the text tower."""
     clip_batch: int = 128
     clip_lr: float = 3e-3
     clip_matrix_lr: float = 8e-3
@@ -156,30 +158,37 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Processor:
 
 
 def train_clip(pictures: Pictures, processor: Processor, config: BuildConfig) -> Clip:
-    """The tower's lower layers on what its patches show, then all that lies above them on captions.
+    """The tower alone, both towers on captions as well, and then, on captions alone, all that LLaVA does not read.
 
     Telling what the patches show that LLaVA will read teaches shapes far sooner than captions do; what is risky about
-    a thing stands in captions only. Every step sees fresh views and fresh captions.
+    a thing stands in captions only, and takes longest. Every step sees fresh views and fresh captions.
     """
     clip = fresh.clip_of(TOWER, _text_sizes(processor.tokenizer), TOWER["projection_dim"])
-    _learn_to_see(clip, pictures, _camera(processor, config.seed + 1), config)
+    _learn_to_see(clip, pictures, processor, config)
     fresh.freeze_tower_up_to(clip, READ_LAYER)
     _learn_captions(clip, pictures, processor, config)
     return clip.requires_grad_(True).eval()
 
 
-def _learn_to_see(clip: Clip, pictures: Pictures, camera: Camera, config: BuildConfig) -> None:
-    truth, read_out = Truth(pictures.scenes), ReadOut(TOWER["hidden_size"])
-    seeing = nn.ModuleList([clip.vision_model, read_out])
-    descent = Descent(seeing, config.sight_steps, config.clip_matrix_lr, config.clip_lr)
+def _learn_to_see(clip: Clip, pictures: Pictures, processor: Processor, config: BuildConfig) -> None:
+    truth, read_out, camera = Truth(pictures.scenes), ReadOut(TOWER["hidden_size"]), _camera(processor, config.seed + 1)
+    steps = config.sight_steps + config.sight_and_caption_steps
+    descent = Descent(nn.ModuleList([clip, read_out]), steps, config.clip_matrix_lr, config.clip_lr)
     rng = random.Random(config.seed + 1)
     alone, everything = pictures.rows(1, 1), range(len(pictures.scenes))
-    with tqdm(range(config.sight_steps), "sight", mininterval=5) as bar:
+    with tqdm(range(steps), "sight", mininterval=5) as bar:
         for step in bar:
             rows = rng.sample(alone if step < config.alone_steps else everything, config.clip_batch)
             pixels, view = camera.take(pictures.pixels[rows], min(1.0, step / config.widening_steps))
-            patches = fresh.tower_patches(clip, pixels, READ_LAYER)
-            descent.step(read_out.loss(patches, truth, torch.tensor(rows), view))
+            if step < config.sight_steps:
+                loss = 0.0
+                patches = fresh.tower_patches(clip, pixels, READ_LAYER)
+            else:
+                captions = _captions(processor, rng, pictures, rows)
+                output = clip(**captions, pixel_values=pixels, return_loss=True, output_hidden_states=True)
+                loss, patches = output.loss, fresh.clip_patches(output, READ_LAYER)
+            descent.step(loss + read_out.loss(patches, truth, torch.tensor(rows), view))
+            clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
             bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
 
 
@@ -191,10 +200,16 @@ def _learn_captions(clip: Clip, pictures: Pictures, processor: Processor, config
         for _ in bar:
             rows = rng.sample(everything, config.clip_batch)
             pixels, _view = camera.take(pictures.pixels[rows])
-            captions = encode_captions(processor.tokenizer, [words.caption(rng, pictures.scenes[row]) for row in rows])
+            captions = _captions(processor, rng, pictures, rows)
             descent.step(clip(**captions, pixel_values=pixels, return_loss=True).loss)
             clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
             bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
+
+
+def _captions(
+    processor: Processor, rng: random.Random, pictures: Pictures, rows: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    return encode_captions(processor.tokenizer, [words.caption(rng, pictures.scenes[row]) for row in rows])
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, torch.Tensor]:
