@@ -87,10 +87,13 @@ def is_animated(path: Path) -> bool:
         return False
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height as stored, from the header; of something unreadable, a size that no image has."""
+def image_size(data: bytes, formats: tuple[str, ...] | None = None) -> tuple[int, int]:
+    """Width and height as stored, from the header; of something unreadable, a size that no image has.
+
+    `formats`: all that are tried, as PIL calls them; None: every one that PIL reads.
+    """
     try:
-        return Image.open(BytesIO(data)).size
+        return Image.open(BytesIO(data), formats=formats).size
     except Exception:  # noqa: BLE001 - as in `_named`
         return (0, 0)
 

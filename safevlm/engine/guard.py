@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -54,7 +55,7 @@ class Guard:
 
     def _look(self, request: Request, features: LazyImageFeatures) -> Verdict:
         try:
-            return given(Verdict, self.defense.detect(request, features))
+            return _sound(given(Verdict, self.defense.detect(request, features)))
         except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
             return self._broken("detect", Verdict.not_looked(self.defense.name), error)
 
@@ -143,6 +144,16 @@ def given(kind: type[Result], value: object) -> Result:
     if not isinstance(value, kind):
         raise TypeError(f"gave {value!r}, not a {kind.__name__}")
     return value
+
+
+def _sound(verdict: Verdict) -> Verdict:
+    """ValueError: a probability is no number, so whatever was chosen by it is chosen by chance."""
+    tables = {"level": verdict.level_probabilities, "category": verdict.category_probabilities}
+    for kind, table in tables.items():
+        for name, probability in table.items():
+            if not math.isfinite(probability):
+                raise ValueError(f"the probability of the {kind} {name} is {probability}")
+    return verdict
 
 
 def _trace(turn: GuardedRequest) -> tuple[str, ...]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from safevlm.serve.errors import ApiError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from safevlm.serve.exchange import App, Exchange, Receive, Room, Scope, Send, too_large
+from safevlm.serve.limits import Limits
 
 OPEN = ("/healthz",)
 """Answered without a key."""
@@ -50,52 +47,36 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Lets through what may be asked, and no body beyond the limit, before anything of it is read.
+    """Lets through what may be asked, and of a body no more than its bounds.
 
     A browser page of anybody may post to a server on loopback; so there a request must name a local host, which
     rebinding of a name cannot do, and be typed as JSON, which a page of another origin cannot send.
     """
 
-    def __init__(self, app: App, keys: Keys, most_bytes: int, is_local: bool, refuse: Callable[..., Any]) -> None:
+    def __init__(self, app: App, keys: Keys, limits: Limits, is_local: bool, refuse: Callable[..., Any]) -> None:
         """`refuse(error)`: the ASGI response for an ApiError."""
         self.app = app
         self.keys = keys
-        self.most_bytes = most_bytes
+        self.limits = limits
         self.is_local = is_local
         self.refuse = refuse
+        self.room = Room(limits.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        exchange = Exchange(headers, receive, send, self.limits, self.room)
         try:
             self._check(scope, headers)
+            await self.app(scope, exchange.receive, exchange.send)
         except ApiError as error:
-            await self.refuse(error)(scope, receive, send)
-            return
-        read = 0
-        has_started = False
-
-        async def bounded() -> MutableMapping[str, Any]:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.most_bytes:
-                raise _too_large(self.most_bytes)
-            return message
-
-        async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            await self.app(scope, bounded, watched)
-        except ApiError as error:
-            if has_started:
+            if exchange.has_started:
                 raise
-            await self.refuse(error)(scope, receive, send)
+            await self.refuse(error)(scope, exchange.receive, exchange.send)
+        finally:
+            exchange.close()
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self.is_local:
@@ -110,12 +91,8 @@ class Gate:
             if kind != JSON:
                 raise ApiError(415, f"send the body as {JSON}", code="content_type")
             length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self.most_bytes:
-                raise _too_large(self.most_bytes)
-
-
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"the body has more than {most:,} bytes", code="too_large")
+            if length.isdigit() and int(length[:20]) > self.limits.body_bytes:
+                raise too_large(self.limits.body_bytes)
 
 
 def _digest(key: str) -> bytes:

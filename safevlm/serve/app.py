@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -18,11 +18,16 @@ from safevlm.serve.access import Gate, Keys
 from safevlm.serve.chat_api import Answering
 from safevlm.serve.errors import ApiError
 from safevlm.serve.guarded import GuardedModel
+from safevlm.serve.strict_body import StrictRoute
 from safevlm.serve.wire.chat import ChatBody
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+CODES = {"extra_forbidden": "unknown_parameter", "not_supported": "not_supported"}
+"""Of errors, by pydantic's types."""
+PLACE = 200
+"""Characters of a place that an error repeats."""
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -35,9 +40,8 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
         await asyncio.to_thread(model.close)
 
     app = FastAPI(title="SafeVLM", version=versions.VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(
-        Gate, keys=keys or Keys(()), most_bytes=model.limits.body_bytes, is_local=is_local, refuse=error_response
-    )
+    app.add_middleware(Gate, keys=keys or Keys(()), limits=model.limits, is_local=is_local, refuse=error_response)
+    app.router.route_class = StrictRoute
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -105,25 +109,38 @@ async def _told(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """The first thing that is wrong with a body, by its place."""
     assert isinstance(error, RequestValidationError)
-    fault = error.errors()[0]
-    place = _place(fault["loc"][1:])
+    placed = [(place_of(fault, error.body), fault) for fault in error.errors()]
+    place, fault = max(placed, key=lambda each: len(each[0]))  # of the readings of a value, the one that got furthest
+    code = CODES.get(fault["type"], "invalid_value")
     message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "json_invalid":
-        return error_response(ApiError(400, "the body is no JSON", code="invalid_json"))
-    code = "unknown_parameter" if fault["type"] == "extra_forbidden" else "invalid_value"
     if code == "unknown_parameter":
         message = "this server does not know it"
-    return error_response(ApiError(400, f"{place}: {message}" if place else message, param=place or None, code=code))
+    param = param_of(place)[:PLACE] or fault.get("ctx", {}).get("param")
+    told = f"{param}: {message}" if place else message
+    return error_response(ApiError(400, told, param=param, code=code))
 
 
-def _place(location: tuple[Any, ...]) -> str:
+def place_of(fault: Mapping[str, Any], body: Any) -> tuple[str | int, ...]:
+    """The steps from the body to what is wrong, without the names of readings (`list[…]`, a tag) among pydantic's."""
+    location = fault["loc"][1:]
+    steps: list[str | int] = []
+    for step in location:
+        if step in body if isinstance(body, dict) else isinstance(body, list) and isinstance(step, int):
+            body = body[step]
+            steps.append(step)
+    return (*steps, location[-1]) if fault["type"] == "missing" and location else tuple(steps)
+
+
+def param_of(place: Sequence[str | int]) -> str:
     """`("messages", 0, "content")` → `messages[0].content`."""
-    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     return said.removeprefix(".")
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):  # raised while the body was read
+        return error_response(error.__cause__)
     return error_response(ApiError(error.status_code, str(error.detail), headers=error.headers))
 
 

@@ -1,4 +1,4 @@
-"""A bounded queue in front of one model: requests that wait together are answered together.
+"""A bounded queue in front of one model: requests that wait together are answered, or looked at, together.
 
 One thread works at the model. A request that nobody waits for any more is dropped from the queue, or its answer ends
 at the next token.
@@ -15,20 +15,23 @@ from threading import Condition, Event, Thread
 
 from safevlm.engine import BatchRequest, Engine
 from safevlm.engine.growing import key
-from safevlm.serve.errors import busy
-from safevlm.types import Generation, Reply, Request
+from safevlm.serve.errors import busy, stuck
+from safevlm.types import Generation, Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
 
-Heard = str | Reply | BaseException
+Outcome = Reply | Verdict
+Heard = str | Outcome | Exception
 
 
 class Waiting:
-    """A request in the queue, and what is heard of its answer: pieces, then the reply or an error."""
+    """A request in the queue, and what is heard of it: pieces of its answer, then a reply, a verdict or an error."""
 
-    def __init__(self, engine: Engine, request: Request, generation: Generation, is_streamed: bool) -> None:
+    def __init__(self, engine: Engine, request: Request, generation: Generation | None, is_streamed: bool) -> None:
+        """`generation`: how it is answered; None: it is looked at, and the outcome is a verdict."""
         self.engine = engine
-        self.asked = BatchRequest(request, generation, self._hear if is_streamed else self._stays)
+        self.looks_only = generation is None
+        self.asked = BatchRequest(request, generation or Generation(), self._hear if is_streamed else self._stays)
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
         self._left = Event()
@@ -43,20 +46,26 @@ class Waiting:
         """Nobody waits any more."""
         self._left.set()
 
-    async def heard(self) -> AsyncIterator[str | Reply]:
-        """Pieces, and last the reply. Raises what went wrong; leaves when the reader goes."""
+    async def heard(self, seconds: float) -> AsyncIterator[str | Outcome]:
+        """Pieces, and last the outcome. Raises what went wrong; leaves when the reader goes.
+
+        TimeoutError: `seconds` from now no outcome was heard. The clock hangs on each wait and not on the task, since
+        the first piece and the others are read by different tasks.
+        """
+        deadline = self._loop.time() + seconds
         try:
             while True:
-                heard = await self._heard.get()
-                if isinstance(heard, BaseException):
+                async with asyncio.timeout_at(deadline):
+                    heard = await self._heard.get()
+                if isinstance(heard, Exception):
                     raise heard
                 yield heard
-                if isinstance(heard, Reply):
+                if isinstance(heard, Outcome):
                     return
         finally:
             self.leave()
 
-    def settle(self, outcome: Reply | BaseException) -> None:
+    def settle(self, outcome: Outcome | Exception) -> None:
         """From the model's thread: the end."""
         self._tell(outcome)
 
@@ -78,10 +87,11 @@ class Waiting:
 class Batches:
     """The queue and its thread."""
 
-    def __init__(self, most: int, waiting: int) -> None:
-        """`most` requests are answered together, `waiting` may wait."""
+    def __init__(self, most: int, waiting: int, seconds: float) -> None:
+        """`most` requests are answered together, `waiting` may wait; a batch must end in `seconds`."""
         self.most = most
         self.most_waiting = waiting
+        self.most_seconds = seconds
         self.busy_since: float | None = None
         """When the batch in progress began, by `time.monotonic`; None: nothing is in progress."""
         self._queue: deque[Waiting] = deque()
@@ -99,13 +109,16 @@ class Batches:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def busy_seconds(self) -> float:
-        """How long the batch in progress has taken so far."""
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the batch in progress has taken longer than a request may wait."""
         since = self.busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        return since is not None and time.monotonic() - since > self.most_seconds
 
     def put(self, waiting: Waiting) -> None:
-        """ApiError 429: the queue is full."""
+        """ApiError 429: the queue is full. ApiError 503: what is in progress does not end."""
+        if self.is_stuck or not self.is_alive:
+            raise stuck(self.most_seconds)
         with self._changed:
             if len(self._queue) >= self.most_waiting:
                 self._queue = deque(each for each in self._queue if not each.has_left)
@@ -149,26 +162,40 @@ class Batches:
 
     def _answer(self, batch: Sequence[Waiting]) -> None:
         try:
-            replies = batch[0].engine.reply_each([each.asked for each in batch], self._stop)
-        except Exception as error:  # noqa: BLE001 - whatever it is, its requests must hear of it
+            outcomes = _outcomes(batch, self._stop)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, its requests must hear of it, and the thread lives on
             if len(batch) == 1:
                 if not isinstance(error, ValueError):
                     log.error("a request failed: %s", error, exc_info=error)
-                batch[0].settle(error)
+                batch[0].settle(_heard(error))
                 return
             for each in batch:  # one of them cannot be used, and the others do not pay for it
                 if each.has_begun:  # nothing that was said is said twice
-                    each.settle(error)
+                    each.settle(_heard(error))
                 else:
                     self._answer([each])
             return
-        for each, reply in zip(batch, replies, strict=True):
-            each.settle(reply)
+        for each, outcome in zip(batch, outcomes, strict=True):
+            each.settle(outcome)
+
+
+def _outcomes(batch: Sequence[Waiting], stop: Event) -> Sequence[Outcome]:
+    engine = batch[0].engine
+    if batch[0].looks_only:
+        return [engine.look(each.asked.request) for each in batch]
+    return engine.reply_each([each.asked for each in batch], stop)
+
+
+def _heard(error: BaseException) -> Exception:
+    """`SystemExit` of a detector ends its request, not the server."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in the model's thread")
 
 
 def _shares(one: Waiting, other: Waiting) -> bool:
     if one is other:
         return True
+    if one.looks_only or other.looks_only:
+        return one.engine is other.engine and one.looks_only == other.looks_only
     how, others = one.asked.generation, other.asked.generation
     is_greedy = how.temperature == others.temperature == 0
     return one.engine is other.engine and is_greedy and key(how) == key(others)

@@ -43,6 +43,16 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def stuck(seconds: float) -> ApiError:
+    """503: what the model works at does not end, or it works no more; nobody is made to wait for that."""
+    return ApiError(
+        503,
+        "the guarded model does not answer, so nothing is let through",
+        code="not_answering",
+        headers={"Retry-After": str(max(1, round(seconds)))},
+    )
+
+
 def busy(seconds: int = 1) -> ApiError:
     """429: the queue is full."""
     return ApiError(

@@ -25,6 +25,8 @@ from safevlm.serve.limits import Limits
 
 HEAD = 64
 """Characters of a data: URI in which its kind stands."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "MPO")
+"""As PIL calls them (MPO: a telephone's JPEG). It reads many more, some of them through other programs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class ImageOpener:
         """One image. ApiError: no data: URI, too large, broken, or no image."""
         try:
             data = _bytes(uri, self.limits.image_bytes)
-            width, height = image_size(data)
+            width, height = image_size(data, FORMATS)
+            if not width * height:
+                raise ImageError(f"no image that this server opens; send one of {', '.join(FORMATS)}")
             if width * height > self.limits.pixels:
                 raise ImageError(f"{width} x {height} pixels are over the limit of {self.limits.pixels:,}")
             image = open_image(data)

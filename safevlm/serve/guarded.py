@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class GuardedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.batches = Batches(self.limits.batch, self.limits.waiting)
+        self.batches = Batches(self.limits.batch, self.limits.waiting, self.limits.seconds)
         self.metrics.watch_waiting(lambda: self.batches.waiting)
         self.images = ImageOpener(self.engine.processor.image_processor, self.limits)
         self._blocking = self.engine.behind(Blocking(self.engine.defense, self.engine.taxonomy))
@@ -56,7 +57,7 @@ class GuardedModel:
         """Why the server is not well; empty: it is."""
         if not self.batches.is_alive:
             return "the model's thread has ended"
-        if self.batches.busy_seconds() > self.limits.seconds:
+        if self.batches.is_stuck:
             return "a batch has not ended in time"
         return self.health.trouble
 
@@ -73,46 +74,58 @@ class GuardedModel:
         self.metrics.images.inc(len(question.images))
         action = "failed"
         try:
-            self.batches.put(waiting)
-            async with asyncio.timeout(self.limits.seconds):
-                async for heard in waiting.heard():
+            with self._told():
+                self.batches.put(waiting)
+                async for heard in waiting.heard(self.limits.seconds):
                     if isinstance(heard, Reply):
                         self._count(heard)
                         action = "refused" if heard.refused_by else "hinted" if _is_hinted(heard) else "passed"
-                    yield heard
-        except TimeoutError as error:
-            self.metrics.guard_errors.labels("timeout").inc()
-            raise ApiError(504, "no answer in time, so nothing was let through", code="timeout") from error
+                    if not isinstance(heard, Verdict):
+                        yield heard
         except ApiError as error:
-            action = "busy" if error.status == 429 else action
+            action = {429: "busy", 400: "unusable"}.get(error.status, action)
             raise
-        except ValueError as error:
-            action = "unusable"
-            raise ApiError(400, str(error), code="invalid_request") from error
         except (asyncio.CancelledError, GeneratorExit):
             action = "left"
             raise
-        except Exception as error:
-            self.metrics.guard_errors.labels("model").inc()
-            self.health.trouble = "the last request failed"
-            raise ApiError(500, "the request failed; the cause is in the server's log") from error
         finally:
             waiting.leave()
             self.metrics.requests.labels(action).inc()
             self.metrics.seconds.observe(time.perf_counter() - started)
 
     async def look(self, question: OpenedRequest) -> Verdict:
-        """The verdict alone. ApiError: no verdict in time."""
+        """The verdict alone. ApiError: the queue is full, the request cannot be used, or no verdict came in time."""
         started = time.perf_counter()
+        waiting = Waiting(self.engine, question.request, None, is_streamed=False)
+        self.metrics.images.inc(len(question.images))
+        with self._told():
+            self.batches.put(waiting)
+            async for verdict in waiting.heard(self.limits.seconds):
+                if isinstance(verdict, Verdict):
+                    self.metrics.guard_seconds.observe(time.perf_counter() - started)
+                    self._count_verdict(verdict, bool(question.images))
+                    return verdict
+        raise AssertionError("a look ends in a verdict or an error")
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """What goes wrong while the model is asked, as an ApiError; it is counted, and turns health red."""
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                verdict = await self.engine.alook(question.request)
+            yield
+        except ApiError as error:
+            if error.status == 503:
+                self.metrics.guard_errors.labels("stuck").inc()
+            raise
         except TimeoutError as error:
             self.metrics.guard_errors.labels("timeout").inc()
-            raise ApiError(504, "no verdict in time; nothing is known about the request", code="timeout") from error
-        self.metrics.guard_seconds.observe(time.perf_counter() - started)
-        self._count_verdict(verdict, bool(question.images))
-        return verdict
+            self.health.trouble = "the last request was not answered in time"
+            raise ApiError(504, "no answer in time, so nothing was let through", code="timeout") from error
+        except ValueError as error:
+            raise ApiError(400, str(error), code="invalid_request") from error
+        except Exception as error:
+            self.metrics.guard_errors.labels("model").inc()
+            self.health.trouble = "the last request failed"
+            raise ApiError(500, "the request failed; the cause is in the server's log") from error
 
     def _count(self, reply: Reply) -> None:
         self._count_verdict(reply.verdict, bool(reply.request.images))

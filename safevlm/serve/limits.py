@@ -13,6 +13,10 @@ class Limits:
 
     body_bytes: int = 32 << 20
     """Of a request's body."""
+    body_seconds: float = 60.0
+    """In which a body must have come."""
+    held_bytes: int = 256 << 20
+    """Of the bodies of all requests in progress; the next one gets 429 with Retry-After."""
     image_bytes: int = 16 << 20
     """Of one image's file."""
     pixels: int = MAX_PIXELS

@@ -277,3 +277,13 @@ def test_request_that_cannot_be_used_stops_no_other(kind: str, batch_size: int, 
 def test_what_becomes_of_an_unusable_request_is_return_or_raise() -> None:
     with pytest.raises(ValueError, match="errors='ignore'.*return.*raise"):
         engines.engine("none").reply_all([Request("One?")], errors="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("probability", [float("nan"), float("inf")])
+@pytest.mark.parametrize("table", ["level_probabilities", "category_probabilities"])
+def test_a_verdict_whose_probabilities_are_no_numbers_refuses_its_request(table: str, probability: float) -> None:
+    def detect(self: Defense, request: Request, features: Any) -> Verdict:
+        broken = Verdict(**{table: {"safe": probability}}, source="own")
+        return broken if request.id == BROKEN else SAW
+
+    _assert_only_the_broken_is_refused(_engine(detect=detect), "detect", str(probability))

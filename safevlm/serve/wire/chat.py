@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from safevlm.serve.wire.base import IGNORED, ModerationAsked, Wire
 
@@ -113,13 +114,13 @@ class ChatBody(Wire):
 
 
 def served_only(body: Any, harmless: dict[str, tuple[Any, ...]], no_effect: tuple[str, ...]) -> Any:
-    """The body without what has no effect. ValueError: a field that asks for what is not served."""
+    """The body without what has no effect. PydanticCustomError: a field that asks for what is not served."""
     if not isinstance(body, dict):
         return body
     kept = {}
     for key, value in body.items():
         if key in harmless and value is not None and not _is_one_of(value, harmless[key]):
-            raise ValueError(f"{key}={str(value)[:60]}: not supported; leave it out")
+            raise PydanticCustomError("not_supported", "{param}: not supported; leave it out", {"param": key})
         if key not in harmless and key not in no_effect:
             kept[key] = value
     return kept
