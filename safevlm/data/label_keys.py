@@ -1,7 +1,7 @@
 """Keys that look like a record's labels and are none: a misspelt `safe_type` would train a record without a label.
 
 Other keys are nobody's business: LLaVA's data and everybody's own carry many. So a key is refused when it is nearly
-one of ours, or when it is a plain word for it (`level`) and its value is a label by name.
+one of ours, or when it is a plain word for it (`level`, `Label`) and its value is a label by name.
 """
 
 from __future__ import annotations
@@ -25,21 +25,27 @@ NEAR: Mapping[str, str] = {
 """Spellings without joints and case → the right key; what is close to one of them counts too."""
 CLOSE = 0.86
 """Share of letters in common (difflib) from which on a key is a misspelling."""
-WORDS: Mapping[str, str] = {"type": TYPE, "category": TYPE, "level": LEVEL, "severity": LEVEL}
-"""Words that other data use for things of their own."""
+WORDS = {"type", "category", "class", "label", "level", "severity"}
+"""Words that other data use for things of their own, in any case; which label is meant, the value tells."""
 
 
-def misspelt(raw: Mapping[str, Any], names: Collection[str]) -> str:
-    """What is wrong with a record's keys; empty: nothing. `names`: categories and levels of the taxonomy."""
-    for key in raw:
-        right = _right_key(str(key))
-        if right and (str(key) not in WORDS or (right not in raw and _is_label(raw[key], names))):
+def misspelt(raw: Mapping[str, Any], categories: Collection[str], levels: Collection[str]) -> str:
+    """What is wrong with a record's keys; empty: nothing. `categories`, `levels`: names of the taxonomy."""
+    for key, value in raw.items():
+        right = _right_key(str(key)) or _meant(str(key), value, categories, levels)
+        if right and (right not in raw or not _is_word(str(key))):
             return f"unknown key {key!r}; a label's key is {right!r}: rename it, or take it out"
     return ""
 
 
-def _is_label(value: Any, names: Collection[str]) -> bool:
-    return isinstance(value, str) and value in names
+def _is_word(key: str) -> bool:
+    return key.casefold() in WORDS
+
+
+def _meant(key: str, value: Any, categories: Collection[str], levels: Collection[str]) -> str:
+    if not _is_word(key) or not isinstance(value, str):
+        return ""
+    return TYPE if value in categories else LEVEL if value in levels else ""
 
 
 @lru_cache(maxsize=4096)
@@ -48,4 +54,4 @@ def _right_key(key: str) -> str:
         return ""
     plain = re.sub("[^a-z]", "", key.casefold())
     near = get_close_matches(plain, NEAR, n=1, cutoff=CLOSE)
-    return NEAR[near[0]] if near else WORDS.get(key, "")
+    return NEAR[near[0]] if near else ""

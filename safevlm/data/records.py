@@ -201,7 +201,7 @@ def _part(raw: dict[str, Any], place: str) -> str:
 
 def _labels(raw: Mapping[str, Any], taxonomy: Taxonomy, place: str) -> tuple[int | None, int | None]:
     """Ids of category and level; None: not labelled."""
-    _check(LabelError, label_keys.misspelt(raw, (*taxonomy.category_names, *taxonomy.level_names)), place)
+    _check(LabelError, label_keys.misspelt(raw, taxonomy.category_names, taxonomy.level_names), place)
     category, level = raw.get(label_keys.TYPE), raw.get(label_keys.LEVEL)
     try:
         ids = (

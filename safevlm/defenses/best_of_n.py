@@ -20,7 +20,7 @@ from safevlm.defenses.calibration import Calibration
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.policy import Policy
-from safevlm.defenses.rewards import Reward, reward_of, rewarded
+from safevlm.defenses.rewards import Reward, RewardModel, reward_of, rewarded
 from safevlm.defenses.row import DefenseRow
 from safevlm.types import Reply, Request, Verdict
 
@@ -60,8 +60,10 @@ class EtaOptions:
 def _build(context: DefenseContext) -> Defense:
     options = read_options(EtaOptions, context.file)
     name = options.detector or ("safe-clip" if _has_bank(context) else "safety-head")
-    device = context.facts.device if context.facts else "cpu"
-    return Eta(context.detector(name), context.policy, reward_of(options.reward, device), options)
+    reward = reward_of(options.reward, context.facts.device if context.facts else "cpu")
+    if context.facts and isinstance(reward, RewardModel):  # behind a real model: it is going to be asked
+        reward.load()
+    return Eta(context.detector(name), context.policy, reward, options)
 
 
 class Eta(Defense):

@@ -56,12 +56,17 @@ def reward_of(name: str, device: Any = "cpu") -> Reward:
 
 
 class RewardModel:
-    """A sequence classifier from a folder; loaded when it is first asked, on the device of the model it judges."""
+    """A sequence classifier from a folder; loaded when it is first asked, on the device of the model it judges, or by
+    `load`, so that what cannot be loaded is an error before anything is answered."""
 
     def __init__(self, folder: Path, label: str, device: Any) -> None:
         if not (folder / "config.json").is_file():
             raise ValueError(f"reward {FROM_DISK}{folder}: no config.json there; name the folder of a reward model")
         self.folder, self.label, self.device = folder, label, device
+
+    def load(self) -> None:
+        """ValueError: the folder holds no reward model that can be loaded, or not the label."""
+        _ = self._label_id if self.label else self._loaded
 
     def __call__(self, ask: Ask, request: Request, replies: Sequence[str]) -> list[float]:
         # one by one: not every reward model has a padding token, and there are n of them
@@ -80,9 +85,14 @@ class RewardModel:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        model, report = from_folder(
-            AutoModelForSequenceClassification, self.folder, dtype="auto", output_loading_info=True
-        )
+        try:
+            model, report = from_folder(
+                AutoModelForSequenceClassification, self.folder, dtype="auto", output_loading_info=True
+            )
+            tokenizer = from_folder(AutoTokenizer, self.folder)
+        except Exception as error:  # loaders raise what they like, of several lines
+            why = str(error).strip().partition("\n")[0]
+            raise ValueError(f"reward {FROM_DISK}{self.folder}: cannot be loaded: {why}") from error
         if report["missing_keys"] or report["unexpected_keys"]:
             raise ValueError(
                 f"reward {FROM_DISK}{self.folder}: no plain sequence classifier; its weights lack "
@@ -93,7 +103,7 @@ class RewardModel:
                 f"reward {FROM_DISK}{self.folder}: has {model.config.num_labels} labels; name the harmless one: "
                 f"{FROM_DISK}DIR#LABEL, one of {list(model.config.label2id)}"
             )
-        return model.to(self.device).eval(), from_folder(AutoTokenizer, self.folder)
+        return model.to(self.device).eval(), tokenizer
 
     @cached_property
     def _label_id(self) -> int:

@@ -60,7 +60,7 @@ class StrictLoader(yaml.SafeLoader):
             raise ConstructorError(None, None, told, node.start_mark)
         try:
             value = super().construct_object(node, deep)
-        except ValueError as error:
+        except (ValueError, LookupError) as error:  # PyYAML looks bools up in a table, and reads a number's first sign
             told = f"{short(node.value)} is not what its tag says"
             raise ConstructorError(None, None, told, node.start_mark) from error
         if isinstance(value, float) and not math.isfinite(value):

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from llava_patch import fields, names
 from llava_patch.classes import Config
 from llava_patch.original.folder import is_original
-from llava_patch.pretrained import from_folder
+from llava_patch.pretrained import ForeignCodeError, from_folder
 from safevlm import files
 from safevlm.config import SafetyConfig
 from safevlm.model import export
@@ -101,6 +101,8 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
     try:
         config = from_folder(AutoConfig, folder)
         _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
+    except ForeignCodeError as error:  # names its own file
+        raise CheckpointError(str(error)) from error
     except BROKEN as error:
         raise CheckpointError(f"{folder / 'config.json'}: cannot be used: {first_line(error)}") from error
     if kind == "guarded":

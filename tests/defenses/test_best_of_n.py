@@ -119,6 +119,15 @@ def test_detector_is_the_bank_where_there_is_one_else_the_head(tmp_path: Path) -
     assert _detector("eta", own=engines.model(**tiny.BARE)) == "safe-clip", "needs no head where there is a bank"
 
 
+def test_a_reward_that_cannot_be_loaded_is_an_error_before_anything_is_answered(tmp_path: Path) -> None:
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError) as caught:
+        engines.engine(f"eta={_file(tmp_path, reward=f'hf:{folder}')}")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -78,7 +78,8 @@ def test_the_refusal_names_file_and_class(tmp_path: Path, part: str, nobody_is_a
     folder, _ = _planted(tmp_path, part, "")
     with pytest.raises(ValueError) as caught:
         loading.load(folder)
-    assert str(folder / PLANTS[part][0]) in str(caught.value) and "evil.Evil" in str(caught.value)
+    told = str(caught.value)
+    assert told.startswith(f"{folder / PLANTS[part][0]}: ") and "evil.Evil" in told, "names another file first"
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "processor"])

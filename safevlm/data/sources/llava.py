@@ -40,7 +40,7 @@ def conversation(raw: Any, place: str) -> RecordContent:
         told = read_conversation(raw)
     except ConversationError as error:
         raise SourceError(f"{place}: {error}") from error
-    wrong = label_keys.misspelt(raw, (*DEFAULT.category_names, *DEFAULT.level_names))
+    wrong = label_keys.misspelt(raw, DEFAULT.category_names, DEFAULT.level_names)
     if wrong:
         raise SourceError(f"{place}: {wrong}")
     return told
