@@ -49,7 +49,7 @@ for seed in ${SEEDS:-256 257}; do
   step "defenses_$seed" "SEED=$seed bash scripts/train_defenses.sh $base $demo/data/train.jsonl $out/seed$seed"
   seeds+="$out/seed$seed "
 done
-step grid "SEEDS='$seeds' bash eval/compare_defenses.sh $base $demo/data $out/grid && cp $out/grid/{grid.json,grid.md,grid.png,tradeoff.png} $results/grid/"
+step grid "SEEDS='$seeds' bash eval/compare_defenses.sh $base $demo/data $out/grid && cp $out/grid/grid.{json,md,png} $results/grid/"
 step ablations "BATCH_SIZE=100 LIMIT=900 bash eval/ablations/safevlm.sh $base $demo/data $out/ablations && cp $out/ablations/ablations.{json,md} $results/"
 step safe_clip "bash eval/ablations/safe_clip.sh $base $base/clip $demo/data $out/safe_clip && cp $out/safe_clip/safe_clip.json $results/"
 step relabel "bash eval/ablations/relabel_safe_clip.sh $out/relabel $demo && cp $out/relabel/summary.json $results/safe_clip_relabel.json"

@@ -179,3 +179,25 @@ def test_every_command_that_a_script_prints_is_understood(script: str, data: Pat
             parse(command[1:])
         else:
             parser_for(command[0]).parse_args(command)
+
+
+def test_all_tables_copies_only_files_that_are_among_the_committed_results() -> None:
+    """A figure that is no longer drawn would fail its step at the end of a night."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "eval/all_tables.sh"), "OUT"],
+        cwd=ROOT,
+        env={**os.environ, "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    copies = "\n".join(
+        f"printf '%s\\n' {line[3:]}; echo" for line in done.stdout.splitlines() if line.startswith("cp ")
+    )
+    written = subprocess.run(["bash", "-c", copies], capture_output=True, text=True, check=True).stdout.split("\n\n")
+    found = []
+    for *files, to in (block.split() for block in written if block.strip()):
+        target = ROOT / "eval" / Path(to).relative_to("OUT")
+        found += [target / Path(file).name if to.endswith("/") else target for file in files if "*" not in file]
+    assert len(found) > 10
+    assert not [file for file in found if not file.is_file()]
