@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-AUTO_MAP, ATTENTION = "auto_map", "attn_implementation"
+AUTO_MAP = "auto_map"
+KERNEL_KEYS = ("attn_implementation", "experts_implementation")
+"""Keys, perhaps with `_` in front or more behind, that can name a kernel: a text, or a table with one for each part."""
 CLASS_KEYS = ("tokenizer_class", "processor_class", "image_processor_type")
 """Keys beside `auto_map` that name the class to read the folder with."""
 
@@ -33,8 +35,8 @@ def from_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     """
     folder = Path(folder)
     tables = list(_tables(folder))
-    for file, kernel in _kernels(tables):
-        raise ForeignCodeError(f"{file}: {ATTENTION}: {kernel!r} is a kernel from a hub, which is never run; remove it")
+    for file, key, kernel in _kernels(tables):
+        raise ForeignCodeError(f"{file}: {key}: {kernel!r} is a kernel from a hub, which is never run; remove it")
     for file, named in _classes(tables, only_unknown=True):
         raise _refused(file, named, "transformers has no such class")
     trust = {"trust_remote_code": False} if kind.__name__.startswith("Auto") else {}  # the others never look for code
@@ -54,15 +56,18 @@ def _refused(file: Path, named: str, why: str) -> ForeignCodeError:
 
 
 def _tables(folder: Path) -> Iterator[Table]:
-    """The folder's JSON objects, and the objects in them. What is no JSON is left to the loader and its message."""
+    """The folder's JSON objects, at any depth. What is no JSON is left to the loader and its message."""
     for file in sorted(folder.glob("*.json")):
         try:
-            table = json.loads(file.read_text(encoding="utf-8"))
+            left = [json.loads(file.read_text(encoding="utf-8"))]
         except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(table, dict):
-            yield file, table
-            yield from ((file, part) for part in table.values() if isinstance(part, dict))
+        while left:
+            part = left.pop()
+            if isinstance(part, dict):
+                yield file, part
+            inner = part.values() if isinstance(part, dict) else part
+            left += [one for one in inner if isinstance(one, dict | list)] if isinstance(part, dict | list) else []
 
 
 def _classes(tables: Iterable[Table], *, only_unknown: bool = False) -> Iterator[tuple[Path, str]]:
@@ -77,9 +82,9 @@ def _classes(tables: Iterable[Table], *, only_unknown: bool = False) -> Iterator
             yield file, json.dumps(table[AUTO_MAP])
 
 
-def _kernels(tables: Iterable[Table]) -> Iterator[tuple[Path, str]]:
+def _kernels(tables: Iterable[Table]) -> Iterator[tuple[Path, str, str]]:
     for file, table in tables:
-        for key in (ATTENTION, f"_{ATTENTION}"):
-            value = table.get(key)
-            if isinstance(value, str) and "/" in value:
-                yield file, value
+        for key, value in table.items():
+            if key.lstrip("_").startswith(KERNEL_KEYS):
+                named = value.values() if isinstance(value, dict) else [value]
+                yield from ((file, key, one) for one in named if isinstance(one, str) and "/" in one)

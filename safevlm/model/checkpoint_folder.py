@@ -115,9 +115,14 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
 def check_adapter(file: Path, config: Config) -> None:
     """CheckpointError: an adapter_config.json with a number that is none, or with tokens that the model has no row for.
 
-    PEFT takes the first as it is, and ends in an IndexError on the second.
+    PEFT takes the first as it is, and ends in an IndexError on the second. Nor may it be anything but a LoRA, or name
+    a library: of other kinds PEFT loads tokenizers, and it imports what `megatron_core` says.
     """
     table, rows = _read_table(file), fields.vocabulary_size(config)
+    if table.get("peft_type") != "LORA":
+        raise CheckpointError(f"{file}: peft_type {table.get('peft_type')!r}; only LORA is read")
+    if table.get("megatron_config"):
+        raise CheckpointError(f"{file}: megatron_config is not read, nor is the library that it needs; take it out")
     for key in ("r", "lora_alpha"):
         value = table.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):

@@ -91,20 +91,30 @@ def test_check_finds_it_too(
     assert "evil.Evil" in capsys.readouterr().out and not flag.exists()
 
 
-def test_a_kernel_from_a_hub_is_refused(tmp_path: Path) -> None:
+KERNELS: dict[str, dict[str, Any]] = {
+    "a name": {"attn_implementation": "someone/kernel"},
+    "a name for each part": {"attn_implementation": {"text_config": "someone/kernel"}},
+    "as transformers holds it": {"_attn_implementation_internal": "someone/kernel"},
+    "in a part's own config": {"text_config": {"more": [{"_attn_implementation": "paged|someone/kernel@main:fn"}]}},
+    "of experts": {"experts_implementation": "someone/kernel"},
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_a_kernel_from_a_hub_is_refused(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "kernel"
     shutil.copytree(BASE, folder)
     table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(
-        json.dumps({**table, "attn_implementation": "someone/kernel"}), encoding="utf-8"
-    )
+    for key, value in KERNELS[kind].items():
+        table[key] = table[key] | value if key in table else value
+    (folder / "config.json").write_text(json.dumps(table), encoding="utf-8")
     for load in (loading.load, lambda path: client._load(path, "cpu")):
         with pytest.raises(ValueError, match="someone/kernel"):
             load(folder)
 
 
 ELSEWHERE = {
-    ("safevlm/model/stored.py", "PeftModel"),  # reads tensors and a LoRA's numbers; PEFT has no code in folders
+    ("safevlm/model/stored.py", "PeftModel"),  # `check_adapter` has let a LoRA through, which names no library
     ("safevlm/check/checkpoint.py", "LoraConfig"),
     ("safevlm/check/checkpoint.py", "SafeLlava"),  # of no folder: from a config and names of weights
 }

@@ -92,6 +92,18 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         lambda folder: _edit(folder / "adapter_config.json", lora_alpha="much"),
         ("adapter_config.json", "lora_alpha"),
     ),
+    "library": (
+        "adapter",
+        lambda folder: _edit(
+            folder / "adapter_config.json", megatron_config={"a": 1}, megatron_core="megatron.of_the_folder"
+        ),
+        ("adapter_config.json", "megatron_config"),
+    ),
+    "another kind of adapter": (
+        "adapter",
+        lambda folder: _edit(folder / "adapter_config.json", peft_type="IA3"),
+        ("adapter_config.json", "peft_type", "LORA"),
+    ),
     "token": (
         "adapter",
         lambda folder: _edit(folder / "adapter_config.json", trainable_token_indices={"embed_tokens": [3, 10**6]}),
