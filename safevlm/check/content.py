@@ -13,6 +13,7 @@ from safevlm.check.plan import RunPlan
 from safevlm.data.records import Record, is_clean
 from safevlm.taxonomy import Taxonomy
 from safevlm.training import updates
+from safevlm.training.lesson import check_lesson
 
 WIDTH = 100
 """Of a line of the sample."""
@@ -45,9 +46,10 @@ def labels(plan: RunPlan) -> Iterator[Finding]:
     chosen, taxonomy = plan.records, plan.taxonomy
     labelled = [record for record in chosen if record.images and None not in (record.safe_type, record.safe_level)]
     bare = sum(not record.images for record in chosen)
-    has_head = plan.stage.trains_head and plan.skeleton.safety_head is not None
-    if has_head and (plan.recipe.loss.level or plan.recipe.loss.category) and not labelled:
-        yield Finding(False, "labels: no record with an image has safe_type and safe_level; the head learns nothing")
+    try:
+        check_lesson(plan.stage, plan.recipe, plan.checkpoint.config.safety_config, chosen)
+    except ValueError as error:
+        yield Finding(False, f"labels: {error}")
         return
     clean = sum(is_clean(record, taxonomy) for record in chosen)
     yield Finding(

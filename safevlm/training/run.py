@@ -21,6 +21,7 @@ from safevlm.training import inputs, processes, provenance, resume, start, updat
 from safevlm.training.arguments import training_arguments
 from safevlm.training.hints import add_hints
 from safevlm.training.inputs import Inputs
+from safevlm.training.lesson import check_lesson
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.relabel import relabel
 from safevlm.training.stage import Stage, StageRun
@@ -114,6 +115,7 @@ def _records(
         refuse_placeholders(records)
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     changes |= stage.check_records(records, recipe)
+    check_lesson(stage, recipe, loaded.safe_llava.config.safety_config, records)
     if recipe.data.verify_images:
         verify_images(records[arguments.process_index :: arguments.world_size])
     if recipe.data.relabel:
