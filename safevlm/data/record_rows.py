@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.data.json_rows import RowError, json_rows
-from safevlm.data.unpacking import check_columns
+from safevlm.data.unpacking import group_batches
 
 PARQUET, ARROW = ".parquet", ".arrow"
 ENDINGS = (".jsonl", ".json", PARQUET, ARROW)
@@ -42,8 +42,7 @@ def _batches(path: Path) -> Iterator[Any]:
         if path.suffix.lower() == PARQUET:
             table = parquet.ParquetFile(path)
             for group in range(table.num_row_groups):
-                check_columns(table, group, table.schema_arrow.names)
-                yield from table.iter_batches(batch_size=BATCH, row_groups=[group])
+                yield from group_batches(table, group, table.schema_arrow.names, BATCH)
             return
         with pa.memory_map(str(path)) as source:
             for batch in _arrow_batches(pa, source):

@@ -1,6 +1,7 @@
 """How much an archive may unpack to: images hardly shrink, so what grows a hundredfold is no archive of images.
 
-A gzip of 10 MB can hold 10 GB of zeros, and a parquet of a few kB a page of gigabytes.
+A gzip of 10 MB can hold 10 GB of zeros, and a parquet of a few kB a page of gigabytes, or one long text that stands in
+it once and is the value of every row.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MOST_UNPACKED = 512_000_000
 """Bytes that anything may unpack to."""
 TIMES = 20
 """And how many times its packed size on top of them."""
+COPIES = 4
+"""Of rows in memory while they are read: pyarrow's, with room to grow, and Python's."""
 OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a compressed file → what reads it piece by piece."""
 
@@ -29,8 +32,18 @@ def most_unpacked(packed: int) -> int:
     return MOST_UNPACKED + TIMES * packed
 
 
-def check_columns(file: Any, group: int, columns: Sequence[str]) -> None:
-    """UnpackingError, before it is read, for columns of a row group of a `pyarrow.parquet.ParquetFile`."""
+def group_batches(file: Any, group: int, columns: Sequence[str], rows: int, **options: Any) -> Iterator[Any]:
+    """Columns of a row group of a `pyarrow.parquet.ParquetFile`, `rows` rows at a time or fewer; as `check_columns`.
+
+    Each value may be as large as all that the columns unpack to, so fewer rows are taken of large ones.
+    """
+    unpacked = check_columns(file, group, columns)
+    at_once = max(1, min(rows, MOST_UNPACKED // COPIES // max(1, unpacked)))
+    yield from file.iter_batches(batch_size=at_once, row_groups=[group], columns=list(columns), **options)
+
+
+def check_columns(file: Any, group: int, columns: Sequence[str]) -> int:
+    """Bytes that columns of a row group unpack to. UnpackingError, before any is read: more than the limit."""
     row_group = file.metadata.row_group(group)
     found = [row_group.column(index) for index in range(row_group.num_columns)]
     wanted = [column for column in found if column.path_in_schema.split(".")[0] in columns]
@@ -41,6 +54,7 @@ def check_columns(file: Any, group: int, columns: Sequence[str]) -> None:
             f"row group {group} unpacks from {packed:,} to {unpacked:,} bytes, over the limit of "
             f"{most_unpacked(packed):,}; write it with smaller row groups"
         )
+    return int(unpacked)
 
 
 def _plain(path: Path) -> Any:

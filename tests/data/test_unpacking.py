@@ -22,7 +22,7 @@ from safevlm.data.json_rows import RowError
 from safevlm.data.record_rows import record_rows
 from safevlm.data.sources.images import ImageFile, read_images
 from safevlm.data.sources.row import SourceError
-from safevlm.data.unpacking import UnpackingError, check_columns, most_unpacked
+from safevlm.data.unpacking import UnpackingError, check_columns, group_batches, most_unpacked
 from safevlm.evaluation.suites import images as suite_images
 from tests.data import downloads
 
@@ -155,6 +155,18 @@ def test_a_parquet_bomb_is_refused_before_it_is_read(bomb: Path) -> None:
         list(suite_images.text_rows(bomb))
     with pytest.raises(RowError, match=rf"data\.parquet: .*{told}"):
         list(record_rows(bomb))
+
+
+def test_a_text_that_stands_once_and_is_the_value_of_every_row_is_read_a_few_rows_at_a_time(
+    tmp_path: Path, tight: int
+) -> None:
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"x" * (tight // 5)] * 64}), file, compression="zstd")
+    assert file.stat().st_size < tight // 100
+    batches = list(group_batches(pq.ParquetFile(file), 0, ["image"], 64))
+    assert sum(batch.num_rows for batch in batches) == 64
+    assert max(batch.nbytes for batch in batches) <= tight // 4
+    assert len(list(record_rows(file))) == len(_audited(file)) == 64
 
 
 def test_only_the_columns_that_are_read_count(tmp_path: Path, tight: int) -> None:

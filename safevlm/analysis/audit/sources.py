@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from safevlm.data.json_rows import json_rows
-from safevlm.data.unpacking import BoundedFile, check_columns
+from safevlm.data.unpacking import BoundedFile, group_batches
 
 if TYPE_CHECKING:
     from tarfile import TarFile as TarArchive
@@ -161,8 +161,7 @@ class ParquetFile:
         """The wanted rows of a row group; what cannot be decompressed is an error of each row that is left."""
         position = first
         try:
-            check_columns(parquet, group, [column])
-            for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=[column], use_threads=False):
+            for batch in group_batches(parquet, group, [column], 64, use_threads=False):
                 for value in batch.column(0):
                     if wanted(position):
                         yield self._item(position, value.as_py())

@@ -18,7 +18,7 @@ from typing import Any
 from unicodedata import normalize
 
 from safevlm.data.sources.row import ImageFile, SourceError
-from safevlm.data.unpacking import UnpackingError, check_columns
+from safevlm.data.unpacking import UnpackingError, group_batches
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_BYTES = 256_000_000
@@ -176,13 +176,12 @@ def _group_bytes(path: Path, file: Any, group: int, start: int, wanted: set[int]
 
 
 def batches(file: Any, path: Path, groups: Iterable[int], columns: list[str], size: int) -> Iterator[Any]:
-    """Columns of row groups of a `parquet_file`, `size` rows at a time. SourceError: damaged, or it unpacks too far."""
+    """Columns of row groups of a `parquet_file`, `size` rows at a time or fewer. SourceError: damaged, or it unpacks too far."""
     from pyarrow import ArrowException
 
     for group in groups:
         try:
-            check_columns(file, group, columns)
-            yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
+            yield from group_batches(file, group, columns, size)
         except UnpackingError as error:
             raise SourceError(f"{path}: {error}") from error
         except (ArrowException, OSError) as error:
