@@ -1,10 +1,11 @@
 """Whether two sets of weights are the same checkpoint, whatever type they are stored in.
 
 A few values of every tensor are kept. A copy in half precision differs from them by rounding, which is bounded value
-by value; another training run does not keep within that bound. The trap: names. A tower's own may or may not begin with
+by value; another training run does not keep within that bound. Embeddings and lm_head are also told row by row, since there
+a single row may be another one: that of a new or edited token. The trap: names. A tower's own may or may not begin with
 `vision_model.`, depending on what it was saved from and on the release of transformers; so may the LLM's.
 
-    w tensors, in the order of their names
+    w tensors, in the order of their names; v rows of the vocabulary
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ SEEN = frozenset({"vision tower", "projector", "embeddings"})
 """Parts that images and words go through before the LLM's layers."""
 TIED = "lm_head"
 """The part that some copies do not store, because it is the embeddings once more."""
+ROWS = {"embeddings": "embeddings by row", "lm_head": "lm_head by row"}
+"""Part whose rows are tokens → under which name one value of each is kept: (1, v)."""
 BUFFERS = re.compile(r"\.rotary_emb\.inv_freq$")
 """Computed from the config; old versions of transformers saved them."""
 
 Fingerprints = Mapping[str, Tensor]
-"""Part of a LLaVA → its fingerprint (w, VALUES)."""
+"""Part of a LLaVA → its fingerprint (w, VALUES); and ROWS, which earlier ones lack."""
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
@@ -56,16 +59,21 @@ def of_folder(folder: Path) -> dict[str, Tensor]:
     """
     stored = weights.of_folder(folder)
     found: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    rows: dict[str, Tensor] = {}
     for name in stored.names:
         place = _part_of(name)
         if place is not None and (tensor := stored.read(name)).is_floating_point():
             found[place[0]][place[1]] = _sample(tensor)
-    return {part: torch.stack([own[name] for name in sorted(own)]) for part, own in found.items() if own}
+            if place[0] in ROWS and tensor.dim() == 2:
+                rows[ROWS[place[0]]] = _of_rows(tensor)
+    return rows | {part: torch.stack([own[name] for name in sorted(own)]) for part, own in found.items() if own}
 
 
 def differing(one: Fingerprints, other: Fingerprints, parts: Iterable[str] = PARTS) -> list[str]:
     """The parts, of those asked for, that are not the same weights in both."""
-    return [part for part in parts if not _agrees(one.get(part), other.get(part), part)]
+    return [
+        part for part in parts if not (_agrees(one.get(part), other.get(part), part) and _rows_agree(one, other, part))
+    ]
 
 
 def is_same(one: Tensor, other: Tensor) -> bool:
@@ -83,6 +91,11 @@ def _agrees(one: Tensor | None, other: Tensor | None, part: str) -> bool:
     return is_same(one, other)
 
 
+def _rows_agree(one: Fingerprints, other: Fingerprints, part: str) -> bool:
+    mine, theirs = (found.get(ROWS.get(part, "")) for found in (one, other))
+    return mine is None or theirs is None or is_same(mine, theirs)
+
+
 def _part_of(name: str) -> tuple[str, str] | None:
     """Part and own name of a weight; None: of none of a LLaVA's, such as our safety modules."""
     if BUFFERS.search(name) or name.startswith("safety_"):
@@ -94,3 +107,9 @@ def _sample(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1)
     at = torch.arange(VALUES, device=flat.device) * len(flat) // VALUES
     return flat[at].float().cpu()
+
+
+def _of_rows(weight: Tensor) -> Tensor:
+    """(v, d) → (1, v): one value of each row, not of one column, which may be the same in all of them."""
+    rows = torch.arange(len(weight), device=weight.device)
+    return weight.detach()[rows, rows % weight.shape[1]][None].float().cpu()

@@ -93,6 +93,25 @@ def test_another_base_of_the_same_shapes_is_an_error_that_names_both(
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("part", fingerprint.ROWS)
+def test_another_row_of_a_single_token_is_another_base(home: Path, tmp_path: Path, part: str) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        (name,) = (name for name in tensors if re.search(PARTS[part], name))
+        tensors[name][7] = tensors[name][11]
+
+    other = _changed(home / "base", tmp_path / "other", change)
+    with pytest.raises(CheckpointError, match=rf"{other}.*: {part} differ"):
+        loading.load(home / "adapter", base=other)
+
+
+def test_fingerprints_from_before_rows_were_told_still_fit(home: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(home / "adapter", tmp_path / "old"))
+    known = base_print.read(old)
+    assert known is not None
+    base_print.write(old, known[0], {part: known[1][part] for part in fingerprint.PARTS})
+    assert loading.load(old).kind == "adapter"
+
+
 def test_check_says_the_same(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = _changed(home / "base", tmp_path / "other", _shuffle("vision tower"))
     assert main(["check", str(home / "adapter"), "--base", str(other)]) == 1
