@@ -35,6 +35,8 @@ SPEAKER, WORDS = ("from", "role"), ("value", "content")
 SOURCES = ("image", "path", "url", "base64", "image_url")
 """Keys of an image part that bring the image."""
 OTHER_MEDIA = ("videos", "audios", "video", "audio")
+LEARNED = ("loss", "weight", "train", "loss_scale")
+"""Keys by which ms-swift, OpenAI and others say that an answer is context, and not learned."""
 LONGEST_PATH = 1024
 """Characters; a longer text is taken for base64."""
 ADDRESSES = ("http://", "https://", "ftp://")
@@ -118,8 +120,10 @@ def _turn(turn: Any, brought: list[ImageRef]) -> RecordTurn:
     role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise ConversationError(f"unknown speaker {speaker!r}; one of {sorted(ROLES)}")
-    if turn.get("loss") in (False, 0) and turn.get("loss") is not None:
-        raise ConversationError("a turn with `loss: false`, which cannot be kept: every answer here is learned")
+    unlearned = next((key for key in LEARNED if turn.get(key) is not None and not turn[key]), None)
+    if unlearned and role == ASSISTANT:
+        told = f"an answer with `{unlearned}: {turn[unlearned]}`, which cannot be kept: every answer here is learned"
+        raise ConversationError(f"{told}; take it out, or the turns up to it")
     text = _content(_only(turn, WORDS), brought)
     if IMAGE in text and role != USER:
         raise ConversationError(f"{IMAGE} in a turn of {speaker!r}; images belong to the user's turns")

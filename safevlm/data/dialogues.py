@@ -6,6 +6,7 @@ a caller reports with the record's place, since whoever made such a record meant
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ def order_fault(turns: Sequence[Said]) -> str:
 
 def answer_fault(turns: Sequence[Said]) -> str:
     """Why a conversation has nothing, or something empty, to learn from; empty: every answer has words."""
-    answers = [turn.text.strip() for turn in turns if turn.role == ASSISTANT]
+    answers = [has_words(turn.text) for turn in turns if turn.role == ASSISTANT]
     if not any(answers):
         return "no answer to learn from; a record needs a non-empty gpt/ASSISTANT turn"
     if not all(answers):
@@ -37,8 +38,13 @@ def answer_fault(turns: Sequence[Said]) -> str:
     return ""
 
 
+def has_words(text: str) -> bool:
+    """Whether anything of it can be seen: not white space, zero-width and control characters alone."""
+    return any(not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf") for letter in text)
+
+
 def _is_empty_answer(turn: Said) -> bool:
-    return turn.role == ASSISTANT and not turn.text.strip()
+    return turn.role == ASSISTANT and not has_words(turn.text)
 
 
 def _order_faults(turns: Sequence[Said]) -> Iterator[str]:
@@ -50,6 +56,6 @@ def _order_faults(turns: Sequence[Said]) -> Iterator[str]:
             yield f"turn {number} is an answer that nobody asked for; a conversation begins with a human/USER turn"
         elif turn.role == before:
             yield f"turns {number - 1} and {number} have one speaker, {turn.role}; questions and answers must alternate"
-        elif turn.role == USER and not turn.images and not turn.text.strip():
+        elif turn.role == USER and not turn.images and not has_words(turn.text):
             yield f"turn {number} is a question without words or image"
         before = turn.role

@@ -87,6 +87,14 @@ def is_animated(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; not where the path is too long, or has characters that none has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def image_size(data: bytes, formats: tuple[str, ...] | None = None) -> tuple[int, int]:
     """Width and height as stored, from the header; of something unreadable, a size that no image has.
 

@@ -1,7 +1,8 @@
 """Keys that look like a record's labels and are none: a misspelt `safe_type` would train a record without a label.
 
 Other keys are nobody's business: LLaVA's data and everybody's own carry many. So a key is refused when it is nearly
-one of ours, or when it is a plain word for it (`level`, `Label`) and its value is a label by name.
+one of ours, or when a plain word for it stands in it (`risk_level`, `Label`) and its value is a label by name, or a
+table of labels.
 """
 
 from __future__ import annotations
@@ -25,33 +26,38 @@ NEAR: Mapping[str, str] = {
 """Spellings without joints and case → the right key; what is close to one of them counts too."""
 CLOSE = 0.86
 """Share of letters in common (difflib) from which on a key is a misspelling."""
-WORDS = {"type", "category", "class", "label", "level", "severity"}
-"""Words that other data use for things of their own, in any case; which label is meant, the value tells."""
+WORDS = frozenset({"type", "category", "level", "severity", "label", "labels", "class", "rating", "risk", "verdict"})
+"""Words in keys that other data use for things of their own."""
+WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 
 def misspelt(raw: Mapping[str, Any], categories: Collection[str], levels: Collection[str]) -> str:
-    """What is wrong with a record's keys; empty: nothing. `categories`, `levels`: names of the taxonomy."""
+    """What is wrong with a record's keys; empty: nothing."""
     for key, value in raw.items():
-        right = _right_key(str(key)) or _meant(str(key), value, categories, levels)
-        if right and (right not in raw or not _is_word(str(key))):
+        right = _near(str(key)) or (_labelled_key(value, categories, levels) if _has_word(str(key)) else "")
+        if right and (_near(str(key)) or right not in raw):
             return f"unknown key {key!r}; a label's key is {right!r}: rename it, or take it out"
     return ""
 
 
-def _is_word(key: str) -> bool:
-    return key.casefold() in WORDS
-
-
-def _meant(key: str, value: Any, categories: Collection[str], levels: Collection[str]) -> str:
-    if not _is_word(key) or not isinstance(value, str):
+def _labelled_key(value: Any, categories: Collection[str], levels: Collection[str]) -> str:
+    """The key of ours that a value belongs to; empty: it is no label by name, nor a table of labels."""
+    if isinstance(value, Mapping):
+        return next((key for key in (TYPE, LEVEL) if key in value), "")
+    if not isinstance(value, str):
         return ""
-    return TYPE if value in categories else LEVEL if value in levels else ""
+    return LEVEL if value in levels else TYPE if value in categories else ""
 
 
 @lru_cache(maxsize=4096)
-def _right_key(key: str) -> str:
+def _near(key: str) -> str:
+    """The key of ours that this one is nearly; empty: it is one of ours, or like none."""
     if key in (TYPE, LEVEL):
         return ""
-    plain = re.sub("[^a-z]", "", key.casefold())
-    near = get_close_matches(plain, NEAR, n=1, cutoff=CLOSE)
+    near = get_close_matches(re.sub("[^a-z]", "", key.casefold()), NEAR, n=1, cutoff=CLOSE)
     return NEAR[near[0]] if near else ""
+
+
+@lru_cache(maxsize=4096)
+def _has_word(key: str) -> bool:
+    return key not in (TYPE, LEVEL) and not WORDS.isdisjoint(word.casefold() for word in WORD.findall(key))

@@ -300,6 +300,27 @@ def test_an_image_is_a_question_and_a_question_may_be_the_last_turn(folder: Path
     assert _one(folder, conversations=talk).messages == (chat.user("", 1), chat.assistant("a"), chat.user("And now?"))
 
 
+@pytest.mark.parametrize("nothing", ["\u200b", "\u00a0\ufeff", "\x00\n", "\u2060\u200d"])
+def test_what_nobody_can_see_is_no_answer_and_no_question(folder: Path, nothing: str) -> None:
+    file = folder / "x.jsonl"
+    for talk in ([("human", "q"), ("gpt", nothing)], [("human", nothing), ("gpt", "a")]):
+        _error(lambda talk=talk: _read(file, _row(), _row(image=None, conversations=_talk(*talk))), f"{file}:2: ")
+    seen = _one(folder, conversations=_talk(Q, ("gpt", f"\u2764\ufe0f{nothing}")))
+    assert seen.messages[1] == chat.assistant(f"\u2764\ufe0f{nothing}")
+
+
+@pytest.mark.parametrize("name", ["a" * 900, "a\0b", "b/" * 3000 + "c.png"])
+def test_a_path_that_no_file_can_have_is_told_with_its_line(folder: Path, name: str) -> None:
+    file = folder / "x.jsonl"
+    _error(lambda: _read(file, _row(), _row(image=name)), f"{file}:2: ")
+
+
+def test_labels_in_a_table_of_their_own_are_an_error(folder: Path) -> None:
+    file = folder / "x.jsonl"
+    wrong = _row(labels={"safe_type": "privacy", "safe_level": "careful"})
+    _error(lambda: _read(file, _row(), wrong), f"{file}:2: ", "'labels'", "'safe_type'")
+
+
 def test_an_empty_system_turn_says_nothing(folder: Path) -> None:
     assert _one(folder, conversations=_talk(("system", " "), Q, A)).messages == (chat.user("q", 1), chat.assistant("a"))
 
@@ -331,6 +352,11 @@ def test_labels_that_contradict_each_other_are_an_error(folder: Path, category: 
         ("LEVEL", "safe_level"),
         ("label", "safe_level"),
         ("severity", "safe_level"),
+        ("risk_level", "safe_level"),
+        ("imageRisk", "safe_level"),
+        ("Category", "safe_type"),
+        ("harm_category", "safe_type"),
+        ("labels", "safe_type"),
     ],
 )
 def test_a_misspelt_label_key_is_an_error_that_names_the_right_one(folder: Path, key: str, right: str) -> None:
@@ -344,6 +370,7 @@ def test_a_misspelt_label_key_is_an_error_that_names_the_right_one(folder: Path,
     [
         {"model": "gpt4", "dataset": "coco", "split": "train", "safe": True, "safety": {}, "source": "x"},
         {"level": "B2", "category": "animals", "type": "vqa", "label": "a cup", "class": 3},
+        {"label": "cat", "labels": {"cat": 1}, "risk_level": 3, "verdict": None, "subtype": "privacy", "place": "clean"},
         {"safe_level": "careful", "level": "careful"},
     ],
 )
