@@ -1,8 +1,8 @@
 """Whether two sets of weights are the same checkpoint, whatever type they are stored in.
 
 A few values of every tensor are kept. A copy in half precision differs from them by rounding, which is bounded value
-by value; another training run does not keep within that bound. Embeddings and lm_head are also told row by row, since there
-a single row may be another one: that of a new or edited token. The trap: names. A tower's own may or may not begin with
+by value; another training run does not keep within that bound. Embeddings and lm_head are also told row by row, for a
+single row may be another one: that of a new or edited token. The trap: names. A tower's own may or may not begin with
 `vision_model.`, depending on what it was saved from and on the release of transformers; so may the LLM's.
 
     w tensors, in the order of their names; v rows of the vocabulary

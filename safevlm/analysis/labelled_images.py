@@ -16,7 +16,7 @@ from typing import Any
 
 from safevlm.data import packed_images
 from safevlm.data.conversations import LAYOUTS
-from safevlm.data.images import is_file
+from safevlm.data.images import is_there
 from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, is_clean
@@ -139,7 +139,7 @@ def _from_question(row: dict[str, Any], place: str, taxonomy: Taxonomy, folder: 
         files = tuple(folder / path for path in paths)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from error
-    missing = next((file for file in files if not is_file(file)), None)
+    missing = next((file for file in files if not is_there(file)), None)
     if missing is not None:
         raise ValueError(f"{place}: no such image file {missing}; set --images to the folder of the images")
     return LabelledImage(

@@ -87,7 +87,7 @@ def is_animated(path: Path) -> bool:
         return False
 
 
-def is_file(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     """Whether a file is there; not where the path is too long, or has characters that none has."""
     try:
         return path.is_file()

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safevlm.data.images import is_file
+from safevlm.data.images import is_there
 from safevlm.data.json_rows import json_rows
 from safevlm.data.pairs import Pair
 from safevlm.data.records import LabelError, MissingImageError, RecordError
@@ -59,7 +59,7 @@ class _NamedImages:
         plain = PurePosixPath(name.replace("\\", "/"))
         parts = [part for part in plain.parts if part not in (".", "..", "/")]
         ends = (Path(self._folder, *parts[start:]) for start in range(len(parts)))
-        known = next((path for path in (self._folder / name, *ends) if is_file(path)), None)
+        known = next((path for path in (self._folder / name, *ends) if is_there(path)), None)
         if known is not None:
             return known
         try:

@@ -16,7 +16,7 @@ from safevlm.data import chat, label_keys, packed_images
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.conversations import IMAGE, ConversationError, ImageRef, read_conversation
 from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER, Said, answer_fault, order_fault
-from safevlm.data.images import ImageError, is_animated, is_file, open_image
+from safevlm.data.images import ImageError, is_animated, is_there, open_image
 from safevlm.data.json_rows import RowError
 from safevlm.data.record_rows import record_rows
 from safevlm.data.threads import in_threads
@@ -179,7 +179,7 @@ def _check(kind: type[RecordError], fault: str, place: str) -> None:
 def _file(image: ImageRef, place: str, images: Path, packed: Path | None) -> Path:
     if isinstance(image, str):
         path = images / image
-        if not is_file(path):
+        if not is_there(path):
             raise MissingImageError(f"{place}: no such image file {path}; set data.images to the folder of the images")
         return path
     if packed is None:

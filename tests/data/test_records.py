@@ -370,7 +370,14 @@ def test_a_misspelt_label_key_is_an_error_that_names_the_right_one(folder: Path,
     [
         {"model": "gpt4", "dataset": "coco", "split": "train", "safe": True, "safety": {}, "source": "x"},
         {"level": "B2", "category": "animals", "type": "vqa", "label": "a cup", "class": 3},
-        {"label": "cat", "labels": {"cat": 1}, "risk_level": 3, "verdict": None, "subtype": "privacy", "place": "clean"},
+        {
+            "label": "cat",
+            "labels": {"cat": 1},
+            "risk_level": 3,
+            "verdict": None,
+            "subtype": "privacy",
+            "place": "clean",
+        },
         {"safe_level": "careful", "level": "careful"},
     ],
 )

@@ -176,7 +176,10 @@ def _group_bytes(path: Path, file: Any, group: int, start: int, wanted: set[int]
 
 
 def batches(file: Any, path: Path, groups: Iterable[int], columns: list[str], size: int) -> Iterator[Any]:
-    """Columns of row groups of a `parquet_file`, `size` rows at a time or fewer. SourceError: damaged, or it unpacks too far."""
+    """Columns of row groups of a `parquet_file`, `size` rows at a time or fewer.
+
+    SourceError: damaged, or it unpacks too far.
+    """
     from pyarrow import ArrowException
 
     for group in groups:

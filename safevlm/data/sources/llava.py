@@ -13,7 +13,7 @@ from typing import Any
 from safevlm.data import label_keys, packed_images
 from safevlm.data.conversations import ConversationError, RecordContent, read_conversation
 from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER
-from safevlm.data.images import ImageError, is_file
+from safevlm.data.images import ImageError, is_there
 from safevlm.data.record_rows import record_rows
 from safevlm.data.sources.row import ImageFile, Rows, SourceError, SourceRow, SourceSpec, SourceTally
 from safevlm.data.sources.source import Source
@@ -54,8 +54,8 @@ def conversation_row(spec: SourceSpec, place: str, raw: dict[str, Any], told: Re
         id=str(place.rpartition("/")[2] if raw.get("id") is None else raw["id"]),
         place=place,
         turns=tuple((SPEAKERS[turn.role], turn.text) for turn in told.turns),
-        images=tuple(ImageFile(path) for path in found if is_file(path)),
-        missing=tuple(str(path) for path in found if not is_file(path)),
+        images=tuple(ImageFile(path) for path in found if is_there(path)),
+        missing=tuple(str(path) for path in found if not is_there(path)),
         safe_type=_name(raw.get(label_keys.TYPE)),
         safe_level=_name(raw.get(label_keys.LEVEL)),
         split=str(raw.get("split") or spec.split),

@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from safevlm.data.images import is_file
+from safevlm.data.images import is_there
 from safevlm.evaluation.runs.files import check_fields, numbered_rows
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.headline import DetectorSet, Headline
@@ -132,7 +132,7 @@ def _images(row: dict[str, Any], data: Path, where: str) -> tuple[Path, ...]:
     if needs == "never":
         raise ValueError(f"{where}: group {row['group']!r} has no images, but image is {row['image']!r}")
     image = data / row["image"]
-    if not is_file(image):
+    if not is_there(image):
         raise FileNotFoundError(f"{where}: image {image} is missing")
     return (image,)
 

@@ -29,7 +29,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from safevlm.data.images import ImageError, is_file, open_image
+from safevlm.data.images import ImageError, is_there, open_image
 from safevlm.evaluation.suites import own_rows
 from safevlm.evaluation.suites.groups import Group, Images, Side
 from safevlm.evaluation.suites.question import REPEAT, USERS, Question
@@ -309,7 +309,7 @@ def _images(
         file = root / name
         if not file.resolve().is_relative_to(root.resolve()):
             raise ValueError(f"{where}: image {name!r} is not below {root}; move it there, or set `images`")
-        if not is_file(file):
+        if not is_there(file):
             missing.append(name)
         elif reason := unusable(file):
             missing.append(f"{where}: {reason}")
