@@ -108,9 +108,9 @@ def _silent(logger: str) -> Iterator[None]:
 
 
 def _refused(plan: RunPlan) -> list[str]:
-    """What transformers would refuse; device and DeepSpeed left out, which have checks of their own."""
+    """What transformers would refuse; device, DeepSpeed and loggers left out, which have checks of their own."""
     recipe = plan.recipe
-    run = replace(recipe.run, device="cpu", deepspeed=None, bf16=False)
+    run = replace(recipe.run, device="cpu", deepspeed=None, bf16=False, report_to=[])
     steps = 1 if plan.stage.fit else plan.accumulation
     optim = replace(recipe.optim, effective_batch=None, accumulation=steps)  # of the run's processes, not of this one
     try:

@@ -21,6 +21,7 @@ from packaging.version import Version
 from safevlm import recipes
 from safevlm.check.findings import Finding
 from safevlm.config import Recipe
+from safevlm.training.loggers import check_loggers
 from safevlm.training.stages import stage_of
 from safevlm.versions import installed
 
@@ -54,7 +55,6 @@ PACKAGES = (
     Package("lmms-eval", "0.7.3", "utility", beside=("filelock", "4", "it fails, and exits with 0 all the same")),
 )
 CORE = tuple(package.name for package in PACKAGES if not package.extra)
-LOGGERS = ("tensorboard", "wandb")
 
 
 def python(recipe: Recipe | None) -> Iterator[Finding]:
@@ -93,10 +93,11 @@ def needed_by(recipe: Recipe | None) -> list[str]:
 
 
 def loggers(recipe: Recipe | None) -> Iterator[Finding]:
-    """A logger that is not installed stops the Trainer at its first step."""
-    for name in recipe.run.report_to if recipe else ():
-        if name in LOGGERS and importlib.util.find_spec(name) is None:
-            yield Finding(False, f"run.report_to: {name} is not installed; pip install {name}")
+    """A logger that is not installed, or that transformers does not know, stops the run."""
+    try:
+        check_loggers(recipe.run.report_to if recipe else ())
+    except ValueError as error:
+        yield Finding(False, str(error))
 
 
 def torchvision(recipe: Recipe | None) -> Iterator[Finding]:

@@ -13,15 +13,18 @@ from safevlm.config import Recipe
 from safevlm.model import loading
 from safevlm.sharding import share_of
 from safevlm.training import processes, updates
+from safevlm.training.loggers import check_loggers
 from safevlm.training.stages import stage_of
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The recipe in transformers' words, for as many processes as there are.
 
-    ValueError when a GPU is asked for and there is none; UsageError when the batch cannot be split over the processes.
+    ValueError when a GPU is asked for and there is none, or a logger is not installed; UsageError when the batch cannot
+    be split over the processes, or `run.report_to` names no logger.
     """
     optim, run = recipe.optim, recipe.run
+    check_loggers(run.report_to)
     device = loading.default_device(run.device, "--run.device")
     settings = deepspeed_file(run.deepspeed)
     if settings:

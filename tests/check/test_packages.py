@@ -11,6 +11,7 @@ import pytest
 from safevlm.check import packages
 from safevlm.check.lazy_parts import run
 from safevlm.config import DataConfig, ModelConfig, Recipe, RunConfig
+from safevlm.training.arguments import training_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,9 +81,18 @@ def test_a_broken_torchvision_is_named_with_its_fix(tmp_path: Path, monkeypatch:
     assert not found.ok and "pip uninstall torchvision" in found.title and "nms" in found.detail
 
 
-def test_a_logger_that_is_not_there_is_an_error() -> None:
-    (found,) = packages.loggers(_recipe(report_to=["wandb"]))
-    assert not found.ok and "wandb" in found.title
+@pytest.mark.parametrize("name", ["wandb", "clearml", "nosuch"])
+def test_a_logger_that_is_not_there_is_an_error_of_check_and_of_training(name: str) -> None:
+    recipe = _recipe(report_to=[name])
+    (found,) = packages.loggers(recipe)
+    assert not found.ok and "run.report_to" in found.title and name in found.title
+    with pytest.raises(ValueError, match=f"run.report_to.*{name}"):
+        training_arguments(recipe)
+
+
+@pytest.mark.parametrize("names", [[], ["none"], ["all"]])
+def test_words_for_no_logger_and_all_loggers_are_fine(names: list[str]) -> None:
+    assert not list(packages.loggers(_recipe(report_to=names)))
 
 
 def test_deepspeed_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
