@@ -14,6 +14,8 @@ from safevlm.usage import UsageError
 TEXT = "Serve a guarded model to OpenAI's clients."
 KEY = "SAFEVLM_API_KEY"
 """Environment variable with the key."""
+UPSTREAM_KEY = "SAFEVLM_UPSTREAM_KEY"
+"""Environment variable with the key that the upstream asks for."""
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,22 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help=f"a client must send one of these; may be repeated (better: in the environment, as {KEY})",
     )
     parser.add_argument("--without-key", action="store_true", help="let everybody in who reaches --host")
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="guard another OpenAI-compatible server, which holds the model; of --model only what looks is loaded",
+    )
+    parser.add_argument("--upstream-model", metavar="NAME", help="its name for the model (default: its only one)")
+    parser.add_argument(
+        "--upstream-key", metavar="KEY", help=f"its API key (better: in the environment, as {UPSTREAM_KEY})"
+    )
+    parser.add_argument(
+        "--allow-domain",
+        action="append",
+        default=[],
+        metavar="DOMAIN",
+        help="fetch images by https from there (images.example.org, or .example.org for all below); may be repeated",
+    )
     parser.add_argument("--batch", type=COUNT, metavar="N", help="requests answered together (default 16)")
     parser.add_argument("--waiting", type=COUNT, metavar="N", help="requests in the queue (default 128)")
     parser.add_argument(
@@ -51,6 +69,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             f"--host {options.host} can be reached from other machines: give --api-key or {KEY}, or say --without-key"
         )
+    for flag in ("upstream_model", "upstream_key"):
+        if getattr(options, flag) and not options.upstream:
+            raise UsageError(f"--{flag.replace('_', '-')} is about another server; name it with --upstream URL")
+    if options.upstream and options.quantize != "none":
+        raise UsageError("--quantize packs the LLM, and with --upstream none is loaded; leave it out")
     try:
         import uvicorn
 
@@ -59,8 +82,11 @@ def run(options: argparse.Namespace) -> int:
         raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve]'") from error
     from safevlm.engine import Engine
     from safevlm.serve.access import Keys
+    from safevlm.serve.fetching import Fetcher
+    from safevlm.serve.front import Front
     from safevlm.serve.guarded import GuardedModel
     from safevlm.serve.limits import Limits
+    from safevlm.serve.upstream import Upstream, only_model
 
     engine = Engine.load(
         options.model,
@@ -69,12 +95,23 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         base=options.base,
         quantize=options.quantize,
+        lm=not options.upstream,
     )
     given = {"batch": options.batch, "waiting": options.waiting, "seconds": options.timeout}
     limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
-    model = GuardedModel(engine, options.name or Path(options.model).resolve().name, limits)
+    fetcher = Fetcher(options.allow_domain, limits.image_bytes) if options.allow_domain else None
+    if options.upstream:
+        key = options.upstream_key or os.environ.get(UPSTREAM_KEY, "")
+        there = options.upstream_model or only_model(options.upstream, key)
+        upstream = Upstream(options.upstream, key, limits.seconds)
+        model: GuardedModel = Front(
+            engine, options.name or there, limits, fetcher=fetcher, upstream=upstream, upstream_model=there
+        )
+    else:
+        model = GuardedModel(engine, options.name or Path(options.model).resolve().name, limits, fetcher=fetcher)
     app = create_app(model, Keys(keys), is_local=is_loopback(options.host))
-    print(f"{model.name} behind {engine.defense.name}: http://{options.host}:{options.port}/v1", flush=True)
+    where = f" at {options.upstream}" if options.upstream else ""
+    print(f"{model.name}{where} behind {engine.defense.name}: http://{options.host}:{options.port}/v1", flush=True)
     uvicorn.run(
         app,
         host=options.host,

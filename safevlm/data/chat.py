@@ -139,13 +139,15 @@ def _with_images(processor: Any, messages: Sequence[Message], images: Sequence[I
 
 
 def as_text(processor: Any, message: Message) -> Message:
-    """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
-    tokenizer = processor.tokenizer
-    control = "|".join(re.escape(token) for token in {*tokenizer.all_special_tokens, processor.image_token})
+    """A message in which control tokens that somebody wrote stay text."""
     content = [
-        {**part, "text": re.sub(control, lambda found: f"{found[0][0]} {found[0][1:]}", part["text"])}
-        if part["type"] == "text"
-        else part
+        {**part, "text": without_control_tokens(processor, part["text"])} if part["type"] == "text" else part
         for part in message["content"]
     ]
     return {**message, "content": content}
+
+
+def without_control_tokens(processor: Any, text: str) -> str:
+    """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
+    control = "|".join(re.escape(token) for token in {*processor.tokenizer.all_special_tokens, processor.image_token})
+    return re.sub(control, lambda found: f"{found[0][0]} {found[0][1:]}", text)

@@ -106,6 +106,10 @@ class Adopted(Defense):
     def reviews(self) -> bool:
         return "review" in self._hooks or is_own(self, "review", Adopted)
 
+    @property
+    def transforms(self) -> bool:
+        return "transform" in self._hooks or is_own(self, "transform", Adopted)
+
     def attach(self, ask: Ask) -> None:
         super().attach(ask)
         if hasattr(self.theirs, "attach"):

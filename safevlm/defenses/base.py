@@ -98,6 +98,11 @@ class Defense:
         """Whether it wants to see whole answers; streaming then waits for the end."""
         return is_own(self, "review", Defense)
 
+    @property
+    def transforms(self) -> bool:
+        """Whether it changes tensors of the prompt; a model behind a network cannot be asked so."""
+        return is_own(self, "transform", Defense)
+
     def attach(self, ask: Ask) -> None:
         """The engine's word, once, before any hook: how to ask the model behind it."""
         object.__setattr__(self, "ask", ask)  # a defense may be a frozen dataclass
@@ -152,6 +157,10 @@ class Stack(Defense):
     @property
     def reviews(self) -> bool:
         return is_own(self, "review", Stack) or any(member.reviews for member in self.members)
+
+    @property
+    def transforms(self) -> bool:
+        return is_own(self, "transform", Stack) or any(member.transforms for member in self.members)
 
     def attach(self, ask: Ask) -> None:
         for member in self.members:

@@ -2,7 +2,8 @@
 
 from safevlm.engine.engine import Engine, OnError, load
 from safevlm.engine.growing import BatchRequest
+from safevlm.engine.guard import Decision
 from safevlm.engine.setting import setting_of
 from safevlm.types import Generation
 
-__all__ = ["BatchRequest", "Engine", "Generation", "OnError", "load", "setting_of"]
+__all__ = ["BatchRequest", "Decision", "Engine", "Generation", "OnError", "load", "setting_of"]

@@ -25,7 +25,7 @@ from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of
-from safevlm.engine.guard import Guard, GuardedRequest, OnError, check_on_error
+from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.lengths import Answers, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
@@ -94,8 +94,12 @@ class Engine:
         quantize: Quantization = "none",
         truths: Mapping[str, Verdict] | None = None,
         on_error: OnError = "refuse",
+        lm: bool = True,
     ) -> Engine:
-        """As `safevlm.load`. `truths`: true verdicts by request id, which only the defense `oracle` reads."""
+        """As `safevlm.load`. `truths`: true verdicts by request id, which only the defense `oracle` reads.
+
+        `lm` False leaves the LLM on the disk: `look` and `decide_all` work, and answering is a ValueError.
+        """
         if not isinstance(defense, str | Defense):
             raise TypeError(
                 f"defense={defense!r} is neither a name nor a Defense; give an object of a class that derives from "
@@ -110,6 +114,7 @@ class Engine:
             quantize=quantize,
             device=place,
             guard=defense != "none",
+            lm=lm,
         )
         config = loaded.safe_llava.config
         setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, place)
@@ -171,6 +176,16 @@ class Engine:
         """The defense's verdict alone; the LLM is not run. A hook that fails is told in `Verdict.error`."""
         with self._turn_at_the_model, torch.inference_mode():
             return self._guard.detect(request, self._features(check_requests([request]))[0])
+
+    def decide_all(self, requests: Sequence[Request]) -> list[Decision | Reply]:
+        """What the defense makes of each request for a model that is somewhere else: the words in which it is to be
+        asked, or the reply in its place. One vision pass for all; the LLM is not run, and nothing is transformed.
+
+        ImageError, ValueError: one that cannot be used.
+        """
+        with self._turn_at_the_model, torch.inference_mode():
+            pairs = zip(requests, self._features(check_requests(requests)), strict=True)
+            return [self._guard.decide(request, features) for request, features in pairs]
 
     async def areply(self, request: Request, generation: Generation | None = None) -> Reply:
         """`reply` in the engine's thread. Cancelling stops generation at its next token."""
@@ -398,6 +413,8 @@ class Engine:
     ) -> tuple[Answers, list[int]]:
         """Answers, and the tokens of each prompt. `stop` ends them at the next token, the model's positions at the last
         one that they have."""
+        if not self.loaded.has_lm:
+            raise ValueError("this engine was loaded without its LLM; it looks at requests and answers none")
         batch = self._encoder.batch(turns)
         prompt_tokens: list[int] = batch.attention_mask.sum(1).tolist()
         room = [self._encoder.positions - tokens for tokens in prompt_tokens]

@@ -23,6 +23,15 @@ OnError = Literal["refuse", "allow"]
 
 
 @dataclass(frozen=True)
+class Decision:
+    """A request that is let through, in the words in which the model is to be asked."""
+
+    request: Request
+    verdict: Verdict
+    rewritten: Request
+
+
+@dataclass(frozen=True)
 class GuardedRequest:
     """A request on its way, with its tensors."""
 
@@ -91,24 +100,35 @@ class Guard:
         `check(after, before)`: what `transform` made of the request's tensors; it raises where the model could not read
         them.
         """
-        verdict = self.detect(request, features)
-        if verdict.error and self.on_error != "allow":
-            return self._refusal(request, verdict)
+        decided = self.decide(request, features)
+        if isinstance(decided, Reply):
+            return decided
+        verdict, rewritten = decided.verdict, decided.rewritten
         if verdict.error:
             return GuardedRequest(request, verdict, request, features, encode(request, features))
         hook = "rewrite"
+        try:
+            before = encode(rewritten, features)
+            hook = "transform"
+            inputs = check(given(Inputs, self.defense.transform(before, verdict)), before)
+        except Exception as error:  # noqa: BLE001 - the same: fail closed
+            return self._refusal(request, self._broken(hook, verdict, error))
+        return GuardedRequest(request, verdict, rewritten, features, inputs)
+
+    def decide(self, request: Request, features: LazyImageFeatures) -> Decision | Reply:
+        """What becomes of a request, before any tensor of its prompt is made; a Reply in the model's place."""
+        verdict = self.detect(request, features)
+        if verdict.error:
+            return Decision(request, verdict, request) if self.on_error == "allow" else self._refusal(request, verdict)
         try:
             rewritten = self.defense.rewrite(request, verdict)
             if isinstance(rewritten, Reply):
                 asked = Reply(text="", request=request, verdict=verdict, trace=_looked(verdict))
                 reply = settled(rewritten, asked)
                 return dataclasses.replace(reply, refused_by=reply.refused_by or self.defense.name)
-            before = encode(check_rewritten(request, given(Request, rewritten)), features)
-            hook = "transform"
-            inputs = check(given(Inputs, self.defense.transform(before, verdict)), before)
+            return Decision(request, verdict, check_rewritten(request, given(Request, rewritten)))
         except Exception as error:  # noqa: BLE001 - the same: fail closed
-            return self._refusal(request, self._broken(hook, verdict, error))
-        return GuardedRequest(request, verdict, rewritten, features, inputs)
+            return self._refusal(request, self._broken("rewrite", verdict, error))
 
     def review(self, turn: GuardedRequest, text: str, prompt: str, told: tuple[str, ...] = ()) -> Reply:
         """The reply, once the model has answered `text` to `prompt`. `told`: lines of the trace about the answer."""

@@ -47,6 +47,8 @@ class Loaded:
     """Safety weights by name as they came, whole, float32, on the CPU; live ones may be cut or rounded by DeepSpeed."""
     base_fingerprints: Fingerprints = field(default_factory=dict)
     """Of the weights in `base`, as they lie on the disk; they go into every checkpoint that stands on it."""
+    has_lm: bool = True
+    """Whether the LLM's layers are in memory."""
 
     @property
     def safe_llava(self) -> SafeLlava:
@@ -164,7 +166,7 @@ def _load(
     processor = load_processor(folder, config)
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
     wrapped = stored.load_adapter(model, folder) if kind == "adapter" and lm else model
-    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours, fingerprints)
+    return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours, fingerprints, lm)
 
 
 def check_base(folder: Path, kind: Kind, weights: Path) -> Fingerprints:

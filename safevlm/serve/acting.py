@@ -25,6 +25,10 @@ class _Around(Defense):
     def reviews(self) -> bool:
         return self.inner.reviews
 
+    @property
+    def transforms(self) -> bool:
+        return self.inner.transforms
+
     def attach(self, ask: Any) -> None:
         super().attach(ask)
         self.inner.attach(ask)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,14 +15,16 @@ from starlette.exceptions import HTTPException
 from safevlm import versions
 from safevlm.serve.access import Gate, Keys
 from safevlm.serve.chat_api import Answering
+from safevlm.serve.connection import while_connected
 from safevlm.serve.errors import ApiError
+from safevlm.serve.front import Front
+from safevlm.serve.front_chat import add_front_chat
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.strict_body import StrictRoute
 from safevlm.serve.wire.chat import ChatBody
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 CODES = {"extra_forbidden": "unknown_parameter", "not_supported": "not_supported"}
 """Of errors, by pydantic's types."""
 PLACE = 200
@@ -37,7 +38,7 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(model.close)
+        await model.aclose()
 
     app = FastAPI(title="SafeVLM", version=versions.VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, keys=keys or Keys(()), limits=model.limits, is_local=is_local, refuse=error_response)
@@ -47,13 +48,10 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _broken)
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: ChatBody, request: Request) -> Response:
-        answering = await Answering.start(model, body)
-        if body.stream:
-            first = await while_connected(request, answering.first())
-            return StreamingResponse(answering.events(first), media_type="text/event-stream", headers=NO_STORE)
-        return JSONResponse(await while_connected(request, answering.whole()), headers=NO_STORE)
+    if isinstance(model, Front):
+        add_front_chat(app, model)
+    else:
+        add_chat(app, model)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -78,23 +76,16 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
     return app
 
 
-async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """What `work` gives; when the client goes away it is cancelled, and its place is free."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ApiError(499, "the client went away")
-        return task.result()
-    finally:
-        for each in (task, gone):
-            each.cancel()
+def add_chat(app: FastAPI, model: GuardedModel) -> None:
+    """`POST /v1/chat/completions` of the model in this process."""
 
-
-async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatBody, request: Request) -> Response:
+        answering = await Answering.start(model, body)
+        if body.stream:
+            first = await while_connected(request, answering.first())
+            return StreamingResponse(answering.events(first), media_type="text/event-stream", headers=NO_STORE)
+        return JSONResponse(await while_connected(request, answering.whole()), headers=NO_STORE)
 
 
 def error_response(error: ApiError) -> JSONResponse:

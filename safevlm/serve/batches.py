@@ -12,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from threading import Condition, Event, Thread
+from typing import Protocol
 
-from safevlm.engine import BatchRequest, Engine
+from safevlm.engine import BatchRequest
 from safevlm.engine.growing import key
 from safevlm.serve.errors import busy, stuck
 from safevlm.types import Generation, Reply, Request, Verdict
@@ -24,10 +25,18 @@ Outcome = Reply | Verdict
 Heard = str | Outcome | Exception
 
 
+class Answerer(Protocol):
+    """An engine, or whatever else settles a batch of requests."""
+
+    def reply_each(self, asked: Sequence[BatchRequest], stop: Event | None = None) -> Sequence[Reply]: ...
+
+    def look(self, request: Request) -> Verdict: ...
+
+
 class Waiting:
     """A request in the queue, and what is heard of it: pieces of its answer, then a reply, a verdict or an error."""
 
-    def __init__(self, engine: Engine, request: Request, generation: Generation | None, is_streamed: bool) -> None:
+    def __init__(self, engine: Answerer, request: Request, generation: Generation | None, is_streamed: bool) -> None:
         """`generation`: how it is answered; None: it is looked at, and the outcome is a verdict."""
         self.engine = engine
         self.looks_only = generation is None

@@ -33,13 +33,8 @@ class Answering:
     @classmethod
     async def start(cls, model: GuardedModel, body: ChatBody) -> Answering:
         """ApiError: what cannot be answered, before the first byte is sent."""
-        if body.model != model.name:
-            raise ApiError(
-                404, f"no model {body.model!r}; this server has {model.name!r}", param="model", code="model_not_found"
-            )
+        check_asked(model, body)
         asked = body.moderation
-        if asked is not None and asked.mode("output") == "block":
-            raise ApiError(400, NO_OUTPUT_GUARD, param="moderation.policy.output", code="not_available")
         id = f"chatcmpl-{uuid.uuid4().hex}"
         question = await opened_request(body.messages, model.images, id)
         generation = generation_of(body, model.most_tokens)
@@ -57,7 +52,7 @@ class Answering:
             "refusal": reply.text if is_refused else None,
         }
         choice = {"index": 0, "message": message, "finish_reason": finish_of(reply), "logprobs": None}
-        told = {"usage": usage_of(reply), **self._moderation(reply)}
+        told = {"usage": usage_of(reply), **self.moderated(reply)}
         return self._envelope("chat.completion", [choice]) | told
 
     async def first(self) -> str | Reply:
@@ -77,8 +72,8 @@ class Answering:
                 elif self.model.engine.defense.reviews and heard.text:
                     yield self._event([_choice({"content": heard.text})])
                 yield self._event([_choice({}, finish_of(heard))])
-                if moderated := self._moderation(heard):
-                    yield self._event([], **moderated)
+                if told := self.moderated(heard):
+                    yield self._event([], **told)
                 options = self.body.stream_options
                 if options is not None and options.include_usage:
                     yield self._event([], usage=usage_of(heard))
@@ -94,7 +89,8 @@ class Answering:
                 return heard
         raise ApiError(500, "the model gave no answer")
 
-    def _moderation(self, reply: Reply) -> dict[str, Any]:
+    def moderated(self, reply: Reply) -> dict[str, Any]:
+        """`moderation` of an answer; empty where it was not asked for."""
         asked = self.body.moderation
         if asked is None:
             return {}
@@ -112,6 +108,17 @@ class Answering:
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model.name, "choices": choices}
+
+
+def check_asked(model: GuardedModel, body: ChatBody) -> None:
+    """ApiError: another model, or a moderation that this server has not."""
+    if body.model != model.name:
+        raise ApiError(
+            404, f"no model {body.model!r}; this server has {model.name!r}", param="model", code="model_not_found"
+        )
+    asked = body.moderation
+    if asked is not None and asked.mode("output") == "block":
+        raise ApiError(400, NO_OUTPUT_GUARD, param="moderation.policy.output", code="not_available")
 
 
 async def preceded(first: str | Reply, others: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from safevlm.messages import Message
 from safevlm.serve.errors import ApiError
 from safevlm.serve.flat_images import FlatImage, ImageOpener
 from safevlm.serve.limits import Limits
@@ -23,8 +24,13 @@ class OpenedRequest:
     images: tuple[FlatImage, ...]
 
 
-async def opened_request(messages: Sequence[ChatMessage], images: ImageOpener, id: str) -> OpenedRequest:
-    """ApiError names the message: over a limit, out of order, or with an image that cannot be used."""
+async def opened_request(
+    messages: Sequence[ChatMessage], images: ImageOpener, id: str, read: Sequence[Message] | None = None
+) -> OpenedRequest:
+    """ApiError names the message: over a limit, out of order, or with an image that cannot be used.
+
+    `read`: the turns as the guard reads them, where these are not one by one the body's messages.
+    """
     _check_size(messages, images.limits)
     uris = [
         (f"messages[{turn}].content[{place}].image_url.url", url)
@@ -32,7 +38,7 @@ async def opened_request(messages: Sequence[ChatMessage], images: ImageOpener, i
         for place, url in message.images()
     ]
     try:
-        request = Request.from_messages([_plain(message) for message in messages], id=id)
+        request = Request.from_messages(read or [_plain(message) for message in messages], id=id)
     except (TypeError, ValueError) as error:
         raise ApiError(400, str(error), param="messages", code="invalid_messages") from error
     opened = await images.open([url for _, url in uris], [place for place, _ in uris])

@@ -21,6 +21,7 @@ from PIL.Image import Image
 from safevlm.data.images import ImageError, image_size, open_image
 from safevlm.data.pixels import check_fits
 from safevlm.serve.errors import ApiError
+from safevlm.serve.fetching import Fetcher
 from safevlm.serve.limits import Limits
 
 HEAD = 64
@@ -51,20 +52,26 @@ class FlatImage:
 class ImageOpener:
     """Opens images of requests, a few at a time."""
 
-    def __init__(self, processor: Any, limits: Limits) -> None:
-        """`processor`: the checkpoint's image processor."""
+    def __init__(self, processor: Any, limits: Limits, fetcher: Fetcher | None = None) -> None:
+        """`processor`: the checkpoint's image processor. `fetcher`: of images on the network, else refused."""
         self.processor = processor
         self.limits = limits
+        self.fetcher = fetcher
         self._turn = asyncio.Semaphore(limits.decoding)
 
     async def open(self, uris: Sequence[str], places: Sequence[str]) -> list[FlatImage]:
-        """Of `data:` URIs, in order; `places`: what errors call them. ApiError: one that cannot be used."""
+        """Of `data:` URIs, and of URLs that the fetcher may fetch, in order; `places`: what errors call them.
+
+        ApiError: one that cannot be used.
+        """
         if len(uris) > self.limits.images:
             raise ApiError(
                 400, f"{len(uris)} images; this server takes {self.limits.images} a request", code="too_many_images"
             )
         opened = []
         for uri, place in zip(uris, places, strict=True):
+            if self.fetcher is not None and not uri.startswith("data:"):
+                uri = await self.fetcher.fetch(uri, place)
             async with self._turn:
                 opened.append(await asyncio.to_thread(self.opened, uri, place))
         return opened

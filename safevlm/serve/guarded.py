@@ -14,6 +14,7 @@ from safevlm.serve.acting import Blocking
 from safevlm.serve.batches import Batches, Waiting
 from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.errors import ApiError
+from safevlm.serve.fetching import Fetcher
 from safevlm.serve.flat_images import ImageOpener
 from safevlm.serve.limits import Limits
 from safevlm.serve.metrics import Metrics
@@ -40,12 +41,14 @@ class GuardedModel:
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
+    fetcher: Fetcher | None = None
+    """Of images on the network; none: they are refused."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
         self.batches = Batches(self.limits.batch, self.limits.waiting, self.limits.seconds)
         self.metrics.watch_waiting(lambda: self.batches.waiting)
-        self.images = ImageOpener(self.engine.processor.image_processor, self.limits)
+        self.images = ImageOpener(self.engine.processor.image_processor, self.limits, self.fetcher)
         self._blocking = self.engine.behind(Blocking(self.engine.defense, self.engine.taxonomy))
 
     @property
@@ -143,6 +146,10 @@ class GuardedModel:
     def close(self, seconds: float = 10.0) -> None:
         """Finishes what is in progress."""
         self.batches.close(seconds)
+
+    async def aclose(self) -> None:
+        """`close`, while others go on."""
+        await asyncio.to_thread(self.close)
 
     def card(self) -> dict[str, Any]:
         """Of `/v1/models`."""

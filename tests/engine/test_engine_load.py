@@ -205,3 +205,14 @@ def test_stock_checkpoint_gets_no_safety_modules(base: Path) -> None:
 def test_a_policy_that_nobody_would_act_on_is_an_error(defense: str) -> None:
     with pytest.raises(ValueError, match="no effect"):
         Engine.load("checkpoints/miniature", defense=defense, policy={"levels": {"careful": "refuse"}}, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["full", "safety"])
+def test_what_looks_is_loaded_without_the_llm(kind: str, base: Path, tmp_path: Path) -> None:
+    _write(kind, base, tmp_path / "run")
+    whole, alone = (Engine.load(tmp_path / "run", device="cpu", lm=lm) for lm in (True, False))
+    assert engines.same_verdict(alone.look(_request()), whole.look(_request()))
+    weights = [sum(each.numel() for each in engine.model.parameters()) for engine in (whole, alone)]
+    assert weights[1] < weights[0]
+    with pytest.raises(ValueError, match="without its LLM"):
+        alone.reply(_request(), engines.SHORT)
