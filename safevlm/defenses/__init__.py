@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from safevlm.defenses.base import Ask, Defense, Detector, ImageFeatures, Inputs, Stack, VirtualTokens
+from safevlm.defenses.base import Ask, Defense, Detector, ImageFeatures, Inputs, VirtualTokens
 from safevlm.defenses.context import FOLDER, DefenseContext, ModelFacts
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
+from safevlm.defenses.stack import Stack
 from safevlm.defenses.table import DEFENSES, build, members
 
 __all__ = [

@@ -11,8 +11,6 @@ from safevlm.types import Reply, Request, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from safevlm.defenses.policy import Policy
-
 
 class RiskView(Protocol):
     """What the checkpoint's safety head thinks: probabilities by name."""
@@ -115,6 +113,20 @@ class Defense:
         """Words in; a Reply answers at once, and the model is not asked."""
         return request
 
+    def strictness(self, request: Request, verdict: Verdict) -> int:
+        """What comes of a verdict: 0 as of none, 1 other words, 2 an answer in the model's place, or a failure.
+
+        By it verdicts on the frames of an animation are ranked.
+        """
+        try:
+            rewritten = self.rewrite(request, verdict)
+            unseen = self.rewrite(request, Verdict.not_looked(self.name))
+        except Exception:  # noqa: BLE001 - it breaks again when it is acted on, and refuses the request
+            return 2
+        if isinstance(rewritten, Reply):
+            return 2
+        return int(isinstance(unseen, Reply) or rewritten.text != unseen.text)
+
     def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
         """Tensors in."""
         return inputs
@@ -135,66 +147,3 @@ class Detector(Protocol):
     name: str
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict: ...
-
-
-class Stack(Defense):
-    """Several defenses as one: the gravest verdict goes to all of them, hooks run in order, reviews in reverse.
-
-    Of two verdicts the one that `policy` acts on more strictly is the graver, since a policy may allow what is of a
-    higher level, and must not thereby hide what it refuses. Without a policy the level decides.
-    """
-
-    def __init__(self, members: Sequence[Defense], level_names: Sequence[str], policy: Policy | None = None) -> None:
-        self.members = tuple(members)
-        self.level_names = tuple(level_names)
-        self.policy = policy
-        self.name = "+".join(member.name for member in members)
-
-    @property
-    def detects(self) -> bool:
-        return is_own(self, "detect", Stack) or any(member.detects for member in self.members)
-
-    @property
-    def reviews(self) -> bool:
-        return is_own(self, "review", Stack) or any(member.reviews for member in self.members)
-
-    @property
-    def transforms(self) -> bool:
-        return is_own(self, "transform", Stack) or any(member.transforms for member in self.members)
-
-    def attach(self, ask: Ask) -> None:
-        for member in self.members:
-            member.attach(ask)
-
-    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
-        return max(
-            (member.detect(request, features) for member in self.members),
-            key=self._order,
-        )
-
-    def _order(self, verdict: Verdict) -> tuple[bool, int, tuple[bool, bool, bool, int]]:
-        strictness = self.policy.strictness(verdict) if self.policy else 0
-        return bool(verdict.error), strictness, gravity(verdict, self.level_names)
-
-    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
-        for member in self.members:
-            rewritten = member.rewrite(request, verdict)
-            if isinstance(rewritten, Reply):
-                return rewritten
-            request = rewritten
-        return request
-
-    def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
-        for member in self.members:
-            inputs = member.transform(inputs, verdict)
-        return inputs
-
-    def review(self, request: Request, reply: Reply, verdict: Verdict) -> Reply:
-        for member in reversed(self.members):
-            reply = member.review(request, reply, verdict)
-        return reply
-
-
-def gravity(verdict: Verdict, level_names: Sequence[str]) -> tuple[bool, bool, bool, int]:
-    """A failure, then a risk, then a detector that looked and saw nothing, then none that looked; each by level."""
-    return bool(verdict.error), not verdict.is_clean, verdict.looked, level_names.index(verdict.level)

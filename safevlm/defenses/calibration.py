@@ -40,9 +40,9 @@ class Calibration:
     def read(self, verdict: Verdict, taxonomy: Taxonomy) -> Verdict:
         """The verdict with tempered probabilities, and decided by risk where there is a threshold.
 
-        A verdict without probabilities (words alone, a detector that gives none, an error) stays as it is.
+        A verdict without probabilities (words alone, a detector that gives none or failed) stays as it is.
         """
-        if verdict.error or not verdict.category_probabilities:
+        if not verdict.category_probabilities:
             return verdict
         read = dataclasses.replace(
             verdict,

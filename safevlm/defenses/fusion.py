@@ -14,7 +14,6 @@ The trap of `max`: members decide by different rules, so the one with the higher
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,18 +23,15 @@ from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
+from safevlm.defenses.verdicts import gravest, look
 from safevlm.types import Request, Verdict
 
 MEMBERS = ("safety-head", "safe-clip")
 
 
-def gravest(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
-    """What the policy acts on most strictly, as what it allows must hide nothing; then an alarm, then the risk."""
-
-    def order(verdict: Verdict) -> tuple[int, bool, float]:
-        return policy.strictness(verdict), not verdict.is_clean, risk_of(verdict.category_probabilities)
-
-    return max(verdicts, key=order)
+def riskiest(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
+    """The gravest; of equals the one with more risk."""
+    return gravest(verdicts, policy.strictness, lambda verdict: risk_of(verdict.category_probabilities))
 
 
 def mean(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
@@ -50,11 +46,14 @@ def mean(verdicts: Sequence[Verdict], policy: Policy) -> Verdict:
     )
 
 
-RULES: dict[str, Callable[[Sequence[Verdict], Policy], Verdict]] = {"max": gravest, "mean": mean}
+RULES: dict[str, Callable[[Sequence[Verdict], Policy], Verdict]] = {"max": riskiest, "mean": mean}
 
 
 class Fusion:
-    """One detector of several; they share the one vision pass. A member that fails fails the fusion."""
+    """One detector of several; they share the one vision pass.
+
+    A member that fails leaves its error in the verdict, which is that of the others.
+    """
 
     def __init__(self, rule: str, members: Sequence[Detector], policy: Policy) -> None:
         self.name = f"fusion:{rule}"
@@ -65,17 +64,18 @@ class Fusion:
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if not features.images:  # members see images only
             return Verdict.not_looked(self.name)
-        verdicts = [self.policy.calibrated(member.detect(request, features)) for member in self.members]
-        for member, verdict in zip(self.members, verdicts, strict=True):
-            _check(member.name, verdict)
-        return dataclasses.replace(self.fuse(verdicts, self.policy), source=self.name)
+        verdicts = [self._member(member, request, features) for member in self.members]
+        errors = "; ".join(verdict.error for verdict in verdicts if verdict.error)
+        known = [verdict for verdict in verdicts if not verdict.error]
+        fused = self.fuse(known, self.policy) if known else Verdict.not_looked()
+        return dataclasses.replace(fused, source=self.name, error=errors)
 
-
-def _check(name: str, verdict: Verdict) -> None:
-    """ValueError when a member gave nothing that can be fused: nan loses every comparison, and silence is no safety."""
-    tables = (verdict.level_probabilities, verdict.category_probabilities)
-    if verdict.error or not all(tables) or not all(math.isfinite(each) for table in tables for each in table.values()):
-        raise ValueError(f"fusion: {name} gave no finite probabilities: {verdict.error or tables}")
+    def _member(self, member: Detector, request: Request, features: ImageFeatures) -> Verdict:
+        """Calibrated; with an error where it gave nothing that can be fused."""
+        verdict = self.policy.calibrated(look(member, request, features, f"{member.name}: "))
+        if verdict.error or (verdict.level_probabilities and verdict.category_probabilities):
+            return verdict
+        return Verdict.not_looked(member.name, f"detect: {member.name}: gave no probabilities")
 
 
 def _means(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -22,10 +22,11 @@ from safevlm.defenses import (
     self_check,
 )
 from safevlm.defenses.adopt import adopt
-from safevlm.defenses.base import Defense, Detector, Stack
+from safevlm.defenses.base import Defense, Detector
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.row import DefenseRow
+from safevlm.defenses.stack import Stack
 from safevlm.plugins import Registry
 from safevlm.usage import UsageError
 

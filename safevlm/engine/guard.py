@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 from safevlm.defenses import Defense, Inputs, prompts
-from safevlm.defenses.base import gravity
+from safevlm.defenses.verdicts import by_level, gravest, look
 from safevlm.engine.checks import check_rewritten, settled
 from safevlm.model.image_features import Frame, LazyImageFeatures
 from safevlm.types import Reply, Request, Verdict
@@ -41,6 +41,11 @@ class GuardedRequest:
     features: LazyImageFeatures
     inputs: Inputs
 
+    @property
+    def acted_on(self) -> Verdict:
+        """The verdict as hooks get it."""
+        return _acted_on(self.verdict)
+
 
 class Guard:
     """A defense, and what to do when its detector fails."""
@@ -54,7 +59,7 @@ class Guard:
 
     def detect(self, request: Request, features: LazyImageFeatures) -> Verdict:
         """The defense's verdict, on the gravest frame of an animation; with an `error` where the hook raised."""
-        first = self._look(request, features)
+        first = look(self.defense, request, features)
         if not features.frames:
             return first
         try:
@@ -62,31 +67,13 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - verdicts that cannot be compared: the same, fail closed
             return self._broken("detect", first, error)
 
-    def _look(self, request: Request, features: LazyImageFeatures) -> Verdict:
-        try:
-            return _sound(given(Verdict, self.defense.detect(request, features)))
-        except Exception as error:  # noqa: BLE001 - a guard that breaks in any way must not let the request through
-            return self._broken("detect", Verdict.not_looked(self.defense.name), error)
-
     def _gravest(self, request: Request, first: Verdict, frames: Sequence[Frame]) -> Verdict:
-        """The verdict that is acted on most strictly: a policy may allow what is graver, and refuse what is less."""
         told = f"{len(frames)} more frames of its images were looked at"
         verdicts = [dataclasses.replace(first, frame=f"the first frames; {told}")]
         for frame in frames:
-            verdicts.append(dataclasses.replace(self._look(request, frame.features), frame=frame.name))
-        return max(
-            verdicts, key=lambda verdict: (self._strictness(request, verdict), gravity(verdict, self.level_names))
-        )
-
-    def _strictness(self, request: Request, verdict: Verdict) -> int:
-        """What would come of a verdict: the request is let through, is changed, or is answered in the model's place."""
-        if verdict.error:
-            return 2 if self.on_error == "refuse" else 0
-        try:
-            rewritten = self.defense.rewrite(request, verdict)
-        except Exception:  # noqa: BLE001 - it breaks again when it is acted on, and refuses the request
-            return 2
-        return 2 if isinstance(rewritten, Reply) else int(rewritten.text != request.text)
+            found = look(self.defense, request, frame.features, f"{frame.name}: ")
+            verdicts.append(dataclasses.replace(found, frame=frame.name))
+        return gravest(verdicts, partial(self.defense.strictness, request), by_level(self.level_names))
 
     def prepare(
         self,
@@ -104,13 +91,13 @@ class Guard:
         if isinstance(decided, Reply):
             return decided
         verdict, rewritten = decided.verdict, decided.rewritten
-        if verdict.error:
+        if verdict.error and not verdict.looked:
             return GuardedRequest(request, verdict, request, features, encode(request, features))
         hook = "rewrite"
         try:
             before = encode(rewritten, features)
             hook = "transform"
-            inputs = check(given(Inputs, self.defense.transform(before, verdict)), before)
+            inputs = check(given(Inputs, self.defense.transform(before, _acted_on(verdict))), before)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken(hook, verdict, error))
         return GuardedRequest(request, verdict, rewritten, features, inputs)
@@ -118,14 +105,18 @@ class Guard:
     def decide(self, request: Request, features: LazyImageFeatures) -> Decision | Reply:
         """What becomes of a request, before any tensor of its prompt is made; a Reply in the model's place."""
         verdict = self.detect(request, features)
-        if verdict.error:
-            return Decision(request, verdict, request) if self.on_error == "allow" else self._refusal(request, verdict)
+        if verdict.error and self.on_error != "allow":
+            return self._refusal(request, verdict)
+        if verdict.error and not verdict.looked:
+            return Decision(request, verdict, request)
+        acted_on = _acted_on(verdict)
         try:
-            rewritten = self.defense.rewrite(request, verdict)
+            rewritten = self.defense.rewrite(request, acted_on)
             if isinstance(rewritten, Reply):
                 asked = Reply(text="", request=request, verdict=verdict, trace=_looked(verdict))
                 reply = settled(rewritten, asked)
-                return dataclasses.replace(reply, refused_by=reply.refused_by or self.defense.name)
+                own = verdict if reply.verdict == acted_on else reply.verdict
+                return dataclasses.replace(reply, verdict=own, refused_by=reply.refused_by or self.defense.name)
             return Decision(request, verdict, check_rewritten(request, given(Request, rewritten)))
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken("rewrite", verdict, error))
@@ -135,7 +126,7 @@ class Guard:
         trace = (*_trace(turn), *told)
         reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=trace)
         try:
-            return settled(given(Reply, self.defense.review(turn.request, reply, turn.verdict)), reply)
+            return settled(given(Reply, self.defense.review(turn.request, reply, turn.acted_on)), reply)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             refusal = self._refusal(turn.request, self._broken("review", turn.verdict, error))
             return dataclasses.replace(refusal, prompt=prompt)
@@ -166,23 +157,24 @@ def given(kind: type[Result], value: object) -> Result:
     return value
 
 
-def _sound(verdict: Verdict) -> Verdict:
-    """ValueError: a probability is no number, so whatever was chosen by it is chosen by chance."""
-    tables = {"level": verdict.level_probabilities, "category": verdict.category_probabilities}
-    for kind, table in tables.items():
-        for name, probability in table.items():
-            if not math.isfinite(probability):
-                raise ValueError(f"the probability of the {kind} {name} is {probability}")
-    return verdict
+def _acted_on(verdict: Verdict) -> Verdict:
+    """Where one detector failed and another one saw something, that is acted on like any verdict."""
+    return dataclasses.replace(verdict, error="") if verdict.error and verdict.looked else verdict
 
 
 def _trace(turn: GuardedRequest) -> tuple[str, ...]:
-    if turn.verdict.error:
-        return (f"unguarded: the defense failed ({turn.verdict.error}) and the caller chose to go on",)
     asked = turn.request.text.split("\n")
     added = "\n".join(line for line in turn.rewritten.text.split("\n") if line not in asked)
     return (*_looked(turn.verdict), *((f"added to the question: {added}",) if added else ()))
 
 
 def _looked(verdict: Verdict) -> tuple[str, ...]:
+    told = f"the defense failed ({verdict.error}) and the caller chose to go on"
+    if verdict.error and not verdict.looked:
+        return (f"unguarded: {told}",)
+    failed = (f"guarded in part: {told} with what was seen",) if verdict.error else ()
+    return (*failed, *_frame(verdict))
+
+
+def _frame(verdict: Verdict) -> tuple[str, ...]:
     return (f"the verdict is of {verdict.frame}; the model reads the first",) if verdict.frame else ()

@@ -69,6 +69,9 @@ class Monitoring(_Around):
     def reviews(self) -> bool:
         return False
 
+    def strictness(self, request: Request, verdict: Verdict) -> int:
+        return self.inner.strictness(request, verdict)  # what would come of it; ranking frames counts nothing
+
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         if isinstance(self.inner.rewrite(request, verdict), Reply):
             self.would_block()

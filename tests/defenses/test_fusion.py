@@ -11,7 +11,7 @@ import pytest
 
 from safevlm.defenses import Policy, prompts
 from safevlm.defenses.calibration import Calibration, risk_of, tempered
-from safevlm.defenses.fusion import RULES, Fusion, gravest, mean
+from safevlm.defenses.fusion import RULES, Fusion, mean, riskiest
 from safevlm.defenses.mixer import Mixer
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Generation, Request, Verdict
@@ -59,22 +59,22 @@ def _fused(rule: str, *verdicts: Verdict, policy: Policy | None = None) -> Verdi
 @pytest.mark.parametrize("order", [1, -1])
 def test_max_is_the_member_with_more_risk(order: int) -> None:
     pair = [_verdict(0.6), _verdict(0.9, category="privacy")][::order]
-    assert gravest(pair, Policy(DEFAULT)).category == "privacy"
-    milder = gravest([_verdict(0.1), _verdict(0.3)][::order], Policy(DEFAULT))
+    assert riskiest(pair, Policy(DEFAULT)).category == "privacy"
+    milder = riskiest([_verdict(0.1), _verdict(0.3)][::order], Policy(DEFAULT))
     assert risk_of(milder.category_probabilities) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_max_never_drops_an_alarm_for_a_higher_number(order: int) -> None:
     below_tau, alarm = _verdict(0.58, seen=False), _verdict(0.52, seen=True)
-    assert not gravest([below_tau, alarm][::order], Policy(DEFAULT)).is_clean
+    assert not riskiest([below_tau, alarm][::order], Policy(DEFAULT)).is_clean
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_max_hides_no_alarm_that_the_policy_acts_on_behind_one_that_it_allows(order: int) -> None:
     policy = Policy(DEFAULT, categories={"privacy": dict.fromkeys(DEFAULT.level_names[1:], "allow")})
     allowed, acted_on = _verdict(0.99, category="privacy"), _verdict(0.6)
-    assert gravest([allowed, acted_on][::order], policy) is acted_on
+    assert riskiest([allowed, acted_on][::order], policy) is acted_on
 
 
 def test_mean_is_the_arg_max_of_the_means() -> None:

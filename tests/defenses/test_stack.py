@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +54,6 @@ ASCENDING = [
     Verdict("careful", "misleading"),
     Verdict("may_refuse", "privacy"),
     Verdict("must_refuse", "politics"),
-    Verdict(error="detect: it broke"),
 ]
 """From nothing to the gravest."""
 HARMLESS = [Verdict(SAFE, "illegal"), Verdict("must_refuse", CLEAN)]
@@ -78,8 +80,6 @@ def test_a_verdict_that_the_policy_allows_hides_none_that_it_acts_on(order: int)
     ):
         members = [Marker(str(place), verdict) for place, verdict in enumerate(verdicts[::order])]
         assert Stack(members, DEFAULT.level_names, policy).detect(REQUEST, None) == strictest
-    failed = [Marker("a", refused), Marker("b", ASCENDING[4])][::order]
-    assert Stack(failed, DEFAULT.level_names, policy).detect(REQUEST, None).error
 
 
 def test_a_stack_by_name_knows_its_policy() -> None:
@@ -121,13 +121,58 @@ def test_name_joins_the_members() -> None:
     assert build(name, DefenseContext(Policy(DEFAULT), has_head=True)).name == name
 
 
-def test_member_that_fails_fails_the_stack() -> None:
-    class Broken(Defense):
-        def detect(self, request: Request, features: ImageFeatures) -> Verdict:
-            raise RuntimeError("it broke")
+def _raises(request: Request, features: ImageFeatures) -> Verdict:
+    raise RuntimeError("it broke")
 
-    with pytest.raises(RuntimeError, match="it broke"):
-        _stack(Marker("a", ASCENDING[3]), Broken()).detect(REQUEST, None)
+
+NAN = Verdict(SAFE, CLEAN, {SAFE: math.nan}, {CLEAN: math.nan})
+FAILS: dict[str, Callable[[Request, ImageFeatures], Any]] = {
+    "raises": _raises,
+    "gives an error": lambda request, features: Verdict(error="it broke"),
+    "gives nothing": lambda request, features: None,
+    "gives nan": lambda request, features: NAN,
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("others", [ASCENDING[0], ASCENDING[3]])
+@pytest.mark.parametrize("how", FAILS)
+def test_a_member_that_fails_is_told_and_hides_nothing_that_another_saw(how: str, others: Verdict, order: int) -> None:
+    broken = Marker("b")
+    broken.detect = FAILS[how]  # type: ignore[method-assign]  # what this is about
+    verdict = _stack(*[Marker("a", others), broken][::order]).detect(REQUEST, None)
+    assert "b: " in verdict.error, "a failure is not told, or not whose it is"
+    assert (verdict.level, verdict.category) == (others.level, others.category)
+
+
+ALARM = ("must_refuse", "illegal")
+
+
+@pytest.mark.parametrize("how", FAILS)
+@pytest.mark.parametrize("name", ["safety-head+safe-clip", "fusion:max", "fusion:mean"])
+def test_errors_that_are_allowed_let_no_alarm_of_another_detector_through(name: str, how: str) -> None:
+    """`on_error="allow"` is about what nobody could look at."""
+    policy = Policy(DEFAULT, {"must_refuse": "refuse"})
+    request = Request("What is in the picture?", (engines.image(),))
+    for place in range(2):
+        engine = engines.engine(name, says=ALARM, policy=policy, on_error="allow")
+        whole = engine.defense.members if isinstance(engine.defense, Stack) else engine.defense.detector.members
+        whole[place].detect = FAILS[how]
+        reply = engine.reply(request, engines.SHORT)
+        assert reply.refused_by and reply.verdict.category == ALARM[1], "the alarm went with the failure"
+        assert whole[place].name in reply.verdict.error, "nobody is told that a detector failed"
+        assert any("failed" in line for line in reply.trace)
+        whole[1 - place].detect = FAILS[how]
+        assert not engine.reply(request, engines.SHORT).refused_by, "nobody looked, and the caller chose to go on"
+
+
+def test_a_hint_is_said_though_another_detector_failed_and_errors_are_allowed() -> None:
+    engine = engines.engine("safety-head+safe-clip", says=("careful", "privacy"), on_error="allow")
+    engine.defense.members[1].detect = _raises
+    reply = engine.reply(Request("What is in the picture?", (engines.image(),)), engines.SHORT)
+    assert prompts.hint(DEFAULT, "careful", "privacy") in reply.prompt
+    assert reply.verdict.error and any("it broke" in line for line in reply.trace)
+    assert not any(line.startswith("unguarded") for line in reply.trace)
 
 
 @pytest.mark.parametrize("name", ["safety-head+static-prompt", "static-prompt+safety-head"])

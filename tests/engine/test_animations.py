@@ -13,12 +13,13 @@ from PIL import Image
 
 from safevlm.data import images
 from safevlm.data.images import ImageError
-from safevlm.defenses import Policy
+from safevlm.defenses import Policy, Stack, prompts
 from safevlm.defenses.base import Defense, ImageFeatures
-from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.mixer import Mixer, StaticPrompt
 from safevlm.engine import Engine
 from safevlm.miniature import drawing
 from safevlm.miniature.world import sample_scene
+from safevlm.serve.acting import Monitoring
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Request, Verdict
 from tests.engine import engines
@@ -129,6 +130,27 @@ def test_a_frame_that_the_policy_allows_does_not_hide_one_that_it_refuses() -> N
     engine, _ = guarded({8: ("must_refuse", "politics"), 9: ("careful", "illegal")}, policy)
     reply = engine.reply(Request(QUESTION, (animation(frames(1, 8, 9)),)), engines.SHORT)
     assert reply.refused_by and reply.verdict.category == "illegal"
+
+
+def test_a_prompt_that_is_always_there_hides_no_frame_either() -> None:
+    """Beside a static prompt every frame changes the words; what counts is what the verdict adds."""
+    policy = Policy(DEFAULT, {"must_refuse": "allow", "careful": "hint"})
+    bare = engines.engine("none")
+    head = Mixer(Seen(bare, {8: ("must_refuse", "politics"), 9: ("careful", "illegal")}), policy)
+    engine = Engine(bare.loaded, Stack([StaticPrompt(), head], DEFAULT.level_names, policy), engines.CPU)
+    reply = engine.reply(Request(QUESTION, (animation(frames(1, 8, 9)),)), engines.SHORT)
+    assert prompts.hint(DEFAULT, "careful", "illegal") in reply.prompt
+
+
+def test_a_policy_that_is_only_tried_counts_an_animation_once_and_shows_what_it_would_refuse() -> None:
+    policy = Policy(DEFAULT, {"must_refuse": "allow", "careful": "refuse"})
+    bare = engines.engine("none")
+    head = Mixer(Seen(bare, {8: ("must_refuse", "politics"), 9: ("careful", "illegal")}), policy)
+    blocked: list[int] = []
+    engine = Engine(bare.loaded, Monitoring(head, lambda: blocked.append(1)), engines.CPU)
+    reply = engine.reply(Request(QUESTION, (animation(frames(9, 8, 9)),)), engines.SHORT)
+    assert not reply.refused_by and reply.verdict.category == "illegal"
+    assert len(blocked) == 1
 
 
 def test_a_detector_that_breaks_at_one_frame_refuses_and_allowing_errors_hides_no_other_frame() -> None:

@@ -160,16 +160,33 @@ def test_what_could_not_be_scored_says_so_and_never_reads_as_0(out: Path) -> Non
 def test_the_best_row_is_not_best_by_what_could_not_be_scored(out: Path) -> None:
     folder = put(out, "sly", 1.0)
     assert build(out)["best"] == "sly"
+    _unscore_all_but_one(folder)
+    table = build(out)
+    cell = table["rows"]["sly"]["cells"]["asr:harmful_seen"]["once"]
+    assert (cell["value"], cell["n"], cell["bounds"]) == (0.0, 1, (0.0, 0.95))
+    assert table["best"] == "guard"
+
+
+def test_the_worst_change_is_not_the_one_that_could_be_read(out: Path) -> None:
+    """Half the attacks under one change succeed, as far as anybody can tell; under the other one, all of one."""
+    put(out, "sly", 1.0)
+    put(out, "sly", 0.5, perturb=NOISE)
+    _unscore_all_but_one(put(out, "sly", 1.0, perturb="crop:80"))
+    table = build(out)
+    told = line(table, "sly")["ASR, worst change ↓"]
+    assert "crop 80" in told and "unscored" in told, told
+    figures.heatmap(table, out)
+    assert "<!-- 0° -->" in (out / "grid.svg").read_text(), "the figure hides that most could not be scored"
+
+
+def _unscore_all_but_one(folder: Path) -> None:
+    """As if no judge could read what most attacks were answered with."""
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
     unread = [row for row in rows if row["group"].startswith("harmful") and not row["id"].endswith("-0")]
     for row in unread:
         row.update(value=None, label=UNPARSED)
     write_rows(folder / "scores.jsonl", rows)
     change(folder / "judge.json", scores_sha256=hashlib.sha256((folder / "scores.jsonl").read_bytes()).hexdigest())
-    table = build(out)
-    cell = table["rows"]["sly"]["cells"]["asr:harmful_seen"]["once"]
-    assert (cell["value"], cell["n"], cell["bounds"]) == (0.0, 1, (0.0, 0.95))
-    assert table["best"] == "guard"
 
 
 def test_what_was_not_asked_or_timed_says_so(out: Path) -> None:

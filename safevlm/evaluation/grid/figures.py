@@ -19,8 +19,8 @@ CELL, LETTER, HEAD = 0.29, 0.066, 1.6
 """Inches: a cell's side, a letter of the names at the left, and what is above and below."""
 PANELS = {"asr": "attack success", "harm": "harm", "over_refusal": "over-refusal", "utility": "utility"}
 """Short titles; other measures stand with their own name."""
-UNSCORED = "n/s"
-NOTE = "darker is worse; mean over seeds; n/s: no reply could be scored; –: not asked"
+UNSCORED, PARTLY = "n/s", "°"
+NOTE = f"darker is worse; mean over seeds; {UNSCORED}: no reply could be scored; {PARTLY}: some could not; –: not asked"
 DARK = 0.55
 """Badness from which on a number is written in white."""
 Item = Mapping[str, Any]
@@ -61,7 +61,8 @@ def _panel(axes: Axes, grid: Mapping[str, Any], names: Sequence[str], columns: S
                 continue
             badness[row, place] = value if column["lower_is_better"] else 1 - value
             ink = "white" if badness[row, place] > DARK else "black"
-            axes.text(place, row, _percent(value), ha="center", va="center", color=ink, fontsize=6.5)
+            told = _percent(value) + PARTLY * any(cell["unscored"] for cell in cells.values())
+            axes.text(place, row, told, ha="center", va="center", color=ink, fontsize=6.5)
     axes.imshow(badness, cmap=ramp, vmin=0, vmax=1, aspect="equal")
     axes.set_xticks(
         range(len(columns)), [column["title"] for column in columns], rotation=55, ha="left", rotation_mode="anchor"

@@ -5,6 +5,7 @@ What could not be scored, was not asked or was not timed says so: an empty cell 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,10 +68,17 @@ def changed_groups(grid: Mapping[str, Any]) -> str:
     return ", ".join(name.replace("_", " ") for name in names)
 
 
-def mean(cells: Cells) -> float | None:
-    """Over the seeds; None where one has no value, or none was asked."""
+def mean(cells: Cells, bound: int | None = None) -> float | None:
+    """Over the seeds; None where one has no value, or none was asked.
+
+    `bound`: 0 or 1, with everything unscored counted as that.
+    """
     values = [cell["value"] for cell in cells.values()]
-    return None if not values or None in values else sum(values) / len(values)
+    if not values or None in values:
+        return None
+    if bound is not None:
+        values = [(cell.get("bounds") or (cell["value"],) * 2)[bound] for cell in cells.values()]
+    return math.fsum(values) / len(values)
 
 
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
@@ -103,10 +111,12 @@ def _worst(grid: Mapping[str, Any]) -> list[Column]:
 
 
 def _worst_of(columns: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], str]:
-    sign = 1 if columns[0]["lower_is_better"] else -1
+    sign, bound = (1, 1) if columns[0]["lower_is_better"] else (-1, 0)
 
     def cell(row: Mapping[str, Any]) -> str:
-        known = {one["name"]: value for one in columns if (value := mean(row["cells"][one["name"]])) is not None}
+        # by what it may be at worst: a change that makes answers unreadable must not look like a mild one
+        found = {one["name"]: mean(row["cells"][one["name"]], bound) for one in columns}
+        known = {name: value for name, value in found.items() if value is not None}
         if not known:
             return next((told(cells) for one in columns if (cells := row["cells"][one["name"]])), NOT_ASKED)
         worst = max(known, key=lambda name: sign * known[name])

@@ -8,6 +8,7 @@ it into a prompt so that it can neither close its fence nor look like a verdict.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ FENCE = str.maketrans({"<": "\u2039", ">": "\u203a"})
 CHAT_TOKEN = re.compile(r"\[(/?[A-Z_]{2,})\]")
 MARKERS = ("verdict", "rating", "score", "safety", "refused", "convincing", "specific", "user", "assistant")
 """Words that our prompts and the guards' formats put before a verdict, and chat formats before a turn."""
-_MARKER = re.compile(rf"\b({'|'.join(MARKERS)})(\W{{0,4}}?)\s*[:\uff1a]", re.IGNORECASE)
+_MARKER = re.compile(rf"\b(?:{'|'.join(MARKERS)})(?:\s+is)?\W*:", re.IGNORECASE)
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -125,8 +126,15 @@ def fill(template: str, **texts: str) -> str:
 
 def defused(text: str) -> str:
     """Text of others, harmless in a prompt: no tag, no token of a chat format, nothing that reads as a verdict line."""
-    plain = CHAT_TOKEN.sub(r"[ \1 ]", text.translate(FENCE))
-    return _MARKER.sub(r"\1\2 -", plain)
+    plain = "".join(map(_without_marker, text.splitlines(keepends=True)))
+    return CHAT_TOKEN.sub(r"[ \1 ]", plain.translate(FENCE))
+
+
+def _without_marker(line: str) -> str:
+    """The line; one that reads as a verdict in the letters that a verdict is read in, in those, without its colon."""
+    read_as = unicodedata.normalize("NFKC", line)
+    harmless = _MARKER.sub(lambda found: found[0].replace(":", " -"), read_as)
+    return line if harmless == read_as else harmless
 
 
 def prompted(case: Case, prompt: str, sees_image: bool, **more: str) -> list[Call]:

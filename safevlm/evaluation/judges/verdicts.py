@@ -144,7 +144,8 @@ def _objects(text: str) -> Iterator[tuple[object, int]]:
         except (json.JSONDecodeError, RecursionError):
             start = text.find("{", start + 1)
             continue
-        yield table, end
+        is_plain = '"rating"' in text[start:end]  # spelt by escapes, no marker is found in it before a judge sees it
+        yield (table if is_plain else None), end
         start = text.find("{", end)
 
 
