@@ -13,13 +13,16 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from safevlm import versions
+from safevlm.files.text import short
 from safevlm.serve.access import Gate, Keys
 from safevlm.serve.chat_api import Answering
 from safevlm.serve.connection import while_connected
-from safevlm.serve.errors import ApiError
+from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.front_chat import add_front_chat
 from safevlm.serve.guarded import GuardedModel
+from safevlm.serve.moderations_api import add_moderations
+from safevlm.serve.responses_api import add_responses
 from safevlm.serve.strict_body import StrictRoute
 from safevlm.serve.wire.chat import ChatBody
 
@@ -29,7 +32,6 @@ CODES = {"extra_forbidden": "unknown_parameter", "not_supported": "not_supported
 """Of errors, by pydantic's types."""
 PLACE = 200
 """Characters of a place that an error repeats."""
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = True) -> FastAPI:
@@ -52,6 +54,8 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
         add_front_chat(app, model)
     else:
         add_chat(app, model)
+        add_responses(app, model)
+    add_moderations(app, model)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -60,7 +64,7 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         if name != model.name:
-            raise ApiError(404, f"no model {name!r}; this server has {model.name!r}", code="model_not_found")
+            raise ApiError(404, f"no model {short(name)}; this server has {model.name!r}", code="model_not_found")
         return model.card()
 
     @app.get("/healthz", response_model=None)

@@ -6,11 +6,13 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from safevlm.files.text import short
 from safevlm.serve import moderation
-from safevlm.serve.conversation import generation_of, opened_request
+from safevlm.serve.conversation import CHAT, Places, generation_of, opened_request
 from safevlm.serve.errors import ApiError
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.wire.chat import ChatBody
@@ -31,12 +33,14 @@ class Answering:
     pieces: AsyncGenerator[str | Reply]
 
     @classmethod
-    async def start(cls, model: GuardedModel, body: ChatBody) -> Answering:
-        """ApiError: what cannot be answered, before the first byte is sent."""
+    async def start(
+        cls, model: GuardedModel, body: ChatBody, kind: str = "chatcmpl-", places: Places = CHAT
+    ) -> Answering:
+        """`kind`: how the id begins. ApiError: what cannot be answered, before the first byte is sent."""
         check_asked(model, body)
         asked = body.moderation
-        id = f"chatcmpl-{uuid.uuid4().hex}"
-        question = await opened_request(body.messages, model.images, id)
+        id = f"{kind}{uuid.uuid4().hex}"
+        question = await opened_request(body.messages, model.images, id, places=places)
         generation = generation_of(body, model.most_tokens)
         blocks = asked is not None and asked.mode("input") == "block"
         pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks)
@@ -44,7 +48,7 @@ class Answering:
 
     async def whole(self) -> dict[str, Any]:
         """The completion in one piece."""
-        reply = await self._reply()
+        reply = await self.reply()
         is_refused = bool(reply.refused_by)
         message = {
             "role": "assistant",
@@ -63,14 +67,12 @@ class Answering:
         """The completion as server-sent events. What goes wrong on the way is an event too, and no `[DONE]` follows."""
         try:
             yield self._event([_choice({"role": "assistant", "content": ""})])
-            async for heard in preceded(first, self.pieces):
+            async for heard in self.heard(first):
                 if isinstance(heard, str):
                     yield self._event([_choice({"content": heard})])
                     continue
                 if heard.refused_by:
                     yield self._event([_choice({"refusal": heard.text})])
-                elif self.model.engine.defense.reviews and heard.text:
-                    yield self._event([_choice({"content": heard.text})])
                 yield self._event([_choice({}, finish_of(heard))])
                 if told := self.moderated(heard):
                     yield self._event([], **told)
@@ -83,10 +85,19 @@ class Answering:
         finally:
             await self.pieces.aclose()
 
-    async def _reply(self) -> Reply:
-        async for heard in self.pieces:
-            if isinstance(heard, Reply):
-                return heard
+    async def heard(self, first: str | Reply) -> AsyncIterator[str | Reply]:
+        """All words of the answer, piece by piece, and last the reply; a refusal's words stand in the reply alone."""
+        async for heard in preceded(first, self.pieces):
+            if isinstance(heard, Reply) and self.model.engine.defense.reviews and not heard.refused_by and heard.text:
+                yield heard.text
+            yield heard
+
+    async def reply(self) -> Reply:
+        """The reply, once it is there."""
+        async with aclosing(self.pieces) as pieces:
+            async for heard in pieces:
+                if isinstance(heard, Reply):
+                    return heard
         raise ApiError(500, "the model gave no answer")
 
     def moderated(self, reply: Reply) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def check_asked(model: GuardedModel, body: ChatBody) -> None:
     """ApiError: another model, or a moderation that this server has not."""
     if body.model != model.name:
         raise ApiError(
-            404, f"no model {body.model!r}; this server has {model.name!r}", param="model", code="model_not_found"
+            404, f"no model {short(body.model)}; this server has {model.name!r}", param="model", code="model_not_found"
         )
     asked = body.moderation
     if asked is not None and asked.mode("output") == "block":

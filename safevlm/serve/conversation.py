@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,23 +25,48 @@ class OpenedRequest:
     images: tuple[FlatImage, ...]
 
 
+@dataclass(frozen=True)
+class Places:
+    """What errors call a body's messages."""
+
+    messages: str = "messages"
+    before: int = 0
+    """Messages in front that stand in another field of the body."""
+    url: str = ".image_url.url"
+    """Of an image's part."""
+
+    def image(self, turn: int, place: int) -> str:
+        return f"{self.messages}[{turn - self.before}].content[{place}]{self.url}"
+
+    def told(self, message: str) -> str:
+        """An error about `messages[i]`, in this body's words."""
+        said = re.sub(r"messages\[(\d+)\]", lambda found: f"{self.messages}[{int(found[1]) - self.before}]", message)
+        return re.sub(r"^messages:", f"{self.messages}:", said)
+
+
+CHAT = Places()
+
+
 async def opened_request(
-    messages: Sequence[ChatMessage], images: ImageOpener, id: str, read: Sequence[Message] | None = None
+    messages: Sequence[ChatMessage],
+    images: ImageOpener,
+    id: str,
+    read: Sequence[Message] | None = None,
+    *,
+    places: Places = CHAT,
 ) -> OpenedRequest:
     """ApiError names the message: over a limit, out of order, or with an image that cannot be used.
 
     `read`: the turns as the guard reads them, where these are not one by one the body's messages.
     """
-    _check_size(messages, images.limits)
+    _check_size(messages, images.limits, places)
     uris = [
-        (f"messages[{turn}].content[{place}].image_url.url", url)
-        for turn, message in enumerate(messages)
-        for place, url in message.images()
+        (places.image(turn, place), url) for turn, message in enumerate(messages) for place, url in message.images()
     ]
     try:
         request = Request.from_messages(read or [_plain(message) for message in messages], id=id)
     except (TypeError, ValueError) as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_messages") from error
+        raise ApiError(400, places.told(str(error)), param=places.messages, code="invalid_messages") from error
     opened = await images.open([url for _, url in uris], [place for place, _ in uris])
     request = dataclasses.replace(request, images=tuple(image.image for image in opened))
     return OpenedRequest(request, tuple(opened))
@@ -69,16 +95,19 @@ def _plain(message: ChatMessage) -> dict[str, object]:
     return {"role": message.role, "content": [*images, *([{"type": "text", "text": words}] if words else [])]}
 
 
-def _check_size(messages: Sequence[ChatMessage], limits: Limits) -> None:
+def _check_size(messages: Sequence[ChatMessage], limits: Limits, places: Places) -> None:
     if len(messages) > limits.messages:
         raise ApiError(
-            400, f"{len(messages)} messages; this server takes {limits.messages}", param="messages", code="too_long"
+            400,
+            f"{len(messages)} messages; this server takes {limits.messages}",
+            param=places.messages,
+            code="too_long",
         )
     characters = sum(len(message.text()) for message in messages)
     if characters > limits.characters:
         raise ApiError(
             400,
             f"{characters:,} characters; this server takes {limits.characters:,}",
-            param="messages",
+            param=places.messages,
             code="too_long",
         )

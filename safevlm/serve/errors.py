@@ -16,6 +16,8 @@ TYPES = {
     504: "server_error",
 }
 """By status; every other one is the request's own fault."""
+NO_STORE = {"Cache-Control": "no-store"}
+"""Of every answer about a request."""
 
 
 class ApiError(Exception):

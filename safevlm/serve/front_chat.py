@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from safevlm.serve.chat_api import Answering, check_asked
 from safevlm.serve.connection import while_connected
 from safevlm.serve.conversation import opened_request
-from safevlm.serve.errors import ApiError
+from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.looking import LetThrough
 from safevlm.serve.server_events import ServerEvent
@@ -26,7 +26,6 @@ from safevlm.types import Reply
 
 EVENTS = "text/event-stream"
 JSON = "application/json"
-NO_STORE = {"Cache-Control": "no-store"}
 ENVELOPE = ("id", "object", "created", "model")
 """Fields that all chunks of a completion share."""
 

@@ -89,7 +89,7 @@ class GuardedModel:
             action = {429: "busy", 400: "unusable"}.get(error.status, action)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            action = "left"
+            action = "left" if action == "failed" else action  # who has the reply reads no further
             raise
         finally:
             waiting.leave()
@@ -101,14 +101,20 @@ class GuardedModel:
         started = time.perf_counter()
         waiting = Waiting(self.engine, question.request, None, is_streamed=False)
         self.metrics.images.inc(len(question.images))
-        with self._told():
-            self.batches.put(waiting)
-            async for verdict in waiting.heard(self.limits.seconds):
-                if isinstance(verdict, Verdict):
-                    self.metrics.guard_seconds.observe(time.perf_counter() - started)
-                    self._count_verdict(verdict, bool(question.images))
-                    return verdict
-        raise AssertionError("a look ends in a verdict or an error")
+        action = "failed"
+        try:
+            with self._told():
+                self.batches.put(waiting)
+                async for verdict in waiting.heard(self.limits.seconds):
+                    if isinstance(verdict, Verdict):
+                        self.metrics.guard_seconds.observe(time.perf_counter() - started)
+                        self._count_verdict(verdict, bool(question.images))
+                        action = "looked"
+                        return verdict
+            raise AssertionError("a look ends in a verdict or an error")
+        finally:
+            waiting.leave()
+            self.metrics.requests.labels(action).inc()
 
     @contextmanager
     def _told(self) -> Generator[None]:

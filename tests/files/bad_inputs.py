@@ -21,7 +21,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from safevlm.commands import USER_ERRORS, one_line
+from tests.files.spoiling import RAW, changed, places, with_part
 
 SECONDS = 2.0
 MEMORY = 200 << 20
@@ -293,80 +294,10 @@ def _csv(own: Any, file: Path) -> object:
 
 # --- spoiling ---------------------------------------------------------------------------------------------------------
 
-STRANGE: list[Any] = json.loads(
-    r"""[null, true, false, 0, -1, 1, 5, 1.5, -0.0, 1e308, "", " ", "x", "yes", "0", "nan", "a/b", "../..", "\u0000",
-    "a\nb", "\ud83d", "{", "}", "{topic}", "{topic:>999999999}", "{0}", "%s", [], {}, [[]], [null], [1, "a"], ["a"],
-    {"a": 1}, {"": ""}, {"name": 5}, "\u2028", "~", "$HOME", "2024-01-02", 1000000000000000000000000000000]"""
-) + ["x" * 100_000, -(10**400)]
-RAW = [
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "1e999",
-    r'"\ud83d"',
-    r'"\udc00\ud83d"',
-    r'"\u0000"',
-    "tru",
-    "01",
-    "'",
-    "<<",
-    "*b",
-]
-RAW += ["&a [*a]", "!!timestamp junk", "!!python/object:os.system {}", "!!binary x", "!!set {a, b}", ".inf", ".nan"]
-RAW += ["0x1F", "1_000", "1:30", "9" * 5_000, "[" * 3_000 + "]" * 3_000, "[" * 100_000]
-RAW += ['{"a":' * 2_000 + "1" + "}" * 2_000]
 BOMB = "b0: &b0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]\n" for n in range(1, 10)
 )
 MARK = "SPOILED-HERE"
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in pairs:
-        yield from _places(part, (*path, key))
-
-
-def _with(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    made = copy.deepcopy(value)
-    holder = made
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = new
-    return made
-
-
-def _changed(rng: random.Random, value: Any) -> tuple[str, Any]:
-    """A value with one to three parts of it swapped, dropped, renamed or added."""
-    told = []
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        path = rng.choice(list(_places(value)))
-        kind = rng.choice(["swap", "swap", "swap", "drop", "rename", "add", "wrap"])
-        holder = value
-        for key in path[:-1]:
-            holder = holder[key]
-        told.append(f"{kind} {path}")
-        if kind == "swap" or not path:
-            value = _with(value, path, copy.deepcopy(rng.choice(STRANGE)))
-        elif kind == "wrap":
-            value = _with(value, path, [holder[path[-1]]])
-        else:
-            value = copy.deepcopy(value)
-            holder = value
-            for key in path[:-1]:
-                holder = holder[key]
-            if isinstance(holder, dict):
-                old = holder.pop(path[-1]) if kind != "add" else None
-                if kind != "drop":
-                    holder[rng.choice(["extra", "", "name", "path", 5, f"{path[-1]}x"])] = old
-            elif kind == "drop":
-                del holder[path[-1]]
-            else:
-                holder.append(copy.deepcopy(rng.choice(STRANGE)))
-    return "; ".join(told), value
 
 
 def _text(reader: Reader, value: Any) -> str:
@@ -387,8 +318,8 @@ def right(reader: Reader) -> bytes:
 def _raw(rng: random.Random, reader: Reader) -> tuple[str, bytes]:
     """Something in a value's place that no writer of ours writes."""
     word = rng.choice(RAW)
-    path = rng.choice(list(_places(reader.example))[1:] or [()])
-    text = _text(reader, _with(reader.example, path, MARK))
+    path = rng.choice(list(places(reader.example))[1:] or [()])
+    text = _text(reader, with_part(reader.example, path, MARK))
     return f"raw {word[:20]} {path}", text.replace(f'"{MARK}"', word).replace(MARK, word).encode()
 
 
@@ -437,7 +368,7 @@ def spoiled(rng: random.Random, reader: Reader) -> tuple[str, bytes]:
         return _raw(rng, reader)
     if roll < 0.45:
         return _repeated(rng, reader)
-    kind, value = _changed(rng, copy.deepcopy(reader.example))
+    kind, value = changed(rng, copy.deepcopy(reader.example))
     return kind, _text(reader, value).encode("utf-8", "surrogatepass")
 
 

@@ -202,6 +202,16 @@ def test_a_page_of_somebody_else_cannot_post_to_a_local_server(
     assert answer.status_code == status
 
 
+def test_a_whole_and_a_streamed_answer_are_counted_as_let_through_once_each() -> None:
+    with serving(engines.engine("none")) as served:
+        ask = served.client().chat.completions
+        ask.create(model=NAME, messages=[asked("What is it?")], max_tokens=2)
+        list(ask.create(model=NAME, messages=[asked("What is it?")], max_tokens=2, stream=True))
+        page = served.client()._client.get(f"{served.address}/metrics").text
+        counted = [line for line in page.splitlines() if line.startswith("safevlm:requests_total")]
+        assert counted == ['safevlm:requests_total{action="passed"} 2.0']
+
+
 def test_metrics_count_what_came_of_requests(refusing: Served) -> None:
     client = refusing.client()
     client.chat.completions.create(model=NAME, messages=[asked("What is it?", engines.image(1))])

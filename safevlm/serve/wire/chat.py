@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -48,14 +49,21 @@ class RefusalPart(Wire):
     refusal: str
 
 
-def _kind(part: Any) -> str:
+def kind_of(part: Any) -> str:
+    """The type that a part says it has."""
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
     return kind if isinstance(kind, str) else ""
 
 
+def by_kind(*kinds: str, find: Callable[[Any], str] = kind_of) -> Discriminator:
+    """Chooses the part that is tagged with its kind; the error names all of them."""
+    said = f"no part that is taken here; its type is one of {', '.join(kinds)}"
+    return Discriminator(find, custom_error_type="unknown_part", custom_error_message=said)
+
+
 Part = Annotated[
     Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")] | Annotated[RefusalPart, Tag("refusal")],
-    Discriminator(_kind),
+    by_kind("text", "image_url", "refusal"),
 ]
 
 

@@ -1,0 +1,11 @@
+"""Spoiled requests are answered, or told what is wrong. The long form is the module."""
+
+from __future__ import annotations
+
+from tests.serve import bad_requests
+
+
+def test_a_spoiled_request_is_answered_or_told_what_is_wrong() -> None:
+    counts, findings = bad_requests.run(150, seed=14, every=75)
+    assert not findings, "\n".join(f"{one.request.what}: {one.why}"[:300] for one in findings)
+    assert counts["400"] > 50 and counts["200"] > 10, counts
