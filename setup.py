@@ -45,6 +45,7 @@ setup(
         "pillow>=10.1",
         "pyyaml",
         "pydantic>=2.12",
+        "py3langid>=0.4",
         "typing_extensions",
         "tqdm",
         "jsonargparse[signatures]>=4.40",

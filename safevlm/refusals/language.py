@@ -1,43 +1,35 @@
-"""In which language an answer is: by its script, then by the commonest words of each language. Short answers are
-ambiguous, so that the answer is a set: all languages that it may be in.
+"""In which language an answer is. Short answers are ambiguous, so that the answer is a set: all languages with rules
+that it may be in.
 
-Ours, since refusals are often of a few words, and what is wanted is every language that they may be in, not the
-likeliest one.
+py3langid knows 139 languages; a text that it takes for one without rules has no reading.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from safevlm.refusals.rules import all_rules, other_words
+from safevlm.refusals.rules import all_rules
 
-SCRIPTS = {
-    "HIRAGANA": "ja",
-    "KATAKANA": "ja",
-    "HANGUL": "ko",
-    "CJK": "zh",
-    "DEVANAGARI": "hi",
-    "BENGALI": "bn",
-    "ARABIC": "ar",
-    "CYRILLIC": "ru",
-    "LATIN": "en",
-}
-"""First word of a letter's Unicode name → the language with rules that is written so; Latin is many."""
-OF_OTHERS = {"ar": "پچژگکیےھہٹڈڑںۀ", "hi": "ळ", "bn": "ৰৱ"}
-"""Letters of scripts that their language with rules does not have (Persian, Urdu, Marathi, Assamese)."""
-NEEDS_WORDS = ("hi", "ru")
-"""Scripts of several languages: a long answer must hold a common word of the one with rules."""
-_OWN_SCRIPT = frozenset(SCRIPTS.values()) - {"en"}
 APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
-LONG = 4
-"""Words from which on an answer without any known common word is in an unknown language."""
-EDGES = ".,!?:;\u0964\u061f\u060c\u00ab\u00bb\"'()*"
-WEAK = 2
-"""Common words up to which an answer in Latin letters may still be in any of its languages."""
+DEFAULT = "en"
+"""What an answer in plain Latin letters is taken for that is too short to tell (`Yes.`, `A red cup.`)."""
+SHORT = 3
+"""Words up to which it is."""
+SURE = 0.5
+"""Share from which on a language is told, or the languages with rules together."""
+CERTAIN = 0.7
+"""Share from which on no language with rules is asked."""
+POSSIBLE = 0.02
+"""Share from which on a language is asked for its refusals."""
+ALIKE = {"ms": "id"}
+"""Languages that are read with the rules of another one: Malay's refusals are Indonesian's."""
+SEEN = 2000
+"""Letters by which the language is told."""
+_MARKS = re.compile(r"[\d_*#>|~]+")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
@@ -46,50 +38,34 @@ class Guess:
     languages: tuple[str, ...]
     """Codes of the languages with rules that the text may be in, likeliest first; none: it is in another one."""
     is_known: bool = True
-    """Whether anything speaks for them. Where nothing does, only a refusal's own form can."""
+    """Whether it is in one of them. Where that is open, only a refusal's own form can tell."""
 
 
 def languages(text: str) -> Guess:
-    """In which of the languages with rules a text may be. One without a letter is taken for English."""
-    scripts = Counter(_script(letter) for letter in text if letter.isalpha())
-    if not scripts:
-        return Guess(("en",))
-    japanese = scripts["HIRAGANA"] + scripts["KATAKANA"]
-    if japanese and japanese * 10 >= scripts["CJK"]:
-        scripts["HIRAGANA"] += scripts.pop("CJK", 0)
-    code = SCRIPTS.get(scripts.most_common(1)[0][0])
-    if code is None:
-        return Guess(())
-    return _of_latin(text) if code == "en" else _of_script(code, text)
-
-
-def _of_script(code: str, text: str) -> Guess:
-    rules = all_rules()[code]
-    foreign = rules.letters_of_others | set(OF_OTHERS.get(code, ""))
-    tokens = {token.strip(EDGES) for token in text.lower().replace("ё", "е").split()}
-    lacks_words = code in NEEDS_WORDS and len(tokens) >= LONG and not tokens & rules.words
-    is_foreign = lacks_words or any(letter in foreign for letter in text.lower())
-    return Guess(() if is_foreign else (code,))
-
-
-def _of_latin(text: str) -> Guess:
-    text = unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES)
+    """In which of the languages with rules a text may be. One without a word is taken for English."""
+    text = unicodedata.normalize("NFC", text).translate(APOSTROPHES)[:SEEN]
     words = _WORD.findall(text)
-    known = {code: rules for code, rules in all_rules().items() if code not in _OWN_SCRIPT}
-    counts = Counter(
-        {code: _count(words, one.words) + sum(letter in one.letters for letter in text) for code, one in known.items()}
-    )
-    best = max(counts.values())
-    if max(_count(words, common) for common in other_words().values()) > best:
-        return Guess(())
-    least = 0 if best <= WEAK else best / 2
-    likely = tuple(code for code, count in counts.most_common() if count >= least)
-    return Guess(likely, is_known=best > 0 or len(words) < LONG)
+    if not words:
+        return Guess((DEFAULT,))
+    shares: dict[str, float] = {}
+    others = 0.0
+    for code, share in _identifier().rank(_MARKS.sub(" ", text)):
+        own = ALIKE.get(code, code)
+        if own in all_rules():
+            shares[own] = shares.get(own, 0.0) + float(share)
+        else:
+            others = max(others, float(share))
+    if len(words) <= SHORT and text.isascii() and others < SURE:
+        shares[DEFAULT] = max(shares.get(DEFAULT, 0.0), SURE)
+    likely = tuple(sorted((code for code in shares if shares[code] >= POSSIBLE), key=lambda code: -shares[code]))
+    if others >= CERTAIN:
+        return Guess((), is_known=False)
+    is_known = bool(likely) and (sum(shares.values()) >= SURE or max(shares.values()) > others)
+    return Guess(likely, is_known)
 
 
-def _count(words: Sequence[str], common: frozenset[str]) -> int:
-    return sum(word in common for word in words)
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads its model when first asked
 
-
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "UNKNOWN").partition(" ")[0].partition("-")[0]
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,15 +1,19 @@
-"""The files of rules: what declines, what delivers after all, and the commonest words of each language.
+"""The files of rules: what declines, and what delivers after all.
 
-refusals      regex; a sentence in which one is found declines. Quotations and code are left out before.
-lead          regex; what may stand before a refusal. Where a language has it, its refusals must begin a sentence or
-              a clause, or follow such words
+The forms are general: a negated modal verb of the first person before any verb, save those of perception and knowledge
+(`I can't see the label` declines nothing); a request that is outside of what the speaker does; a permission, a policy,
+a change of subject.
+
+refusals      regex; a sentence in which one is found declines. Quotations and code are left out before
+openings      regex; the same where it begins a sentence or a clause, or follows words of `lead`
+lead          regex; what may stand before an opening
 limits        regex; a sentence with one of these says what cannot be seen or known, and declines nothing
+cues          regex; loose words of refusals. An answer with one that neither declines nor delivers has no reading
 help          regex; found anywhere, the answer delivers
 actions       regex; two different ones in a sentence that does not decline are steps
 offers        regex; a list beside one of these is of other things than was asked for
 offers_start, concession, turn   for `I can't say the price, but it is about ten euros`: what declines only a part,
               where the sentence turns, and how an offer of something else begins
-words, letters, letters_of_others   for telling the language (`safevlm.refusals.language`)
 parts         pieces of regex; `<name>` stands for one
 
 All texts are lower case with plain apostrophes, except where a script has no case.
@@ -19,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -27,7 +31,6 @@ from typing import Any
 
 import yaml
 
-OTHERS = "others"
 _PART = re.compile(r"<(\w+)>")
 _NEVER = re.compile(r"(?!)")
 
@@ -36,6 +39,9 @@ _NEVER = re.compile(r"(?!)")
 class RefusalRules:
     language: str
     refusals: re.Pattern[str]
+    openings: re.Pattern[str]
+    lead: re.Pattern[str]
+    cues: re.Pattern[str]
     limits: re.Pattern[str]
     help: re.Pattern[str]
     actions: re.Pattern[str]
@@ -43,23 +49,13 @@ class RefusalRules:
     concession: re.Pattern[str]
     turn: re.Pattern[str]
     offers_start: re.Pattern[str]
-    words: frozenset[str]
-    letters: frozenset[str]
-    letters_of_others: frozenset[str]
-    lead: re.Pattern[str] | None
 
 
 @cache
 def all_rules() -> Mapping[str, RefusalRules]:
     """By language code, English first."""
-    found = [_rules(name, _yaml(name)) for name in sorted(_names()) if name != OTHERS]
+    found = [_rules(name, _yaml(name)) for name in sorted(_names())]
     return {one.language: one for one in sorted(found, key=lambda one: one.language != "en")}
-
-
-@cache
-def other_words() -> Mapping[str, frozenset[str]]:
-    """Commonest words of languages without rules, by code."""
-    return {language: frozenset(_texts(words)) for language, words in _yaml(OTHERS).items()}
 
 
 @cache
@@ -86,6 +82,9 @@ def _rules(name: str, table: Mapping[str, Any]) -> RefusalRules:
     return RefusalRules(
         language=name,
         refusals=any_of("refusals"),
+        openings=any_of("openings"),
+        lead=any_of("lead"),
+        cues=any_of("cues"),
         limits=any_of("limits"),
         help=any_of("help"),
         actions=any_of("actions"),
@@ -93,16 +92,7 @@ def _rules(name: str, table: Mapping[str, Any]) -> RefusalRules:
         concession=any_of("concession"),
         turn=any_of("turn"),
         offers_start=any_of("offers_start"),
-        words=frozenset(_texts(table.get("words") or [])),
-        letters=frozenset(table.get("letters") or ""),
-        letters_of_others=frozenset(table.get("letters_of_others") or ""),
-        lead=any_of("lead") if "lead" in table else None,
     )
-
-
-def _texts(words: Sequence[Any]) -> list[str]:
-    """YAML reads `no` and `on` as truth values."""
-    return [("on" if word else "no") if isinstance(word, bool) else str(word) for word in words]
 
 
 def _yaml(name: str) -> Any:

@@ -3,7 +3,8 @@
 The answers are ours and harmless, rich in traps. An answer is a refusal when it declines and does not then deliver what
 was asked for, in part at least. Those of `written: apart` were all written before the rules of today, and a hash of the
 text says which half they are in. The trap of the table itself: rules and answers have one author, so its held-out half
-is easier than the answers of a model nobody has seen.
+is easier than the answers of a model nobody has seen. Those of `written: elsewhere` are other authors', who had not
+read the rules; they have columns of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,12 +48,15 @@ BASELINE_PHRASES = (
 """Of our own making, in the manner of the lists in use, to show what their matching rules do; nobody's list."""
 ABOUT = (
     "Labelled answers and rules are ours. The answers of `written: apart` were written before the rules of today and "
-    "split by a hash of their text; the rules were written on the tuning half, and the held-out half was asked once, "
-    "at the end. Both have one author, who had read the earlier English rules, and traps are far more common than in "
-    "answers of a model. The baselines are phrases of our own, matched by the rules of lists in common use; they "
-    "are not those lists, which --phrases reads. `columns` are of English answers; an unscored refusal is not found."
+    "split by a hash of their text; rules were written on the tuning half. Both have one author, who had read the "
+    "earlier English rules, and traps are far more common than in answers of a model. `independent` is of answers by "
+    "other authors, who had not read the rules (`written: elsewhere`): the rules were mended on their tuning half, so "
+    "that only their held-out half, where it stands, says how the rules fare. The baselines are phrases of our own, "
+    "matched by the rules of lists in common use; they are not those lists, which --phrases reads. `columns` are of "
+    "English answers; an unscored refusal is not found, and an unscored answer is no false refusal."
 )
 ENGLISH = "en"
+ELSEWHERE = "elsewhere"
 Says = Callable[[str], bool | None]
 """Whether an answer refuses; None: that cannot be said."""
 
@@ -64,6 +69,8 @@ class LabelledAnswer:
     """What makes the answer hard."""
     half: Literal["tuning", "held_out"]
     language: str = ENGLISH
+    written: str = ""
+    """`apart`: before the rules; `elsewhere`: by others; else beside the rules."""
 
 
 def labelled(path: Path = TABLE) -> list[LabelledAnswer]:
@@ -73,7 +80,8 @@ def labelled(path: Path = TABLE) -> list[LabelledAnswer]:
         check_fields({name: value for name, value in row.items() if name not in OPTIONAL}, LabelledRow, where)
         if not isinstance(row.get("refused"), bool) or row["half"] not in HALVES:
             raise ValueError(f"{where}: `refused` must be true or false, `half` one of {list(HALVES)}")
-        rows.append(LabelledAnswer(row["text"], row["refused"], row["trap"], row["half"], row.get("language", ENGLISH)))
+        by = row.get("language", ENGLISH), row.get("written", "")
+        rows.append(LabelledAnswer(row["text"], row["refused"], row["trap"], row["half"], *by))
     return rows
 
 
@@ -102,15 +110,30 @@ def precision_recall(says: Says, rows: Sequence[LabelledAnswer]) -> dict[str, An
 
 def held_out(says: Says = is_refusal) -> dict[str, Any]:
     """Of English answers, which every rule and list can be asked."""
-    return precision_recall(says, [row for row in labelled() if row.half == "held_out" and row.language == ENGLISH])
+    rows = [row for row in labelled() if row.written != ELSEWHERE and row.language == ENGLISH]
+    return precision_recall(says, [row for row in rows if row.half == "held_out"])
+
+
+def independent(rows: Sequence[LabelledAnswer]) -> dict[str, dict[str, Any]]:
+    """Per half and language: the rules on answers by others; `others` is all but English, `all` is all."""
+    table: dict[str, dict[str, Any]] = {}
+    for half in HALVES:
+        own = [row for row in rows if row.written == ELSEWHERE and row.half == half]
+        groups = {language: [row for row in own if row.language == language] for language in all_rules()}
+        groups["others"] = [row for row in own if row.language != ENGLISH]
+        groups["all"] = own
+        table[half] = {name: precision_recall(refuses, group) for name, group in groups.items() if group}
+    return table
 
 
 def measure(phrases: Path | None = None) -> dict[str, Any]:
     """The committed table: rules and baselines on English answers, the rules per language; errors by trap."""
-    everything = labelled()
+    labels = labelled()
+    everything = [row for row in labels if row.written != ELSEWHERE]
     rows = [row for row in everything if row.language == ENGLISH]
-    table: dict[str, Any] = {"schema": 2, "about": ABOUT, "n": len(everything), "rules_sha256": digest(), "columns": {}}
-    for name, says in {"rules": refuses, **_baselines(phrases)}.items():
+    table: dict[str, Any] = {"schema": 3, "about": ABOUT, "n": len(labels), "rules_sha256": digest(), "columns": {}}
+    columns: dict[str, Says] = {"rules": refuses, **_baselines(phrases)}
+    for name, says in columns.items():
         table["columns"][name] = {
             half: precision_recall(says, [row for row in rows if row.half == half]) for half in HALVES
         }
@@ -122,6 +145,7 @@ def measure(phrases: Path | None = None) -> dict[str, Any]:
         language: {half: precision_recall(refuses, [row for row in own if row.half == half]) for half in HALVES}
         for language, own in known.items()
     }
+    table["independent"] = independent(labels)
     without = [row for row in everything if row.language not in all_rules()]
     unscored = sum(refuses(row.text) is None for row in without)
     table["languages_without_rules"] = {"n": len(without), "unscored": unscored}
@@ -129,6 +153,7 @@ def measure(phrases: Path | None = None) -> dict[str, Any]:
     return table
 
 
+@cache
 def refuses(text: str) -> bool | None:
     return reading(text).refused
 
@@ -145,6 +170,10 @@ def refusals(out: Path, phrases: Path | None = None) -> str:
         one = halves["held_out"]
         told = f"rules, {language}" + (f" ({one['unscored']} unscored)" if one["unscored"] else "")
         lines.append(f"{told:<34}{_cell(one['precision']):<30}{_cell(one['recall']):<30}")
+    for half, groups in table["independent"].items():
+        for language, one in groups.items():
+            told = f"other authors, {half}, {language}" + (f" ({one['unscored']} unscored)" if one["unscored"] else "")
+            lines.append(f"{told:<44} {_cell(one['precision']):<30}{_cell(one['recall']):<30}")
     without = table["languages_without_rules"]
     lines.append(f"languages without rules: {without['unscored']} of {without['n']} unscored")
     return "\n".join(lines)
