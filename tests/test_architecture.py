@@ -64,6 +64,8 @@ WITHOUT_TORCH = (
     "safevlm.plugins",
     "safevlm.refusals",
     "safevlm.files",
+    "safevlm.serve.chat_cli",  # a client of a server
+    "safevlm.serve.console.remote_model",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 UNSAID: Mapping[str, str] = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
+    "httpx": "HTTP Request: ",  # a line for every call to a server
+    "httpx2": "HTTP Request: ",
     "DeepSpeed": "Setting accelerator to CPU",  # on stdout, where a command's own output goes
 }
 """Beginning of a message by its logger; everything else that the logger says is heard."""

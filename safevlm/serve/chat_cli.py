@@ -4,132 +4,91 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from safevlm.data.images import ImageError, open_image
-from safevlm.engine import Engine
-from safevlm.types import Generation, Reply, Request, Verdict
+from safevlm.serve.console.account import as_dict
+from safevlm.serve.console.commands import ChatSession, Leave, act, completed
+from safevlm.serve.console.lines import Entry, LineReader
+from safevlm.serve.console.partners import AS_USUAL, ChatPartner, Sampling
+from safevlm.serve.console.screen import Screen
+from safevlm.serve.console.speaking import speak
+from safevlm.serve.console.transcript import ChatImage, Transcript
 
-HELP = """\
-/image FILE   look at an image; starts a new conversation    /image with nothing: put the images away
-/why          what the guard saw in the last request, and what it did
-/reset        forget the conversation
-/help         this text
-/quit         leave (also Ctrl-D)"""
-
-
-@dataclass
-class ChatSession:
-    """State between two lines of input."""
-
-    images: list[str] = field(default_factory=list)
-    history: list[tuple[str, str]] = field(default_factory=list)
-    last: Reply | None = None
-
-    def request(self, text: str) -> Request:
-        return Request(text=text, images=tuple(self.images), history=tuple(self.history))
+TOLD = (ValueError, OSError, ImportError, RuntimeError)
+"""What ends a question or command and not the conversation; a GPU without memory is a RuntimeError."""
+LEAVING = "Ctrl-C again, Ctrl-D or /quit leaves"
 
 
-def ask(engine: Engine, text: str, images: Sequence[str], as_json: bool) -> int:
+def ask(
+    partner: ChatPartner,
+    text: str,
+    images: Sequence[ChatImage] = (),
+    *,
+    as_json: bool = False,
+    sampling: Sampling = AS_USUAL,
+    system: str = "",
+) -> int:
     """Answers one question on stdout, as text or as one JSON object. Exit code 0, also for a refusal."""
-    reply = engine.reply(Request(text=text, images=tuple(images)))
-    print(json.dumps(as_dict(reply), ensure_ascii=False) if as_json else reply.text)
+    request = Transcript(system, list(images)).request(text)
+    stream, screen = partner.ask(request, sampling), Screen()
+    if screen.is_terminal and not as_json:
+        if speak(stream, screen).is_stopped:
+            raise KeyboardInterrupt
+        return 0
+    for _ in stream:  # a pipe gets the whole answer or none
+        pass
+    answer = stream.end()
+    if answer is None:
+        raise RuntimeError("the model gave no answer")
+    print(json.dumps(as_dict(answer.reply), ensure_ascii=False) if as_json else answer.reply.text)
     return 0
 
 
-def talk(engine: Engine, images: Sequence[str]) -> int:
-    """The interactive conversation; ends with /quit or the end of input."""
-    for image in images:
-        open_image(image)
-    conversation = ChatSession(images=list(images))
-    print(f"{engine.loaded.path} behind {engine.defense.name}. /help lists the commands.")
-    while True:
+def talk(
+    partner: ChatPartner,
+    images: Sequence[ChatImage] = (),
+    *,
+    sampling: Sampling = AS_USUAL,
+    system: str = "",
+) -> int:
+    """The interactive conversation; ends with /quit, the end of input, or Ctrl-C twice at the prompt."""
+    screen = Screen()
+    reader = LineReader(screen, lambda line: completed(session.partner, line))
+    session = ChatSession(partner, screen, reader.confirm, sampling, Transcript(system, list(images)))
+    screen.line(f"{partner.title}. /help lists the commands.")
+    presses = 0
+    while presses < 2:
         try:
-            line = input("> ").strip()
+            entry = reader.read()
+            presses = 0
+            _step(session, entry)
+        except Leave:
+            break
         except EOFError:
-            print()
-            return 0
-        if line in ("/quit", "/exit"):
-            return 0
-        if line.startswith("/"):
-            print(_command(conversation, line, engine))
-        elif line:
-            try:
-                _answer(engine, conversation, line)
-            except ValueError as error:  # bytes that are no text, an image that went away: the conversation goes on
-                print(f"error: {' '.join(str(error).split())}")
+            screen.line()
+            break
+        except KeyboardInterrupt:
+            presses = _interrupted(reader, presses)
+        except TOLD as error:
+            screen.error(error)
+    return 0
 
 
-def why(reply: Reply | None) -> str:
-    """What the guard saw and did, for a person."""
-    if reply is None:
-        return "nothing was asked yet"
-    verdict = reply.verdict
-    lines = [_verdict_line(verdict)]
-    for what, table in (("level", verdict.level_probabilities), ("category", verdict.category_probabilities)):
-        if table:
-            ranked = sorted(table.items(), key=lambda item: -item[1])
-            lines.append(f"{what}: " + ", ".join(f"{name} {probability:.2f}" for name, probability in ranked))
-    if reply.refused_by:
-        asked = "its answer was held back" if reply.prompt else "the model was not asked"
-        lines.append(f"answered by the guard ({reply.refused_by}); {asked}")
-    lines += reply.trace or (() if reply.refused_by else ("the question went to the model unchanged",))
-    return "\n".join(lines)
+def _step(session: ChatSession, entry: Entry) -> None:
+    if entry.is_command:
+        act(session, entry.text)
+    elif entry.text:
+        session.ask(entry.text)
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    if verdict.error:
-        return "no verdict: the guard failed"
-    if not verdict.looked:
-        return f"not looked: {verdict.source or 'nobody'} did not look at this request, so nothing is known about it"
-    return f"verdict: level {verdict.level}, category {verdict.category} (by {verdict.source})"
-
-
-def as_dict(reply: Reply) -> dict[str, object]:
-    """A reply as JSON-ready values."""
-    return {
-        "reply": reply.text,
-        "refused_by": reply.refused_by,
-        "verdict": reply.verdict.to_dict(),
-        "prompt": reply.prompt,
-        "seconds": round(reply.seconds, 4),
-        "trace": list(reply.trace),
-    }
-
-
-def _answer(engine: Engine, conversation: ChatSession, line: str) -> None:
-    reply = engine.reply(conversation.request(line), Generation())
-    print(reply.text)
-    conversation.last = reply
-    conversation.history.append((line, reply.text))
-
-
-def _command(conversation: ChatSession, line: str, engine: Engine) -> str:
-    word, _, rest = line.partition(" ")
-    actions = {
-        "/image": lambda: _look(conversation, rest.strip()),
-        "/why": lambda: why(conversation.last),
-        "/reset": lambda: _reset(conversation),
-        "/help": lambda: HELP,
-    }
-    return actions[word]() if word in actions else f"unknown command {word}\n{HELP}"
-
-
-def _look(conversation: ChatSession, file: str) -> str:
-    if not file:
-        conversation.images.clear()
-        conversation.history.clear()
-        return "no image"
-    try:
-        open_image(file)
-    except ImageError as error:
-        return f"error: {error}"
-    conversation.images[:] = [file]
-    conversation.history.clear()
-    return f"looking at {Path(file).name}"
-
-
-def _reset(conversation: ChatSession) -> str:
-    conversation.history.clear()
-    return "forgotten"
+def _interrupted(reader: LineReader, presses: int) -> int:
+    """Ctrl-C: how often it was pressed at the prompt, one after the other."""
+    screen = reader.screen
+    if not reader.is_reading:
+        screen.line("stopped", "note")
+        return 0
+    if not screen.is_terminal:
+        raise KeyboardInterrupt
+    screen.line()
+    if not presses:
+        screen.note(LEAVING)
+    return presses + 1

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from safevlm.defenses import Defense, Stack
-from safevlm.serve import chat_cli
+from safevlm.serve.console.account import as_dict, why
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Reply, Request, Verdict
 from tests.engine import engines
@@ -102,10 +102,10 @@ def test_a_reply_that_no_detector_saw_says_so() -> None:
 @pytest.mark.parametrize(("name", "request_"), [("none", SEEN), ("safety-head", WORDS)])
 def test_chat_says_not_looked(name: str, request_: Request) -> None:
     reply = engines.engine(name).reply(request_, engines.SHORT)
-    told = chat_cli.why(reply)
+    told = "\n".join(why(reply))
     assert told.startswith(f"not looked: {name} did not look")
     assert "level" not in told and "category" not in told
-    assert chat_cli.as_dict(reply)["verdict"] == reply.verdict.to_dict()
+    assert as_dict(reply)["verdict"] == reply.verdict.to_dict()
 
 
 def test_a_verdict_of_an_error_that_says_nothing_of_the_request_is_not_looked() -> None:

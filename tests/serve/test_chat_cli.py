@@ -8,19 +8,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safevlm.__main__ import main
 from safevlm.commands import FINDING, OK, WRONG_USAGE
-from safevlm.data.images import ImageError
+from safevlm.data.images import open_image
 from safevlm.defenses import Policy
 from safevlm.engine import Engine
 from safevlm.serve import chat_cli
-from safevlm.serve.chat_cli import why
+from safevlm.serve.console import account
+from safevlm.serve.console.commands import COMMANDS
+from safevlm.serve.console.local_model import LocalModel
+from safevlm.serve.console.partners import Sampling
+from safevlm.serve.console.transcript import ChatImage
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request
 from tests.engine import engines
+from tests.serve.talking import typing
 
 RISK = ("may_refuse", "illegal")
 QUESTION = "What is in the picture?"
@@ -58,14 +64,14 @@ def image(tmp_path: Path) -> str:
 def test_one_question_prints_the_reply_and_nothing_else(
     engine: Engine, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert chat_cli.ask(engine, QUESTION, [image], as_json=False) == OK
+    assert chat_cli.ask(LocalModel(engine), QUESTION, [ChatImage.opened(image)]) == OK
     assert capsys.readouterr().out == f"{ANSWER}\n"
 
 
 def test_json_is_one_object_with_reply_verdict_prompt_and_trace(
     engine: Engine, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert chat_cli.ask(engine, QUESTION, [image], as_json=True) == OK
+    assert chat_cli.ask(LocalModel(engine), QUESTION, [ChatImage.opened(image)], as_json=True) == OK
     out = capsys.readouterr().out
     told = json.loads(out)
     assert out.count("\n") == 1, "one object, one line"
@@ -78,7 +84,7 @@ def test_json_is_one_object_with_reply_verdict_prompt_and_trace(
 
 def test_refusal_is_a_reply_and_no_failure(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     guarded = engines.engine("safety-head", says=RISK, policy=Policy(DEFAULT, {"may_refuse": "refuse"}))
-    assert chat_cli.ask(guarded, QUESTION, [image], as_json=True) == OK
+    assert chat_cli.ask(LocalModel(guarded), QUESTION, [ChatImage.opened(image)], as_json=True) == OK
     assert json.loads(capsys.readouterr().out)["refused_by"] == "safety-head"
 
 
@@ -119,10 +125,29 @@ def test_an_unknown_defense_is_wrong_usage(folder: Path, capsys: pytest.CaptureF
     assert "unknown defense 'magic'" in capsys.readouterr().err
 
 
-def test_no_model_is_wrong_usage() -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["chat", "--ask", QUESTION])
-    assert caught.value.code == 2
+SERVER = ["--server", "http://127.0.0.1:9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ask", QUESTION], "--model"),
+        (["--model", "m", "--json"], "--ask"),
+        (["--model", "m", "--api-key", "k"], "--server"),
+        (["--model", "m", "--top-p", "0.5"], "--temperature"),
+        ([*SERVER, "--policy", "p.yaml"], "--policy"),
+        ([*SERVER, "--defense", "none"], "--defense"),
+        (["--server", "127.0.0.1:9"], "http://"),
+        (["--server", "http://me:secret@127.0.0.1:9"], "SAFEVLM_API_KEY"),
+        ([*SERVER, "--api-key", "a\nb"], "key"),
+    ],
+)
+def test_flags_that_cannot_be_are_wrong_usage_that_names_them(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["chat", *words]) == WRONG_USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said and "secret" not in said
 
 
 # --- a conversation ---------------------------------------------------------------------------------------------------
@@ -133,8 +158,13 @@ Talk = Callable[..., list[str]]
 @pytest.fixture
 def asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """The requests that reach the engine."""
-    requests, reply = [], engine.reply
-    monkeypatch.setattr(engine, "reply", lambda request, *rest: requests.append(request) or reply(request, *rest))
+    requests, reply = list[Request](), engine.reply_each
+
+    def listening(batch: Sequence[Any], *rest: Any) -> list[Reply]:
+        requests.extend(each.request for each in batch)
+        return reply(batch, *rest)
+
+    monkeypatch.setattr(engine, "reply_each", listening)
     return requests
 
 
@@ -142,24 +172,8 @@ def asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 def talk(
     engine: Engine, asked: list[Request], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Talk:
-    """Types lines, then Ctrl-D; what was printed for each line, after the greeting."""
-
-    def typed(lines: Sequence[str], images: Sequence[str] = ()) -> list[str]:
-        left, printed = iter(lines), []
-
-        def read(prompt: str = "") -> str:
-            printed.append(capsys.readouterr().out)
-            try:
-                return next(left)
-            except StopIteration:
-                raise EOFError from None
-
-        monkeypatch.setattr("builtins.input", read)
-        assert chat_cli.talk(engine, images) == OK
-        assert not list(left), "the conversation ended before its last line"
-        return [*printed[1:], capsys.readouterr().out][: len(lines)]
-
-    return typed
+    typed = typing(monkeypatch, capsys)
+    return lambda *lines, **options: typed(LocalModel(engine), *lines, **options)
 
 
 def test_conversation_is_remembered(talk: Talk, asked: list[Request], image: str) -> None:
@@ -168,27 +182,73 @@ def test_conversation_is_remembered(talk: Talk, asked: list[Request], image: str
         (QUESTION, ()),
         ("Is it red?", ((QUESTION, ANSWER),)),
     ]
-    assert all(request.images == (image,) for request in asked)
+    assert [request.turns for request in asked] == [((QUESTION, 1),), ((QUESTION, 1), ("Is it red?", 0))]
 
 
-def test_image_starts_a_new_conversation(talk: Talk, asked: list[Request], image: str) -> None:
-    out = talk(["Hello", f"/image {image}", QUESTION, "/image", "Bye"])
-    assert "scene.png" in out[1]
-    hello, looked, bye = asked
-    assert (looked.images, looked.history) == ((image,), ()), "an earlier talk is told as if it were about the image"
-    assert (bye.images, bye.history) == ((), ())
-    assert hello.images == ()
+def test_images_join_a_later_turn_and_the_conversation_stays(talk: Talk, asked: list[Request], tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.png", "my scene.png", "three.png")]
+    for seed, file in enumerate(files):
+        engines.image(seed).save(file)
+    one, two, three = map(str, files)
+    out = talk(["Hello", f'/image {one} "{two}"', QUESTION, f"/image {three}", "And now?"])
+    assert "one.png" in out[1] and "my scene.png" in out[1]
+    assert [request.turns for request in asked] == [
+        (("Hello", 0),),
+        (("Hello", 0), (QUESTION, 2)),
+        (("Hello", 0), (QUESTION, 2), ("And now?", 1)),
+    ]
+    shown = [open_image(source).tobytes() for source in asked[-1].images]
+    assert shown == [open_image(file).tobytes() for file in files], "images are lost or out of order"
 
 
-def test_bad_image_says_so_and_changes_nothing(talk: Talk, asked: list[Request], image: str) -> None:
-    out = talk([QUESTION, "/image nowhere.png", "And?"], [image])
-    assert "nowhere.png: no such image file" in out[1]
-    assert (asked[1].images, asked[1].history) == ((image,), ((QUESTION, ANSWER),))
+def test_an_image_that_went_away_stays_in_its_conversation(talk: Talk, asked: list[Request], tmp_path: Path) -> None:
+    file = tmp_path / "scene.png"
+    engines.image().save(file)
+    before = open_image(file).tobytes()
+
+    def lines() -> Iterator[str]:
+        yield QUESTION
+        file.unlink()
+        yield "And?"
+
+    assert talk(lines(), [str(file)])[1] == f"{ANSWER}\n"
+    assert open_image(asked[1].images[0]).tobytes() == before
 
 
-def test_bad_image_at_the_start_is_an_error(engine: Engine) -> None:
-    with pytest.raises(ImageError, match=r"nowhere\.png"):
-        chat_cli.talk(engine, ["nowhere.png"])
+def test_image_without_a_file_starts_a_new_conversation(talk: Talk, asked: list[Request], image: str) -> None:
+    talk([QUESTION, "/image", "Bye"], [image])
+    assert (asked[1].images, asked[1].history) == ((), ())
+
+
+@pytest.mark.parametrize("words", ["nowhere.png", "{image} nowhere.png", '"nowhere.png'])
+def test_bad_image_says_so_and_changes_nothing(talk: Talk, asked: list[Request], image: str, words: str) -> None:
+    out = talk([QUESTION, f"/image {words.format(image=image)}", "And?"], [image])
+    assert out[1].startswith("error: ") and "nowhere.png" in out[1] and out[1].count("\n") == 1
+    assert asked[1].turns == ((QUESTION, 1), ("And?", 0))
+
+
+def test_reset_forgets_the_talk_and_keeps_the_image(talk: Talk, asked: list[Request], image: str) -> None:
+    talk([QUESTION, "/reset", "And?"], [image])
+    assert asked[1].turns == (("And?", 1),)
+
+
+def test_an_answer_without_a_word_is_no_turn(
+    image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    silent = engines.engine("safety-head", own=engines.model(says=RISK))
+    with engines.answering(silent, engines.tokenizer().eos_token):
+        out = typing(monkeypatch, capsys)(
+            LocalModel(silent), [QUESTION, f"/save {tmp_path / 'talk.json'}", "/reset"], [image]
+        )
+    assert out[0] == "\n" and out[1].startswith("error: nothing was said yet")
+    assert "1 image" in out[2], "the image is lost with the answer"
+
+
+def test_system_prompt_and_length_reach_the_model(
+    engine: Engine, talk: Talk, asked: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert talk([QUESTION], sampling=Sampling(max_new_tokens=2), system="Be brief.") == ["There is\n"]
+    assert asked[0].system == "Be brief."
 
 
 def test_why_before_and_after_a_question(talk: Talk, image: str) -> None:
@@ -197,22 +257,17 @@ def test_why_before_and_after_a_question(talk: Talk, image: str) -> None:
     assert "level may_refuse, category illegal" in out[2]
 
 
-def test_reset_forgets_the_talk_and_keeps_the_image(talk: Talk, asked: list[Request], image: str) -> None:
-    talk([QUESTION, "/reset", "And?"], [image])
-    assert (asked[1].images, asked[1].history) == ((image,), ())
-
-
 @pytest.mark.parametrize("word", ["/what", "/imagine a.png", "/"])
 def test_unknown_command_is_not_asked_and_lists_the_commands(talk: Talk, asked: list[Request], word: str) -> None:
     out = talk([word])
     assert f"unknown command {word.split()[0]}" in out[0]
-    assert "/image FILE" in out[0]
+    assert "/image [FILE…]" in out[0]
     assert not asked
 
 
 def test_help_names_every_command(talk: Talk) -> None:
     out = talk(["/help"])[0]
-    assert all(word in out for word in ("/image", "/why", "/reset", "/help", "/quit"))
+    assert all(word in out for word in (*COMMANDS, "Ctrl-C"))
 
 
 @pytest.mark.parametrize("word", ["/quit", "/exit", "  /quit  "])
@@ -229,12 +284,16 @@ def test_greeting_names_model_and_guard(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt="": "/quit")
-    chat_cli.talk(engine, [])
+    chat_cli.talk(LocalModel(engine))
     greeting = capsys.readouterr().out
     assert greeting == f"{engine.loaded.path} behind safety-head. /help lists the commands.\n"
 
 
 # --- why --------------------------------------------------------------------------------------------------------------
+
+
+def why(reply: Reply) -> str:
+    return "\n".join(account.why(reply))
 
 
 def _reply(image: str, breaks: str = "", question: str = QUESTION, **options: object) -> Reply:
@@ -321,6 +380,6 @@ def test_half_a_character_is_told_and_the_conversation_goes_on(
 ) -> None:
     lines = iter([line, QUESTION, "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    assert chat_cli.talk(engine, []) == OK
+    assert chat_cli.talk(LocalModel(engine)) == OK
     said = capsys.readouterr().out
     assert "error: requests[0].text" in said and said.endswith(f"{ANSWER}\n")
