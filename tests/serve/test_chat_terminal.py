@@ -96,7 +96,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
         there.type(f"half a question{INTERRUPT}")
         there.see("Ctrl-C again")
         there.type("/why\r")
-        there.see("not looked")
+        there.see("added to the question")
         there.see(PROMPT)
         there.type(INTERRUPT)
         there.see("Ctrl-C again")
