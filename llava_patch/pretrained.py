@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 AUTO_MAP = "auto_map"
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 """Keys, perhaps with `_` in front or more behind, that can name a kernel: a text, or a table with one for each part."""
@@ -24,6 +26,10 @@ Table = tuple[Path, dict[str, Any]]
 """A JSON object, and the file that holds it."""
 
 
+WRONG_TYPES = (TypeError, LookupError, AttributeError, StrictDataclassError)
+"""What transformers and PEFT raise, without a file's name, where a JSON file holds a value of another type."""
+
+
 class ForeignCodeError(ValueError):
     """A folder that loads only by running code of its own, or with a kernel from a hub; names file and class."""
 
@@ -31,7 +37,8 @@ class ForeignCodeError(ValueError):
 def from_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     """`kind.from_pretrained(folder, **options)` without a network and without code from the folder.
 
-    `kind`: a class of transformers or PEFT with `from_pretrained`. Errors are those of `kind`, and ForeignCodeError.
+    `kind`: a class of transformers or PEFT with `from_pretrained`. Errors are those of `kind`, and ForeignCodeError;
+    a value of the wrong type in one of the folder's JSON files is a ValueError that names the folder.
     """
     folder = Path(folder)
     tables = list(_tables(folder))
@@ -42,9 +49,12 @@ def from_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     trust = {"trust_remote_code": False} if kind.__name__.startswith("Auto") else {}  # the others never look for code
     try:
         return kind.from_pretrained(folder, local_files_only=True, **trust, **options)
-    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, OSError, *WRONG_TYPES) as error:
         for file, named in _classes(tables):
             raise _refused(file, named, str(error).strip().partition("\n")[0]) from error
+        if isinstance(error, WRONG_TYPES):
+            told = " ".join(str(error).split())[:300]
+            raise ValueError(f"{folder}: {kind.__name__} finds a value of the wrong type: {told}") from error
         raise
 
 

@@ -41,6 +41,11 @@ FINAL = "final"
 """Where a training run puts its result."""
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, pickle.UnpicklingError)
 """What reading a damaged or foreign folder can raise."""
+NUMBERS = {
+    "generation_config.json": ("bos_token_id", "eos_token_id", "pad_token_id"),
+    "tokenizer_config.json": ("model_max_length",),
+}
+"""Keys that hold a number, or a list of them."""
 
 
 class CheckpointError(ValueError):
@@ -53,6 +58,7 @@ def resolve(path: str | Path) -> Path:
     for candidate in (folder, folder / FINAL):
         if (candidate / "config.json").is_file():
             check_readable(candidate)
+            check_values(candidate)
             return candidate
     if not folder.exists():
         raise CheckpointError(
@@ -75,6 +81,18 @@ def check_readable(folder: Path) -> None:
                 file.open("rb").close()
         except PermissionError as error:
             raise CheckpointError(f"{file}: permission denied; let its owner open it: chmod a+r {file}") from error
+
+
+def check_values(folder: Path) -> None:
+    """CheckpointError: a number that is none in a file beside config.json, which would stop only the first answer."""
+    for name, keys in NUMBERS.items():
+        file = folder / name
+        table = _read_table(file) if file.is_file() else {}
+        for key in keys:
+            value = table.get(key)
+            numbers = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+                raise CheckpointError(f"{file}: {key}: {value!r} is not a number")
 
 
 def kind_of(folder: Path) -> Kind:
@@ -127,6 +145,9 @@ def check_adapter(file: Path, config: Config) -> None:
         value = table.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
             raise CheckpointError(f"{file}: {key}: {value!r} is not a number above 0")
+    name = table.get("base_model_name_or_path")
+    if name is not None and not isinstance(name, str):
+        raise CheckpointError(f"{file}: base_model_name_or_path: {name!r} is not a text")
     tokens = table.get("trainable_token_indices") or []
     by_layer = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
     listed = [token for own in by_layer for token in (own if isinstance(own, list) else [own])]
@@ -177,6 +198,7 @@ def weights_folder(folder: Path, kind: Kind, config: SafeLlavaConfig, base: str 
     if not (place / "config.json").is_file():
         raise CheckpointError(f"{folder}: its base model is not at {place}; say where it is with --base DIR")
     check_readable(place)
+    check_values(place)
     return place
 
 

@@ -104,6 +104,38 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         lambda folder: _edit(folder / "adapter_config.json", peft_type="IA3"),
         ("adapter_config.json", "peft_type", "LORA"),
     ),
+    "a base's name that is no text": (
+        "adapter",
+        lambda folder: _edit(folder / "adapter_config.json", base_model_name_or_path=5),
+        ("adapter_config.json", "base_model_name_or_path"),
+    ),
+    "a section that is a property": ("adapter", lambda folder: _edit(folder / "config.json", taxonomy=[]), ()),
+    "a list for transformers' table": ("sharded", lambda folder: _edit(folder / "config.json", text_config=[]), ()),
+    "a text for transformers' number": (
+        "sharded",
+        lambda folder: _edit(folder / "config.json", image_token_index="x"),
+        ("image_token_index",),
+    ),
+    "a processor that is a number": (
+        "sharded",
+        lambda folder: _edit(folder / "processor_config.json", image_processor=5),
+        (),
+    ),
+    "a special token that is a number": (
+        "sharded",
+        lambda folder: _edit(folder / "tokenizer_config.json", bos_token=5),
+        ("bos_token",),
+    ),
+    "a length that is a text": (
+        "sharded",
+        lambda folder: _edit(folder / "tokenizer_config.json", model_max_length="x"),
+        ("tokenizer_config.json", "model_max_length"),
+    ),
+    "an end that is a text": (
+        "sharded",
+        lambda folder: _edit(folder / "generation_config.json", eos_token_id="x"),
+        ("generation_config.json", "eos_token_id"),
+    ),
     "token": (
         "adapter",
         lambda folder: _edit(folder / "adapter_config.json", trainable_token_indices={"embed_tokens": [3, 10**6]}),
