@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 
+from safevlm.serve.client_log import hide_urls
 from safevlm.serve.errors import ApiError
 
 SECONDS = 5.0
@@ -74,6 +75,7 @@ class Fetcher:
 
         ValueError: no such domain.
         """
+        hide_urls()
         self.domains = [Domain.read(domain) for domain in domains]
         self.most_bytes = most_bytes
         self.seconds = seconds

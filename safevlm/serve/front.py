@@ -118,6 +118,13 @@ class Front(GuardedModel):
         finally:
             self.metrics.upstream_seconds.observe(time.perf_counter() - started)
 
+    async def answer(
+        self, question: OpenedRequest, generation: Generation, *, is_streamed: bool = False, blocks: bool = False
+    ) -> AsyncGenerator[str | Reply]:
+        """ApiError: the model is not here, and what goes to the upstream is a chat completion's body alone."""
+        raise ApiError(404, "in front of another server there are /v1/chat/completions alone", code="not_available")
+        yield ""
+
     async def aclose(self) -> None:
         await super().aclose()
         await self.upstream.close()

@@ -96,7 +96,8 @@ async def passed(
             envelope = envelope or {key: event.told[key] for key in ENVELOPE if key in event.told}
             if event.is_last and moderated:
                 yield _event(envelope | {"choices": []} | moderated)
-            yield event.raw
+            if event.raw:
+                yield event.raw
             event = await anext(pieces, None)
     except ApiError as error:
         yield _event(error.body)

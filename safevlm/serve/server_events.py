@@ -25,10 +25,20 @@ class ServerEvent:
     """A chunk of a completion; empty for a comment, and for the last event."""
     is_last: bool = False
 
+    @property
+    def finishes(self) -> bool:
+        """Whether a chunk says why the answer is over."""
+        choices = self.told.get("choices", ())
+        return any(isinstance(choice, dict) and choice.get("finish_reason") is not None for choice in choices)
+
 
 async def events_of(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[ServerEvent]:
-    """Up to the last event. ApiError 502: none came, or one has more than `most` bytes or no known shape."""
-    held = b""
+    """Up to the last event. ApiError 502: none came, or one has more than `most` bytes or no known shape.
+
+    A server that writes no `[DONE]` (`transformers serve` 5.23) has said its last when the answer has its finish
+    reason and the response has its proper end; the last event is then empty.
+    """
+    held, is_finished = b"", False
     async for piece in pieces:
         held += piece
         while (end := _end(held)) is not None:
@@ -37,8 +47,12 @@ async def events_of(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[Se
             yield event
             if event.is_last:
                 return
+            is_finished = is_finished or event.finishes
         if len(held) > most:
             raise unknown_shape(f"an event of more than {most:,} bytes")
+    if is_finished and not held.strip():
+        yield ServerEvent(held, is_last=True)
+        return
     raise ApiError(502, "the upstream's answer ended before its end", code="upstream_broke_off")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+from safevlm.serve.client_log import hide_urls
 from safevlm.serve.errors import ApiError
 from safevlm.serve.server_events import ServerEvent, events_of, told_in, unknown_shape
 
@@ -36,6 +37,7 @@ class Upstream:
 
     def __init__(self, url: str, key: str = "", seconds: float = 300.0) -> None:
         """`url`: with or without `/v1`. `seconds`: a pause in its answer, at most. ValueError: no such address."""
+        hide_urls()
         self.url = address(url)
         headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._client = httpx2.AsyncClient(

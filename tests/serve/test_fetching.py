@@ -62,11 +62,15 @@ def anywhere(address: object) -> bool:
     return True
 
 
-def test_a_listed_domain_is_asked_at_the_address_that_was_checked(site: tuple[Site, int]) -> None:
+def test_a_listed_domain_is_asked_at_the_address_that_was_checked(
+    site: tuple[Site, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     server, port = site
     domain = f"http://{NAME}:{port}"
     assert fetched(f"http://{NAME}:{port}/a.png", domain, is_allowed=anywhere) == IMAGE
     assert server.hosts[-1] == f"{NAME}:{port}".encode()
+    assert "a.png" not in caplog.text  # a URL is a client's content
 
 
 @pytest.mark.parametrize("path", ["moved", "gone", "packed", "large", "slow"])

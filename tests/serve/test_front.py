@@ -90,6 +90,16 @@ def test_an_answer_comes_back_byte_by_byte(front: Served) -> None:
     assert streamed.headers["content-type"].startswith("text/event-stream")
 
 
+def test_a_stream_without_done_is_over_when_its_answer_is(front: Served, recorder: Recorder) -> None:
+    end = upstreams.chunk("", choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    recorder.answer = (200, EVENTS, [upstreams.chunk("A"), end])
+    assert post(front, question(1), stream=True).content == upstreams.chunk("A") + end
+    told = post(front, question(1), stream=True, moderation={"model": "any"}).content
+    assert told.startswith(upstreams.chunk("A") + end) and b'"moderation"' in told and b"error" not in told
+    recorder.answer = (200, EVENTS, [upstreams.chunk("A"), end, b"data: {"])
+    assert b"upstream_broke_off" in post(front, question(1), stream=True).content
+
+
 def test_our_own_server_answers_behind_the_guard_as_without_it() -> None:
     messages = [asked("What is it?", engines.image(1)), {"role": "assistant", "content": "A cup."}, *question(2, 3)]
     with serving(engines.engine("none")) as own:

@@ -1,0 +1,107 @@
+"""`transformers serve` as it comes, with a stock model, behind the guard."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from safevlm.engine import Engine
+from safevlm.miniature import drawing
+from safevlm.miniature.world import sample_scene
+from safevlm.serve.access import Keys
+from safevlm.serve.app import create_app
+from safevlm.serve.front import Front
+from safevlm.serve.upstream import Upstream
+from tests.serve.serving import Served, asked, listening
+
+pytestmark = pytest.mark.slow
+MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
+STARTS = 180.0
+"""Seconds in which the server must answer."""
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address."""
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(MODEL), "--device", "cpu"]
+    with log.open("w") as output:
+        options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+        server = subprocess.Popen([*command, *options], stdout=output, stderr=output)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, server, log)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + STARTS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            if httpx2.get(f"{url}/health", trust_env=False).status_code == 200:
+                return
+        except httpx2.HTTPError:
+            time.sleep(0.3)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def front(there: str) -> Iterator[Served]:
+    engine = Engine.load(MODEL, defense="safe-clip", device="cpu", lm=False)
+    guard = Front(engine, str(MODEL), upstream=Upstream(there), upstream_model=str(MODEL))
+    with listening(create_app(guard, Keys(()))) as address:
+        yield Served(guard, address)
+
+
+def test_it_answers_behind_the_guard_what_it_answers_alone(front: Served, there: str) -> None:
+    benign, risky = _seen(front, risky=False), _seen(front, risky=True)
+    direct = Served(front.model, there)
+    for messages in (
+        [asked("What is in the picture?", benign)],
+        [asked("What is it?", benign), {"role": "assistant", "content": "A cup."}, asked("And this?", benign)],
+        [asked("What is it?")],
+    ):
+        told = [_answers(served, messages) for served in (front, direct)]
+        assert told[0] == told[1] and told[0][0]
+    hinted = front.client().chat.completions.create(
+        model=str(MODEL), messages=[asked("", risky)], max_tokens=8, extra_body={"moderation": {"model": "any"}}
+    )
+    assert hinted.moderation.input.results[0].flagged
+    block = {"model": "any", "policy": {"input": {"mode": "block"}}}
+    for images in ([risky], [benign, risky], [risky, benign]):
+        stopped = front.client().chat.completions.create(
+            model=str(MODEL), messages=[asked("", *images)], extra_body={"moderation": block}
+        )
+        assert (stopped.choices[0].finish_reason, stopped.choices[0].message.content) == ("content_filter", None)
+
+
+def _answers(served: Served, messages: list[dict[str, object]]) -> tuple[str | None, str]:
+    ask = served.client().chat.completions.create
+    plain = ask(model=str(MODEL), messages=messages, max_tokens=12, temperature=0)
+    pieces = ask(model=str(MODEL), messages=messages, max_tokens=12, temperature=0, stream=True)
+    return plain.choices[0].message.content, "".join(piece.choices[0].delta.content or "" for piece in pieces)
+
+
+def _seen(front: Served, risky: bool) -> object:
+    """The first drawn image in which the detector sees a risk, or none."""
+    from safevlm.types import Request
+
+    for seed in range(200):
+        image = drawing.draw(sample_scene(random.Random(seed), "any"))
+        if front.model.engine.look(Request("What is it?", (image,))).is_clean is not risky:
+            return image
+    raise AssertionError("no such image")
