@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -60,11 +59,8 @@ def _compared_told(compared: dict[str, Any]) -> str:
 def check_mix_folder(folder: Path, taxonomy: Path | None, against: Sequence[Path], images: str) -> list[Finding]:
     """Its digests, what it was made of, and its record files."""
     report_file = folder / mix_build.REPORT
-    try:
-        report = json.loads(report_file.read_text(encoding="utf-8"))
-        files = report["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{report_file}: not the report of a mix: {error}") from error
+    report = mix_report.read_report(report_file)
+    files = report["files"]
     findings = [_digest_finding(folder, files)]
     records = [folder / name for name in files if Path(name).suffix in ENDINGS and (folder / name).is_file()]
     own = folder / "taxonomy.yaml"

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from safevlm.data import mix
 from safevlm.data.labels import KEPT, OVERRULED, UNLABELLED, Label
 from safevlm.data.mix import Candidate, MixPlan
 from safevlm.data.sources import source_of
 from safevlm.data.sources.fingerprints import file_digest
+from safevlm.files import FileError, checked, read_json
 from safevlm.versions import installed
 
 SCHEMA = 1
@@ -22,7 +26,69 @@ OWN_LABELS = {
     OVERRULED: "lost the label they carry to rule {rule!r}",
 }
 
+LARGEST = 256 << 20
+"""Bytes of a report, which may name 10,000 missing images of every source."""
+
 Raw = dict[str, Any]
+
+
+class PartCounts(TypedDict):
+    found: int
+    published: int | None
+
+
+class SourceReport(TypedDict):
+    kind: str
+    split: str | None
+    parts: dict[str, PartCounts]
+    dropped: int
+    without_image: int
+    unusable: NotRequired[int]
+    own_labels: NotRequired[dict[Literal["kept", "overruled"], dict[str, int]]]
+    over_limit: int
+    usable: int
+    taken: int
+
+
+class CategoryReport(TypedDict):
+    asked: str | int
+    found: int
+    taken: int
+    by_source: dict[str, int]
+
+
+class StageReport(TypedDict):
+    rows: int
+    head_only: int
+    levels: dict[str, int]
+
+
+class HeldOutReport(TypedDict):
+    images: int
+
+
+class FileReport(TypedDict):
+    sha256: str
+
+
+class MixReportFile(TypedDict):
+    """What is read of `mix.json`; it holds more."""
+
+    sources: dict[str, SourceReport]
+    absent: list[str]
+    short: list[str]
+    categories: dict[str, CategoryReport]
+    stages: dict[str, StageReport]
+    held_out: dict[str, HeldOutReport | None]
+    files: dict[str, FileReport]
+
+
+def read_report(file: Path) -> Raw:
+    """The report of a mix that was made. FileError: it is none, by key."""
+    try:
+        return dict(checked(MixReportFile, read_json(file, limit=LARGEST), str(file), more=True))
+    except FileError as error:
+        raise FileError(f"{error}; not the report of a mix") from error
 
 
 def report_of(made: MixPlan) -> Raw:

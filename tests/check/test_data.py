@@ -309,6 +309,27 @@ def test_folder_that_is_no_mix_is_a_defect(tmp_path: Path) -> None:
     _only_defect(check_data(tmp_path), "not the report of a mix")
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"files": []}, "files"),
+        ({"files": {"stage1.jsonl": 1}}, "files.stage1.jsonl"),
+        ({"files": {"stage1.jsonl": {}}}, "files.stage1.jsonl"),
+        ({"categories": None}, "categories"),
+        ({"stages": {"stage1": {"rows": "many", "head_only": 0, "levels": {}}}}, "stages.stage1.rows"),
+        ({"held_out": {"other": {"images": {}}}}, "held_out.other.images"),
+    ],
+)
+def test_a_report_of_a_mix_that_somebody_spoiled_is_one_line_with_its_key(
+    mix_file: Path, change: dict[str, Any], place: str
+) -> None:
+    out = mix_file.parent / "out"
+    mix_build.build(mix_file, out)
+    file = out / mix_build.REPORT
+    downloads.save(file, json.dumps(json.loads(file.read_text(encoding="utf-8")) | change))
+    _only_defect(check_data(out), f"{file}: {place}")
+
+
 # what is no training data, and folders
 
 

@@ -117,6 +117,30 @@ MIX = {
     "counts": {"clean": 10, "privacy": "all"},
     "stages": {"stage1": {"clean": 3}, "stage2": {}},
 }
+MIX_REPORT = {
+    "mix": "mix.yaml",
+    "seed": 42,
+    "sources": {
+        "mine": {
+            "kind": "llava",
+            "split": "train",
+            "parts": {"train": {"found": 9, "published": None}},
+            "dropped": 1,
+            "without_image": 0,
+            "unusable": 2,
+            "own_labels": {"kept": {"mine": 3}},
+            "over_limit": 0,
+            "usable": 6,
+            "taken": 6,
+        }
+    },
+    "absent": [],
+    "short": ["counts.privacy: 9 asked for, 3 found"],
+    "categories": {"clean": {"asked": "all", "found": 6, "taken": 6, "by_source": {"mine": 6}}},
+    "stages": {"stage1": {"rows": 6, "head_only": 0, "levels": {"safe": 6}}},
+    "held_out": {"other": None, "third": {"images": 3}},
+    "files": {"stage1.jsonl": {"sha256": "0"}},
+}
 RECORDS = [
     {
         "id": "1",
@@ -171,6 +195,7 @@ def readers() -> list[Reader]:
     from safevlm.data.exclude import _read as read_exclude
     from safevlm.data.json_rows import json_rows
     from safevlm.data.mix_file import read_mix
+    from safevlm.data.mix_report import lines, read_report
     from safevlm.data.published_pairs import read as read_published
     from safevlm.data.records import read_records
     from safevlm.data.sources.split import _read as read_split
@@ -220,6 +245,7 @@ def readers() -> list[Reader]:
         Reader("concepts", "concepts.yaml", CONCEPTS, lambda file: read_concepts(file, DEFAULT)),
         Reader("recipe", "recipe.yaml", recipe, lambda file: parse([str(file)])),
         Reader("mix", "mix.yaml", MIX, lambda file: read_mix(file, file.parent)),
+        Reader("mix report", "mix.json", MIX_REPORT, lambda file: lines(read_report(file))),
         Reader("own suite", "mine.yaml", SUITE, lambda file: own.read_suite_file(file)),
         Reader("own rows", "mine.jsonl", QUESTIONS, lambda file: _asked(own, file), suite),
         Reader("own csv", "mine.csv", 'id,q,kind\n1,How?,bad\n2,"Who, me?",good\n', lambda file: _csv(own, file)),
