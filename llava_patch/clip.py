@@ -8,7 +8,6 @@ pools at the first token and says nothing, so every text is made to end in it, o
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from llava_patch.fingerprint import fingerprint
 from llava_patch.pretrained import from_folder
+from llava_patch.weights import read_table
 
 LEGACY_END = 2
 """Old published configs carry this id for the end token; CLIP then pools at the highest id (base facts §3.8)."""
@@ -62,7 +62,7 @@ def read_text_space(folder: str | Path, texts: Sequence[str]) -> TextSpace:
 
 def _load(folder: Path) -> tuple[CLIPModel, Any]:
     config = folder / "config.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    kind = read_table(config).get("model_type") if config.is_file() else None
     if kind != "clip":
         found = f"model_type {kind!r}" if config.is_file() else "no config.json"
         raise ValueError(f"{folder}: {found}; give the folder of a whole CLIP, text tower included, with --clip")

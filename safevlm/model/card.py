@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from safevlm.files import load_yaml
 from safevlm.model.checkpoint_folder import Kind
 from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.taxonomy import CLEAN, SAFE
@@ -109,8 +110,8 @@ def _front_of(file: Path) -> dict[str, Any]:
     """Front matter of a card; empty where there is none that can be read."""
     try:
         found = FRONT.match(file.read_text(encoding="utf-8"))
-        table = yaml.safe_load(found[1]) if found else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        table = load_yaml(found[1], str(file)) if found else None
+    except (OSError, ValueError):
         return {}
     return table if isinstance(table, dict) else {}
 

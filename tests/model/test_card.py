@@ -18,6 +18,10 @@ from tests import tiny
 RUN = json.dumps({"stage": "stage1", "commit": "abc123", "seed": 3, "versions": {}})
 
 
+TRAPS = ["---\ndate: 2001-99-99\n---\n", f"---\nlicense: {'[' * 5000}\n---\n", "---\na: &a [*a]\nlicense: *a\n---\n"]
+"""Front matter on which PyYAML itself fails in other ways than a YAMLError, or that has no end."""
+
+
 def _config(**safety: object) -> SafeLlavaConfig:
     return tiny.safe_config(tiny.stock_config(), **safety)
 
@@ -49,7 +53,7 @@ def test_licence_and_base_come_from_the_bases_own_card(tmp_path: Path) -> None:
     assert (front["license"], front["base_model"]) == ("llama2", "a/b") and "license_name" not in front
 
 
-@pytest.mark.parametrize("text", ["# no front matter", "---\n: : :\n---\n", "---\n- a\n---\n", "\xff"])
+@pytest.mark.parametrize("text", ["# no front matter", "---\n: : :\n---\n", "---\n- a\n---\n", "\xff", *TRAPS])
 def test_a_base_card_that_cannot_be_read_tells_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
     assert _front(card.card(_config(), "full", tmp_path))["license"] == "other"
