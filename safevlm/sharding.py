@@ -84,7 +84,7 @@ def owned(lock: Path, share: Share) -> Iterator[None]:
     lets go of the rank when the process dies, however it dies. Each process holds its own byte of the file alone, and
     shares the bytes of the ranks that must not be there.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    _make(lock.parent, "--out")
     with _opened(lock) as file:
         alone = _try_lock(file, exclusive=True, length=1, start=share.rank)
         if not alone or not _try_lock(file, exclusive=False, length=MOST - share.world, start=share.world):
@@ -103,7 +103,7 @@ def alone(lock: Path, place: Path, flag: str = "--out") -> Iterator[None]:
     nobody out.
     """
     is_new = not lock.parent.exists()
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    _make(lock.parent, flag)
     with _held(lock, place, flag):
         try:
             yield
@@ -112,6 +112,13 @@ def alone(lock: Path, place: Path, flag: str = "--out") -> Iterator[None]:
             if is_new:
                 with suppress(OSError):  # something is in it
                     lock.parent.rmdir()
+
+
+def _make(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{flag}: {folder} cannot be a folder: a file stands there; choose another") from error
 
 
 @contextmanager

@@ -99,3 +99,13 @@ def test_nothing_is_left_of_a_lock(tmp_path: Path) -> None:
     with alone(tmp_path / "used" / ".lock", tmp_path / "used"):
         (tmp_path / "used" / "file").touch()
     assert [file.name for file in (tmp_path / "used").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("below", ["", "run", "runs/run"])
+def test_a_file_in_the_place_of_the_folder_is_named_with_the_flag(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / below
+    with pytest.raises(ValueError, match=rf"--run\.out: {place} .*a file"), alone(place / ".lock", place, "--run.out"):
+        pytest.fail("it was held")
+    with pytest.raises(ValueError, match=rf"--out: {place} .*a file"), owned(place / ".lock", Share()):
+        pytest.fail("it was held")
