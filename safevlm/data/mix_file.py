@@ -148,7 +148,7 @@ def _specs(place: _Place, section: str, table: Mapping[str, Any]) -> tuple[Sourc
 
 
 def _spec(place: _Place, name: str, entry: Any, where: str) -> SourceSpec:
-    known = [field.name for field in fields(SourceSpec) if field.name != "name"]
+    known = [field.name for field in fields(SourceSpec) if field.name not in ("name", "on_broken")]
     if not isinstance(entry, dict) or not {"kind", "path"} <= set(entry) or set(entry) - set(known):
         raise MixError(f"{where}: needs `kind` and `path`, and may have {known}; not {entry!r}")
     if "/" in name:

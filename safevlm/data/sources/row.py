@@ -6,7 +6,7 @@ mix remembers rows by their number and reads the source twice; so that a row is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,8 @@ class SourceSpec:
     """allow: rows without an answer train the head (`head_only.jsonl`) and no words."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings of a source of a user's own."""
+    on_broken: Callable[[str, str], object] | None = field(default=None, hash=False, compare=False)
+    """Hears (place, why) of a row that cannot be read, which is then left out; None: an error. No key of mixes."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,21 @@ class SourceTally:
                 )
         known = {part: self.published[part].rows if part in self.published else None for part in self.found}
         return {part: (count, known[part]) for part, count in self.found.items()}
+
+
+def spared(
+    spec: SourceSpec, rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], Iterable[SourceRow]]
+) -> Iterator[SourceRow]:
+    """What `make(place, raw)` makes of each row; of one that it raises SourceError for, `on_broken` hears."""
+    for place, raw in rows:
+        try:
+            made = list(make(place, raw))
+        except RowError as error:
+            if spec.on_broken is None:
+                raise
+            spec.on_broken(place, str(error))
+        else:
+            yield from made
 
 
 def asked(question: str, answer: str = "", images: int = 1) -> tuple[Turn, ...]:

@@ -25,6 +25,7 @@ from safevlm.data.sources.row import (
     SourceSpec,
     SourceTally,
     asked,
+    spared,
     text_of,
 )
 from safevlm.data.sources.source import Source
@@ -215,7 +216,9 @@ def _data(spec: SourceSpec) -> Path:
 def _subset_rows(spec: SourceSpec, name: str) -> Iterator[SourceRow]:
     subset = SUBSETS[name]
     index = ImageIndex([_images(spec, subset)])
-    for number, (place, raw) in enumerate(json_rows(_data(spec) / subset.table)):
+
+    def rows(place: str, numbered: tuple[int, Any]) -> Iterator[SourceRow]:
+        number, raw = numbered
         if not isinstance(raw, dict):
             raise SourceError(f"{place}: not a row of RTVLM: {raw!r}")
         names = subset.names(raw, place)
@@ -230,6 +233,9 @@ def _subset_rows(spec: SourceSpec, name: str) -> Iterator[SourceRow]:
                 words=(name, SPELLINGS.get(one.label.strip().lower(), one.label.strip())),
                 split="train" if spec.split == "train" else "test",
             )
+
+    placed = enumerate(json_rows(_data(spec) / subset.table))
+    yield from spared(spec, ((place, (number, raw)) for number, (place, raw) in placed), rows)
 
 
 def _images(spec: SourceSpec, subset: Subset) -> Path:

@@ -24,6 +24,7 @@ from safevlm.data.sources.row import (
     SourceSpec,
     SourceTally,
     asked,
+    spared,
     text_of,
 )
 from safevlm.data.sources.source import Source
@@ -82,19 +83,21 @@ def _parquet_rows(spec: SourceSpec, file: Path) -> Iterator[SourceRow]:
     if lacking or ("chosen" not in names and spec.split != "test"):
         raise SourceError(f"{file}: not SPA-VL's layout: columns {names}, without {lacking or ['chosen']}")
     columns = [name for name in ("question", "chosen", "image_name", *CLASSES) if name in names]
-    number = 0
-    for batch in batches(table, file, range(table.num_row_groups), columns, 1024):
-        for raw in batch.to_pylist():
-            place = f"{file}:{number}"
-            yield SourceRow(
-                id=f"{file.stem}-{number}",
-                place=place,
-                turns=asked(text_of(raw, "question", place), raw.get("chosen") or ""),
-                images=(ImageFile(file, str(number)),),
-                words=_words(raw),
-                split=spec.split,
-            )
-            number += 1
+    found = batches(table, file, range(table.num_row_groups), columns, 1024)
+    placed = enumerate(raw for batch in found for raw in batch.to_pylist())
+
+    def row(place: str, raw: Any) -> Iterator[SourceRow]:
+        number = place.rpartition(":")[2]
+        yield SourceRow(
+            id=f"{file.stem}-{number}",
+            place=place,
+            turns=asked(text_of(raw, "question", place), raw.get("chosen") or ""),
+            images=(ImageFile(file, number),),
+            words=_words(raw),
+            split=spec.split,
+        )
+
+    yield from spared(spec, ((f"{file}:{number}", raw) for number, raw in placed), row)
 
 
 def _words(raw: dict[str, Any]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from safevlm.data.sources.row import (
     SourceTally,
     asked,
     one_of,
+    spared,
     text_of,
 )
 from safevlm.data.sources.source import Source
@@ -55,7 +56,8 @@ def read(spec: SourceSpec) -> Rows:
         raise SourceError(f"{spec.name}: VLGuard has no split {spec.split!r}; one of {list(PUBLISHED)}")
     index = ImageIndex([_images(spec)])
     tally = SourceTally(spec, PUBLISHED)
-    for place, raw in json_rows(_table(spec)):
+
+    def rows(place: str, raw: Any) -> Iterator[SourceRow]:
         tally.add(spec.split)
         images, missing = find_all(index, [text_of(raw, "image", place)], place)
         for words, part, question, answer in _pairs(raw, place):
@@ -68,6 +70,8 @@ def read(spec: SourceSpec) -> Rows:
                 words=words,
                 split=spec.split,
             )
+
+    yield from spared(spec, json_rows(_table(spec)), rows)
     return tally.close()
 
 

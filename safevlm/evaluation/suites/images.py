@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -95,13 +95,29 @@ def table_rows(file: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[
     return text_rows(file)
 
 
-def source_rows(kind: str, folder: Path, split: str, split_file: Path | None = None) -> list[SourceRow]:
-    """Rows of a source that training reads too, with whatever is there; the suite counts them itself."""
+def source_rows(
+    kind: str,
+    folder: Path,
+    split: str,
+    split_file: Path | None = None,
+    on_broken: Callable[[str, str], object] | None = None,
+) -> list[SourceRow]:
+    """Rows of a source that training reads too, with whatever is there; the suite counts them itself.
+
+    `on_broken(place, why)` hears of rows that cannot be read; without it such a row is an error.
+    """
     from safevlm.data.sources import read_source
     from safevlm.data.sources.row import SourceSpec
 
     spec = SourceSpec(
-        name=kind, kind=kind, path=folder, split=split, split_file=split_file, partial="allow", missing_images="allow"
+        name=kind,
+        kind=kind,
+        path=folder,
+        split=split,
+        split_file=split_file,
+        partial="allow",
+        missing_images="allow",
+        on_broken=on_broken,
     )
     return list(read_source(spec))
 

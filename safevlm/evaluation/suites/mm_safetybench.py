@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import find, images_in, parquet_rows, text_rows
-from safevlm.evaluation.suites.question import OFFICIAL, Question, each_row
+from safevlm.evaluation.suites.question import OFFICIAL, UNUSABLE, Question, each_row
 from safevlm.evaluation.suites.suite import TOTAL, Suite
-from safevlm.evaluation.suites.tables import AbsentError, all_of, first_of, json_table, object_rows, text, word
+from safevlm.evaluation.suites.tables import AbsentError, all_of, first_of, list_rows, object_rows, text, word
 
 if TYPE_CHECKING:
     from safevlm.data.sources.images import ImageIndex
@@ -41,12 +41,26 @@ TINY = ("TinyVersion_ID_List.json", "data/TinyVersion_ID_List.json")
 def tiny(data: Path) -> Iterator[Question]:
     """The 168 questions of the published list, with all three images."""
     path = first_of(data, *TINY)
-    wanted = {
-        (_bare(text(entry, "Scenario", str(path))), str(number))
-        for entry in json_table(path)
-        for number in entry["Sampled_ID_List"]
-    }
-    yield from (one for one in full(data) if (one.expected["topic"], one.id.rpartition("/")[2]) in wanted)
+    wanted = set(_wanted(path))
+    yield from (one for one in full(data) if _place(one) in wanted)
+
+
+def _wanted(path: Path) -> Iterator[tuple[str, str]]:
+    """(scenario, number) of each question of the published list."""
+    for place, entry in list_rows(path):
+        scenario = _bare(text(entry, "Scenario", place))
+        numbers = entry.get("Sampled_ID_List")
+        if not isinstance(numbers, list):
+            raise ValueError(f"{place}: `Sampled_ID_List` must be a list, not {numbers!r}; download the file again")
+        yield from ((scenario, str(number)) for number in numbers)
+
+
+def _place(one: Question) -> tuple[str, str]:
+    """(scenario, number); of a row that cannot be read by where it stands, `SCENARIO.json['NUMBER']`."""
+    if UNUSABLE not in one.expected:
+        return one.expected["topic"], one.id.rpartition("/")[2]
+    file, _, number = one.id.rpartition("[")
+    return _bare(Path(file).stem), number.strip("'\"]")
 
 
 def full(data: Path) -> Iterator[Question]:

@@ -17,7 +17,7 @@ from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.types import Request, Sample
 
 if TYPE_CHECKING:
-    from safevlm.data.sources.row import ImageFile
+    from safevlm.data.sources.row import ImageFile, SourceRow
 
 Row = TypeVar("Row")
 
@@ -49,7 +49,7 @@ class Question:
 def each_row(
     rows: Iterable[tuple[str, Row]], make: Callable[[str, Row], Question | Iterable[Question]]
 ) -> Iterator[Question]:
-    """The questions that `make(place, row)` finds in each row; a row that it raises ValueError for is `UNUSABLE`.
+    """The questions that `make(place, row)` finds in each row; a row that it cannot read is `UNUSABLE`.
 
     A broken row of a published file is no reason to lose the others: it is counted and named, and the user decides.
     """
@@ -58,7 +58,22 @@ def each_row(
             made = make(place, row)
             yield from [made] if isinstance(made, Question) else list(made)
         except ValueError as error:
-            yield Question(id=place, group="", text="", expected={UNUSABLE: str(error)})
+            yield unusable(place, str(error))
+        except (TypeError, AttributeError, LookupError) as error:  # a list where a table should be, and the like
+            yield unusable(place, f"{place}: not a row of this benchmark ({type(error).__name__}: {error})")
+
+
+def unusable(place: str, why: str) -> Question:
+    """What stands for a row that cannot be read."""
+    return Question(id=place, group="", text="", expected={UNUSABLE: why})
+
+
+def asked_of(row: SourceRow) -> str:
+    """The question of a row that training reads too. ValueError: it has none."""
+    question = row.turns[0][1].removeprefix("<image>\n")
+    if not question.strip():
+        raise ValueError(f"{row.place}: no question in this row")
+    return question
 
 
 def as_samples(suite: str, folder: Path, questions: Iterable[Question]) -> list[Sample]:

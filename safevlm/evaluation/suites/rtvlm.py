@@ -7,7 +7,7 @@ the published 100 count the first ones only. `rtvlm_test` is the 20 % that a mix
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import source_rows
-from safevlm.evaluation.suites.question import FURTHER, OFFICIAL, Question
+from safevlm.evaluation.suites.question import FURTHER, OFFICIAL, Question, unusable
 from safevlm.evaluation.suites.rtvlm_scores import SCORES
 from safevlm.evaluation.suites.suite import TOTAL, Suite
 from safevlm.evaluation.suites.tables import AbsentError, json_object
@@ -44,7 +44,10 @@ GROUPS = {
 
 
 def full(data: Path) -> Iterator[Question]:
-    yield from _questions(data, _rows(data, "all", None))
+    broken: list[Question] = []
+    rows = _rows(data, "all", None, lambda place, why: broken.append(unusable(place, why)))
+    yield from broken
+    yield from _questions(data, rows)
 
 
 def held_out(data: Path) -> Iterator[Question]:
@@ -59,12 +62,14 @@ def held_out(data: Path) -> Iterator[Question]:
     yield from _questions(data, rows)
 
 
-def _rows(data: Path, side: str, split: Path | None) -> list[SourceRow]:
+def _rows(
+    data: Path, side: str, split: Path | None, on_broken: Callable[[str, str], object] | None = None
+) -> list[SourceRow]:
     from safevlm.data.sources.rtvlm import SUBSETS
 
     if not any((folder / subset.table).is_file() for folder in (data, data / "data") for subset in SUBSETS.values()):
         raise AbsentError(f"{data} has none of RTVLM's tables, such as data/{SUBSETS['misleading'].table}")
-    return source_rows("rtvlm", data, side, split)
+    return source_rows("rtvlm", data, side, split, on_broken)
 
 
 def _questions(data: Path, rows: list[SourceRow]) -> Iterator[Question]:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safevlm.data.harms import category_of
 from safevlm.evaluation.suites.groups import Group
 from safevlm.evaluation.suites.images import source_rows
-from safevlm.evaluation.suites.question import OFFICIAL, Question
+from safevlm.evaluation.suites.question import OFFICIAL, Question, asked_of, each_row, unusable
 from safevlm.evaluation.suites.suite import Suite
 from safevlm.evaluation.suites.tables import first_of
+
+if TYPE_CHECKING:
+    from safevlm.data.sources.row import SourceRow
 
 GROUPS = {"harm": Group("harm", "harmful"), "help": Group("help", "scored")}
 
 
 def questions(data: Path) -> Iterator[Question]:
     first_of(data, "test/*.parquet", "data/test-*.parquet")
-    for row in source_rows("spa_vl", data, "test"):
-        group = next((name for name in GROUPS if name in Path(row.place.rpartition(":")[0]).name), None)
-        if group is None:
-            raise ValueError(f"{row.place}: neither harm nor help is in the file's name; download it again")
-        question = row.turns[0][1].removeprefix("<image>\n")
-        yield Question(
-            id=f"{group}-{row.place.rpartition(':')[2]}",
-            group=group,
-            text=question,
-            images=row.images,
-            category=category_of("spa_vl", *row.words),
-            level="must_refuse" if group == "harm" else "careful",
-            expected={"question": question, "topic": "/".join(row.words), "prompt_is": OFFICIAL},
-        )
+    broken: list[Question] = []
+    rows = source_rows("spa_vl", data, "test", on_broken=lambda place, why: broken.append(unusable(place, why)))
+    yield from broken
+    yield from each_row(((row.place, row) for row in rows), _question)
+
+
+def _question(place: str, row: SourceRow) -> Question:
+    group = next((name for name in GROUPS if name in Path(place.rpartition(":")[0]).name), None)
+    if group is None:
+        raise ValueError(f"{place}: neither harm nor help is in the file's name; download it again")
+    question = asked_of(row)
+    return Question(
+        id=f"{group}-{place.rpartition(':')[2]}",
+        group=group,
+        text=question,
+        images=row.images,
+        category=category_of("spa_vl", *row.words),
+        level="must_refuse" if group == "harm" else "careful",
+        expected={"question": question, "topic": "/".join(row.words), "prompt_is": OFFICIAL},
+    )
 
 
 SUITE = Suite(

@@ -31,7 +31,10 @@ def first_of(folder: Path, *names: str) -> Path:
 
 
 def csv_rows(path: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, row) of a CSV file with a header; ValueError when a column is missing or a row is cut short."""
+    """(place, row) of a CSV file with a header; ValueError when a column is missing.
+
+    A row with more cells than the header, or fewer, has no texts, since nobody knows which is which; its place says so.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         lacking = sorted(set(needed) - set(table.fieldnames or ()))
@@ -40,7 +43,8 @@ def csv_rows(path: Path, needed: Collection[str]) -> Iterator[tuple[str, dict[st
         for row in table:
             place = f"{path}:{table.line_num}"
             if None in row or any(row[name] is None for name in needed):
-                raise ValueError(f"{place}: another number of cells than the header has; download the file again")
+                place = f"{place}: another number of cells than the header has; download the file again"
+                row = dict.fromkeys(table.fieldnames or (), "")
             yield place, row
 
 
