@@ -41,6 +41,8 @@ _LIST_ITEM = re.compile(
 )
 _SHORT = {"cant": "can't", "wont": "won't", "im": "i'm", "dont": "don't", "id rather": "i'd rather", "isnt": "isn't"}
 _SHORT_FORM = re.compile(rf"\b({'|'.join(_SHORT)})\b")
+ENDS = " .!?\u3002\uff01\uff1f\u0964\u061f"
+"""Marks at the end of a sentence, which is read without them."""
 LONGEST = 400
 """Letters of a sentence that are looked at; patterns with a lead take their square."""
 LIST = 2
@@ -120,7 +122,7 @@ def _bare(sentence: str) -> str:
 
 
 def _declines(sentence: str, rules: RefusalRules) -> bool:
-    sentence = sentence[:LONGEST]
+    sentence = sentence[:LONGEST].rstrip(ENDS)
     if rules.limits.search(sentence):
         return False
     return rules.refusals.search(sentence) is not None or any(
