@@ -20,6 +20,7 @@ from safevlm.miniature import __main__ as miniature
 
 ROOT = Path(__file__).parents[1]
 ASK = ["eval", "ask", "--model", "checkpoints/miniature", "--data", "d", "--out", "o"]
+SERVE = ["serve", "--model", "m"]
 JUDGE = ["eval", "judge", "--out", "o"]
 
 WRONG: list[tuple[list[str], str]] = [
@@ -54,6 +55,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["eval", "report", "--out", "o"], "--run"),
     (["eval", "report", "--out", "o", "--run", "nameless"], "--run"),
     (["bench", "nope"], "nope"),
+    ([*SERVE, "--upstream-key", "k"], "--upstream"),
+    ([*SERVE, "--upstream", "127.0.0.1:8001"], "--upstream"),
+    ([*SERVE, "--upstream", "http://127.0.0.1:1", "--quantize", "nf4"], "--quantize"),
+    ([*SERVE, "--allow-domain", "example.org/images"], "--allow-domain"),
 ]
 CONTENT: list[list[str]] = [
     ["mix", "README.md", "--out", "{out}"],

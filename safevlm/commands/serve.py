@@ -86,8 +86,20 @@ def run(options: argparse.Namespace) -> int:
     from safevlm.serve.front import Front
     from safevlm.serve.guarded import GuardedModel
     from safevlm.serve.limits import Limits
-    from safevlm.serve.upstream import Upstream, only_model
+    from safevlm.serve.upstream import Upstream, address, only_model
 
+    try:
+        fetcher = Fetcher(options.allow_domain, Limits.image_bytes) if options.allow_domain else None
+    except ValueError as error:
+        raise UsageError(f"--allow-domain {error}") from error
+    try:
+        address(options.upstream or "http://none")
+    except ValueError as error:
+        raise UsageError(f"--upstream {error}") from error
+    upstream_key = options.upstream_key or os.environ.get(UPSTREAM_KEY, "")
+    there = options.upstream_model
+    if options.upstream and not there:
+        there = only_model(options.upstream, upstream_key)
     engine = Engine.load(
         options.model,
         defense=options.defense,
@@ -99,11 +111,8 @@ def run(options: argparse.Namespace) -> int:
     )
     given = {"batch": options.batch, "waiting": options.waiting, "seconds": options.timeout}
     limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
-    fetcher = Fetcher(options.allow_domain, limits.image_bytes) if options.allow_domain else None
     if options.upstream:
-        key = options.upstream_key or os.environ.get(UPSTREAM_KEY, "")
-        there = options.upstream_model or only_model(options.upstream, key)
-        upstream = Upstream(options.upstream, key, limits.seconds)
+        upstream = Upstream(options.upstream, upstream_key, limits.seconds)
         model: GuardedModel = Front(
             engine, options.name or there, limits, fetcher=fetcher, upstream=upstream, upstream_model=there
         )

@@ -22,6 +22,8 @@ from safevlm.serve.errors import ApiError
 
 SECONDS = 5.0
 """For one image, from the name to its last byte."""
+AT_ONCE = 8
+"""Images that are fetched at a time; each takes its bytes in memory while it is."""
 PORTS = {"https": 443, "http": 80}
 EMBEDDED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052)."""
@@ -79,13 +81,14 @@ class Fetcher:
         self.domains = [Domain.read(domain) for domain in domains]
         self.most_bytes = most_bytes
         self.seconds = seconds
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._resolve = resolve or addresses_of
         self._is_allowed = is_allowed or is_public
 
     async def fetch(self, url: str, place: str) -> str:
         """The image's file as a `data:` URI. ApiError 400 with `place`: not from here, or it could not be had."""
         try:
-            async with asyncio.timeout(self.seconds):
+            async with self._turn, asyncio.timeout(self.seconds):
                 data = await self._fetched(self._listed(url))
         except TimeoutError as error:
             raise _failed(place, f"it did not come in {self.seconds:g} s") from error

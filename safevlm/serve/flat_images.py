@@ -42,7 +42,7 @@ class FlatImage:
     def png(self) -> bytes:
         """Exactly these pixels, without metadata."""
         file = BytesIO()
-        self.image.save(file, "PNG")
+        self.image.save(file, "PNG", compress_level=1)  # a server next door reads it once: time counts, not size
         return file.getvalue()
 
     def data_uri(self) -> str:

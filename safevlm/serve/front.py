@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from safevlm.engine import Engine
 from safevlm.serve.batches import Waiting
@@ -119,7 +120,7 @@ class Front(GuardedModel):
             self.metrics.upstream_seconds.observe(time.perf_counter() - started)
 
     async def answer(
-        self, question: OpenedRequest, generation: Generation, *, is_streamed: bool = False, blocks: bool = False
+        self, question: OpenedRequest, generation: Generation, **options: Any
     ) -> AsyncGenerator[str | Reply]:
         """ApiError: the model is not here, and what goes to the upstream is a chat completion's body alone."""
         raise ApiError(404, "in front of another server there are /v1/chat/completions alone", code="not_available")

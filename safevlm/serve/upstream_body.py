@@ -62,7 +62,8 @@ def _message(message: FrontMessage, images: Iterator[str], plain_text: Callable[
         words = message.text()
         content = plain_text(words) if words or not message.tool_calls else None
     named = {"name": message.name, "tool_call_id": message.tool_call_id}
-    sent = {"role": message.role, "content": content, **{key: value for key, value in named.items() if value}}
+    sent: Part = {"role": message.role, "content": content}
+    sent |= {key: plain_text(value) for key, value in named.items() if value}
     if message.tool_calls:
         sent["tool_calls"] = _plain_words([call.model_dump() for call in message.tool_calls], plain_text)
     return sent

@@ -130,7 +130,7 @@ def test_what_goes_on_is_written_anew_with_the_images_that_were_looked_at(
     ]
     messages = [
         {"role": "system", "content": "Be brief."},
-        asked("", engines.image(1).resize((900, 700))),
+        asked("", engines.image(1).resize((900, 700))) | {"name": "a<image>"},
         {"role": "assistant", "content": None, "refusal": "No."},
         {"role": "user", "content": parts},
     ]
@@ -141,6 +141,7 @@ def test_what_goes_on_is_written_anew_with_the_images_that_were_looked_at(
     (sent,), (given,) = recorder.bodies, recorder.headers
     assert recorder.images() == watching.seen and len(watching.seen) == 2
     assert given[b"authorization"] == f"Bearer {KEY}".encode() and b"x-secret" not in given
+    assert sent["messages"][1]["name"] == "a< image>"
     kinds = [[part["type"] for part in message["content"]] for message in sent["messages"] if message["role"] == "user"]
     assert kinds == [["image_url"], ["text", "image_url", "text"]]
     assert [message["content"] for message in sent["messages"] if message["role"] != "user"] == ["Be brief.", "No."]

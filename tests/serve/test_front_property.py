@@ -18,7 +18,7 @@ pytest.importorskip("hypothesis", reason="generated bodies need hypothesis (extr
 from hypothesis import HealthCheck, given, settings  # noqa: E402 - after the skip
 from hypothesis import strategies as st  # noqa: E402
 
-EXAMPLES = 60
+EXAMPLES = 40
 """Fast; the slow test below takes many times as many."""
 MANY = 1500
 IMAGES = [
