@@ -12,6 +12,7 @@ from safevlm.evaluation.runs import ask as asking
 from safevlm.evaluation.runs.ask import ask, spread
 from safevlm.evaluation.runs.files import read_replies
 from safevlm.evaluation.suites.miniature import load
+from tests.engine import engines
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_rows, write_suite
 
 SUITE = "miniature"
@@ -52,6 +53,21 @@ def test_resume_leaves_no_duplicate_and_no_gap(tmp_path: Path, data: Path, torn:
     assert ids(out) == [sample.request.id for sample in load(data)]
     assert set(second.asked).isdisjoint(ids(out)[:8])
     assert len(json.loads((out / "run.json").read_text())["resumed"]) == 1
+
+
+def test_an_image_that_cannot_be_read_is_named_and_partial_goes_on_without_it(tmp_path: Path, data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "eval.jsonl").read_text().splitlines()]
+    rows[4]["image"] = "broken.png"
+    write_rows(data, rows)
+    (data / "broken.png").write_bytes(b"no image")
+    engine = engines.engine("none")
+    with pytest.raises(ValueError, match=rf"{rows[4]['id']}.*broken\.png.*--partial"):
+        ask(SUITE, data, "m", "none", tmp_path / "a", max_new_tokens=1, engine=engine)
+    out = tmp_path / "b"
+    assert ask(SUITE, data, "m", "none", out, max_new_tokens=1, batch_size=8, partial=True, engine=engine) == 17
+    left, failed = asking.missing(out)
+    assert left == 1 and [(row["id"], row["kind"]) for row in failed] == [(rows[4]["id"], "unusable")]
+    assert rows[4]["id"] not in ids(out)
 
 
 def test_a_finished_run_is_not_asked_again(tmp_path: Path, data: Path) -> None:

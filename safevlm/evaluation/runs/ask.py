@@ -30,7 +30,7 @@ from safevlm.evaluation.runs.served import Failure, Served
 from safevlm.evaluation.suites import Suite, folder_of, load_suite, suite_of
 from safevlm.evaluation.suites.question import REPEAT
 from safevlm.sharding import Share, share_of
-from safevlm.types import Generation, Reply, Sample, Verdict, answered
+from safevlm.types import Generation, Reply, Sample, Verdict
 from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
@@ -131,7 +131,7 @@ def ask(
                 place = Path(images) if images else earlier.changed_images(folder, changed_images.FOLDER)
                 waiting = changed_images.changed(waiting, perturbation, place)
             generation = Generation(max_new_tokens=max_new_tokens, temperature=asked.temperature, seed=seed)
-            count = _ask_all(engine, waiting, folder, share, batch_size, generation)
+            count = _ask_all(engine, waiting, folder, share, batch_size, generation, partial)
     shards.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])
     return count
 
@@ -219,9 +219,18 @@ def _unanswered(samples: Sequence[Sample], out: Path) -> list[Sample]:
 
 
 def _ask_all(
-    engine: Any, samples: Sequence[Sample], out: Path, share: Share, batch_size: int, generation: Generation
+    engine: Any,
+    samples: Sequence[Sample],
+    out: Path,
+    share: Share,
+    batch_size: int,
+    generation: Generation,
+    partial: bool,
 ) -> int:
-    """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only."""
+    """Number of replies. What failed stands in `failed.jsonl`, which tells of this start only.
+
+    ValueError: a request whose image or words cannot be used, unless `partial`: then it is one that failed.
+    """
     part, failed, in_a_row = shards.file_of(out, share), [], 0
     drop_half_written_line(part)
     name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
@@ -229,10 +238,10 @@ def _ask_all(
         for repeat, batch in _batches(samples, batch_size):
             requests = [sample.request for sample in batch]
             drawn = replace(generation, seed=generation.seed + repeat)
-            answers = answered(engine.reply_all(requests, drawn, batch_size=batch_size))
+            answers = _usable(engine.reply_all(requests, drawn, batch_size=batch_size), partial)
             pairs = list(zip(batch, answers, strict=True))
-            append_rows(part, [_row(*pair, out) for pair in pairs if isinstance(pair[1], Reply)])
-            failed += [_failed_row(*pair) for pair in pairs if isinstance(pair[1], Failure)]
+            append_rows(part, [_row(sample, answer, out) for sample, answer in pairs if isinstance(answer, Reply)])
+            failed += [_failed_row(sample, answer) for sample, answer in pairs if isinstance(answer, Failure)]
             _note(out / FAILED, failed)
             in_a_row = in_a_row + len(batch) if all(_is_silence(answer) for answer in answers) else 0
             if in_a_row >= GIVE_UP_AFTER:
@@ -251,6 +260,17 @@ def _batches(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequen
         of_repeat.setdefault(sample.expected.get(REPEAT, 0), []).append(sample)
     for repeat, own in of_repeat.items():
         yield from ((repeat, own[start : start + size]) for start in range(0, len(own), size))
+
+
+def _usable(answers: Sequence[Reply | Failure], partial: bool) -> list[Reply | Failure]:
+    """The answers; one to a request that cannot be used is a failure."""
+    found: list[Reply | Failure] = []
+    for answer in answers:
+        is_unusable = isinstance(answer, Reply) and bool(answer.error)
+        if is_unusable and not partial:
+            raise ValueError(f"{answer.error}; mend or replace it, or go on without it by --partial")
+        found.append(Failure(answer.request, "unusable", answer.error) if is_unusable else answer)
+    return found
 
 
 def _is_silence(answer: Reply | Failure) -> bool:

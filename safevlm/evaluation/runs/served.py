@@ -38,7 +38,7 @@ class Failure:
 
     request: Request
     kind: str
-    """`failed`, or `refused`: the provider's filter withheld an answer."""
+    """`failed`; `refused`: the provider's filter withheld an answer; `unusable`: its image or words cannot be used."""
     error: str
 
 
