@@ -49,9 +49,15 @@ def test_who_looked_never_outweighs_a_risk_or_a_failure() -> None:
 
     looked, failed = Verdict(source="eyes"), Verdict.not_looked("a", error="detect: it broke")
     risky = Verdict("careful", "privacy", source="b")
-    for verdicts, gravest in (((looked, failed), failed), ((looked, risky), risky), ((failed, risky), failed)):
+    for verdicts, level, fails in (
+        ((looked, failed), "safe", True),
+        ((looked, risky), "careful", False),
+        ((failed, risky), "careful", True),
+    ):
         stack = Stack([says(each) for each in verdicts], DEFAULT.level_names)
-        assert stack.detect(SEEN, None) is gravest  # type: ignore[arg-type]  # the scripts read no features
+        gravest = stack.detect(SEEN, None)  # type: ignore[arg-type]  # the scripts read no features
+        assert (gravest.level, bool(gravest.error)) == (level, fails)
+        assert "it broke" in gravest.error or not fails
 
 
 def test_a_detector_that_failed_did_not_look() -> None:
