@@ -102,10 +102,13 @@ def read_mix(file: Path, splits: Path, seed: int | None = None, root: Path | Non
     unknown = sorted(map(str, set(table) - {*KEYS, IMAGES_BEFORE}))
     if unknown:
         raise MixError(f"{file}: unknown key {unknown}; one of {list(KEYS)}")
+    for key in ("root", "taxonomy"):
+        if table.get(key) is not None and not isinstance(table[key], str):
+            raise MixError(f"{file}: {key}: {table[key]!r} is not a text")
     own = expanded_path(table["taxonomy"], f"{file}: taxonomy") if table.get("taxonomy") else None
     taxonomy, policy = read_taxonomy(own) if own else (DEFAULT, None)
     missing = _choice(table.get("missing", "error"), get_args(Rule), f"{file}: missing")
-    place = _Place(file, root or expanded_path(table.get("root", "."), f"{file}: root"), splits, missing)
+    place = _Place(file, root or expanded_path(table.get("root") or ".", f"{file}: root"), splits, missing)
     sources = _specs(place, "sources", table)
     if not sources:
         raise MixError(f"{file}: sources: none; a mix needs at least one")

@@ -482,3 +482,13 @@ def test_shipped_mix_of_the_miniature_shares_no_image_with_its_evaluation(tmp_pa
 
 def test_shipped_taxonomy_is_the_default_one() -> None:
     assert Taxonomy.from_yaml(SHIPPED.with_name("taxonomy_default.yaml")) == DEFAULT
+
+
+@pytest.mark.parametrize("key", ["root", "taxonomy"])
+@pytest.mark.parametrize("value", ["1", "[a]", "true"])
+def test_a_path_of_a_mix_that_is_no_text_is_an_error_with_its_key(tmp_path: Path, key: str, value: str) -> None:
+    file = tmp_path / "mix.yaml"
+    file.write_text(f"{key}: {value}\nsources: {{a: {{kind: psa, path: {tmp_path}}}}}\n")
+    with pytest.raises(MixError) as error:
+        read_mix(file, tmp_path)
+    assert str(error.value).startswith(f"{file}: {key}: ") and "text" in str(error.value)
