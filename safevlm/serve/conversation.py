@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import logging
 import re
 import secrets
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ from safevlm.serve.flat_images import FlatImage, ImageOpener
 from safevlm.serve.limits import Limits
 from safevlm.serve.wire.chat import ChatBody, ChatMessage
 from safevlm.types import MAX_SEED, Generation, Request
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,12 @@ async def opened_request(
         request = Request.from_messages(read or [_plain(message) for message in messages], id=id)
     except (TypeError, ValueError) as error:
         raise ApiError(400, places.told(str(error)), param=places.messages, code="invalid_messages") from error
-    opened = await images.open([url for _, url in uris], [place for place, _ in uris])
+    try:
+        async with asyncio.timeout(images.limits.seconds):
+            opened = await images.open([url for _, url in uris], [place for place, _ in uris])
+    except TimeoutError as error:
+        log.error("images of a request were not opened within %g seconds", images.limits.seconds)
+        raise ApiError(504, "the images did not open in time, so nothing was let through", code="timeout") from error
     request = dataclasses.replace(request, images=tuple(image.image for image in opened))
     return OpenedRequest(request, tuple(opened))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from safevlm.serve.flat_images import ImageOpener
 from safevlm.serve.limits import Limits
 from safevlm.serve.metrics import Metrics
 from safevlm.types import Generation, Reply, Verdict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,10 +127,12 @@ class GuardedModel:
         except ApiError as error:
             if error.status == 503:
                 self.metrics.guard_errors.labels("stuck").inc()
+                log.error("a request was refused, since a batch does not end or the model's thread has")
             raise
         except TimeoutError as error:
             self.metrics.guard_errors.labels("timeout").inc()
             self.health.trouble = "the last request was not answered in time"
+            log.error("a request was not answered within %g seconds", self.limits.seconds)
             raise ApiError(504, "no answer in time, so nothing was let through", code="timeout") from error
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_request") from error

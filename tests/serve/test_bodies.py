@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -12,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from safevlm.serve.exchange import Exchange, Message, Room
+from safevlm.serve.limits import Limits
 from tests.engine import engines
 from tests.serve.serving import NAME, Served, serving, uri
 
@@ -193,6 +196,22 @@ TRICKS = {
 def test_a_request_that_is_no_http_gets_no_answer_of_the_model(served: Served, name: str) -> None:
     heard = raw(served, TRICKS[name])
     assert heard.split(b" ")[1:2] in ([], [b"400"], [b"403"], [b"413"], [b"431"], [b"408"], [b"501"])
+
+
+def test_a_client_that_reads_nothing_is_given_up() -> None:
+    async def never(message: Message) -> None:
+        await asyncio.sleep(30.0)
+
+    async def nothing() -> Message:
+        return {"type": "http.request"}
+
+    async def sent() -> None:
+        await Exchange({}, nothing, never, Limits(seconds=0.05), Room(1)).send({"type": "http.response.body"})
+
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(sent())
+    assert time.monotonic() - started < 10.0
 
 
 def test_requests_in_one_go_are_answered_in_their_order(served: Served) -> None:

@@ -16,7 +16,7 @@ import pytest
 from safevlm.defenses import Defense, ImageFeatures
 from safevlm.types import Request, Verdict
 from tests.engine import engines
-from tests.serve.serving import NAME, Served, asked, serving
+from tests.serve.serving import NAME, Served, asked, image_part, serving
 
 SECONDS = 0.5
 """That a request may last."""
@@ -96,7 +96,9 @@ def test_a_detector_that_ends_the_process_ends_its_request_alone(moody: tuple[Se
     assert ask(served).choices[0].finish_reason == "length" and health(served) == 200
 
 
-def test_a_hanging_detector_answers_nobody_and_makes_nobody_wait_for_ever(moody: tuple[Served, Moody]) -> None:
+def test_a_hanging_detector_answers_nobody_and_makes_nobody_wait_for_ever(
+    moody: tuple[Served, Moody], caplog: pytest.LogCaptureFixture
+) -> None:
     served, defense = moody
     defense.mood = "hangs"
     assert ask(served).status_code == 504
@@ -108,12 +110,27 @@ def test_a_hanging_detector_answers_nobody_and_makes_nobody_wait_for_ever(moody:
         assert late.status_code == 503 and late.response.headers["Retry-After"]
     assert time.monotonic() - started < 10 * SECONDS, "a request waits for a batch that does not end"
     assert errors(served) == 3
+    assert len([record for record in caplog.records if record.name.startswith("safevlm.serve")]) == 3, (
+        "a cause is untold"
+    )
     defense.mood = "well"
     defense.goes_on.set()
     deadline = time.monotonic() + 10.0
     while served.model.batches.is_stuck and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ask(served).choices[0].finish_reason == "length" and health(served) == 200
+
+
+def test_images_that_do_not_open_in_time_are_let_through_to_nobody(
+    moody: tuple[Served, Moody], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, defense = moody
+    monkeypatch.setattr(served.model.images, "opened", lambda *_: defense.goes_on.wait(20.0))
+    started = time.monotonic()
+    assert ask(served).status_code == 504 and time.monotonic() - started < 10 * SECONDS
+    with pytest.raises(openai.InternalServerError, match="in time"):
+        served.client().moderations.create(input=[image_part(engines.image(1))])
+    defense.goes_on.set()
 
 
 def test_a_stream_that_stops_in_its_middle_ends_as_an_error(moody: tuple[Served, Moody]) -> None:
