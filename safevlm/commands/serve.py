@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safevlm.command_line import COUNT, number
 from safevlm.commands import add_base
+from safevlm.commands.output_guards import flags as output_guard_flags
+from safevlm.commands.output_guards import output_guard
 from safevlm.usage import UsageError
+
+if TYPE_CHECKING:
+    from safevlm.serve.guarded import GuardedModel
 
 TEXT = "Serve a guarded model to OpenAI's clients."
 KEY = "SAFEVLM_API_KEY"
@@ -23,6 +31,16 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="by which clients ask for it (default: the folder's)")
     parser.add_argument("--defense", default="auto", metavar="NAME", help="as for `safevlm chat`")
     parser.add_argument("--policy", metavar="FILE", help="YAML: what to do per category and level")
+    parser.add_argument("--monitor", action="store_true", help="look and count, and act on nothing")
+    parser.add_argument(
+        "--keys", metavar="FILE", help="YAML: API keys by name, as hashes, each with a policy of its own if it likes"
+    )
+    parser.add_argument(
+        "--allow-images", metavar="FILE", help="SHA-256 of image files, one a line, that are never acted on"
+    )
+    parser.add_argument("--record", metavar="FILE", help="append every decision as a line of JSON, without content")
+    output_guard_flags(parser)
+    parser.add_argument("--otel", action="store_true", help="a span of OpenTelemetry for every decision")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=number(int, least=0, most=65535), default=8000, help="0: any free one")
     parser.add_argument(
@@ -65,9 +83,10 @@ def run(options: argparse.Namespace) -> int:
     from safevlm.serve.access import is_loopback
 
     keys = [*options.api_key, *filter(None, [os.environ.get(KEY, "")])]
-    if not is_loopback(options.host) and not keys and not options.without_key:
+    if not is_loopback(options.host) and not keys and not options.keys and not options.without_key:
         raise UsageError(
-            f"--host {options.host} can be reached from other machines: give --api-key or {KEY}, or say --without-key"
+            f"--host {options.host} can be reached from other machines: give --api-key, --keys or {KEY}, or say "
+            "--without-key"
         )
     for flag in ("upstream_model", "upstream_key"):
         if getattr(options, flag) and not options.upstream:
@@ -81,7 +100,6 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve]'") from error
     from safevlm.engine import Engine
-    from safevlm.serve.access import Keys
     from safevlm.serve.fetching import Fetcher
     from safevlm.serve.front import Front
     from safevlm.serve.guarded import GuardedModel
@@ -118,7 +136,9 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         model = GuardedModel(engine, options.name or Path(options.model).resolve().name, limits, fetcher=fetcher)
-    app = create_app(model, Keys(keys), is_local=is_loopback(options.host))
+    model.output_guard = output_guard(model, options)
+    _deploy(model, options, keys)
+    app = create_app(model, is_local=is_loopback(options.host))
     where = f" at {options.upstream}" if options.upstream else ""
     print(f"{model.name}{where} behind {engine.defense.name}: http://{options.host}:{options.port}/v1", flush=True)
     uvicorn.run(
@@ -131,3 +151,32 @@ def run(options: argparse.Namespace) -> int:
         timeout_graceful_shutdown=10,
     )
     return 0
+
+
+def _deploy(model: GuardedModel, options: argparse.Namespace, keys: Sequence[str]) -> None:
+    """What the deployer decides: keys, policies, known images and what is kept, read again when it changes."""
+    from safevlm.serve.deployment import Deployer, DeploymentFiles
+    from safevlm.serve.record import DecisionRecord
+    from safevlm.serve.reload import Reloading
+    from safevlm.serve.spans import Spans
+
+    files = DeploymentFiles(
+        defense=options.defense,
+        policy=_path(options.policy),
+        monitor=options.monitor,
+        keys=_path(options.keys),
+        known_images=_path(options.allow_images),
+        api_keys=tuple(keys),
+    )
+    deployer = Deployer(model.engine, files, model.metrics.guard_seconds.observe)
+    model.deployment = deployer.read()
+    record = DecisionRecord(Path(options.record)) if options.record else None
+    model.keepers += [record] if record is not None else []
+    model.keepers += [Spans()] if options.otel else []
+    reloading = Reloading(model, deployer, record.reopen if record is not None else lambda: None)
+    signal.signal(signal.SIGHUP, lambda *_: reloading.ask())
+    reloading.start()
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None

@@ -22,6 +22,13 @@ REFUSAL = "I cannot help with that. It involves {topic}."
 REFUSAL_ON_ERROR = "I cannot help with that. The safety check of this request did not complete."
 """Said when a detector failed (fail closed)."""
 
+ANSWER_WITHHELD = "I cannot give that answer: a safety check objected to it."
+"""Said in place of an answer that the guard of answers does not let through."""
+ANSWER_UNCHECKED = "I cannot give that answer: the safety check of it did not complete."
+"""The same, where that guard failed (fail closed)."""
+ANSWER_ENDED = "I cannot go on: a safety check stopped this answer here. Do not rely on its beginning."
+"""The same, where the beginning of the answer was sent already."""
+
 
 def hint(taxonomy: Taxonomy, level: str, category: str) -> str:
     """The mixer's text for a verdict: the level's stance with the category's topic in it."""

@@ -74,6 +74,7 @@ class Engine:
         self.loaded = loaded
         self.defense = defense
         self.defense.attach(self._ask)
+        self.on_error = on_error
         self.device = device
         self.model = loaded.model.to(device)
         self.processor = loaded.processor

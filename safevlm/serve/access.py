@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 from safevlm.serve.errors import ApiError
 from safevlm.serve.exchange import App, Exchange, Receive, Room, Scope, Send, too_large
@@ -18,22 +19,37 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
 JSON = "application/json"
 
 
+NOBODY = ""
+"""Name of keys that no file names."""
+CALLER: ContextVar[str] = ContextVar("caller", default=NOBODY)
+"""Name of the key that the request in progress came with. Here and not an argument, so that no route can forget it and
+answer by somebody else's policy."""
+
+
+class KeyCheck(Protocol):
+    def check(self, headers: dict[bytes, bytes]) -> str:
+        """Name of the key that a request came with. ApiError 401."""
+
+
 class Keys:
     """API keys, kept as hashes; none: everybody may ask."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+    def __init__(self, keys: Iterable[str], named: Mapping[str, bytes] | None = None) -> None:
+        """`keys`: in clear, and nobody's in particular. `named`: SHA-256 by name."""
+        self._digests = [(NOBODY, _digest(key)) for key in keys] + list((named or {}).items())
 
-    def check(self, headers: dict[bytes, bytes]) -> None:
-        """ApiError 401. All keys are compared, each in constant time."""
+    def check(self, headers: dict[bytes, bytes]) -> str:
+        """All keys are compared, each in constant time."""
         if not self._digests:
-            return
+            return NOBODY
         given = headers.get(b"authorization", b"")
         bearer = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         asked = _digest(bearer.decode("latin-1"))
-        matches = [hmac.compare_digest(asked, known) for known in self._digests]
-        if not any(matches):
+        matches = [(hmac.compare_digest(asked, known), name) for name, known in self._digests]
+        found = [name for is_same, name in matches if is_same]
+        if not found:
             raise ApiError(401, "no such API key; send it as `Authorization: Bearer KEY`", code="invalid_api_key")
+        return found[-1]
 
 
 def is_loopback(host: str) -> bool:
@@ -53,7 +69,7 @@ class Gate:
     rebinding of a name cannot do, and be typed as JSON, which a page of another origin cannot send.
     """
 
-    def __init__(self, app: App, keys: Keys, limits: Limits, is_local: bool, refuse: Callable[..., Any]) -> None:
+    def __init__(self, app: App, keys: KeyCheck, limits: Limits, is_local: bool, refuse: Callable[..., Any]) -> None:
         """`refuse(error)`: the ASGI response for an ApiError."""
         self.app = app
         self.keys = keys
@@ -87,7 +103,7 @@ class Gate:
         if b"transfer-encoding" in headers and b"content-length" in headers:
             raise ApiError(400, "a body has a length or comes in chunks, and not both", code="two_lengths")
         if scope["path"] not in OPEN:
-            self.keys.check(headers)
+            CALLER.set(self.keys.check(headers))
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
             if kind != JSON:

@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 
 from safevlm import versions
 from safevlm.files.text import short
-from safevlm.serve.access import Gate, Keys
+from safevlm.serve.access import Gate, KeyCheck
 from safevlm.serve.chat_api import Answering
 from safevlm.serve.connection import while_connected
+from safevlm.serve.deployment import DeployedKeys
 from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.front_chat import add_front_chat
@@ -34,8 +35,11 @@ PLACE = 200
 """Characters of a place that an error repeats."""
 
 
-def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = True) -> FastAPI:
-    """`is_local`: requests must name a local host. The model is closed when the app is."""
+def create_app(model: GuardedModel, keys: KeyCheck | None = None, is_local: bool = True) -> FastAPI:
+    """`keys`: who may ask; None: as the deployment says. `is_local`: requests must name a local host.
+
+    The model is closed when the app is.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +47,8 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
         await model.aclose()
 
     app = FastAPI(title="SafeVLM", version=versions.VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, keys=keys or Keys(()), limits=model.limits, is_local=is_local, refuse=error_response)
+    let_in = keys or DeployedKeys(lambda: model.deployment)
+    app.add_middleware(Gate, keys=let_in, limits=model.limits, is_local=is_local, refuse=error_response)
     app.router.route_class = StrictRoute
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -70,7 +75,8 @@ def create_app(model: GuardedModel, keys: Keys | None = None, is_local: bool = T
     @app.get("/healthz", response_model=None)
     async def healthz() -> Response:
         trouble = model.trouble()
-        told = {"status": "error" if trouble else "ok", **({"trouble": trouble} if trouble else {})}
+        told = {"status": "error" if trouble else "ok", "trouble": trouble, "configuration": model.health.configuration}
+        told = {name: text for name, text in told.items() if text}
         return JSONResponse(told, 503 if trouble else 200)
 
     @app.get("/metrics", response_model=None)

@@ -124,11 +124,18 @@ class Batches:
         since = self.busy_since
         return since is not None and time.monotonic() - since > self.most_seconds
 
-    def put(self, waiting: Waiting) -> None:
-        """ApiError 429: the queue is full. ApiError 503: what is in progress does not end."""
+    def put(self, waiting: Waiting, is_first: bool = False) -> None:
+        """`is_first`: in front of all others and beyond the bound, for what ends a request that was let in already.
+
+        ApiError 429: the queue is full. ApiError 503: what is in progress does not end.
+        """
         if self.is_stuck or not self.is_alive:
             raise stuck(self.most_seconds)
         with self._changed:
+            if is_first and not self._closing:
+                self._queue.appendleft(waiting)
+                self._changed.notify()
+                return
             if len(self._queue) >= self.most_waiting:
                 self._queue = deque(each for each in self._queue if not each.has_left)
             if len(self._queue) >= self.most_waiting or self._closing:
@@ -204,7 +211,7 @@ def _shares(one: Waiting, other: Waiting) -> bool:
     if one is other:
         return True
     if one.looks_only or other.looks_only:
-        return one.engine is other.engine and one.looks_only == other.looks_only
+        return one.engine == other.engine and one.looks_only == other.looks_only
     how, others = one.asked.generation, other.asked.generation
     is_greedy = how.temperature == others.temperature == 0
-    return one.engine is other.engine and is_greedy and key(how) == key(others)
+    return one.engine == other.engine and is_greedy and key(how) == key(others)

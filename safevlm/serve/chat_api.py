@@ -43,7 +43,8 @@ class Answering:
         question = await opened_request(body.messages, model.images, id, places=places)
         generation = generation_of(body, model.most_tokens)
         blocks = asked is not None and asked.mode("input") == "block"
-        pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks)
+        output = asked.mode("output") if asked is not None else None
+        pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks, output=output)
         return cls(model, body, id, int(time.time()), pieces)
 
     async def whole(self) -> dict[str, Any]:
@@ -111,7 +112,9 @@ class Answering:
                 reply.verdict, self.model.engine.taxonomy, self.model.name, bool(reply.request.images)
             )
         if asked.mode("output") is not None:
-            told["output"] = moderation.failed(NO_OUTPUT_GUARD, "not_available")
+            has_guard = self.model.output_guard is not None
+            unguarded = None if has_guard else moderation.failed(NO_OUTPUT_GUARD, "not_available")
+            told["output"] = moderation.of_answer(reply, self.model.name) or unguarded
         return {"moderation": told}
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
@@ -128,7 +131,7 @@ def check_asked(model: GuardedModel, body: ChatBody) -> None:
             404, f"no model {short(body.model)}; this server has {model.name!r}", param="model", code="model_not_found"
         )
     asked = body.moderation
-    if asked is not None and asked.mode("output") == "block":
+    if asked is not None and asked.mode("output") == "block" and model.output_guard is None:
         raise ApiError(400, NO_OUTPUT_GUARD, param="moderation.policy.output", code="not_available")
 
 

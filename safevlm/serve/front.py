@@ -15,6 +15,7 @@ from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.errors import ApiError, busy
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.looking import LetThrough, Looking
+from safevlm.serve.progress import InProgress
 from safevlm.serve.server_events import ServerEvent
 from safevlm.serve.upstream import Upstream, too_slow
 from safevlm.serve.upstream_body import upstream_body
@@ -33,7 +34,6 @@ class Front(GuardedModel):
         check_engine(self.engine)
         super().__post_init__()
         self.in_flight = 0
-        self._looking = {blocks: Looking(self._blocking if blocks else self.engine) for blocks in (False, True)}
 
     async def passing(self, body: FrontBody, question: OpenedRequest) -> AsyncGenerator[Reply | ServerEvent]:
         """First the decision, `LetThrough` or a refusal; then what the upstream answers, piece by piece.
@@ -43,43 +43,39 @@ class Front(GuardedModel):
         if self.in_flight >= self.limits.waiting:
             self.metrics.requests.labels("busy").inc()
             raise busy()
-        started = time.perf_counter()
+        blocks = body.moderation is not None and body.moderation.mode("input") == "block"
+        progress = self.begin(question, blocks=blocks)
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         self.in_flight += 1
-        self.metrics.images.inc(len(question.images))
-        action = "failed"
+        action, reply = "failed", None
         try:
-            reply = await self._decided(body, question)
+            reply = await self._decided(progress, question)
             if not isinstance(reply, LetThrough):
-                action = "refused"
+                progress.settle("refused", reply)
                 yield reply
                 return
             yield reply
             async with aclosing(self._answered(body, question, reply, deadline)) as pieces:
                 async for piece in pieces:
                     if piece.is_last:
-                        action = "passed" if reply.rewritten == reply.request else "hinted"
+                        progress.settle(progress.action_of(reply), reply)
                     yield piece
         except ApiError as error:
             action = {429: "busy", 400: "unusable"}.get(error.status, action)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            action = "left" if action == "failed" else action
+            action = "left"
             raise
         finally:
             self.in_flight -= 1
-            self.metrics.requests.labels(action).inc()
-            self.metrics.seconds.observe(time.perf_counter() - started)
+            progress.settle(action, reply)
 
-    async def _decided(self, body: FrontBody, question: OpenedRequest) -> Reply:
-        started = time.perf_counter()
-        blocks = body.moderation is not None and body.moderation.mode("input") == "block"
-        waiting = Waiting(self._looking[blocks], question.request, Generation(), is_streamed=False)
+    async def _decided(self, progress: InProgress, question: OpenedRequest) -> Reply:
+        waiting = Waiting(Looking(progress.engine), question.request, Generation(), is_streamed=False)
         with self._told():
             self.batches.put(waiting)
             async for reply in waiting.heard(self.limits.seconds):
                 if isinstance(reply, Reply):
-                    self.metrics.guard_seconds.observe(time.perf_counter() - started)
                     self._count_verdict(reply.verdict, bool(question.images))
                     return reply
         raise AssertionError("a look ends in a decision or an error")

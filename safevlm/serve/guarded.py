@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from safevlm.engine import Engine
-from safevlm.serve.acting import Blocking
 from safevlm.serve.batches import Batches, Waiting
 from safevlm.serve.conversation import OpenedRequest
+from safevlm.serve.deployment import Deployment, plain
 from safevlm.serve.errors import ApiError
 from safevlm.serve.fetching import Fetcher
 from safevlm.serve.flat_images import ImageOpener
 from safevlm.serve.limits import Limits
 from safevlm.serve.metrics import Metrics
+from safevlm.serve.output_guard import AnswerVerdict, JudgedReply, OutputGuard, judged
+from safevlm.serve.progress import InProgress
+from safevlm.serve.settlement import Keeper
+from safevlm.serve.wire.base import Mode
+from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.types import Generation, Reply, Verdict
 
 log = logging.getLogger(__name__)
@@ -29,6 +34,10 @@ class Health:
     """Whether the guard works. It is red from a failure to the next success."""
 
     trouble: str = ""
+    output: str = ""
+    """Why the guard of answers gave no judgement; empty from its next judgement on."""
+    configuration: str = ""
+    """What is wrong with a file of the deployer's that changed; the server goes on with what it read before."""
 
     def note(self, verdict: Verdict) -> None:
         self.trouble = "the last detector that ran failed" if verdict.error else ""
@@ -52,7 +61,13 @@ class GuardedModel:
         self.batches = Batches(self.limits.batch, self.limits.waiting, self.limits.seconds)
         self.metrics.watch_waiting(lambda: self.batches.waiting)
         self.images = ImageOpener(self.engine.processor.image_processor, self.limits, self.fetcher)
-        self._blocking = self.engine.behind(Blocking(self.engine.defense, self.engine.taxonomy))
+        self.deployment: Deployment = plain(self.engine, self.metrics.guard_seconds.observe)
+        """Replaced as a whole when the deployer's files are read again."""
+        self.keepers: list[Keeper] = []
+        """Are told what became of each request."""
+        self.output_guard: OutputGuard | None = None
+        """Judges answers; None: nobody does."""
+        self._scoring: set[asyncio.Task[None]] = set()
 
     @property
     def most_tokens(self) -> int:
@@ -65,27 +80,36 @@ class GuardedModel:
             return "the model's thread has ended"
         if self.batches.is_stuck:
             return "a batch has not ended in time"
-        return self.health.trouble
+        return self.health.trouble or self.health.output
+
+    def begin(self, question: OpenedRequest, *, blocks: bool = False) -> InProgress:
+        """A request under the deployment that is in force. `blocks`: whatever is flagged is refused."""
+        return InProgress(self.deployment, self.metrics, self.keepers, question, blocks=blocks)
 
     async def answer(
-        self, question: OpenedRequest, generation: Generation, *, is_streamed: bool = False, blocks: bool = False
+        self,
+        question: OpenedRequest,
+        generation: Generation,
+        *,
+        is_streamed: bool = False,
+        blocks: bool = False,
+        output: Mode | None = None,
     ) -> AsyncGenerator[str | Reply]:
-        """Pieces where it is streamed, and last the reply. `blocks`: whatever is flagged is refused.
+        """Pieces where it is streamed, and last the reply. `blocks`: whatever is flagged is refused. `output`: what
+        the request wants done about its answer; the reply is then a `JudgedReply`.
 
         ApiError: the queue is full, the request cannot be used, or no answer came in time.
         """
-        started = time.perf_counter()
-        engine = self._blocking if blocks else self.engine
-        waiting = Waiting(engine, question.request, generation, is_streamed)
-        self.metrics.images.inc(len(question.images))
+        progress = self.begin(question, blocks=blocks)
+        waiting = Waiting(progress.engine, question.request, generation, is_streamed)
         action = "failed"
         try:
             with self._told():
                 self.batches.put(waiting)
-                async for heard in waiting.heard(self.limits.seconds):
+                async for heard in self._let_out(waiting, output):
                     if isinstance(heard, Reply):
                         self._count(heard)
-                        action = "refused" if heard.refused_by else "hinted" if _is_hinted(heard) else "passed"
+                        heard = await self._scored(heard, progress, output)
                     if not isinstance(heard, Verdict):
                         yield heard
         except ApiError as error:
@@ -96,28 +120,66 @@ class GuardedModel:
             raise
         finally:
             waiting.leave()
-            self.metrics.requests.labels(action).inc()
-            self.metrics.seconds.observe(time.perf_counter() - started)
+            if not progress.is_scored:
+                progress.settle(action)
+
+    def _let_out(self, waiting: Waiting, output: Mode | None) -> AsyncIterator[str | Reply | Verdict]:
+        heard, guard = waiting.heard(self.limits.seconds), self.output_guard
+        if guard is None or guard.mode_of(output) != "block":
+            return heard
+        return guard.held_back(waiting.asked.request, heard, waiting.leave)
+
+    async def _scored(self, reply: Reply, progress: InProgress, output: Mode | None) -> Reply:
+        """Settles a request whose answer is there. Where its answer is scored and nobody asked for that, later."""
+        guard = self.output_guard
+        if guard is None or reply.refused_by or isinstance(reply, JudgedReply):
+            self._settle(reply, progress)
+            return reply
+        if output is None:
+            progress.is_scored = True
+            task = asyncio.create_task(self._score(guard, reply, progress))
+            self._scoring.add(task)
+            task.add_done_callback(self._scoring.discard)
+            return reply
+        scored = judged(reply, await guard.verdict(reply.request, reply.text))
+        self._settle(scored, progress)
+        return scored
+
+    async def _score(self, guard: OutputGuard, reply: Reply, progress: InProgress) -> None:
+        try:
+            self._settle(judged(reply, await guard.verdict(reply.request, reply.text)), progress)
+        finally:  # the server stops
+            progress.settle(progress.action_of(reply), reply)
+
+    def _settle(self, reply: Reply, progress: InProgress) -> None:
+        progress.settle(progress.action_of(reply), reply)
+        if isinstance(reply, JudgedReply):
+            self._count_output(reply.output)
+
+    def _count_output(self, found: AnswerVerdict) -> None:
+        self.health.output = "the guard of answers gave no judgement" if found.error else ""
+        if found.error:
+            self.metrics.guard_errors.labels("output").inc()
+            return
+        category = next((name for name, is_flagged in found.categories.items() if is_flagged), CLEAN)
+        self.metrics.verdicts.labels(found.source, category, "flagged" if found.flagged else SAFE, "output").inc()
 
     async def look(self, question: OpenedRequest) -> Verdict:
         """The verdict alone. ApiError: the queue is full, the request cannot be used, or no verdict came in time."""
-        started = time.perf_counter()
-        waiting = Waiting(self.engine, question.request, None, is_streamed=False)
-        self.metrics.images.inc(len(question.images))
-        action = "failed"
+        progress = self.begin(question)
+        waiting = Waiting(progress.engine, question.request, None, is_streamed=False)
         try:
             with self._told():
                 self.batches.put(waiting)
                 async for verdict in waiting.heard(self.limits.seconds):
                     if isinstance(verdict, Verdict):
-                        self.metrics.guard_seconds.observe(time.perf_counter() - started)
                         self._count_verdict(verdict, bool(question.images))
-                        action = "looked"
+                        progress.settle("looked", verdict=verdict)
                         return verdict
             raise AssertionError("a look ends in a verdict or an error")
         finally:
             waiting.leave()
-            self.metrics.requests.labels(action).inc()
+            progress.settle("failed")
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -165,7 +227,3 @@ class GuardedModel:
     def card(self) -> dict[str, Any]:
         """Of `/v1/models`."""
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "safevlm"}
-
-
-def _is_hinted(reply: Reply) -> bool:
-    return any(line.startswith("added to the question") for line in reply.trace)

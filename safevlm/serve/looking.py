@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
-from safevlm.engine import BatchRequest, Engine
+from safevlm.engine import BatchRequest, Decision, Engine
+from safevlm.serve.acting import Monitoring
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -17,19 +18,22 @@ class LetThrough(Reply):
     rewritten: Request = field(kw_only=True)
 
 
+@dataclass(frozen=True)
 class Looking:
     """An engine that settles requests by its defense's decisions."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    engine: Engine
 
     def reply_each(self, asked: Sequence[BatchRequest], stop: Event | None = None) -> list[Reply]:
         """Refusals, and `LetThrough`. ValueError: a request that cannot be used."""
-        decided = self.engine.decide_all([each.request for each in asked])
-        return [
-            each if isinstance(each, Reply) else LetThrough("", each.request, each.verdict, rewritten=each.rewritten)
-            for each in decided
-        ]
+        return [self._reply(each) for each in self.engine.decide_all([each.request for each in asked])]
+
+    def _reply(self, decided: Decision | Reply) -> Reply:
+        if isinstance(decided, Reply):
+            return decided
+        reply = LetThrough("", decided.request, decided.verdict, rewritten=decided.rewritten)
+        defense = self.engine.defense
+        return defense.review(reply.request, reply, reply.verdict) if isinstance(defense, Monitoring) else reply
 
     def look(self, request: Request) -> Verdict:
         return self.engine.look(request)

@@ -20,6 +20,8 @@ class Metrics:
         self.guard_errors = self._counter("guard_errors", "Requests whose guard failed", "stage")
         self.images = self._counter("images", "Images opened")
         self.would_block = self._counter("would_block", "Requests that a monitoring policy let through")
+        self.reloads = self._counter("reloads", "Readings of the deployer's files after the first", "outcome")
+        self.record_errors = self._counter("record_errors", "Decisions that could not be recorded", "to")
         self.tokens = self._counter("tokens", "Tokens read and written", "side")
         self.seconds = Histogram(
             "safevlm:request_seconds", "From arrival to the last token", buckets=ANSWER_SECONDS, registry=self.registry

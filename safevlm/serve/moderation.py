@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from safevlm.serve.output_guard import JudgedReply
 from safevlm.taxonomy import CLEAN, Taxonomy
-from safevlm.types import Verdict
+from safevlm.types import Reply, Verdict
 
 STANDARD = (
     "harassment",
@@ -30,6 +31,24 @@ def inline(verdict: Verdict, taxonomy: Taxonomy, model: str, has_images: bool) -
     if verdict.error:
         return failed("the detector failed, so the request was not let through")
     return {"type": "moderation_results", "model": model, "results": [result(verdict, taxonomy, model, has_images)]}
+
+
+def of_answer(reply: Reply, model: str) -> dict[str, Any] | None:
+    """`moderation.output`; None where the model said nothing that could be judged, or nobody judges."""
+    if not isinstance(reply, JudgedReply):
+        return None
+    found = reply.output
+    if found.error:
+        return failed("the guard of answers gave no judgement", f"output_guard_{found.error}")
+    result = {
+        "type": "moderation_result",
+        "model": found.source,
+        "flagged": found.flagged,
+        "categories": dict(found.categories),
+        "category_scores": {name: float(score) for name, score in found.scores.items()},
+        "category_applied_input_types": {name: ["text"] for name in found.categories},
+    }
+    return {"type": "moderation_results", "model": model, "results": [result]}
 
 
 def failed(message: str, code: str = "detector_failed") -> dict[str, Any]:

@@ -41,9 +41,9 @@ class Served:
 
 @contextmanager
 def serving(engine: Engine, *, keys: tuple[str, ...] = (), **limits: Any) -> Iterator[Served]:
-    """Serves `engine` until the block ends."""
+    """Serves `engine` until the block ends. Without `keys` the deployment says who may ask."""
     model = GuardedModel(engine, NAME, Limits(**limits))
-    with listening(create_app(model, Keys(keys))) as address:
+    with listening(create_app(model, Keys(keys) if keys else None)) as address:
         yield Served(model, address)
 
 

@@ -99,7 +99,7 @@ def ask(plan: CallPlan, client: JudgeClient, path: Path, prices: Prices, tell: C
     answered = _ask_all(waiting, client, path)
     outcomes = {**known, **answered}
     assessments = {
-        case.id: _settled(
+        case.id: settled(
             plan.judge, case, [[outcomes.get(job.key, NOT_ASKED) for job in vote] for vote in plan.calls[case.id]]
         )
         for case in plan.cases
@@ -127,7 +127,8 @@ def _ask_all(jobs: Sequence[JudgeCall], client: JudgeClient, path: Path) -> dict
     return answered
 
 
-def _settled(judge: Judge, case: Case, votes: Sequence[Sequence[CallOutcome]]) -> Assessment:
+def settled(judge: Judge, case: Case, votes: Sequence[Sequence[CallOutcome]]) -> Assessment:
+    """What the outcomes of all calls amount to, vote by vote."""
     return majority([_vote(judge, case, outcomes) for outcomes in votes])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from safevlm.evaluation.endpoint import Endpoint
 from safevlm.evaluation.judges import JUDGES, cache, judge_of, record
 from safevlm.evaluation.judges.base import FAILED, UNSUITED, Assessment, Case, Judge
-from safevlm.evaluation.judges.calls import JudgeAnswers, ask, plan_calls
+from safevlm.evaluation.judges.calls import JudgeAnswers, ask, plan_calls, settled
 from safevlm.evaluation.judges.client import JudgeClient, local, served
 from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.runs import run_file
@@ -67,6 +67,26 @@ def judge(
     times = {"started": started, "finished": run_file.now(), "command": command}
     write_json(results / record.FILE, record.table(facts, scores, results / SCORES) | times)
     return scores
+
+
+def one_by_one(name: str, options: JudgeOptions) -> tuple[Judge, Callable[[Case], Assessment]]:
+    """A judge, and a way to ask it about one case at a time; nothing is kept, and calls are made one after another.
+
+    UsageError, ValueError: no such judge, or options that it does not take. What is asked then may raise EndpointError.
+    """
+    judge = _configured(name, options)
+    prompt, _ = _prompt(judge, options)
+    client = _client(judge, options) if judge.needs_model else None
+
+    def assess(case: Case) -> Assessment:
+        found = _without_asking(judge, case)
+        if found is not None or client is None or judge.calls is None:
+            return found if found is not None else Assessment(None, UNSUITED)
+        calls = judge.calls(case, prompt)
+        votes = 1 if client.is_repeatable else judge.votes
+        return settled(judge, case, [[client.say(call, vote) for call in calls] for vote in range(votes)])
+
+    return judge, assess
 
 
 def case_of(row: Row, folder: Path, suite: Suite) -> Case:

@@ -1,0 +1,92 @@
+"""One request from its arrival to its end: which engine it gets, and what is counted and kept of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from safevlm.serve.access import CALLER
+from safevlm.serve.acting import WOULD_REFUSE
+from safevlm.serve.conversation import OpenedRequest
+from safevlm.serve.deployment import Deployment
+from safevlm.serve.looking import LetThrough
+from safevlm.serve.metrics import Metrics
+from safevlm.serve.output_guard import JudgedReply
+from safevlm.serve.settlement import Keeper, Settlement
+from safevlm.types import Reply, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class InProgress:
+    """Stays with the deployment that was in force when the request came."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        metrics: Metrics,
+        keepers: Sequence[Keeper],
+        question: OpenedRequest,
+        *,
+        blocks: bool = False,
+    ) -> None:
+        """`blocks`: whatever is flagged is refused. ApiError 401: the request's key was taken out meanwhile."""
+        self.key = CALLER.get()
+        self.treatment = deployment.treatment()
+        self.digests = tuple(image.digest for image in question.images)
+        self.is_allowed = not blocks and deployment.knows(self.digests)
+        self.engine = self.treatment.engine(blocks=blocks, is_known=self.is_allowed)
+        self.is_scored = False
+        """Whether its answer is being scored after it was sent, and the request is settled then."""
+        self._id = question.request.id
+        self._metrics = metrics
+        self._keepers = keepers
+        self._began, self._started = time.time(), time.perf_counter()
+        self._is_settled = False
+        metrics.images.inc(len(self.digests))
+
+    def settle(self, action: str, reply: Reply | None = None, verdict: Verdict | None = None) -> None:
+        """Counts what became of the request and tells it to those who keep it; the first time that it is called.
+
+        `reply`: None where there was none. `verdict`: where there is one and no reply.
+        """
+        if self._is_settled:
+            return
+        self._is_settled = True
+        seconds = time.perf_counter() - self._started
+        is_monitored = self.treatment.is_monitor and not self.is_allowed
+        would_refuse = is_monitored and reply is not None and WOULD_REFUSE in reply.trace
+        self._metrics.requests.labels(action).inc()
+        self._metrics.seconds.observe(seconds)
+        if would_refuse:
+            self._metrics.would_block.inc()
+        settled = Settlement(
+            id=self._id,
+            key=self.key,
+            action=action,
+            verdict=verdict if reply is None else reply.verdict,
+            policy=self.treatment.version,
+            is_monitor=self.treatment.is_monitor,
+            would_refuse=would_refuse,
+            images=self.digests,
+            began=self._began,
+            seconds=seconds,
+            output=reply.output.to_dict() if isinstance(reply, JudgedReply) else None,
+        )
+        for keeper in self._keepers:
+            try:
+                keeper.keep(settled)
+            except Exception as error:  # noqa: BLE001 - what keeps decisions must not make them
+                self._metrics.record_errors.labels(keeper.name).inc()
+                log.error("%s: a decision could not be kept (%s)", keeper.name, type(error).__name__)
+
+    def action_of(self, reply: Reply) -> str:
+        """What was done about the request, in a word."""
+        if reply.refused_by:
+            return "withheld" if isinstance(reply, JudgedReply) else "refused"
+        if self.is_allowed:
+            return "allowed"
+        if isinstance(reply, LetThrough):
+            return "passed" if reply.rewritten == reply.request else "hinted"
+        return "hinted" if any(line.startswith("added to the question") for line in reply.trace) else "passed"
