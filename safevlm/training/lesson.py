@@ -22,7 +22,8 @@ def check_lesson(stage: Stage, recipe: Recipe, safety: SafetyConfig, records: Se
     if not stage.trains_head or not (has_head or safety.lm_tokens):  # of no module at all `prepare` speaks
         return
     if has_head and (loss.level or loss.category):
-        if not any(_teaches_head(record, recipe) for record in records):
+        # corrected data are unlabelled: they teach the LM tokens what to answer, and the head is not their matter
+        if not recipe.data.relabel and not any(_teaches_head(record, recipe) for record in records):
             raise RecordError(
                 f"{', '.join(recipe.data.train)}: no record with an image has a label ({_labels(recipe)}), so the head "
                 "learns nothing; label the images, or set loss.level and loss.category to 0"
