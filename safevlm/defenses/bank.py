@@ -21,11 +21,11 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_patch.clip import read_text_space
 from llava_patch.fingerprint import fingerprint, is_same
+from llava_patch.tensor_file import save_tensors
 from safevlm.data import used_folder
 from safevlm.data.atomic_write import atomic_file
 from safevlm.defenses.concepts import Concept, concepts_from
@@ -125,7 +125,7 @@ def write_bank(bank: Bank, path: str | Path) -> None:
         used_folder.refuse_other_facts(Path(path), _about(path)[0], table)
     tensors = {name: getattr(bank, name).cpu().contiguous() for name in TENSORS}
     with atomic_file(Path(path)) as partial:
-        save_file(tensors, partial, metadata={"bank": about, "sha256": _digest(about, tensors)})
+        save_tensors(tensors, partial, {"bank": about, "sha256": _digest(about, tensors)})
 
 
 def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:

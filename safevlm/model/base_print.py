@@ -11,10 +11,10 @@ import logging
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from llava_patch import fingerprint
 from llava_patch.fingerprint import Fingerprints
+from llava_patch.tensor_file import save_tensors
 
 FILE = "base.safetensors"
 FORMAT = "safevlm base 1"
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def write(folder: Path, base: str, found: Fingerprints) -> None:
     """Writes a base's fingerprints into a folder; `base` is how messages will call it."""
-    save_file(dict(found), folder / FILE, metadata={"format": FORMAT, "base": base})
+    save_tensors(found, folder / FILE, {"format": FORMAT, "base": base})
 
 
 def read(folder: Path) -> tuple[str, Fingerprints] | None:
