@@ -16,6 +16,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DROPPED = 2
+"""Times as many bytes as a body may have are still read of one that is too large, so that its sender hears why."""
+
 
 class Room:
     """Bytes of bodies that all requests in progress hold together."""
@@ -86,7 +89,7 @@ class Exchange:
         dropped = 0
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline):
-                while not self.is_read and dropped <= self._limits.body_bytes:
+                while not self.is_read and dropped <= DROPPED * self._limits.body_bytes:
                     message = await self._receive()
                     dropped += len(message.get("body", b""))
                     self.is_read = not message.get("more_body", False)
