@@ -72,6 +72,7 @@ POLICY = {
     "place": "before",
     "calibration": {"safety-head": {"temperatures": {"level": 1.4}, "risk": 0.3, "note": "n"}},
 }
+KEYS = {"ward": {"sha256": "0a" * 32, "policy": "strict.yaml", "monitor": True}}
 WORDING = {
     "tell": "Is it bad? {reply}",
     "caption": "What is it? {question}",
@@ -216,6 +217,7 @@ def readers() -> list[Reader]:
     from safevlm.evaluation.runs.suite_file import suite_of_run
     from safevlm.evaluation.suites import own, rtvlm
     from safevlm.evaluation.suites.miniature import load as load_miniature
+    from safevlm.serve.keys import read_keys
     from safevlm.taxonomy import DEFAULT, read_taxonomy
     from safevlm.training.base_model_answers import _known
     from safevlm.training.recipe import parse
@@ -240,6 +242,7 @@ def readers() -> list[Reader]:
     return [
         Reader("taxonomy", "taxonomy.yaml", TAXONOMY, read_taxonomy),
         Reader("policy", "policy.yaml", POLICY, lambda file: read_policy(file, DEFAULT)),
+        Reader("keys", "keys.yaml", KEYS, read_keys),
         Reader("wording", "words.yaml", WORDING, lambda file: read_options(Wording, file)),
         Reader("eta", "eta.yaml", ETA, lambda file: read_options(EtaOptions, file)),
         Reader("concepts", "concepts.yaml", CONCEPTS, lambda file: read_concepts(file, DEFAULT)),

@@ -24,7 +24,8 @@ from safevlm.serve.spans import Spans
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Generation, Request, Verdict
 from tests.engine import engines
-from tests.serve.serving import NAME, Served, asked, image_part, serving
+from tests.serve.serving import NAME, Served, asked, image_part, listening, serving
+from tests.serve.upstreams import Recorder, fronting
 
 RISK = ("must_refuse", "illegal")
 REFUSES = "levels: {must_refuse: refuse}\n"
@@ -305,3 +306,21 @@ def test_what_came_of_a_whole_answer_is_counted_once_and_before_it_is_sent() -> 
         counted = {action: metric(served, "requests_total", action=action) for action in ("refused", "left")}
         assert counted == {"refused": 1, "left": 0}
         assert metric(served, "guard_seconds_count") == 1
+
+
+def test_policies_of_keys_hold_in_front_of_another_server_too(tmp_path: Path) -> None:
+    upstream = Recorder()
+    with listening(upstream) as there, fronting(engines.engine("safety-head", says=RISK), there) as front:
+        files = DeploymentFiles(defense="safety-head", keys=keys_file(tmp_path))
+        front.model.deployment = Deployer(front.model.engine, files, float).read()
+        front.model.keepers.append(DecisionRecord(tmp_path / "record.jsonl"))
+        assert finish(front, "first") == "content_filter"
+        assert not upstream.bodies
+        assert finish(front, "second") == finish(front, "third") == "stop"
+        assert metric(front, "would_block_total") == 1
+        rows = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [(row["key"], row["action"]) for row in rows] == [
+        ("strict", "refused"),
+        ("tries", "passed"),
+        ("plain", "hinted"),
+    ]

@@ -15,7 +15,6 @@ from PIL import Image
 
 from safevlm.defenses import Defense, ImageFeatures
 from safevlm.engine import Engine
-from safevlm.serve.access import Keys
 from safevlm.serve.app import create_app
 from safevlm.serve.fetching import Fetcher
 from safevlm.serve.front import Front
@@ -163,5 +162,5 @@ def fronting(
     bounds = Limits(**limits)
     upstream = Upstream(url, key, bounds.seconds)
     front = Front(engine, NAME, bounds, fetcher=fetcher, upstream=upstream, upstream_model=THERE)
-    with listening(create_app(front, Keys(()))) as address:
+    with listening(create_app(front)) as address:
         yield Served(front, address)
