@@ -23,7 +23,13 @@ WORDS = ("TEXT", "URL", "COMMAND", "ANALYSIS")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Every text is taken for a path that may hold `~` and variables, unless its metavar is one of WORDS."""
+    """Every text is taken for a path that may hold `~` and variables, unless its metavar is one of WORDS.
+
+    A flag is given by its whole name: what is misspelt is no short form of another flag.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         kind = options.get("type")

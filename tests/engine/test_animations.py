@@ -19,7 +19,7 @@ from safevlm.defenses.mixer import Mixer, StaticPrompt
 from safevlm.engine import Engine
 from safevlm.miniature import drawing
 from safevlm.miniature.world import sample_scene
-from safevlm.serve.acting import Monitoring
+from safevlm.serve.acting import WOULD_REFUSE, Monitoring
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Request, Verdict
 from tests.engine import engines
@@ -146,11 +146,10 @@ def test_a_policy_that_is_only_tried_counts_an_animation_once_and_shows_what_it_
     policy = Policy(DEFAULT, {"must_refuse": "allow", "careful": "refuse"})
     bare = engines.engine("none")
     head = Mixer(Seen(bare, {8: ("must_refuse", "politics"), 9: ("careful", "illegal")}), policy)
-    blocked: list[int] = []
-    engine = Engine(bare.loaded, Monitoring(head, lambda: blocked.append(1)), engines.CPU)
+    engine = Engine(bare.loaded, Monitoring(head), engines.CPU, "allow")
     reply = engine.reply(Request(QUESTION, (animation(frames(9, 8, 9)),)), engines.SHORT)
     assert not reply.refused_by and reply.verdict.category == "illegal"
-    assert len(blocked) == 1
+    assert reply.trace.count(WOULD_REFUSE) == 1
 
 
 def test_a_detector_that_breaks_at_one_frame_refuses_and_allowing_errors_hides_no_other_frame() -> None:
