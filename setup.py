@@ -20,7 +20,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx2>=2.16"],
     "utility": ["lmms-eval>=0.7.3", "filelock<4"],  # lmms-eval 0.7.3 fails on filelock 4, and exits 0
     "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],
-    "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+    "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm", "hypothesis"],
 }
 ALONE = ("flash", "utility")
 """Extras that need a compiler and a GPU, or bring a harness of their own."""
