@@ -34,7 +34,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  
 
 def test_every_program_is_run_here() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     assert all(f'said("{program.name}"' in tests for program in PROGRAMS)
 
 
@@ -88,3 +88,10 @@ def test_openai_messages(said) -> None:  # noqa: ANN001
     answer, *errors = said("openai_messages.py")
     assert json.loads(answer)["choices"][0]["message"]["content"].startswith("I will answer with care")
     assert [error.split(":")[1].strip() for error in errors] == ["messages[2]", "messages[2].content[0]"]
+
+
+@pytest.mark.slow
+def test_middleware(said) -> None:  # noqa: ANN001
+    careful, risky, missing = said("middleware.py")
+    assert "the model's answer" in careful
+    assert all(line.endswith("I cannot help with that.") for line in (risky, missing))

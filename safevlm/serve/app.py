@@ -21,6 +21,7 @@ from safevlm.serve.deployment import DeployedKeys
 from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.front_chat import add_front_chat
+from safevlm.serve.gateways import add_gateways
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.moderations_api import add_moderations
 from safevlm.serve.responses_api import add_responses
@@ -61,6 +62,7 @@ def create_app(model: GuardedModel, keys: KeyCheck | None = None, is_local: bool
         add_chat(app, model)
         add_responses(app, model)
     add_moderations(app, model)
+    add_gateways(app, model)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safevlm.engine import Engine
-from safevlm.serve.batches import Waiting
 from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.errors import ApiError, busy
 from safevlm.serve.guarded import GuardedModel
-from safevlm.serve.looking import LetThrough, Looking
-from safevlm.serve.progress import InProgress
+from safevlm.serve.looking import LetThrough
 from safevlm.serve.server_events import ServerEvent
 from safevlm.serve.upstream import Upstream, too_slow
 from safevlm.serve.upstream_body import upstream_body
@@ -69,16 +67,6 @@ class Front(GuardedModel):
         finally:
             self.in_flight -= 1
             progress.settle(action, reply)
-
-    async def _decided(self, progress: InProgress, question: OpenedRequest) -> Reply:
-        waiting = Waiting(Looking(progress.engine), question.request, Generation(), is_streamed=False)
-        with self._told():
-            self.batches.put(waiting)
-            async for reply in waiting.heard(self.limits.seconds):
-                if isinstance(reply, Reply):
-                    self._count_verdict(reply.verdict, bool(question.images))
-                    return reply
-        raise AssertionError("a look ends in a decision or an error")
 
     async def _answered(
         self, body: FrontBody, question: OpenedRequest, decided: LetThrough, deadline: float

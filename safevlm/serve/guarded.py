@@ -18,6 +18,7 @@ from safevlm.serve.errors import ApiError
 from safevlm.serve.fetching import Fetcher
 from safevlm.serve.flat_images import ImageOpener
 from safevlm.serve.limits import Limits
+from safevlm.serve.looking import Looking
 from safevlm.serve.metrics import Metrics
 from safevlm.serve.output_guard import AnswerVerdict, JudgedReply, OutputGuard, judged
 from safevlm.serve.progress import InProgress
@@ -180,6 +181,57 @@ class GuardedModel:
         finally:
             waiting.leave()
             progress.settle("failed")
+
+    async def decide(self, question: OpenedRequest) -> Reply:
+        """What is made of a request for a model that is somewhere else: `LetThrough`, or the refusal in its place.
+
+        ApiError: the queue is full, the request cannot be used, or no verdict came in time.
+        """
+        progress = self.begin(question)
+        action = "failed"
+        try:
+            reply = await self._decided(progress, question)
+            progress.settle(progress.action_of(reply), reply)
+            return reply
+        except ApiError as error:
+            action = {429: "busy", 400: "unusable"}.get(error.status, action)
+            raise
+        except asyncio.CancelledError:
+            action = "left"
+            raise
+        finally:
+            progress.settle(action)
+
+    async def _decided(self, progress: InProgress, question: OpenedRequest) -> Reply:
+        waiting = Waiting(Looking(progress.engine), question.request, Generation(), is_streamed=False)
+        try:
+            with self._told():
+                self.batches.put(waiting)
+                async for reply in waiting.heard(self.limits.seconds):
+                    if isinstance(reply, Reply):
+                        self._count_verdict(reply.verdict, bool(question.images))
+                        return reply
+        finally:
+            waiting.leave()
+        raise AssertionError("a look ends in a decision or an error")
+
+    async def judge(self, question: OpenedRequest, text: str) -> JudgedReply:
+        """What the guard of answers makes of an answer that a model somewhere else gave, or the refusal in its place.
+
+        Where answers are scored, they are counted and let through.
+        """
+        guard = self.output_guard
+        assert guard is not None
+        progress = self.begin(question)
+        try:
+            reply = Reply(text, question.request, Verdict())
+            found = await guard.verdict(question.request, text)
+            is_refused = guard.mode == "block" and not found.lets_through
+            told = guard.refused(reply, found, has_begun=False) if is_refused else judged(reply, found)
+            self._settle(told, progress)
+            return told
+        finally:
+            progress.settle("left")
 
     @contextmanager
     def _told(self) -> Generator[None]:
