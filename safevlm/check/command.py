@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +27,9 @@ from safevlm.usage import UsageError
 
 Kind = Literal["recipe", "model", "data", "machine"]
 YAML = (".yaml", ".yml")
-RECIPE_FLAG = re.compile(r"--(stage|[a-z0-9_]+\.[a-z0-9_.]+\+?)(=.*)?")
-"""`--key.sub value` or `--key.sub=value`, as `safevlm train` takes them."""
+SECTIONS = "|".join(field.name for field in fields(Recipe))
+RECIPE_FLAG = re.compile(rf"--({SECTIONS}|[a-z0-9_]+\.[a-z0-9_.]+\+?)(=.*)?", re.DOTALL)
+"""`--key.sub value`, `--key.sub=value`, or a whole section, `--key '{sub: value}'`, as `safevlm train` takes them."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(run.AuditSettings)}
     settings = run.AuditSettings(**given)
-    for line in run.lines(run.audit(settings), settings):
+    outcome = run.audit(settings)
+    run.check_readable(outcome, settings)
+    for line in run.lines(outcome, settings):
         print(line)
     return OK

@@ -108,9 +108,7 @@ class Answering:
             return {}
         told: dict[str, Any] = {"input": None, "output": None}
         if asked.mode("input") is not None:
-            told["input"] = moderation.inline(
-                reply.verdict, self.model.engine.taxonomy, self.model.name, bool(reply.request.images)
-            )
+            told["input"] = moderation.inline(reply, self.model.engine.taxonomy, self.model.name)
         if asked.mode("output") is not None:
             has_guard = self.model.output_guard is not None
             unguarded = None if has_guard else moderation.failed(NO_OUTPUT_GUARD, "not_available")

@@ -26,11 +26,14 @@ STANDARD = (
 """The categories of OpenAI's `/v1/moderations`; typed clients read all of them."""
 
 
-def inline(verdict: Verdict, taxonomy: Taxonomy, model: str, has_images: bool) -> dict[str, Any]:
-    """`moderation.input` of a chat completion; a detector that failed is the `error` arm."""
+def inline(reply: Reply, taxonomy: Taxonomy, model: str) -> dict[str, Any]:
+    """`moderation.input` of a chat completion; a detector that failed is the `error` arm, which says what followed."""
+    verdict = reply.verdict
     if verdict.error:
-        return failed("the detector failed, so the request was not let through")
-    return {"type": "moderation_results", "model": model, "results": [result(verdict, taxonomy, model, has_images)]}
+        followed = "so the request was not let through" if reply.refused_by else "and the request was let through"
+        return failed(f"the detector failed, {followed}")
+    found = result(verdict, taxonomy, model, bool(reply.request.images))
+    return {"type": "moderation_results", "model": model, "results": [found]}
 
 
 def of_answer(reply: Reply, model: str) -> dict[str, Any] | None:

@@ -114,6 +114,27 @@ def test_unreadable_images_are_listed_and_end_nothing(whole: Path) -> None:
     assert json.loads((whole / "summary.json").read_text())["unreadable"] == 2
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
+def test_data_of_which_nothing_can_be_read_are_a_failure(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    assert main(["audit", str(tmp_path / name), "--model", str(home / "model"), "--out", str(tmp_path / "out")]) == 1
+    said, error = capsys.readouterr()
+    assert "done" not in said and f"{tmp_path / name}: nothing in it can be read" in error.splitlines()[-1]
+
+
+def test_data_of_which_a_part_can_be_read_are_a_result_that_counts_the_rest(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(sorted((home / "data" / "images" / "00").iterdir())[2], tmp_path / "data")
+    (tmp_path / "data" / "broken.tar").write_bytes(b"no archive")
+    words = [str(tmp_path / "data"), "--model", str(home / "model"), "--out", str(tmp_path / "out")]
+    assert main(["audit", *words]) == 0
+    assert "2 images, 1 unreadable" in capsys.readouterr().out
+
+
 def test_verdicts_are_those_of_chat(home: Path, whole: Path) -> None:
     engine = Engine.load(home / "model", device="cpu")
     for row in _rows(whole)[2:12]:

@@ -10,6 +10,7 @@ import yaml
 
 from safevlm.__main__ import main
 from safevlm.check.command import kind_of, split_flags
+from safevlm.training.recipe import parse
 from tests.training import workshop
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,16 @@ def test_wrong_usage_exits_with_2(
     assert _code(words) == 2, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", [["--loss", "{lm: 0, level: 1}"], ["--loss={lm: 0, level: 1}"]], ids=str)
+def test_a_whole_section_is_a_flag_as_train_takes_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str], flag: list[str]
+) -> None:
+    assert parse([str(recipe), *flag]).loss.lm == 0
+    main(["check", str(recipe), *flag, "--json"])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert [one for one in found if one["title"] == f"recipe: {recipe}" and one["ok"]], found[:3]
+
+
 def test_a_flag_that_the_recipe_does_not_know_is_wrong_usage(recipe: Path) -> None:
     assert _code(["check", str(recipe), "--optim.nope", "1"]) == 2
 
@@ -106,6 +117,8 @@ def test_what_a_path_is_is_told_by_its_contents(recipe: Path, tmp_path: Path) ->
 
 def test_flags_are_parted_wherever_they_stand() -> None:
     words = ["--gpus", "8", "--optim.lr", "1", "a.yaml", "--run.bf16=true", "--data.train+", "b", "--stage", "stage2"]
+    words += ["--loss", "{lm: 0}", "--options={}"]
     own, recipe = split_flags([*words, "--json"])
     assert own == ["--gpus", "8", "a.yaml", "--json"]
-    assert recipe == ["--optim.lr", "1", "--run.bf16=true", "--data.train+", "b", "--stage", "stage2"]
+    flags = ["--optim.lr", "1", "--run.bf16=true", "--data.train+", "b", "--stage", "stage2"]
+    assert recipe == [*flags, "--loss", "{lm: 0}", "--options={}"]

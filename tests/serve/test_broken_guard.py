@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from safevlm.defenses import Defense, ImageFeatures
+from safevlm.engine.guard import OnError
 from safevlm.types import Request, Verdict
 from tests.engine import engines
 from tests.serve.serving import NAME, Served, asked, image_part, serving
@@ -85,6 +86,19 @@ def test_a_broken_detector_refuses_turns_health_red_and_is_counted(moody: tuple[
     assert (health(served), errors(served)) == (503, 2)
     defense.mood = "well"
     assert ask(served).choices[0].finish_reason == "length" and health(served) == 200
+
+
+@pytest.mark.parametrize("on_error", ["refuse", "allow"])
+def test_moderation_says_what_became_of_a_request_whose_detector_failed(on_error: OnError) -> None:
+    engine = engines.engine("none")
+    broken = Moody()
+    broken.mood = "raises"
+    with serving(engine.behind(broken, on_error=on_error)) as served:
+        answer = ask(served)
+    assert answer.moderation.input.type == "error"
+    is_refused = answer.choices[0].finish_reason == "content_filter"
+    assert is_refused == (on_error == "refuse")
+    assert ("was not let through" in answer.moderation.input.message) == is_refused
 
 
 def test_a_detector_that_ends_the_process_ends_its_request_alone(moody: tuple[Served, Moody]) -> None:

@@ -11,6 +11,7 @@ OUT/gallery.html      the surest finds
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from safevlm.analysis.audit import bench, calibration, estimate, fingerprint, gallery, manifest, summary
-from safevlm.analysis.audit.merge import merge
+from safevlm.analysis.audit.merge import UNREADABLE, merge
 from safevlm.analysis.audit.plan import ShardPlan, make_plan
 from safevlm.analysis.audit.risk_classifier import QUESTION, RiskClassifier
 from safevlm.analysis.audit.scan import scan
@@ -109,6 +110,20 @@ def audit(settings: AuditSettings) -> AuditOutcome:
             missing = len(shards.missing(plan.shards))
             told = None if missing else _finish(settings, plan, shards, classifier, rule)
     return AuditOutcome(scanned, plan.shards, missing, told, timed)
+
+
+def check_readable(outcome: AuditOutcome, settings: AuditSettings) -> None:
+    """ValueError: the audit is finished, and not one image could be read."""
+    told = outcome.summary
+    if told is None or not told["images"] or told["unreadable"] < told["images"]:
+        return
+    listed = settings.out / UNREADABLE
+    with listed.open(encoding="utf-8") as file:
+        first = json.loads(file.readline())
+    raise ValueError(
+        f"{settings.data}: nothing in it can be read: {first['path']}: {first['error']}"
+        + (f"; {listed} lists all {told['images']:,}" if told["images"] > 1 else "")
+    )
 
 
 def lines(outcome: AuditOutcome, settings: AuditSettings) -> Iterator[str]:

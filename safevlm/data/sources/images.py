@@ -88,8 +88,13 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
 
 
-def read_images(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
-    """Bytes of every image once; an archive is opened once, whatever the order."""
+def read_images(
+    images: Iterable[ImageFile], on_empty: Callable[[ImageFile], object] | None = None
+) -> Iterator[tuple[ImageFile, bytes]]:
+    """Bytes of every image once; an archive is opened once, whatever the order.
+
+    `on_empty` hears of a row of parquet without image bytes, which is then left out; without it such a row is an error.
+    """
     by_path: defaultdict[Path, set[str]] = defaultdict(set)
     for image in images:
         by_path[image.path].add(image.member)
@@ -98,7 +103,7 @@ def read_images(images: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, bytes]
         if members == [""]:
             yield ImageFile(path), _file_bytes(path)
         elif path.suffix == ".parquet":
-            yield from _parquet_bytes(path, {int(member) for member in members})
+            yield from _parquet_bytes(path, {int(member) for member in members}, on_empty)
         else:
             yield from _zip_bytes(path, members)
 
@@ -156,22 +161,28 @@ def _member_bytes(archive: zipfile.ZipFile, path: Path, member: str) -> bytes:
         ) from error
 
 
-def _parquet_bytes(path: Path, rows: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
+def _parquet_bytes(
+    path: Path, rows: set[int], on_empty: Callable[[ImageFile], object] | None
+) -> Iterator[tuple[ImageFile, bytes]]:
     start = 0
     file = parquet_file(path)
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
         wanted = {row for row in rows if start <= row < start + size}
-        yield from _group_bytes(path, file, group, start, wanted) if wanted else ()
+        for image, cell in _cells(path, file, group, start, wanted) if wanted else ():
+            if on_empty is not None and _content(cell) is None:
+                on_empty(image)
+            else:
+                yield image, _cell_bytes(cell, str(image))
         start += size
 
 
-def _group_bytes(path: Path, file: Any, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, bytes]]:
+def _cells(path: Path, file: Any, group: int, start: int, wanted: set[int]) -> Iterator[tuple[ImageFile, object]]:
     row = start
     for batch in batches(file, path, [group], ["image"], 32):
         for cell in batch.column(0):
             if row in wanted:
-                yield ImageFile(path, str(row)), _cell_bytes(cell.as_py(), f"{path}:{row}")
+                yield ImageFile(path, str(row)), cell.as_py()
             row += 1
 
 
@@ -197,9 +208,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _content(cell: object) -> object:
+    """Of a Hugging Face image cell: `{bytes, path}`, or the bytes themselves; None: there are none."""
+    return (cell.get("bytes") if isinstance(cell, dict) else cell) or None
+
+
 def _cell_bytes(cell: object, place: str) -> bytes:
-    """A Hugging Face image cell: `{bytes, path}`, or the bytes themselves."""
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    data = _content(cell)
     if not isinstance(data, bytes) or len(data) > MAX_BYTES:
         raise SourceError(f"{place}: column `image` holds no image bytes; download the parquet with its images")
     return data

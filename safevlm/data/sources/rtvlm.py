@@ -215,7 +215,7 @@ def _data(spec: SourceSpec) -> Path:
 
 def _subset_rows(spec: SourceSpec, name: str) -> Iterator[SourceRow]:
     subset = SUBSETS[name]
-    index = ImageIndex([_images(spec, subset)])
+    index = ImageIndex(_images(spec, subset))
 
     def rows(place: str, numbered: tuple[int, Any]) -> Iterator[SourceRow]:
         number, raw = numbered
@@ -238,14 +238,17 @@ def _subset_rows(spec: SourceSpec, name: str) -> Iterator[SourceRow]:
     yield from spared(spec, ((place, (number, raw)) for number, (place, raw) in placed), rows)
 
 
-def _images(spec: SourceSpec, subset: Subset) -> Path:
-    """The zip, or what somebody unpacked it to: the folder of its name, or else the folder it lies in."""
+def _images(spec: SourceSpec, subset: Subset) -> list[Path]:
+    """The zip, or what somebody unpacked it to: the folder of its name, or else the folder it lies in.
+
+    Nothing, where rows without their image are left out.
+    """
     archive = _data(spec) / subset.images
     places = (archive, archive.with_suffix(""), archive.parent)
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
+    found = [place for place in places if place.exists()]
+    if not found and spec.missing_images == "error":
         raise SourceError(f"{spec.name}: no images: {archive} is not there, packed or unpacked")
-    return found
+    return found[:1]
 
 
 def _counts(spec: SourceSpec, rows: list[SourceRow]) -> Counts:

@@ -54,7 +54,7 @@ def _is_table(path: Path) -> bool:
 def read(spec: SourceSpec) -> Rows:
     if spec.split not in PUBLISHED:
         raise SourceError(f"{spec.name}: VLGuard has no split {spec.split!r}; one of {list(PUBLISHED)}")
-    index = ImageIndex([_images(spec)])
+    index = ImageIndex(_images(spec))
     tally = SourceTally(spec, PUBLISHED)
 
     def rows(place: str, raw: Any) -> Iterator[SourceRow]:
@@ -79,12 +79,15 @@ def _table(spec: SourceSpec) -> Path:
     return one_of([spec.path / f"{spec.split}.json", spec.path / "data" / f"{spec.split}.json"], spec.name)
 
 
-def _images(spec: SourceSpec) -> Path:
+def _images(spec: SourceSpec) -> list[Path]:
+    """Where the images are; nowhere, where rows without their image are left out."""
     if spec.images:
-        return spec.path / spec.images
-    folders = (spec.path, _table(spec).parent)
+        return [spec.path / spec.images]
+    folders = dict.fromkeys((spec.path, _table(spec).parent))
     places = [folder / name for folder in folders for name in (spec.split, f"{spec.split}.zip")]
-    return one_of(places, f"{spec.name}: images")
+    if spec.missing_images == "allow" and not any(place.exists() for place in places):
+        return []
+    return [one_of(places, f"{spec.name}: images")]
 
 
 def _pairs(raw: Any, place: str) -> Iterator[tuple[tuple[str, str], str, str, str]]:

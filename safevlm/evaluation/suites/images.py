@@ -123,7 +123,7 @@ def source_rows(
 
 
 def on_disk(images: Collection[ImageFile | Path], folder: Path) -> dict[ImageFile | Path, Path]:
-    """Image → file, unpacked if need be; a path is its own file."""
+    """Image → file, unpacked if need be; a path is its own file. A row of parquet without image bytes has none."""
     files: dict[ImageFile | Path, Path] = {image: image for image in images if isinstance(image, Path)}
     others = [image for image in images if not isinstance(image, Path)]
     files |= {image: image.path for image in others if not image.member}
@@ -151,7 +151,8 @@ def _unpack(images: Collection[ImageFile], folder: Path) -> Iterator[tuple[Image
 def _bytes_of(images: Collection[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
     from safevlm.data.sources.images import MAX_BYTES, read_images
 
-    yield from read_images(image for image in images if image.path.suffix != ".tar")
+    # a row without bytes has no file, and its question is told as one that lacks its image
+    yield from read_images((image for image in images if image.path.suffix != ".tar"), on_empty=lambda image: None)
     by_member = {(image.path, image.member): image for image in images if image.path.suffix == ".tar"}
     for path in sorted({path for path, _ in by_member}):  # the set is made once; members leave it one by one
         with _tar(path) as archive:

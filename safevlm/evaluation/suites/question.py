@@ -84,14 +84,15 @@ def as_samples(suite: str, folder: Path, questions: Iterable[Question]) -> list[
 
 
 def _sample(suite: str, one: Question, files: Mapping[ImageFile | Path, Path]) -> Sample:
+    missing = [*one.missing, *(str(image) for image in one.images if image not in files)]
     return Sample(
-        request=Request(text=one.text, images=tuple(files[image] for image in one.images), id=one.id),
+        request=Request(text=one.text, images=tuple(files[image] for image in one.images if image in files), id=one.id),
         suite=suite,
         group=one.group,
         category=one.category,
         level=one.level,
         expected={name: value for name, value in one.expected.items() if value not in (None, "")}
-        | ({MISSING: list(one.missing)} if one.missing else {}),
+        | ({MISSING: missing} if missing else {}),
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from safevlm.data.images import open_image
+from safevlm.data.sources.images import EXTENSIONS
 from safevlm.evaluation.suites import SUITES, AbsentError, folder_of, load_suite, overview, suite_of
 from safevlm.evaluation.suites.suite import TOTAL
 from safevlm.taxonomy import DEFAULT
@@ -152,6 +153,51 @@ def test_no_images_at_all_are_told_like_some_and_with_the_way_to_get_them(tmp_pa
     with pytest.raises(ValueError, match=r"2241 of 2241 rows lack their image: 0 \(imgs/0.png\)") as error:
         load_suite("vlsbench", data)
     assert SUITES["vlsbench"].download in str(error.value) and "--partial" in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(DOWNLOADS) - TEXT_ONLY - {"spa_vl", "risk_sets"}))
+def test_a_download_without_any_image_is_told_with_the_way_to_get_it(tmp_path: Path, name: str) -> None:
+    """Where images are kept apart from the questions."""
+    data = write(name, tmp_path)
+    for file in [file for file in data.rglob("*") if file.suffix in {*EXTENSIONS, ".zip", ".tar"}]:
+        file.unlink()
+    for folder in sorted((place for place in data.rglob("*") if place.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    with pytest.raises((ValueError, AbsentError)) as error:
+        load_suite(name, data)
+    assert SUITES[name].download in str(error.value)
+    assert isinstance(error.value, AbsentError) or "--partial" in str(error.value)
+
+
+@pytest.mark.parametrize("empty", [None, {"bytes": None, "path": "0.png"}, {"bytes": b"", "path": None}], ids=str)
+@pytest.mark.parametrize("name", ["spa_vl", "vlsbench", "holisafe", "mm_safetybench"])
+def test_a_row_of_parquet_without_image_bytes_costs_itself_alone(
+    tmp_path: Path, name: str, empty: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first load unpacks, the second finds what was unpacked."""
+    question = {"question": "And this?", "class1": "Blorp", "class2": "Florp", "class3": "Small"}
+    question |= {"instruction": "Fold it", "category": "Blorp", "query": "Fold it", "type": "SSS"}
+    rows = [
+        question | {"id": str(n), "instruction_id": str(n), "image": benchmark_downloads.cell(n) if n else empty}
+        for n in range(3)
+    ]
+    files = {
+        "spa_vl": ("test/harm-0.parquet", "test/help-0.parquet"),
+        "mm_safetybench": tuple(f"data/Legal/{variant}.parquet" for variant in ("SD", "TYPO", "SD_TYPO")),
+    }.get(name, ("data/0.parquet",))
+    for file in files:
+        parquet(tmp_path / file, rows)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{len(files)} of {3 * len(files)} rows lack their image: .*--partial"):
+            load_suite(name, tmp_path)
+        with caplog.at_level(logging.WARNING):
+            samples = load_suite(name, tmp_path, partial=True)
+        assert len(samples) == 2 * len(files) and all(len(sample.request.images) == 1 for sample in samples)
+        assert f"{files[0]}:0" in caplog.text
+        for sample in samples:
+            number = int(sample.request.id.rpartition("/")[2].rpartition("-")[2])
+            assert Path(sample.request.images[0]).read_bytes() == png(number)
 
 
 ROWS: dict[str, tuple[str, Callable[[Any], object]]] = {
