@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safevlm.engine import Engine
 
 OK, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
@@ -18,6 +22,21 @@ LONGEST = 1_000
 
 def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="DIR", help="folder of the checkpoint's base model, if it has moved")
+
+
+def load_engine(options: argparse.Namespace, lm: bool = True) -> Engine:
+    """The model that the flags of `chat` and `serve` name, behind their defense. `lm`: as `Engine.load`."""
+    from safevlm.engine import Engine
+
+    return Engine.load(
+        options.model,
+        defense=options.defense,
+        policy=options.policy,
+        device=options.device,
+        base=options.base,
+        quantize=options.quantize,
+        lm=lm,
+    )
 
 
 def print_error(error: BaseException) -> None:

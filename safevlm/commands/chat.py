@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from safevlm.command_line import COUNT, SEED, number
-from safevlm.commands import add_base
+from safevlm.commands import add_base, load_engine
 from safevlm.commands.serve import KEY
 from safevlm.usage import UsageError
 
@@ -85,18 +85,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _local(options: argparse.Namespace) -> ChatPartner:
-    from safevlm.engine import Engine
     from safevlm.serve.console.local_model import LocalModel
 
-    engine = Engine.load(
-        options.model,
-        defense=options.defense,
-        policy=options.policy,
-        device=options.device,
-        base=options.base,
-        quantize=options.quantize,
-    )
-    return LocalModel(engine, options.defense, options.policy)
+    return LocalModel(load_engine(options), options.defense, options.policy)
 
 
 def _remote(options: argparse.Namespace) -> ChatPartner:

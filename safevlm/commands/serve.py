@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safevlm.command_line import COUNT, number
-from safevlm.commands import add_base
+from safevlm.commands import add_base, load_engine
 from safevlm.commands.output_guards import flags as output_guard_flags
 from safevlm.commands.output_guards import output_guard
 from safevlm.usage import UsageError
@@ -99,7 +99,6 @@ def run(options: argparse.Namespace) -> int:
         from safevlm.serve.app import create_app
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve]'") from error
-    from safevlm.engine import Engine
     from safevlm.serve.fetching import Fetcher
     from safevlm.serve.front import Front
     from safevlm.serve.guarded import GuardedModel
@@ -118,15 +117,7 @@ def run(options: argparse.Namespace) -> int:
     there = options.upstream_model
     if options.upstream and not there:
         there = only_model(options.upstream, upstream_key)
-    engine = Engine.load(
-        options.model,
-        defense=options.defense,
-        policy=options.policy,
-        device=options.device,
-        base=options.base,
-        quantize=options.quantize,
-        lm=not options.upstream,
-    )
+    engine = load_engine(options, lm=not options.upstream)
     given = {"batch": options.batch, "waiting": options.waiting, "seconds": options.timeout}
     limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
     if options.upstream:

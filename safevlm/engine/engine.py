@@ -117,9 +117,7 @@ class Engine:
             guard=defense != "none",
             lm=lm,
         )
-        config = loaded.safe_llava.config
-        setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, place)
-        guard = defense if isinstance(defense, Defense) else defenses.build(defense, setting)
+        guard = _built(defense, policy, loaded, place, truths)
         if policy is not None and type(guard) is Defense:
             raise ValueError(f"policy {policy}: no effect, since defense none never looks; name one with a detector")
         return cls(loaded, guard, place, on_error)
@@ -128,10 +126,7 @@ class Engine:
         self, defense: str | Defense, policy: str | Path | Mapping[str, Any] | None = None, on_error: OnError = "refuse"
     ) -> Engine:
         """The same model behind another defense or policy, as in `load`; both engines take turns at it."""
-        config = self.loaded.safe_llava.config
-        setting = setting_of(self.loaded, read_policy(policy, config.taxonomy, config.policy), {}, self.device)
-        other = defense if isinstance(defense, Defense) else defenses.build(defense, setting)
-        engine = Engine(self.loaded, other, self.device, on_error)
+        engine = Engine(self.loaded, _built(defense, policy, self.loaded, self.device), self.device, on_error)
         engine._turn_at_the_model = self._turn_at_the_model
         return engine
 
@@ -446,6 +441,19 @@ class Engine:
     def _thread(self) -> ThreadPoolExecutor:
         """The one thread of the async forms."""
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="safevlm-engine")
+
+
+def _built(
+    defense: str | Defense,
+    policy: str | Path | Mapping[str, Any] | None,
+    loaded: loading.Loaded,
+    device: torch.device,
+    truths: Mapping[str, Verdict] | None = None,
+) -> Defense:
+    """The defense of this name, or the object itself; the policy is read and checked either way."""
+    config = loaded.safe_llava.config
+    setting = setting_of(loaded, read_policy(policy, config.taxonomy, config.policy), truths or {}, device)
+    return defense if isinstance(defense, Defense) else defenses.build(defense, setting)
 
 
 def _how(generation: Generation | None) -> Generation:

@@ -122,9 +122,9 @@ class GrowingAnswers:
         over = self.limits <= new
         if self.stop is not None and self.stop.is_set():
             over = torch.ones_like(over)
-        for row, answer in enumerate(self.growing):
+        newest = input_ids[:, -1].tolist() if any(self.growing) else []  # once: a GPU is waited for at each reading
+        for row, (token, answer) in enumerate(zip(newest, self.growing, strict=False)):
             if answer is not None:
-                token = int(input_ids[row, -1])
                 answer.hear(token)
                 if over[row] or token in self.end_ids:
                     answer.finish()

@@ -45,28 +45,21 @@ class Front(GuardedModel):
         progress = self.begin(question, blocks=blocks)
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         self.in_flight += 1
-        action, reply = "failed", None
         try:
-            reply = await self._decided(progress, question)
-            if not isinstance(reply, LetThrough):
-                progress.settle("refused", reply)
+            with progress.settling():
+                reply = progress.decided = await self._decided(progress, question)
+                if not isinstance(reply, LetThrough):
+                    progress.settle("refused", reply)
+                    yield reply
+                    return
                 yield reply
-                return
-            yield reply
-            async with aclosing(self._answered(body, question, reply, deadline)) as pieces:
-                async for piece in pieces:
-                    if piece.is_last:
-                        progress.settle(progress.action_of(reply), reply)
-                    yield piece
-        except ApiError as error:
-            action = {429: "busy", 400: "unusable"}.get(error.status, action)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            action = "left"
-            raise
+                async with aclosing(self._answered(body, question, reply, deadline)) as pieces:
+                    async for piece in pieces:
+                        if piece.is_last:
+                            progress.settle(progress.action_of(reply), reply)
+                        yield piece
         finally:
             self.in_flight -= 1
-            progress.settle(action, reply)
 
     async def _answered(
         self, body: FrontBody, question: OpenedRequest, decided: LetThrough, deadline: float

@@ -103,9 +103,8 @@ class GuardedModel:
         """
         progress = self.begin(question, blocks=blocks)
         waiting = Waiting(progress.engine, question.request, generation, is_streamed)
-        action = "failed"
         try:
-            with self._told():
+            with progress.settling(), self._told():
                 self.batches.put(waiting)
                 async for heard in self._let_out(waiting, output):
                     if isinstance(heard, Reply):
@@ -113,16 +112,8 @@ class GuardedModel:
                         heard = await self._scored(heard, progress, output)
                     if not isinstance(heard, Verdict):
                         yield heard
-        except ApiError as error:
-            action = {429: "busy", 400: "unusable"}.get(error.status, action)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            action = "left" if action == "failed" else action  # who has the reply reads no further
-            raise
         finally:
             waiting.leave()
-            if not progress.is_scored:
-                progress.settle(action)
 
     def _let_out(self, waiting: Waiting, output: Mode | None) -> AsyncIterator[str | Reply | Verdict]:
         heard, guard = waiting.heard(self.limits.seconds), self.output_guard
@@ -188,19 +179,10 @@ class GuardedModel:
         ApiError: the queue is full, the request cannot be used, or no verdict came in time.
         """
         progress = self.begin(question)
-        action = "failed"
-        try:
+        with progress.settling():
             reply = await self._decided(progress, question)
             progress.settle(progress.action_of(reply), reply)
             return reply
-        except ApiError as error:
-            action = {429: "busy", 400: "unusable"}.get(error.status, action)
-            raise
-        except asyncio.CancelledError:
-            action = "left"
-            raise
-        finally:
-            progress.settle(action)
 
     async def _decided(self, progress: InProgress, question: OpenedRequest) -> Reply:
         waiting = Waiting(Looking(progress.engine), question.request, Generation(), is_streamed=False)

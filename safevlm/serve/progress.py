@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from safevlm.serve.access import CALLER
 from safevlm.serve.acting import WOULD_REFUSE
 from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.deployment import Deployment
+from safevlm.serve.errors import ApiError
 from safevlm.serve.looking import LetThrough
 from safevlm.serve.metrics import Metrics
 from safevlm.serve.output_guard import JudgedReply
@@ -17,6 +20,9 @@ from safevlm.serve.settlement import Keeper, Settlement
 from safevlm.types import Reply, Verdict
 
 log = logging.getLogger(__name__)
+
+ENDS = {429: "busy", 400: "unusable"}
+"""What became of a request that ended in an error of this status; of every other one: it failed."""
 
 
 class InProgress:
@@ -39,12 +45,30 @@ class InProgress:
         self.engine = self.treatment.engine(blocks=blocks, is_known=self.is_allowed)
         self.is_scored = False
         """Whether its answer is being scored after it was sent, and the request is settled then."""
+        self.decided: Reply | None = None
+        """What was decided about it, where its end is settled later."""
         self._id = question.request.id
         self._metrics = metrics
         self._keepers = keepers
         self._began, self._started = time.time(), time.perf_counter()
         self._is_settled = False
         metrics.images.inc(len(self.digests))
+
+    @contextmanager
+    def settling(self) -> Generator[None]:
+        """Whatever ends the request before it is settled is what became of it."""
+        action = "failed"
+        try:
+            yield
+        except ApiError as error:
+            action = ENDS.get(error.status, action)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            action = "left"
+            raise
+        finally:
+            if not self.is_scored:
+                self.settle(action, self.decided)
 
     def settle(self, action: str, reply: Reply | None = None, verdict: Verdict | None = None) -> None:
         """Counts what became of the request and tells it to those who keep it; the first time that it is called.

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from safevlm.commands import USER_ERRORS, one_line
-from tests.files.spoiling import RAW, changed, places, with_part
+from tests.files.spoiling import RAW, changed, places, ways_to_spoil, with_part
 
 SECONDS = 2.0
 MEMORY = 200 << 20
@@ -367,21 +367,10 @@ def _bytes(rng: random.Random, reader: Reader) -> tuple[str, bytes]:
     at = rng.randrange(len(content) + 1)
     return rng.choice(
         [
-            ("cut", content[:at]),
-            ("empty", b""),
-            ("white space", b" \n\n"),
-            ("a bad byte", content[:at] + b"\xff" + content[at:]),
-            ("a NUL", content[:at] + b"\0" + content[at:]),
-            ("a surrogate's bytes", content[:at] + b"\xed\xa0\xbd" + content[at:]),
-            ("a mark", b"\xef\xbb\xbf" + content),
-            ("UTF-16", content.decode().encode("utf-16")),
-            ("a flipped byte", content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :]),
-            ("twice", content + content),
+            *ways_to_spoil(rng, content, at),
             ("a tab", content[:at] + b"\t" + content[at:]),
             ("carriage returns", content.replace(b"\n", b"\r\n")),
             ("an alias bomb", BOMB.encode() + content),
-            ("brackets", b"[" * 50_000),
-            ("braces", b'{"a":' * 20_000),
             ("long", content + b"# " + b"x" * 400_000),
             ("an image", b"\x89PNG\r\n\x1a\n" + content),
         ]

@@ -32,6 +32,24 @@ RAW += ["0x1F", "1_000", "1:30", "9" * 5_000, "[" * 3_000 + "]" * 3_000, "[" * 1
 RAW += ['{"a":' * 2_000 + "1" + "}" * 2_000]
 
 
+def ways_to_spoil(rng: random.Random, content: bytes, at: int) -> list[tuple[str, bytes]]:
+    """What may happen to any file of text, and what comes of it; `at`: where."""
+    return [
+        ("cut", content[:at]),
+        ("empty", b""),
+        ("white space", b" \n\n"),
+        ("a bad byte", content[:at] + b"\xff" + content[at:]),
+        ("a NUL", content[:at] + b"\0" + content[at:]),
+        ("a surrogate's bytes", content[:at] + b"\xed\xa0\xbd" + content[at:]),
+        ("a mark", b"\xef\xbb\xbf" + content),
+        ("UTF-16", content.decode().encode("utf-16")),
+        ("a flipped byte", content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :]),
+        ("twice", content + content),
+        ("brackets", b"[" * 50_000),
+        ("braces", b'{"a":' * 20_000),
+    ]
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -196,6 +196,20 @@ def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     return [samples[position] for position in sorted(position for _, position in sorted(ranks)[:limit])]
 
 
+def blocks_of(samples: Sequence[Sample], blocks: int, block_size: int, data: str | Path) -> list[list[Sample]]:
+    """`blocks` + 1 blocks of samples; each holds all groups, since the samples are dealt out, not cut.
+
+    ValueError: too few of them in `data`.
+    """
+    chosen = spread(samples, (blocks + 1) * block_size)
+    if len(chosen) < (blocks + 1) * block_size:
+        raise ValueError(
+            f"{data}: {len(chosen)} requests are too few for {blocks} + 1 blocks of {block_size}; give a smaller "
+            "--blocks or --block-size"
+        )
+    return [chosen[number :: blocks + 1] for number in range(blocks + 1)]
+
+
 def _own(device: str) -> str:
     """Under torchrun each process takes the GPU of its local rank."""
     import torch

@@ -28,7 +28,7 @@ from safevlm.data.data_uris import image_uri
 from safevlm.data.images import open_image
 from safevlm.data.made_by import write_result
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.ask import spread
+from safevlm.evaluation.runs.ask import blocks_of
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.types import Request
@@ -90,20 +90,14 @@ def serve_load(
     """
     asked = suite_of(suite)
     tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
-    samples = spread(load_suite(asked, Path(data)), (blocks + 1) * block_size)
-    if len(samples) < (blocks + 1) * block_size:
-        raise ValueError(
-            f"{data}: {len(samples)} requests are too few for {blocks} + 1 blocks of {block_size}; give a smaller "
-            "--blocks or --block-size"
-        )
-    bodies = [body(sample.request, tokens) for sample in samples]
+    chosen = blocks_of(load_suite(asked, Path(data)), blocks, block_size, data)
+    bodies = [[body(sample.request, tokens) for sample in block] for block in chosen]
     many = f"{clients} clients"
     seconds: dict[str, list[float]] = {ALONE: [], many: []}
     same, memory = 0, list[float]()
     with server(model, defense, batch, max(clients, batch), device) as (process, port):
         ways = [(ALONE, Clients(port, 1)), (many, Clients(port, clients))]
-        for number in range(blocks + 1):
-            block = bodies[number :: blocks + 1]
+        for number, block in enumerate(bodies):
             answers: dict[str, list[str]] = {}
             for name, way in ways if number % 2 else reversed(ways):
                 started = time.perf_counter()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from safevlm.data.made_by import write_result
 from safevlm.evaluation.runs import run_file
-from safevlm.evaluation.runs.ask import load_engine, spread
+from safevlm.evaluation.runs.ask import blocks_of, load_engine
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.intervals import bootstrap_median
 from safevlm.sharding import Share
@@ -118,16 +118,11 @@ def throughput(
         raise UsageError("--blocks, --block-size, --batch-size and --processes: give 1 or more")
     asked = suite_of(suite)
     max_new_tokens = asked.max_new_tokens if max_new_tokens is None else max_new_tokens
-    samples = spread(load_suite(asked, Path(data)), (blocks + 1) * block_size)
-    if len(samples) < (blocks + 1) * block_size:
-        raise ValueError(
-            f"{data}: {len(samples)} requests are too few for {blocks} + 1 blocks of {block_size}; give a smaller "
-            "--blocks or --block-size"
-        )
+    chosen = blocks_of(load_suite(asked, Path(data)), blocks, block_size, data)
+    samples = [sample for block in chosen for sample in block]
     setup = Setup(str(model), defense, samples, str(policy) if policy else None, base, device, seed)
     ways = ways_of(batch_size, processes)
-    # Every block holds all groups: the samples are dealt out, not cut.
-    dealt = [[sample.request for sample in samples[number :: blocks + 1]] for number in range(blocks + 1)]
+    dealt = [[sample.request for sample in block] for block in chosen]
     with crew(setup, processes) as members:
         threads = members[0].recv()["threads"]
         for member in members[1:]:
