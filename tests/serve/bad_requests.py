@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -48,7 +49,9 @@ LIMITS: dict[str, Any] = {
     "body_seconds": 0.5,
     "seconds": SECONDS / 2,
 }
-LEAKS = re.compile(r"Traceback|File \"|site-packages|/home/|/work/|/tmp/|/usr/|safevlm/serve")
+OWN = re.escape(f"{Path(__file__).parents[3]}/")
+"""The folder that holds the project, wherever that is."""
+LEAKS = re.compile(rf"Traceback|File \"|site-packages|/home/|{OWN}|/tmp/|/usr/|safevlm/serve")
 JSON = {"Content-Type": "application/json"}
 MARK = "SPOILED-HERE"
 
