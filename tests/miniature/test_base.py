@@ -1,11 +1,14 @@
 """The shipped base has the disease, or every number measured on it proves nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from safevlm.data.made_by import digest
 from safevlm.engine import Engine
 from safevlm.miniature import properties
+from safevlm.miniature.world import SEED
 
 BASE = Path(__file__).parents[2] / "checkpoints" / "miniature"
 
@@ -15,6 +18,20 @@ def test_base_shows_all_four_properties_on_fresh_scenes():
     shares = properties.measure(Engine.load(BASE, defense="none", device="cpu"))
     short = {name: share for name, share in shares.items() if share < properties.AT_LEAST[name]}
     assert not short, f"the shipped base lacks {short}; needed: {properties.AT_LEAST}"
+
+
+@pytest.mark.slow
+def test_base_bears_changed_images() -> None:
+    """A crop of 5 % cost an earlier base half of its right answers, and every number on changed images with it."""
+    shares = properties.utility(Engine.load(BASE, defense="none", device="cpu"))
+    short = {name: share for name, share in shares.items() if share < properties.UTILITY_AT_LEAST}
+    assert not short, f"benign requests answered right: {short}; needed: {properties.UTILITY_AT_LEAST}"
+
+
+def test_base_tells_what_made_it() -> None:
+    record = json.loads((BASE / "run.json").read_text(encoding="utf-8"))
+    digests = record["made_by"]["digests"]
+    assert record["seed"] == SEED and digests == {"model": digest(BASE), "clip": digest(BASE / "clip")}
 
 
 def test_shipped_base_is_at_most_15_megabytes():
