@@ -165,6 +165,7 @@ def _load(
     model.config.base_checkpoint = None  # in memory the model is whole; `saving` notes its base again
     processor = load_processor(folder, config)
     ours = {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
+    stored.check_finite(ours, folder, "such a guard would refuse everything; the training failed, take an earlier one")
     wrapped = stored.load_adapter(model, folder) if kind == "adapter" and lm else model
     return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours, fingerprints, lm)
 

@@ -15,7 +15,8 @@ from safevlm.__main__ import main
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.defenses import security_tensor
 from safevlm.model import loading, saving
-from safevlm.model.checkpoint_folder import ADAPTER_FILE, CheckpointError
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError
+from safevlm.model.export import SIDECAR
 from safevlm.training import merge
 from safevlm.training.prepare import prepare
 from safevlm.training.stages import STAGES
@@ -167,6 +168,30 @@ def test_a_save_of_weights_that_are_no_numbers_names_one(home: Path, tmp_path: P
     with pytest.raises(CheckpointError, match=rf"safety_head\.level\.bias is {word}"):
         saving.save(loaded, loaded.model, tmp_path)
     assert not list(tmp_path.iterdir()), "a checkpoint that cannot be used was left behind"
+
+
+@pytest.mark.parametrize("kind", ["safety", "full", "guarded"])
+def test_a_guard_of_weights_that_are_no_numbers_does_not_load(home: Path, tmp_path: Path, kind: str) -> None:
+    folder, file = _guarded(home, tmp_path, kind)
+    tensors = load_file(file)
+    name = next(name for name in tensors if "safety_head" in name)
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="safety_head.* is NaN") as error:
+        loading.load(folder)
+    assert str(folder) in str(error.value)
+
+
+def _guarded(home: Path, tmp_path: Path, kind: str) -> tuple[Path, Path]:
+    """A folder of the kind and the file with its guard."""
+    loaded = loading.load(home / "sharded", safety=SafetyConfig(**tiny.SAFETY))
+    (tmp_path / "safety").mkdir()
+    saving.save(loaded, loaded.model, tmp_path / "safety")
+    if kind == "safety":
+        return tmp_path / "safety", tmp_path / "safety" / SAFETY_FILE
+    merge.fold(str(tmp_path / "safety"), tmp_path / kind, stock=kind == "guarded")
+    file = "model.safetensors" if kind == "full" else f"{SIDECAR}/{SAFETY_FILE}"
+    return tmp_path / kind, tmp_path / kind / file
 
 
 @pytest.mark.parametrize("stock", [False, True])
