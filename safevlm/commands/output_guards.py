@@ -12,7 +12,7 @@ from safevlm.usage import UsageError
 
 if TYPE_CHECKING:
     from safevlm.serve.guarded import GuardedModel
-    from safevlm.serve.output_guard import AnswerVerdict, OutputGuard
+    from safevlm.serve.output_guard import AnswerJudge, AnswerVerdict, OutputGuard
     from safevlm.types import Request
 
 SELF_CHECK = "self-check"
@@ -53,23 +53,26 @@ def output_guard(model: GuardedModel, options: argparse.Namespace) -> OutputGuar
     name = options.output_guard
     if not name:
         return None
-    if options.upstream:
-        raise UsageError(
-            "--output-guard: answers of an --upstream are passed through as they are; leave one of them out"
-        )
     window = None if options.hold_back == ALL else options.hold_back
     if name.partition("=")[0] == SELF_CHECK:
-        from safevlm.serve.self_judge import SelfJudge, wording_of
-
-        if window is not None:
-            raise UsageError(
-                f"--hold-back {window}: {SELF_CHECK} asks the model that is still writing; give --hold-back {ALL}"
-            )
-        wording = wording_of(model.engine, name)
-        judge: Any = SelfJudge(model.engine, model.batches, wording, options.output_timeout)
+        judge: Any = _self_check(model, name, window, options.output_timeout)
     else:
         judge = in_threads(_moderations(options) if name == MODERATIONS else _judge(name, options))
     return OutputGuard(name, judge, options.output_mode, window, options.output_timeout)
+
+
+def _self_check(model: GuardedModel, name: str, window: int | None, seconds: float) -> AnswerJudge:
+    from safevlm.serve.front import Front
+    from safevlm.serve.self_judge import SelfJudge, UpstreamSelfJudge, wording_of
+
+    wording = wording_of(model.engine, name)
+    if isinstance(model, Front):
+        return UpstreamSelfJudge(model.upstream, model.upstream_model, model.engine.processor, wording)
+    if window is not None:
+        raise UsageError(
+            f"--hold-back {window}: {SELF_CHECK} asks the model that is still writing; give --hold-back {ALL}"
+        )
+    return SelfJudge(model.engine, model.batches, wording, seconds)
 
 
 def _moderations(options: argparse.Namespace) -> Assess:

@@ -28,6 +28,8 @@ ANSWER_UNCHECKED = "I cannot give that answer: the safety check of it did not co
 """The same, where that guard failed (fail closed)."""
 ANSWER_ENDED = "I cannot go on: a safety check stopped this answer here. Do not rely on its beginning."
 """The same, where the beginning of the answer was sent already."""
+UPSTREAM_REFUSED = "The model's server refused to answer."
+"""Said in place of an upstream's own refusal, where answers are judged or written anew."""
 
 
 def hint(taxonomy: Taxonomy, level: str, category: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,13 @@ from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.errors import ApiError, busy
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.looking import LetThrough
+from safevlm.serve.output_guard import AnswerVerdict, JudgedReply, judged
+from safevlm.serve.progress import InProgress
 from safevlm.serve.server_events import ServerEvent
 from safevlm.serve.upstream import Upstream, too_slow
 from safevlm.serve.upstream_body import upstream_body
+from safevlm.serve.upstream_words import UpstreamWords
+from safevlm.serve.wire.base import Mode
 from safevlm.serve.wire.front import FrontBody
 from safevlm.types import Generation, Reply
 
@@ -33,11 +37,74 @@ class Front(GuardedModel):
         super().__post_init__()
         self.in_flight = 0
 
+    def judges_first(self, body: FrontBody) -> bool:
+        """Whether nothing of the answer is sent before it was judged."""
+        guard = self.output_guard
+        return guard is not None and guard.mode_of(_output_of(body)) == "block"
+
     async def passing(self, body: FrontBody, question: OpenedRequest) -> AsyncGenerator[Reply | ServerEvent]:
-        """First the decision, `LetThrough` or a refusal; then what the upstream answers, piece by piece.
+        """First the decision, `LetThrough` or a refusal; then what the upstream answers, piece by piece, and in front
+        of the last one a `JudgedReply` where the request wants its answer scored.
 
         ApiError: the guard is busy or gives no verdict in time, or whatever is wrong with the upstream.
         """
+        async with self._begun(body, question) as (progress, decided, events):
+            yield decided
+            heard = UpstreamWords()
+            async for event in events:
+                self._overhear(heard, event)
+                if event.is_last:
+                    scored = await self._scored(self._overheard(heard, decided), progress, _output_of(body))
+                    if isinstance(scored, JudgedReply):
+                        yield scored
+                yield event
+
+    async def said(self, body: FrontBody, question: OpenedRequest) -> AsyncGenerator[str | Reply]:
+        """As `answer`, of the upstream's model: its words, for whoever writes the answer anew.
+
+        Only words get out, and where `judges_first` none that was not judged. ApiError: as `passing`, and an answer
+        that holds something else.
+        """
+        async with self._begun(body, question) as (progress, decided, events):
+            if not isinstance(decided, LetThrough):
+                yield decided
+                return
+            words = _UpstreamAnswer(events, decided, body.stream)
+            pieces = words.pieces()
+            async with aclosing(pieces), aclosing(self._judged_first(body, question, words, pieces)) as let_out:
+                async for heard in let_out:
+                    if isinstance(heard, Reply):
+                        heard = await self._scored(heard, progress, _output_of(body))
+                    yield heard
+
+    def _judged_first(
+        self, body: FrontBody, question: OpenedRequest, words: _UpstreamAnswer, pieces: AsyncGenerator[str | Reply]
+    ) -> AsyncGenerator[str | Reply]:
+        guard = self.output_guard
+        if guard is None or not self.judges_first(body):
+            return pieces
+        return guard.held_back(question.request, pieces, words.stop)
+
+    def _overhear(self, heard: UpstreamWords, event: ServerEvent) -> None:
+        """What is passed on is passed on, readable or not."""
+        if self.output_guard is None or heard.is_unreadable:
+            return
+        try:
+            heard.hear(event)
+        except ApiError:
+            heard.is_unreadable = True
+
+    def _overheard(self, heard: UpstreamWords, decided: Reply) -> Reply:
+        reply = Reply(heard.all_words(), decided.request, decided.verdict, trace=decided.trace)
+        if self.output_guard is None or not heard.is_unreadable:
+            return reply
+        return judged(reply, AnswerVerdict(self.output_guard.name, error="unreadable"))
+
+    @asynccontextmanager
+    async def _begun(
+        self, body: FrontBody, question: OpenedRequest
+    ) -> AsyncIterator[tuple[InProgress, Reply, AsyncGenerator[ServerEvent]]]:
+        """A request that was decided about, and the upstream's answer to it: none where it was refused."""
         if self.in_flight >= self.limits.waiting:
             self.metrics.requests.labels("busy").inc()
             raise busy()
@@ -47,23 +114,19 @@ class Front(GuardedModel):
         self.in_flight += 1
         try:
             with progress.settling():
-                reply = progress.decided = await self._decided(progress, question)
-                if not isinstance(reply, LetThrough):
-                    progress.settle("refused", reply)
-                    yield reply
-                    return
-                yield reply
-                async with aclosing(self._answered(body, question, reply, deadline)) as pieces:
-                    async for piece in pieces:
-                        if piece.is_last:
-                            progress.settle(progress.action_of(reply), reply)
-                        yield piece
+                decided = await self._decided(progress, question)
+                if not isinstance(decided, LetThrough):
+                    progress.settle("refused", decided)
+                async with aclosing(self._answered(body, question, decided, deadline)) as events:
+                    yield progress, decided, events
         finally:
             self.in_flight -= 1
 
     async def _answered(
-        self, body: FrontBody, question: OpenedRequest, decided: LetThrough, deadline: float
+        self, body: FrontBody, question: OpenedRequest, decided: Reply, deadline: float
     ) -> AsyncGenerator[ServerEvent]:
+        if not isinstance(decided, LetThrough):
+            return
         processor = self.engine.processor
         try:
             sent = await asyncio.to_thread(
@@ -99,8 +162,8 @@ class Front(GuardedModel):
     async def answer(
         self, question: OpenedRequest, generation: Generation, **options: Any
     ) -> AsyncGenerator[str | Reply]:
-        """ApiError: the model is not here, and what goes to the upstream is a chat completion's body alone."""
-        raise ApiError(404, "in front of another server there are /v1/chat/completions alone", code="not_available")
+        """ApiError: the model is not here; what goes to the upstream is a body, as `said` takes it."""
+        raise ApiError(404, "the model is at another server", code="not_available")
         yield ""
 
     async def aclose(self) -> None:
@@ -116,3 +179,32 @@ def check_engine(engine: Engine) -> None:
     if engine.defense.transforms or engine.defense.reviews:
         what = "changes the model's tensors" if engine.defense.transforms else "asks the model again"
         raise ValueError(f"defense {name} {what}, which it cannot do in front of another server; name another one")
+
+
+class _UpstreamAnswer:
+    """An upstream's answer as pieces of words and a reply."""
+
+    def __init__(self, events: AsyncGenerator[ServerEvent], decided: Reply, is_streamed: bool) -> None:
+        self._events = events
+        self._decided = decided
+        self._is_streamed = is_streamed
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Nobody will read the rest; what was heard so far is the reply."""
+        self._is_stopped = True
+
+    async def pieces(self) -> AsyncGenerator[str | Reply]:
+        """ApiError 502: an answer that is not words alone."""
+        heard = UpstreamWords()
+        async for event in self._events:
+            words = heard.hear(event)
+            if words and self._is_streamed:
+                yield words
+            if self._is_stopped:
+                break
+        yield heard.reply(self._decided)
+
+
+def _output_of(body: FrontBody) -> Mode | None:
+    return body.moderation.mode("output") if body.moderation is not None else None

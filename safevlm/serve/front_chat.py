@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from safevlm.serve.chat_api import Answering, check_asked
 from safevlm.serve.connection import while_connected
-from safevlm.serve.conversation import opened_request
+from safevlm.serve.conversation import CHAT, Places, opened_request
 from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.looking import LetThrough
@@ -40,6 +40,12 @@ def add_front_chat(app: FastAPI, front: Front) -> None:
 
 async def response_to(front: Front, body: FrontBody) -> Response:
     """The response, once its first piece is there. ApiError: what cannot be answered."""
+    if front.judges_first(body):
+        check_words_alone(body)
+        answering = await answering_anew(front, body)
+        if body.stream:
+            return StreamedAnswer(answering.events(await answering.first()), answering.pieces)
+        return JSONResponse(await answering.whole(), headers=NO_STORE)
     check_asked(front, body)
     id = f"chatcmpl-{uuid.uuid4().hex}"
     question = await opened_request(body.messages, front.images, id, as_read(body.messages))
@@ -48,59 +54,99 @@ async def response_to(front: Front, body: FrontBody) -> Response:
         decided = await anext(pieces)
         assert isinstance(decided, Reply)
         answering = Answering(front, body, id, int(time.time()), _one(decided))
-        moderated = answering.moderated(decided)
-        first = await anext(pieces) if isinstance(decided, LetThrough) else None
-        if isinstance(first, ServerEvent) and body.stream:
-            return PassingResponse(first, pieces, moderated)
-        await pieces.aclose()
+        if not isinstance(decided, LetThrough):
+            await pieces.aclose()
+            if body.stream:
+                return StreamedAnswer(answering.events(await answering.first()))
+            return JSONResponse(await answering.whole(), headers=NO_STORE)
+        if body.stream:
+            return StreamedAnswer(passed(decided, await anext(pieces), pieces, answering.moderated), pieces)
+        return Response(await _whole(decided, pieces, answering.moderated), media_type=JSON, headers=NO_STORE)
     except BaseException:
         await pieces.aclose()
         raise
-    if isinstance(first, ServerEvent):
-        content = json.dumps(first.told | moderated).encode() if moderated else first.raw
-        return Response(content, media_type=JSON, headers=NO_STORE)
-    if body.stream:
-        return StreamingResponse(answering.events(await answering.first()), media_type=EVENTS, headers=NO_STORE)
-    return JSONResponse(await answering.whole(), headers=NO_STORE)
 
 
-class PassingResponse(StreamingResponse):
-    """The upstream's events. When the client goes away its call ends at once, not when the garbage is collected."""
+async def answering_anew(front: Front, body: FrontBody, kind: str = "chatcmpl-", places: Places = CHAT) -> Answering:
+    """The upstream's words on their way, to be written as if its model were here; as `Answering.start`."""
+    check_asked(front, body)
+    id = f"{kind}{uuid.uuid4().hex}"
+    question = await opened_request(body.messages, front.images, id, as_read(body.messages), places=places)
+    return Answering(front, body, id, int(time.time()), front.said(body, question))
 
-    def __init__(
-        self,
-        first: ServerEvent,
-        pieces: AsyncGenerator[Reply | ServerEvent],
-        moderated: dict[str, Any],
-    ) -> None:
-        self.pieces = pieces
-        self.events = passed(first, pieces, moderated)
-        super().__init__(self.events, media_type=EVENTS, headers=NO_STORE)
+
+def check_words_alone(body: FrontBody) -> None:
+    """ApiError: it wants more than words of an answer, and words alone are judged."""
+    wanted = {
+        "tools": bool(body.tools) and body.tool_choice != "none",
+        "logprobs": bool(body.logprobs or body.top_logprobs),
+    }
+    for param, is_wanted in wanted.items():
+        if is_wanted:
+            raise ApiError(
+                400,
+                f"{param}: this answer is judged before it is sent, and only its words are; leave it out",
+                param=param,
+                code="not_available",
+            )
+
+
+class StreamedAnswer(StreamingResponse):
+    """Events. When the client goes away the upstream's call ends at once, not when the garbage is collected."""
+
+    def __init__(self, events: AsyncIterator[str | bytes], *sources: AsyncGenerator[Any]) -> None:
+        """`sources`: what the events come from."""
+        super().__init__(events, media_type=EVENTS, headers=NO_STORE)
+        self._open = (*sources, events)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.pieces), aclosing(self.events):
+        async with AsyncExitStack() as stack:
+            for each in self._open:
+                if isinstance(each, AsyncGenerator):
+                    stack.push_async_callback(each.aclose)
             await super().__call__(scope, receive, send)
 
 
 async def passed(
-    first: ServerEvent, pieces: AsyncGenerator[Reply | ServerEvent], moderated: dict[str, Any]
+    decided: Reply,
+    first: Reply | ServerEvent,
+    pieces: AsyncGenerator[Reply | ServerEvent],
+    moderated: Callable[[Reply], dict[str, Any]],
 ) -> AsyncGenerator[bytes]:
     """Events as they came, and in front of the last one what is `moderated`, in a chunk of its own.
 
     What goes wrong on the way is an event, and no `[DONE]` follows.
     """
     envelope: dict[str, Any] = {}
-    event: Reply | ServerEvent | None = first
+    reply, event = decided, cast("Reply | ServerEvent | None", first)
     try:
-        while isinstance(event, ServerEvent):
+        while event is not None:
+            if isinstance(event, Reply):
+                reply = event
+                event = await anext(pieces, None)
+                continue
             envelope = envelope or {key: event.told[key] for key in ENVELOPE if key in event.told}
-            if event.is_last and moderated:
-                yield _event(envelope | {"choices": []} | moderated)
+            if event.is_last and (told := moderated(reply)):
+                yield _event(envelope | {"choices": []} | told)
             if event.raw:
                 yield event.raw
             event = await anext(pieces, None)
     except ApiError as error:
         yield _event(error.body)
+
+
+async def _whole(
+    reply: Reply, pieces: AsyncGenerator[Reply | ServerEvent], moderated: Callable[[Reply], dict[str, Any]]
+) -> bytes:
+    """The upstream's answer as it came, or with what is `moderated`."""
+    content = b""
+    async for piece in pieces:
+        if isinstance(piece, Reply):
+            reply = piece
+        else:
+            told = moderated(reply)
+            content = json.dumps(piece.told | told).encode() if told else piece.raw
+    return content
 
 
 async def _one(reply: Reply) -> AsyncGenerator[str | Reply]:

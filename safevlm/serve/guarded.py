@@ -192,6 +192,7 @@ class GuardedModel:
                 async for reply in waiting.heard(self.limits.seconds):
                     if isinstance(reply, Reply):
                         self._count_verdict(reply.verdict, bool(question.images))
+                        progress.decided = reply
                         return reply
         finally:
             waiting.leave()

@@ -107,10 +107,13 @@ class InProgress:
 
     def action_of(self, reply: Reply) -> str:
         """What was done about the request, in a word."""
-        if reply.refused_by:
-            return "withheld" if isinstance(reply, JudgedReply) else "refused"
+        decided = self.decided
+        if reply.refused_by and isinstance(reply, JudgedReply):
+            return "withheld"
+        if reply.refused_by and not isinstance(decided, LetThrough):
+            return "refused"
         if self.is_allowed:
             return "allowed"
-        if isinstance(reply, LetThrough):
-            return "passed" if reply.rewritten == reply.request else "hinted"
+        if isinstance(decided, LetThrough):  # a refusal of the upstream's own is what it answered
+            return "passed" if decided.rewritten == decided.request else "hinted"
         return "hinted" if any(line.startswith("added to the question") for line in reply.trace) else "passed"

@@ -196,10 +196,7 @@ def test_without_a_guard_of_answers_a_block_is_an_error_and_a_score_is_the_error
 def built(served: Served, *flags: str) -> OutputGuard:
     parser = argparse.ArgumentParser()
     output_guards.flags(parser)
-    parser.add_argument("--upstream")
-    guard = output_guards.output_guard(
-        served.model, parser.parse_args(["--upstream", "", "--output-timeout", "20", *flags])
-    )
+    guard = output_guards.output_guard(served.model, parser.parse_args(["--output-timeout", "20", *flags]))
     assert guard is not None
     return guard
 

@@ -44,6 +44,11 @@ def chunk(text: str, **more: Any) -> bytes:
     return b"data: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n"
 
 
+def told_chunk(choice: dict[str, Any]) -> bytes:
+    told = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": THERE, "choices": [choice]}
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
+
+
 DONE = b"data: [DONE]\n\n"
 STREAM = [b": hello\n\n", chunk("A "), chunk("c")[:9], chunk("c")[9:] + chunk("ü", theirs=1), DONE]
 """An answer in pieces that are no whole events."""
@@ -65,13 +70,15 @@ class Recorder:
     headers: list[dict[bytes, bytes]] = field(default_factory=list)
     answer: tuple[int, tuple[bytes, bytes], Pieces] | None = None
     """What it answers, whatever was asked; none: as it should."""
+    whole: Pieces | None = None
+    """What it answers in place of `answer` where no stream was asked for."""
     has_left: bool = False
     """Whether a client went away while it was answered."""
 
     def reset(self) -> None:
         self.bodies.clear()
         self.headers.clear()
-        self.answer, self.has_left = None, False
+        self.answer, self.whole, self.has_left = None, None, False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -89,7 +96,10 @@ class Recorder:
         self.bodies.append(body)
         self.headers.append(dict(scope["headers"]))
         told = (OK, EVENTS, STREAM) if body.get("stream") else (OK, JSON, [json.dumps(COMPLETION).encode()])
-        answering = asyncio.ensure_future(_answer(send, *(self.answer or told)))
+        given = self.answer or told
+        if self.whole is not None and not body.get("stream"):
+            given = (OK, JSON, self.whole)
+        answering = asyncio.ensure_future(_answer(send, *given))
         leaving = asyncio.ensure_future(receive())
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         self.has_left = not answering.done()
