@@ -31,7 +31,7 @@ def main() -> int:
         own.set_defaults(run=run)
         return own
 
-    build = command("build", _build, "train the small base (about 20 minutes on two cores)")
+    build = command("build", _build, "train the small base (about 30 minutes on one core)")
     build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
     build.add_argument("--seed", type=number(int, least=0, below=2**32), default=SEED, help=f"default {SEED}")
     _data_flags(command("data", _data, "write training records and the evaluation suite"))
