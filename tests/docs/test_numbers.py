@@ -112,7 +112,7 @@ SENTENCES: list[tuple[str, str, str, str, Callable[[float], str]]] = [
     ("results.md", "right in {} %", MINIATURE, "head/sets/all/level_from_category/value", percent),
     ("results.md", "(n 300): category {} %", MINIATURE, "head/sets/unseen/category/value", percent),
     ("results.md", "{} s in all", MINIATURE, "seconds/total", "{:.0f}".format),
-    ("results.md", "{} × [0.99", MINIATURE, "suites/miniature/stage1+safety-head/latency_ratio/value", times),
+    ("results.md", "{} × [0.98", MINIATURE, "suites/miniature/stage1+safety-head/latency_ratio/value", times),
     ("results.md", "all {} are found", AUDIT, "risky", "{:.0f}".format),
     ("results.md", "precision {} [", AUDIT, "precision/value", fraction),
     ("results.md", "Reported {},", AUDIT, "flagged", "{:.0f}".format),
