@@ -21,6 +21,7 @@ from safevlm.serve.deployment import DeployedKeys
 from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.front_chat import add_front_chat
+from safevlm.serve.front_responses import add_front_responses
 from safevlm.serve.gateways import add_gateways
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.moderations_api import add_moderations
@@ -58,6 +59,7 @@ def create_app(model: GuardedModel, keys: KeyCheck | None = None, is_local: bool
 
     if isinstance(model, Front):
         add_front_chat(app, model)
+        add_front_responses(app, model)
     else:
         add_chat(app, model)
         add_responses(app, model)

@@ -44,7 +44,10 @@ class Places:
 
     def told(self, message: str) -> str:
         """An error about `messages[i]`, in this body's words."""
-        said = re.sub(r"messages\[(\d+)\]", lambda found: f"{self.messages}[{int(found[1]) - self.before}]", message)
+        # neighbours of one side can be read as one turn, the one in the other field too
+        said = re.sub(
+            r"messages\[(\d+)\]", lambda found: f"{self.messages}[{max(int(found[1]) - self.before, 0)}]", message
+        )
         return re.sub(r"^messages:", f"{self.messages}:", said)
 
 

@@ -41,7 +41,6 @@ def add_front_chat(app: FastAPI, front: Front) -> None:
 async def response_to(front: Front, body: FrontBody) -> Response:
     """The response, once its first piece is there. ApiError: what cannot be answered."""
     if front.judges_first(body):
-        check_words_alone(body)
         answering = await answering_anew(front, body)
         if body.stream:
             return StreamedAnswer(answering.events(await answering.first()), answering.pieces)
@@ -69,6 +68,7 @@ async def response_to(front: Front, body: FrontBody) -> Response:
 
 async def answering_anew(front: Front, body: FrontBody, kind: str = "chatcmpl-", places: Places = CHAT) -> Answering:
     """The upstream's words on their way, to be written as if its model were here; as `Answering.start`."""
+    check_words_alone(body)
     check_asked(front, body)
     id = f"{kind}{uuid.uuid4().hex}"
     question = await opened_request(body.messages, front.images, id, as_read(body.messages), places=places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,10 @@ from safevlm.types import Reply
 
 REASONS = {"content_filter": "content_filter", "length": "max_output_tokens"}
 """Why an answer is incomplete, by a chat's finish reason."""
+GREEDY: Mapping[str, float | None] = {"temperature": 0.0, "top_p": 1.0}
+"""How this model answers where the request does not say it."""
+KIND = "resp_"
+"""How ids begin."""
 
 
 def add_responses(app: FastAPI, model: GuardedModel) -> None:
@@ -42,13 +46,14 @@ class ResponseAnswer:
 
     body: ResponsesBody
     answering: Answering
+    sampling: Mapping[str, float | None]
+    """What a response tells of `temperature` and `top_p` where the request does not say it."""
     item_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
 
     @classmethod
     async def start(cls, model: GuardedModel, body: ResponsesBody) -> ResponseAnswer:
         """ApiError: what cannot be answered, before the first byte is sent."""
-        places = Places("input", before=int(bool(body.instructions)), url=".image_url")
-        return cls(body, await Answering.start(model, body.chat(), "resp_", places))
+        return cls(body, await Answering.start(model, body.chat(), KIND, places_of(body)), GREEDY)
 
     async def whole(self) -> dict[str, Any]:
         """The response in one piece."""
@@ -116,14 +121,19 @@ class ResponseAnswer:
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,
-            "temperature": body.temperature or 0.0,
+            "temperature": self.sampling["temperature"] if body.temperature is None else body.temperature,
             "text": {"format": {"type": "text"}},
             "tool_choice": "none",
             "tools": [],
-            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "top_p": self.sampling["top_p"] if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": None,
         }
+
+
+def places_of(body: ResponsesBody) -> Places:
+    """What errors call the messages of a body's chat."""
+    return Places("input", before=int(bool(body.instructions)), url=".image_url")
 
 
 class _Parts:
