@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from safevlm.data.made_by import digest
 from safevlm.evaluation.endpoint import Endpoint
 from safevlm.evaluation.judges import JUDGES, record
 from safevlm.evaluation.judges.judging import judge
@@ -21,12 +22,17 @@ from tests.evaluation.world_of_runs import Parrot
 ROOT = Path(__file__).parents[2]
 BEFORE = Path("tests/fixtures/before_the_move/evaluation")
 MODEL = "checkpoints/miniature"
+BASE_BEFORE = "904065c7dede07d4"
+"""Digest of the base in the files."""
 
 
 @pytest.fixture
 def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy that may be written to, in a root where the paths of the files lead somewhere."""
+    """A copy that may be written to, in a root where the paths of the files lead somewhere: to today's base, so that
+    runs that were made on the base of then are said to be of it."""
     shutil.copytree(ROOT / BEFORE, tmp_path / BEFORE)
+    for file in (tmp_path / BEFORE).rglob("run.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace(BASE_BEFORE, digest(ROOT / MODEL)), encoding="utf-8")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / MODEL).symlink_to(ROOT / MODEL)
     monkeypatch.chdir(tmp_path)

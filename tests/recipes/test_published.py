@@ -137,8 +137,8 @@ MINIATURE: dict[str, dict[str, Any]] = {
         "loss": LossWeights(1, 10, 10),
         "model.safety.lm_tokens": 4,
     },
-    "miniature_stage2": {"optim.lr": 5e-4, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
-    "miniature_refusal_lora": {"optim.lr": 5e-4, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
+    "miniature_stage2": {"optim.lr": 2e-3, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
+    "miniature_refusal_lora": {"optim.lr": 2e-3, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
     "miniature_security_tensor_textual": {
         "optim.lr": 0.1,
         "optim.max_steps": 2600,
