@@ -18,6 +18,7 @@ EXTRAS = {
     "eval": ["jinja2", "openai>=3"],
     "client": ["openai>=3"],
     "serve": ["fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx2>=2.16"],
+    "otel": ["opentelemetry-api>=1.30", "opentelemetry-sdk>=1.30"],
     "utility": ["lmms-eval>=0.7.3", "filelock<4"],  # lmms-eval 0.7.3 fails on filelock 4, and exits 0
     "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],
     "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm", "hypothesis"],

@@ -25,7 +25,7 @@ class Spans:
             try:
                 from opentelemetry import trace
             except ImportError as error:
-                raise ImportError("--otel: opentelemetry-api is missing; pip install opentelemetry-api") from error
+                raise ImportError("--otel: opentelemetry-api is missing; pip install 'safevlm[otel]'") from error
             tracer = trace.get_tracer("safevlm")
         self._tracer = tracer
 

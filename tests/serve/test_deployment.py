@@ -282,7 +282,7 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_span_keeps_verdict_risk_and_action_apart() -> None:
-    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not among the pinned packages")
+    pytest.importorskip("opentelemetry.sdk", reason="spans need opentelemetry-sdk (extra otel)")
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
