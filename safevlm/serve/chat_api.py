@@ -38,12 +38,10 @@ class Answering:
     ) -> Answering:
         """`kind`: how the id begins. ApiError: what cannot be answered, before the first byte is sent."""
         check_asked(model, body)
-        asked = body.moderation
         id = f"{kind}{uuid.uuid4().hex}"
         question = await opened_request(body.messages, model.images, id, places=places)
         generation = generation_of(body, model.most_tokens)
-        blocks = asked is not None and asked.mode("input") == "block"
-        output = asked.mode("output") if asked is not None else None
+        blocks, output = body.asks("input") == "block", body.asks("output")
         pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks, output=output)
         return cls(model, body, id, int(time.time()), pieces)
 
@@ -103,13 +101,12 @@ class Answering:
 
     def moderated(self, reply: Reply) -> dict[str, Any]:
         """`moderation` of an answer; empty where it was not asked for."""
-        asked = self.body.moderation
-        if asked is None:
+        if self.body.moderation is None:
             return {}
         told: dict[str, Any] = {"input": None, "output": None}
-        if asked.mode("input") is not None:
+        if self.body.asks("input") is not None:
             told["input"] = moderation.inline(reply, self.model.engine.taxonomy, self.model.name)
-        if asked.mode("output") is not None:
+        if self.body.asks("output") is not None:
             has_guard = self.model.output_guard is not None
             unguarded = None if has_guard else moderation.failed(NO_OUTPUT_GUARD, "not_available")
             told["output"] = moderation.of_answer(reply, self.model.name) or unguarded
@@ -128,8 +125,7 @@ def check_asked(model: GuardedModel, body: ChatBody) -> None:
         raise ApiError(
             404, f"no model {short(body.model)}; this server has {model.name!r}", param="model", code="model_not_found"
         )
-    asked = body.moderation
-    if asked is not None and asked.mode("output") == "block" and model.output_guard is None:
+    if body.asks("output") == "block" and model.output_guard is None:
         raise ApiError(400, NO_OUTPUT_GUARD, param="moderation.policy.output", code="not_available")
 
 

@@ -20,7 +20,6 @@ from safevlm.serve.server_events import ServerEvent
 from safevlm.serve.upstream import Upstream, too_slow
 from safevlm.serve.upstream_body import upstream_body
 from safevlm.serve.upstream_words import UpstreamWords
-from safevlm.serve.wire.base import Mode
 from safevlm.serve.wire.front import FrontBody
 from safevlm.types import Generation, Reply
 
@@ -40,7 +39,7 @@ class Front(GuardedModel):
     def judges_first(self, body: FrontBody) -> bool:
         """Whether nothing of the answer is sent before it was judged."""
         guard = self.output_guard
-        return guard is not None and guard.mode_of(_output_of(body)) == "block"
+        return guard is not None and guard.mode_of(body.asks("output")) == "block"
 
     async def passing(self, body: FrontBody, question: OpenedRequest) -> AsyncGenerator[Reply | ServerEvent]:
         """First the decision, `LetThrough` or a refusal; then what the upstream answers, piece by piece, and in front
@@ -54,7 +53,7 @@ class Front(GuardedModel):
             async for event in events:
                 self._overhear(heard, event)
                 if event.is_last:
-                    scored = await self._scored(self._overheard(heard, decided), progress, _output_of(body))
+                    scored = await self._scored(self._overheard(heard, decided), progress, body.asks("output"))
                     if isinstance(scored, JudgedReply):
                         yield scored
                 yield event
@@ -74,7 +73,7 @@ class Front(GuardedModel):
             async with aclosing(pieces), aclosing(self._judged_first(body, question, words, pieces)) as let_out:
                 async for heard in let_out:
                     if isinstance(heard, Reply):
-                        heard = await self._scored(heard, progress, _output_of(body))
+                        heard = await self._scored(heard, progress, body.asks("output"))
                     yield heard
 
     def _judged_first(
@@ -108,7 +107,7 @@ class Front(GuardedModel):
         if self.in_flight >= self.limits.waiting:
             self.metrics.requests.labels("busy").inc()
             raise busy()
-        blocks = body.moderation is not None and body.moderation.mode("input") == "block"
+        blocks = body.asks("input") == "block"
         progress = self.begin(question, blocks=blocks)
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         self.in_flight += 1
@@ -204,7 +203,3 @@ class _UpstreamAnswer:
             if self._is_stopped:
                 break
         yield heard.reply(self._decided)
-
-
-def _output_of(body: FrontBody) -> Mode | None:
-    return body.moderation.mode("output") if body.moderation is not None else None

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from safevlm.serve.chat_api import Answering, check_asked
 from safevlm.serve.connection import while_connected
-from safevlm.serve.conversation import CHAT, Places, opened_request
+from safevlm.serve.conversation import CHAT, OpenedRequest, Places, opened_request
 from safevlm.serve.errors import NO_STORE, ApiError
 from safevlm.serve.front import Front
 from safevlm.serve.looking import LetThrough
@@ -42,22 +42,16 @@ async def response_to(front: Front, body: FrontBody) -> Response:
     """The response, once its first piece is there. ApiError: what cannot be answered."""
     if front.judges_first(body):
         answering = await answering_anew(front, body)
-        if body.stream:
-            return StreamedAnswer(answering.events(await answering.first()), answering.pieces)
-        return JSONResponse(await answering.whole(), headers=NO_STORE)
-    check_asked(front, body)
-    id = f"chatcmpl-{uuid.uuid4().hex}"
-    question = await opened_request(body.messages, front.images, id, as_read(body.messages))
+        return await written(answering, answering)
+    question = await opened(front, body)
     pieces = front.passing(body, question)
     try:
         decided = await anext(pieces)
         assert isinstance(decided, Reply)
-        answering = Answering(front, body, id, int(time.time()), _one(decided))
+        answering = Answering(front, body, question.request.id, int(time.time()), _one(decided))
         if not isinstance(decided, LetThrough):
             await pieces.aclose()
-            if body.stream:
-                return StreamedAnswer(answering.events(await answering.first()))
-            return JSONResponse(await answering.whole(), headers=NO_STORE)
+            return await written(answering, answering)
         if body.stream:
             return StreamedAnswer(passed(decided, await anext(pieces), pieces, answering.moderated), pieces)
         return Response(await _whole(decided, pieces, answering.moderated), media_type=JSON, headers=NO_STORE)
@@ -69,10 +63,30 @@ async def response_to(front: Front, body: FrontBody) -> Response:
 async def answering_anew(front: Front, body: FrontBody, kind: str = "chatcmpl-", places: Places = CHAT) -> Answering:
     """The upstream's words on their way, to be written as if its model were here; as `Answering.start`."""
     check_words_alone(body)
+    question = await opened(front, body, kind, places)
+    return Answering(front, body, question.request.id, int(time.time()), front.said(body, question))
+
+
+async def opened(front: Front, body: FrontBody, kind: str = "chatcmpl-", places: Places = CHAT) -> OpenedRequest:
+    """`kind`: how its id begins. ApiError: what cannot be answered."""
     check_asked(front, body)
     id = f"{kind}{uuid.uuid4().hex}"
-    question = await opened_request(body.messages, front.images, id, as_read(body.messages), places=places)
-    return Answering(front, body, id, int(time.time()), front.said(body, question))
+    return await opened_request(body.messages, front.images, id, as_read(body.messages), places=places)
+
+
+class Writes(Protocol):
+    """Gives an answer its form."""
+
+    async def whole(self) -> dict[str, Any]: ...
+
+    def events(self, first: str | Reply) -> AsyncIterator[str]: ...
+
+
+async def written(answer: Writes, answering: Answering) -> Response:
+    """In one piece, or as events once the first piece is there, as the request wants it."""
+    if answering.body.stream:
+        return StreamedAnswer(answer.events(await answering.first()), answering.pieces)
+    return JSONResponse(await answer.whole(), headers=NO_STORE)
 
 
 def check_words_alone(body: FrontBody) -> None:

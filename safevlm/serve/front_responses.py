@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 
 from safevlm.serve.connection import while_connected
-from safevlm.serve.errors import NO_STORE
 from safevlm.serve.front import Front
-from safevlm.serve.front_chat import StreamedAnswer, answering_anew
+from safevlm.serve.front_chat import answering_anew, written
 from safevlm.serve.responses_api import KIND, ResponseAnswer, places_of
 from safevlm.serve.wire.front import FrontBody
 from safevlm.serve.wire.responses import ResponsesBody
@@ -30,10 +28,7 @@ def add_front_responses(app: FastAPI, front: Front) -> None:
 async def response_to(front: Front, body: ResponsesBody) -> Response:
     """The response, once its first piece is there. ApiError: what cannot be answered."""
     answering = await answering_anew(front, front_body(body), KIND, places_of(body))
-    answer = ResponseAnswer(body, answering, UNKNOWN)
-    if body.stream:
-        return StreamedAnswer(answer.events(await answering.first()), answering.pieces)
-    return JSONResponse(await answer.whole(), headers=NO_STORE)
+    return await written(ResponseAnswer(body, answering, UNKNOWN), answering)
 
 
 def front_body(body: ResponsesBody) -> FrontBody:

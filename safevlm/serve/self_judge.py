@@ -5,6 +5,7 @@ Here it waits for its turn in the queue; at an upstream it is one more request.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,8 @@ class UpstreamSelfJudge:
 
     async def __call__(self, request: Request, text: str) -> AnswerVerdict:
         asked = dataclasses.replace(request, text=self._wording.tell.format(question=request.text, reply=text))
-        sent = {"model": self._model, "messages": self._messages(asked), "max_tokens": VERDICT_TOKENS, "temperature": 0}
+        messages = await asyncio.to_thread(self._messages, asked)  # encoding images would hold up every other request
+        sent = {"model": self._model, "messages": messages, "max_tokens": VERDICT_TOKENS, "temperature": 0}
         _, told = await self._upstream.complete(sent)
         return _judgement(self._wording, told["choices"][0]["message"].get("content") or "")
 

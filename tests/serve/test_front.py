@@ -29,29 +29,6 @@ SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
-def noting() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="module")
-def there(noting: Recorder) -> Iterator[str]:
-    with listening(noting) as address:
-        yield address
-
-
-@pytest.fixture
-def recorder(noting: Recorder) -> Recorder:
-    """The upstream, which has noted nothing and answers well."""
-    noting.reset()
-    return noting
-
-
-@pytest.fixture(scope="module")
-def watching() -> Watching:
-    return Watching()
-
-
-@pytest.fixture(scope="module")
 def served(there: str, watching: Watching) -> Iterator[Served]:
     with fronting(engines.engine("none").behind(watching), there, key=KEY) as running:
         yield running

@@ -19,9 +19,9 @@ from safevlm.serve.output_guard import AnswerVerdict, OutputGuard
 from safevlm.serve.record import DecisionRecord
 from tests.engine import engines
 from tests.serve import upstreams
-from tests.serve.serving import NAME, Served, asked, listening, serving
+from tests.serve.serving import NAME, Served, asked, serving
 from tests.serve.test_output_guard import built
-from tests.serve.upstreams import BREAKS_OFF, DONE, EVENTS, HANGS, THERE, Recorder, Watching, fronting, told_chunk
+from tests.serve.upstreams import BREAKS_OFF, DONE, EVENTS, HANGS, THERE, Recorder, Watching, fronting
 
 BAD = "brax"
 SECRET = "SECRET"
@@ -54,20 +54,9 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def noting() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="module")
-def running(noting: Recorder) -> Iterator[Served]:
-    with listening(noting) as there, fronting(engines.engine("none").behind(Watching()), there) as served:
+def running(there: str, watching: Watching) -> Iterator[Served]:
+    with fronting(engines.engine("none").behind(watching), there) as served:
         yield served
-
-
-@pytest.fixture
-def recorder(noting: Recorder) -> Recorder:
-    noting.reset()
-    return noting
 
 
 @pytest.fixture
@@ -82,15 +71,6 @@ def front(running: Served, recorder: Recorder) -> Served:
 def judged_by(served: Served, judge: Any, **options: Any) -> Iterator[Any]:
     served.model.output_guard = OutputGuard("scripted", judge, **({"seconds": 5.0} | options))
     yield judge
-
-
-def says(recorder: Recorder, *pieces: str, finish: str = "stop", **message: Any) -> None:
-    """The upstream answers so, whole and streamed alike."""
-    whole = {"role": "assistant", "content": "".join(pieces), **message}
-    choice = {"index": 0, "message": whole, "finish_reason": finish}
-    end = told_chunk({"index": 0, "delta": message, "finish_reason": finish})
-    recorder.answer = (200, EVENTS, [*map(upstreams.chunk, pieces), end, DONE])
-    recorder.whole = [json.dumps({**upstreams.COMPLETION, "choices": [choice]}).encode()]
 
 
 def moderation(mode: str) -> dict[str, Any]:
@@ -128,7 +108,7 @@ def test_an_answer_that_is_flagged_is_withheld_and_a_good_one_is_whole(
     front: Served, recorder: Recorder, stream: bool
 ) -> None:
     with judged_by(front, Scripted()) as judge:
-        says(recorder, "There is ", "a bra", "x .")
+        recorder.says("There is ", "a bra", "x .")
         before = metric(front, "requests_total", action="withheld")
         answer = post(front, stream=stream, **moderation("score"))  # a request makes nothing laxer
         content, refusal, finish = said(answer)
@@ -136,7 +116,7 @@ def test_an_answer_that_is_flagged_is_withheld_and_a_good_one_is_whole(
         told = (events(answer)[-1] if stream else answer.json())["moderation"]["output"]["results"][0]
         assert told["flagged"] and told["categories"] == {BAD: True}
         assert metric(front, "requests_total", action="withheld") == before + 1
-        says(recorder, "There is ", "a cup .", finish="length")
+        recorder.says("There is ", "a cup .", finish="length")
         assert said(post(front, stream=stream)) == ("There is a cup .", "", "length")
         assert judge.shown == ["There is a brax .", "There is a cup ."]
 
@@ -150,7 +130,7 @@ def test_a_withheld_answer_has_the_form_that_it_has_without_an_upstream(
     with serving(engine) as own, engines.answering(engine, "there is a cup"):
         own.model.name = THERE
         for served in (front, own):
-            says(recorder, "there is a cup")
+            recorder.says("there is a cup")
             with judged_by(served, Scripted([True])):
                 answer = post(served, stream=stream, model=served.model.name, **moderation("block"))
             answers.append(events(answer) if stream else [answer.json()])
@@ -190,7 +170,7 @@ def test_a_stream_that_is_flagged_ends_the_upstreams_call(front: Served, recorde
 def test_what_stands_beside_the_words_is_left_out_of_a_judged_answer(
     front: Served, recorder: Recorder, key: str, stream: bool
 ) -> None:
-    says(recorder, "a cup", **{key: SECRET})
+    recorder.says("a cup", **{key: SECRET})
     with judged_by(front, Scripted()):
         answer = post(front, stream=stream)
     assert said(answer) == ("a cup", "", "stop") and SECRET not in answer.text
@@ -210,7 +190,7 @@ ODD: dict[str, dict[str, Any]] = {
 def test_an_answer_that_is_not_words_alone_is_an_error_where_answers_are_judged_first(
     front: Served, recorder: Recorder, name: str, stream: bool
 ) -> None:
-    says(recorder, "a ", **ODD[name])
+    recorder.says("a ", **ODD[name])
     with judged_by(front, Scripted()):
         answer = post(front, stream=stream)
     assert answer.status_code == 502 and SECRET not in answer.text
@@ -253,7 +233,7 @@ def test_a_request_for_more_than_words_is_an_error_where_answers_are_judged_firs
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_of_the_upstreams_own_is_one_in_our_words(front: Served, recorder: Recorder, stream: bool) -> None:
-    says(recorder, finish="content_filter", refusal=SECRET)
+    recorder.says(finish="content_filter", refusal=SECRET)
     with judged_by(front, Scripted()):
         before = metric(front, "requests_total", action="passed")
         answer = post(front, stream=stream)
@@ -267,7 +247,7 @@ def test_a_refusal_of_the_upstreams_own_is_one_in_our_words(front: Served, recor
 def test_a_judge_that_breaks_refuses_the_answer_and_turns_health_red(
     front: Served, recorder: Recorder, stream: bool, window: int | None
 ) -> None:
-    says(recorder, "a cup")
+    recorder.says("a cup")
     with judged_by(front, Scripted([None] * 9), window=window):
         answer = post(front, stream=stream, **moderation("score"))
         content, refusal, finish = said(answer)
@@ -283,7 +263,7 @@ def test_scores_cost_an_answer_nothing_and_leave_its_bytes_as_they_are(
     front: Served, recorder: Recorder, stream: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "record.jsonl"
-    says(recorder, "a ", "brax", reasoning_content="so", tool_calls=CALL)
+    recorder.says("a ", "brax", reasoning_content="so", tool_calls=CALL)
     assert recorder.answer is not None and recorder.whole is not None
     own = b"".join(recorder.answer[2] if stream else recorder.whole)
     with judged_by(front, Scripted(may_judge=Event()), mode="score") as judge:
@@ -340,7 +320,7 @@ def test_the_upstreams_model_judges_its_own_answer(
 ) -> None:
     guard = front.model.output_guard = built(front, "--output-guard", "self-check", "--hold-back", "20")
     assert guard.window == 20
-    says(recorder, "a </s> cup")
+    recorder.says("a </s> cup")
     recorder.whole = [json.dumps(upstreams.COMPLETION).replace("A cup.", verdict).encode()]
     assert said(post(front, stream=True))[2] == finish
     told = recorder.bodies[-1]["messages"][-1]["content"]

@@ -16,7 +16,7 @@ from safevlm.serve.output_guard import OutputGuard
 from safevlm.taxonomy import DEFAULT
 from tests.engine import engines
 from tests.serve import upstreams
-from tests.serve.serving import NAME, Served, listening, serving, uri
+from tests.serve.serving import NAME, Served, serving, uri
 from tests.serve.test_front import ODD, ODD_STREAMS, waited
 from tests.serve.test_front_output import BAD, Scripted
 from tests.serve.test_responses_api import WRONG, earlier, image, kinds, user
@@ -24,31 +24,14 @@ from tests.serve.upstreams import DONE, EVENTS, HANGS, JSON, THERE, Recorder, Wa
 
 RISK = ("must_refuse", "illegal")
 END = told_chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
-USAGE = upstreams.chunk("", choices=[], usage=upstreams.COMPLETION["usage"])
-
-
-@pytest.fixture(scope="module")
-def noting() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="module")
-def there(noting: Recorder) -> Iterator[str]:
-    with listening(noting) as address:
-        yield address
 
 
 @pytest.fixture
 def recorder(noting: Recorder) -> Recorder:
     """The upstream, which says "A cup.", whole or streamed."""
     noting.reset()
-    says(noting, "A ", "cup.")
+    noting.says("A ", "cup.", usage=True)
     return noting
-
-
-@pytest.fixture(scope="module")
-def watching() -> Watching:
-    return Watching()
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +46,6 @@ def front(served: Served, recorder: Recorder, watching: Watching) -> Served:
     watching.reset()
     served.model.output_guard = None
     return served
-
-
-def says(recorder: Recorder, *pieces: str, finish: str = "stop") -> None:
-    """The upstream answers so, whole and streamed alike."""
-    message = {"role": "assistant", "content": "".join(pieces)}
-    choice = {"index": 0, "message": message, "finish_reason": finish}
-    end = told_chunk({"index": 0, "delta": {}, "finish_reason": finish})
-    recorder.answer = (200, EVENTS, [*map(upstreams.chunk, pieces), end, USAGE, DONE])
-    recorder.whole = [json.dumps({**upstreams.COMPLETION, "choices": [choice]}).encode()]
 
 
 def post(served: Served, **fields: Any) -> httpx2.Response:
@@ -89,7 +63,7 @@ def responses(served: Served, **options: Any) -> tuple[Any, Any, list[Any]]:
 
 @pytest.mark.parametrize("finish", ["stop", "length"])
 def test_plain_and_streamed_responses_are_the_upstreams_words(front: Served, recorder: Recorder, finish: str) -> None:
-    says(recorder, "A ", "cüp.", finish=finish)
+    recorder.says("A ", "cüp.", finish=finish, usage=True)
     plain, last, events = responses(front)
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert deltas == ["A ", "cüp."]
@@ -172,7 +146,7 @@ def test_responses_have_the_form_that_they_have_without_an_upstream(
 ) -> None:
     policy = Policy(DEFAULT, {"must_refuse": "refuse"}) if answer == "refusal" else None
     engine = engines.engine("safety-head", says=RISK, **({"policy": policy} if policy else {}))
-    says(recorder, "there ", "is a cup", finish="length" if answer == "length" else "stop")
+    recorder.says("there ", "is a cup", finish="length" if answer == "length" else "stop", usage=True)
     moderated = {"moderation": {"model": "any"}}
     tokens = {"max_output_tokens": 4 if answer == "length" else 40, "temperature": 0.5, "top_p": 1.0}
     with fronting(engine, there) as served, serving(engine) as local, engines.answering(engine, "there is a cup</s>"):
@@ -329,7 +303,7 @@ def test_a_client_that_goes_away_ends_the_upstreams_call(front: Served, recorder
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_guard_of_answers_lets_out_nothing_that_it_flags(front: Served, recorder: Recorder, stream: bool) -> None:
-    says(recorder, "A ", f"{BAD} cup")
+    recorder.says("A ", f"{BAD} cup", usage=True)
     front.model.output_guard = OutputGuard("scripted", Scripted(), seconds=5.0)
     answer = post(front, stream=stream, moderation={"model": "any", "policy": {"output": {"mode": "block"}}})
     assert answer.status_code == 200 and BAD not in json.dumps(_told(answer)[-1].get("response", {}).get("output", []))

@@ -80,6 +80,15 @@ class Recorder:
         self.headers.clear()
         self.answer, self.whole, self.has_left = None, None, False
 
+    def says(self, *pieces: str, finish: str = "stop", usage: bool = False, **message: Any) -> None:
+        """It answers so, whole and streamed alike. `usage`: a stream tells it too."""
+        whole = {"role": "assistant", "content": "".join(pieces), **message}
+        choice = {"index": 0, "message": whole, "finish_reason": finish}
+        end = [told_chunk({"index": 0, "delta": message, "finish_reason": finish})]
+        end += [chunk("", choices=[], usage=COMPLETION["usage"])] if usage else []
+        self.answer = (OK, EVENTS, [*map(chunk, pieces), *end, DONE])
+        self.whole = [json.dumps({**COMPLETION, "choices": [choice]}).encode()]
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return

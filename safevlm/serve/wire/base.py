@@ -22,6 +22,7 @@ class Wire(BaseModel):
 
 
 Mode = Literal["score", "block"]
+Side = Literal["input", "output"]
 
 
 class SideMode(Wire):
@@ -43,7 +44,7 @@ class ModerationAsked(Wire):
     model: str
     policy: ModerationPolicy | None = None
 
-    def mode(self, side: Literal["input", "output"]) -> Mode | None:
+    def mode(self, side: Side) -> Mode | None:
         """Of one side; None: not asked for. A bare `moderation` scores what comes in."""
         chosen = getattr(self.policy, side) if self.policy is not None else None
         if chosen is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from safevlm.serve.wire.base import IGNORED, ModerationAsked, Wire
+from safevlm.serve.wire.base import IGNORED, Mode, ModerationAsked, Side, Wire
 
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -119,6 +119,10 @@ class ChatBody(Wire):
     @classmethod
     def _only_what_is_served(cls, body: Any) -> Any:
         return served_only(body, HARMLESS, NO_EFFECT)
+
+    def asks(self, side: Side) -> Mode | None:
+        """What it wants done about one side of the conversation; None: nothing."""
+        return self.moderation.mode(side) if self.moderation is not None else None
 
 
 def served_only(body: Any, harmless: dict[str, tuple[Any, ...]], no_effect: tuple[str, ...]) -> Any:
