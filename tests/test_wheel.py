@@ -64,7 +64,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     site = next(environment.glob("lib/python3*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # whose own .pth files are not read
     python = str(environment / "bin" / "python")
-    subprocess.run([*pip, "--python", python, "install", *offline, "--no-warn-script-location", wheel], check=True)
+    free = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }  # a clone there counts as installed
+    install = [*pip, "--python", python, "install", *offline, "--no-warn-script-location", wheel]
+    subprocess.run(install, env=free, check=True)
     shutil.rmtree(home / "clone")
     return Installed(environment, wheel)
 

@@ -16,12 +16,14 @@ from threading import Thread
 from tests.patience import wait_until
 
 INSIDE = """
-import fcntl, runpy, sys, termios
+import fcntl, runpy, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = ["safevlm", *sys.argv[1:]]
 runpy.run_module("safevlm", run_name="__main__")
 """
-"""Makes the pseudo-terminal the process's own, so that Ctrl-C typed there is a signal."""
+"""Makes the pseudo-terminal the process's own, so that Ctrl-C typed there is a signal, and has the signal heeded: tests
+that run in a shell's background inherit that it is not."""
 INTERRUPT, END = "\x03", "\x04"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
