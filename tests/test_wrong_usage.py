@@ -146,6 +146,7 @@ def test_what_lies_in_files_exits_with_1(
         (["data", "--out", "o", "--layout", "nope"], 2, "--layout"),
         (["contaminate", "--out", "o", "--risky", "1.5"], 2, "--risky"),
         (["contaminate", "--out", "o", "--risky", "nan"], 2, "--risky"),
+        (["contaminate", "--out", "o", "--split", "tset"], 2, "--split"),
         (["judge-server", "--port", "70000"], 2, "--port"),
         (["audit-truth", "--truth", "gone", "--audit", "gone", "--out", "o"], 1, "gone"),
     ],

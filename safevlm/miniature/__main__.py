@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safevlm.command_line import AMOUNT, CommandParser, number
 from safevlm.usage import UsageError
@@ -123,10 +123,12 @@ def _contaminate_flags(parser: argparse.ArgumentParser) -> None:
     from safevlm.miniature.contamination import ContaminationConfig
 
     parser.add_argument("--out", type=Path, required=True, help="where the images go")
+    kinds: dict[type, Any] = {int: AMOUNT, float: number(float, least=0, most=1), str: str}
     for field in fields(ContaminationConfig):
-        kind = AMOUNT if isinstance(field.default, int) else number(float, least=0, most=1)
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, default=field.default, help=f"default {field.default}")
+        parser.add_argument(
+            flag, type=kinds[type(field.default)], default=field.default, help=f"default {field.default}"
+        )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
 from safevlm.miniature.splits import SPLITS, Split, sample
 from safevlm.miniature.world import Scene
 from safevlm.taxonomy import DEFAULT
+from safevlm.usage import UsageError
 
 PER_FOLDER = 1_000
 CALIBRATION_RISKY = 0.15
@@ -53,7 +54,7 @@ class ContaminationConfig:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ValueError(f"--split {self.split}: no such split; one of {list(SPLITS)}")
+            raise UsageError(f"--split {self.split}: no such split; one of {list(SPLITS)}")
 
 
 def write(out: Path, config: ContaminationConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from safevlm.data.records import read_records
+from safevlm.miniature import __main__ as miniature
 from safevlm.miniature import audit_truth, contamination
 from safevlm.taxonomy import CLEAN, DEFAULT
 
@@ -30,6 +32,17 @@ def test_exactly_the_wanted_share_is_risky_and_every_image_is_there(home: Path) 
     drawn = {row["group"]: row["safe_type"] for row in truth}
     assert len(truth) == 60 and all((home / row["image"]).is_file() for row in truth)
     assert sum(DEFAULT.category_names[kind] != CLEAN for kind in drawn.values()) == 6
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_command_writes_what_its_flags_say(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"n": 20, "risky": 0.2, "calibration": 10, "split": split}
+    contamination.write(tmp_path / "wanted", contamination.ContaminationConfig(**asked))
+    flags = [word for name, value in asked.items() if value != "test" for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["miniature", "contaminate", "--out", str(tmp_path / "made"), *flags])
+    assert miniature.main() == 0
+    for file in ("public.jsonl", "truth.jsonl", "images/00/00007.png"):
+        assert (tmp_path / "made" / file).read_bytes() == (tmp_path / "wanted" / file).read_bytes()
 
 
 def test_public_records_are_unlabelled_and_help_with_risky_images_too(home: Path) -> None:
