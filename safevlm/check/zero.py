@@ -75,6 +75,8 @@ def _impossible(table: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     if zero.stage == 3 and recipe.model.quantize != "none":
         kind = recipe.model.quantize
         yield f"model.quantize {kind}: ZeRO-3 cannot cut packed weights; use --run.deepspeed zero2"
+    if zero.stage == 3 and recipe.run.compile:
+        yield "run.compile: ZeRO-3 fetches weights in the middle of a layer; use --run.deepspeed zero2"
     if zero.offloads_weights and zero.stage != 3:
         yield "offload_param needs ZeRO stage 3"
     on_cpu = recipe.run.device == "cpu" and _get(table, "optimizer.type") is not None

@@ -32,6 +32,7 @@ from safevlm.config import (
 from safevlm.data.collate import IGNORED
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.training.compiling import compile_layers
 from safevlm.training.prepare import prepare
 from safevlm.training.stages import stage_of
 
@@ -94,6 +95,7 @@ class Mode:
     loss: LossWeights = LossWeights()
     quantize: Quantization = "none"
     checkpointing: bool = False
+    compile: bool = False
 
 
 MODES = {
@@ -101,6 +103,7 @@ MODES = {
     "stage1-head-only": Mode("stage1", LossWeights(lm=0.0)),
     "stage2-lora": Mode("stage2"),
     "stage2-lora-checkpointing": Mode("stage2", checkpointing=True),
+    "stage2-lora-compiled": Mode("stage2", compile=True),
     "stage2-qlora-nf4": Mode("stage2", quantize="nf4", checkpointing=True),
     "stage2-qlora-int8": Mode("stage2", quantize="int8", checkpointing=True),
 }
@@ -144,9 +147,10 @@ def random_model(
     return model.eval()
 
 
-def recipe_of(shape: BenchShape, mode: Mode) -> Recipe:
+def recipe_of(shape: BenchShape, mode: Mode, *, bf16: bool = False) -> Recipe:
     """What a stage is told; there are no files."""
-    return Recipe(mode.stage, ModelConfig("base"), DataConfig(["records"]), RunConfig("out"), mode.loss, shape.lora)
+    run = RunConfig("out", bf16=bf16, compile=mode.compile)
+    return Recipe(mode.stage, ModelConfig("base"), DataConfig(["records"]), run, mode.loss, shape.lora)
 
 
 def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
@@ -157,9 +161,11 @@ def build(shape: BenchShape, mode: Mode, device: torch.device) -> Any:
 
 def ready(model: SafeLlava, shape: BenchShape, mode: Mode) -> Any:
     """The model with what the mode's stage puts on it, frozen and unfrozen, in training mode."""
-    recipe = recipe_of(shape, mode)
+    recipe = recipe_of(shape, mode, bf16=_autocasts(model.device))
     prepared = prepare(model, stage_of(recipe), recipe)
     checkpoint(prepared, mode.checkpointing)
+    if recipe.run.compile:
+        compile_layers(prepared)
     return prepared.train()
 
 
@@ -264,7 +270,7 @@ def _step(
     wait(device)
     started = time.perf_counter()
     optimizer.zero_grad()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # as run.bf16 does
+    with torch.autocast(device.type, torch.bfloat16, enabled=_autocasts(device)):  # as run.bf16 does
         loss = loss_of(model, inputs, mode.loss)
     loss.backward()
     nn.utils.clip_grad_norm_([weight for weight in trains if weight.grad is not None], 1.0)
@@ -273,6 +279,10 @@ def _step(
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}; what was measured is no training step")
     return time.perf_counter() - started
+
+
+def _autocasts(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def wait(device: torch.device) -> None:

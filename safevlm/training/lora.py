@@ -11,9 +11,13 @@ from safevlm.model.safe_llava import SafeLlava
 from safevlm.training.prepare import trainable
 
 
-def with_lora(model: SafeLlava, lora: LoraSettings) -> Any:
-    """The model wrapped by PEFT. ValueError when the LoRA is on other layers than the LLM's."""
+def with_lora(model: SafeLlava, lora: LoraSettings, *, autocast: bool = False) -> Any:
+    """The model wrapped by PEFT. `autocast`: it will only run under autocast, which casts what a layer reads by itself.
+
+    ValueError when the LoRA is on other layers than the LLM's.
+    """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names.LORA_TARGETS
@@ -23,4 +27,9 @@ def with_lora(model: SafeLlava, lora: LoraSettings) -> Any:
     stray = [name for name in adapted if not re.fullmatch(names.LORA_TARGETS, name)]
     if stray or not adapted:
         raise ValueError(f"the LoRA landed on {stray or 'nothing'}; expected only the LLM's linear layers")
+    layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        # PEFT would bring the input to the LoRA's float32, drop out there, and autocast bring it back again: 10 % of a
+        # step at 7B and batch 8
+        layer.cast_input_dtype_enabled = not autocast
     return wrapped

@@ -19,6 +19,7 @@ from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
 from safevlm.training import inputs, processes, provenance, resume, start, updates
 from safevlm.training.arguments import training_arguments
+from safevlm.training.compiling import compile_layers
 from safevlm.training.hints import add_hints
 from safevlm.training.inputs import Inputs
 from safevlm.training.lesson import check_lesson
@@ -59,6 +60,8 @@ def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path
         return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes, read)
     updates.check_warmup(recipe.optim, updates.in_all(recipe.optim, len(records), arguments.world_size))
     model = prepare(loaded.safe_llava, stage, recipe)
+    if recipe.run.compile:
+        compile_layers(model)
     trainer = stage.trainer(
         recipe,
         loaded,

@@ -46,7 +46,7 @@ STAGE1 = Stage(
 def _with_lora(model: SafeLlava, recipe: Recipe) -> Any:
     from safevlm.training.lora import with_lora
 
-    return with_lora(model, recipe.lora)
+    return with_lora(model, recipe.lora, autocast=recipe.run.bf16)
 
 
 def _check_stage2(recipe: Recipe) -> None:

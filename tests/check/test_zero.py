@@ -58,6 +58,12 @@ def test_zero3_and_packed_weights_do_not_go_together() -> None:
     assert "ZeRO-3" in _conflicts({"zero_optimization": {"stage": 3}}, packed)[0]
 
 
+def test_zero3_and_compiled_layers_do_not_go_together() -> None:
+    compiled = replace(GPU, run=replace(GPU.run, compile=True))
+    assert _conflicts({"zero_optimization": {"stage": 2}}, compiled) == []
+    assert "run.compile" in _conflicts({"zero_optimization": {"stage": 3}}, compiled)[0]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"zero_optimization": {"stage": 4}}', '{"zero_optimization": 2}'])
 def test_a_broken_file_is_an_error_that_names_the_flag(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")

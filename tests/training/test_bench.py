@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from safevlm.config import LossWeights
 from safevlm.model.quantization import PACKED
@@ -26,6 +28,12 @@ modes = pytest.mark.parametrize("name", bench.MODES)
 def _skip_without_bitsandbytes(mode: bench.Mode) -> None:
     if mode.quantize != "none" and not importlib.util.find_spec("bitsandbytes"):
         pytest.skip("needs the extra `quant`")
+
+
+@pytest.fixture(autouse=True)
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are traced as always; making kernels for a CPU takes a minute, and a compiler that may not be there."""
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
 
 
 @modes

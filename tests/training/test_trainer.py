@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from safevlm.config import SafetyConfig
 from safevlm.model import base_print, loading, losses, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.model.safe_llava import is_safety_name
+from safevlm.training import bench
+from safevlm.training.prepare import prepare
 from safevlm.training.run import train
+from safevlm.training.stages import stage_of
 from tests import tiny
 from tests.training import workshop
 
@@ -427,3 +430,47 @@ def test_gradient_checkpointing_changes_nothing(home: Path, tmp_path: Path) -> N
     for first, second in zip(plain, thrifty, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
         assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_layers_change_neither_what_is_learned_nor_its_names(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+
+    def traced(layer: nn.Module) -> None:  # making kernels for a CPU takes a minute, and a compiler
+        compiled.append(layer)
+        compile_(layer, backend="eager")
+
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    found = {}
+    for name, flags in (("plain", {}), ("compiled", {"compile": True})):
+        train(_recipe(home, tmp_path / name, run=flags))
+        found[name] = load_file(tmp_path / name / FINAL / SAFETY_FILE)
+    assert len(compiled) == workshop.LAYERS
+    assert found["plain"].keys() == found["compiled"].keys()
+    for name, weight in found["plain"].items():
+        torch.testing.assert_close(found["compiled"][name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_layers_and_packed_weights_are_refused_at_parsing(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run\.compile"):
+        _recipe(home, tmp_path, model={"path": "base", "quantize": "nf4"}, run={"compile": True})
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_lora_under_autocast_drops_out_in_the_type_that_it_is_given(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 it would make two copies of its input, each twice as large, and be brought back to bf16 at once."""
+    recipe = bench.recipe_of(bench.SHAPES["tiny"], bench.MODES["stage2-lora"], bf16=bf16)
+    model = bench.random_model(bench.SHAPES["tiny"], torch.device("cpu")).bfloat16()
+    model = prepare(model, stage_of(recipe), recipe).train()
+    seen: list[torch.dtype] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module.p == recipe.lora.dropout:
+            module.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        bench.loss_of(model, bench.batch(bench.SHAPES["tiny"], model, 1, torch.device("cpu")), recipe.loss).backward()
+    assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}

@@ -91,5 +91,5 @@ def _planned(steps: Sequence[plan.Step]) -> str:
         lines.append(f"{step.name:36}{step.group:14}{step.estimate:>12.0f}{step.limit:>10.0f}{absent}")
     total = plan.estimate(steps, there)
     return "\n".join(
-        [*lines, f"about {total:.0f} s, {plan.START:.0f} s per process included (7b on an H100; estimates)"]
+        [*lines, f"about {total:.0f} s, {plan.START:.0f} s per process included (7b on an H200; estimates)"]
     )

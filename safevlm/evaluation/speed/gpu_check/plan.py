@@ -4,7 +4,7 @@ Steps of a group share a process and the model in it: on a card a process costs 
 kernel runs and a 7B model three to five, more than most measurements. A step that fails ends its process, and the rest
 of the group goes on in another, so no step sees what a broken one left; one that runs out of memory does not.
 
-Estimates are seconds at the 7B shape on an H100, for the arithmetic of docs/gpu_check.md; none was measured.
+Estimates are seconds at the 7B shape, as measured on an H200 (eval/results/gpu) and rounded up.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-START = 12.0
-"""Estimated seconds until a new process runs its first kernel: imports from a cold disk, and CUDA's context."""
+START = 13.0
+"""Seconds until a new process runs its first kernel: imports from a cold disk, and CUDA's context."""
 START_LIMIT = 120.0
 """Seconds after which a process that has not begun its first step is taken for dead."""
 
@@ -29,7 +29,7 @@ class Step:
     work: str
     """`module:function` of this package; called with the worker's session and the options."""
     estimate: float
-    """Seconds at the 7B shape on an H100, the model's building included where it is the first to need it."""
+    """Seconds at the 7B shape on an H200, the model's building included where it is the first to need it."""
     limit: float
     """Seconds after which it is stopped."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -45,28 +45,30 @@ def _train(
 
 STEPS: tuple[Step, ...] = (
     Step("machine", "ceilings", "ceilings:machine", 2, 30),
-    Step("ceilings", "ceilings", "ceilings:ceilings", 4, 60),
-    Step("logits", "numerics", "numerics:logits", 6, 60),
-    Step("verdicts", "numerics", "numerics:verdicts", 12, 60),
-    Step("merged", "numerics", "numerics:merged", 3, 60),
-    _train("stage 1", "training", 9, 60, "stage1", 2),
-    _train("stage 2, batch 2", "training", 6, 60, "stage2-lora", 2),
-    _train("stage 2, batch 2, checkpointing", "training", 5, 60, "stage2-lora-checkpointing", 2),
-    _train("stage 2, batch 8, checkpointing", "training", 13, 60, "stage2-lora-checkpointing", 8, steps=6),
-    _train("stage 2, batch 1", "training", 3, 60, "stage2-lora", 1),
-    _train("stage 2, batch 1, checkpointing", "training", 4, 60, "stage2-lora-checkpointing", 1),
-    _train("stage 2, batch 8", "training", 9, 60, "stage2-lora", 8, steps=6),
-    Step("engine, batch 1", "engine", "answers:answers", 105, 170, {"batch": 1, "tokens": 32, "rounds": 16}),
-    Step("engine, batch 16", "engine", "answers:answers", 56, 110, {"batch": 16, "tokens": 16, "rounds": 4}),
-    Step("PGD on the answer", "engine", "pgd:on_answer", 5, 40),
+    Step("ceilings", "ceilings", "ceilings:ceilings", 2, 60),
+    Step("logits", "numerics", "numerics:logits", 5, 60),
+    Step("verdicts", "numerics", "numerics:verdicts", 8, 60),
+    Step("merged", "numerics", "numerics:merged", 4, 60),
+    _train("stage 1", "training", 7, 60, "stage1", 2),
+    _train("stage 2, batch 2", "training", 13, 60, "stage2-lora", 2),
+    _train("stage 2, batch 2, checkpointing", "training", 7, 60, "stage2-lora-checkpointing", 2),
+    _train("stage 2, batch 8, checkpointing", "training", 10, 60, "stage2-lora-checkpointing", 8, steps=6),
+    _train("stage 2, batch 1", "training", 5, 60, "stage2-lora", 1),
+    _train("stage 2, batch 1, checkpointing", "training", 8, 60, "stage2-lora-checkpointing", 1),
+    _train("stage 2, batch 8", "training", 7, 60, "stage2-lora", 8, steps=6),
+    _train("stage 2, batch 2, compiled", "training", 50, 120, "stage2-lora-compiled", 2, needs="triton"),
+    _train("stage 2, batch 8, compiled", "training", 30, 120, "stage2-lora-compiled", 8, needs="triton", steps=6),
+    Step("engine, batch 1", "engine", "answers:answers", 80, 170, {"batch": 1, "tokens": 32, "rounds": 16}),
+    Step("engine, batch 16", "engine", "answers:answers", 40, 110, {"batch": 16, "tokens": 16, "rounds": 4}),
+    Step("PGD on the answer", "engine", "pgd:on_answer", 4, 40),
     _train("stage 1, head only", "looking", 4, 40, "stage1-head-only", 2),
-    _train("stage 1, head only, batch 64", "looking", 6, 40, "stage1-head-only", 64),
+    _train("stage 1, head only, batch 64", "looking", 4, 40, "stage1-head-only", 64),
     Step("head", "looking", "looking:head", 6, 60),
-    Step("PGD on the head", "looking", "pgd:on_head", 4, 40),
-    Step("audit", "looking", "looking:audit", 30, 80),
-    Step("TRL", "TRL", "trl_sft:train", 15, 60, {"batch": 2}, needs="trl"),
-    _train("QLoRA, nf4", "QLoRA nf4", 40, 90, "stage2-qlora-nf4", 2, needs="bitsandbytes"),
-    _train("QLoRA, int8", "QLoRA int8", 40, 90, "stage2-qlora-int8", 2, needs="bitsandbytes"),
+    Step("PGD on the head", "looking", "pgd:on_head", 5, 40),
+    Step("audit", "looking", "looking:audit", 31, 80),
+    Step("TRL", "TRL", "trl_sft:train", 20, 60, {"batch": 2}, needs="trl"),
+    _train("QLoRA, nf4", "QLoRA nf4", 30, 90, "stage2-qlora-nf4", 2, needs="bitsandbytes"),
+    _train("QLoRA, int8", "QLoRA int8", 33, 90, "stage2-qlora-int8", 2, needs="bitsandbytes"),
 )
 
 

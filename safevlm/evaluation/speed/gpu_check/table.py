@@ -9,7 +9,7 @@ from safevlm.evaluation.speed.gpu_check import goals, rows
 from safevlm.evaluation.speed.gpu_check.rows import Row
 
 GIB = 2**30
-FACTS = ("device", "driver", "cuda", "capability", "python", "cpus", "shape")
+FACTS = ("device", "driver", "cuda", "capability", "python", "cpus", "shape", "commit")
 
 
 def text(found: Mapping[str, Row], about: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def _head(found: Mapping[str, Row], about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _steps(found: Mapping[str, Row]) -> list[str]:
-    lines = ["## Steps", "", "| step | status | seconds | estimate (7b on an H100) | why |", "|---|---|---:|---:|---|"]
+    lines = ["## Steps", "", "| step | status | seconds | estimate (7b on an H200) | why |", "|---|---|---:|---:|---|"]
     for name, row in found.items():
         seconds = row["seconds"] + row.get("start_seconds", 0.0)
         why = row.get("why", "").strip().splitlines()

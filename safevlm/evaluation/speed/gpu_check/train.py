@@ -55,9 +55,9 @@ def train(session: Session, *, mode: str, batch: int, steps: int = STEPS) -> dic
 
 def _model(session: Session, how: bench.Mode) -> Any:
     """The model in this mode; what another mode made of it goes on being used where that is possible."""
-    key = f"{how.stage} {how.quantize} {bool(how.loss.lm)}"
+    key = f"{how.stage} {how.quantize} {bool(how.loss.lm)} {how.compile}"
     if key not in session.kept:
-        base = session.kept.get(f"stage1 {how.quantize} True") if how.stage == "stage2" else None
+        base = session.kept.get(f"stage1 {how.quantize} True False") if how.stage == "stage2" else None
         session.kept.clear()
         session.tidy()
         if base is None:
