@@ -13,6 +13,7 @@ from torch import Tensor
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
+from safevlm.model.precision import for_verdicts
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
@@ -71,7 +72,9 @@ class LazyImageFeatures:
         if self.vision is None:
             return None
         words = self.words.unsqueeze(0)
-        logits = self._model.judge(self.vision.patches, [self.images], words, torch.ones_like(words, dtype=torch.bool))
+        mask = torch.ones_like(words, dtype=torch.bool)
+        with for_verdicts(words.device):
+            logits = self._model.judge(self.vision.patches, [self.images], words, mask)
         taxonomy = self._model.config.taxonomy
         return RiskProbabilities(
             level=_probabilities(logits.level[0], taxonomy.level_names),

@@ -205,6 +205,8 @@ class SafeLlava(classes.Model):
             raise ValueError("this model was loaded without its LLM; it can encode and judge images, but not answer")
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
+        if self.training:  # the Trainer says so to LLaVA's config, and the LLM asks its own
+            kwargs.setdefault("use_cache", False)
         output = super().forward(
             **vision.lm_inputs(self, input_ids, inputs_embeds, mm_encoder_outputs),
             attention_mask=attention_mask,

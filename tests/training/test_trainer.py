@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
+from llava_patch import parts
 from safevlm.config import SafetyConfig
 from safevlm.model import base_print, loading, losses, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
@@ -474,3 +477,25 @@ def test_a_lora_under_autocast_drops_out_in_the_type_that_it_is_given(
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         bench.loss_of(model, bench.batch(bench.SHAPES["tiny"], model, 1, torch.device("cpu")), recipe.loss).backward()
     assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_training_keeps_no_cache_of_keys_and_values() -> None:
+    """The Trainer turns it off in LLaVA's config, and the LLM asks its own."""
+    shape, device = bench.SHAPES["tiny"], torch.device("cpu")
+    model = bench.build(shape, bench.MODES["stage2-lora"], device)
+    inputs = bench.batch(shape, model, 1, device)
+    fed = {name: inputs[name] for name in ("input_ids", "pixel_values", "attention_mask")}
+    assert model(**fed).past_key_values is None
+    assert model.eval()(**fed).past_key_values is not None, "generating needs it"
+
+
+def test_layers_are_compiled_twice_however_many_there_are() -> None:
+    shape, device = bench.SHAPES["tiny"], torch.device("cpu")
+    deep = dataclasses.replace(shape, llm={**shape.llm, "num_hidden_layers": 12})
+    model = bench.build(deep, bench.MODES["stage2-lora"], device)
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    for layer in parts.lm_layers(model.get_base_model()):
+        layer.compile(backend=counter)
+    bench.loss_of(model, bench.batch(deep, model, 1, device), bench.MODES["stage2-lora"].loss).backward()
+    assert counter.frame_count <= 2, "the first one, whose input no gradient passes, and one for all others"

@@ -16,6 +16,7 @@ from torch import Tensor
 from llava_patch import names, parts
 from safevlm.model import loading
 from safevlm.model.image_features import words_of
+from safevlm.model.precision import for_verdicts
 from safevlm.model.safe_llava import SafeLlava, is_safety_name
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
@@ -67,7 +68,8 @@ class RiskClassifier:
         """(n, 3, h, w) → logits of category and level."""
         patches = self.model.encode_images(pixels).patches
         words, mask = self._words_of(len(patches))
-        logits = self.model.judge(patches, [1] * len(patches), words, mask)
+        with for_verdicts(self.device):
+            logits = self.model.judge(patches, [1] * len(patches), words, mask)
         return logits.category, logits.level
 
     def tower(self, pixels: Tensor) -> Any:

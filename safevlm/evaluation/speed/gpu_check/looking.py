@@ -19,6 +19,7 @@ from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.sources import Folder
 from safevlm.evaluation.speed.gpu_check import flops, models, timing
 from safevlm.evaluation.speed.gpu_check.session import Session
+from safevlm.model.precision import Precision, precise
 from safevlm.model.safe_llava import SafeLlava
 
 IMAGES = {True: 64, False: 8}
@@ -27,19 +28,6 @@ AUDITED = {True: 256, False: 16}
 ROUNDS = 8
 MOST_THREADS = 16
 """Threads that read images; more than cores are of no use."""
-
-
-@contextlib.contextmanager
-def precise(kind: str) -> Iterator[None]:
-    """float32 products as they are (`float32`), or by the matrix units with 10 bits of mantissa (`tf32`)."""
-    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = kind == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matrices)
-        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def head(session: Session) -> dict[str, Any]:
@@ -58,8 +46,9 @@ def head(session: Session) -> dict[str, Any]:
             truth = _judge(model, patches)
         tower = _per_image(lambda: model.encode_images(images), session, count)
         found: dict[str, Any] = {}
-        for kind in ("float32", "tf32", "bf16"):
-            with precise(kind), _typed(model, torch.bfloat16 if kind == "bf16" else torch.float32):
+        kinds: dict[str, Precision] = {"float32": "float32", "tf32": "tf32", "bf16": "float32"}
+        for kind, products in kinds.items():
+            with precise(products), _typed(model, torch.bfloat16 if kind == "bf16" else torch.float32):
                 found[kind] = _compared(_judge(model, patches), truth)
                 found[kind]["seconds_per_image"] = _per_image(lambda: _judge(model, patches), session, count)
                 one = patches[:1]
@@ -86,7 +75,7 @@ def audit(session: Session) -> dict[str, Any]:
         classifier = RiskClassifier(model, processor, session.device, Path(folder))
         plan = make_plan([Folder(Path(folder))], size=AUDITED[session.on_gpu])
         timed = audit_bench.bench(plan, classifier, batch_size=IMAGES[session.on_gpu], workers=workers)
-    return {**timed, "judge_type": "float32, convolutions as the library sets them"}
+    return {**timed, "judge_type": "tf32"}
 
 
 def _judge(model: SafeLlava, patches: Tensor) -> list[Tensor]:

@@ -21,12 +21,12 @@ from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data import chat
 from safevlm.defenses.policy import Policy
 from safevlm.engine import Engine, setting_of
-from safevlm.evaluation.speed.gpu_check.looking import precise
 from safevlm.evaluation.speed.gpu_check.session import Session
 from safevlm.miniature import drawing, words
 from safevlm.miniature.dataset import GROUPS, MiniatureDataConfig
 from safevlm.miniature.world import sample_scene
 from safevlm.model import loading
+from safevlm.model.precision import precise
 from safevlm.training.lora import with_lora
 from safevlm.types import Generation, Request
 
