@@ -68,7 +68,7 @@ def _fastest(*steps: str) -> Callable[[Rows], float | None]:
 
 
 HEAD_ONLY = ("stage 1, head only", "stage 1, head only, batch 64")
-LORA = ("stage 2, batch 2", "stage 2, batch 8", "stage 2, batch 8, checkpointing")
+LORA = ("stage 2, batch 2", "stage 2, batch 8", "stage 2, batch 8, checkpointing", "stage 2, batch 8, compiled")
 GUARDS = ("none", "safety-head", "safe-clip")
 
 GOALS: tuple[Goal, ...] = (
