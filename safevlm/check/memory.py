@@ -1,45 +1,71 @@
-"""How much memory one GPU needs: arithmetic on shapes. An estimate, good to tell 30 from 80 GiB, not 78 from 82.
+"""How much memory one GPU needs: arithmetic on shapes.
+
+An estimate. Of 15 training steps on one H200 (7B, one process, no DeepSpeed; eval/results/gpu) it lies between 1.4 %
+below and 9.6 % above what the card had in use, and within 2.5 % of all but the smallest
+(tests/check/test_memory_measured.py). DeepSpeed, several processes and other sizes are not measured.
 
 Bytes, for N processes; b is 2 with bf16 and 4 without.
 
-* Frozen weights: b each (nf4: 0.5 + constants of 1/64 + 4/16384 = 0.516; int8: 1). ZeRO-3 leaves 1/N of them, or
-  none with offload_param, and two layers that are gathered at a time. ZeRO-2 leaves them whole.
-* What trains: an fp32 weight, its gradient and Adam's two moments are 16, and autocast's bf16 copy 2. Under DeepSpeed
-  with bf16 it is 2 (weight) + 2 (gradient) + 12 (fp32 master and moments); ZeRO-1 divides the 12 by N, ZeRO-2 the
-  gradient too, ZeRO-3 all. offload_optimizer takes the 12 off the GPU. (Rajbhandari et al., arXiv 1910.02054, §3.)
+* Frozen weights: b each (nf4: 0.5 + constants of 1/64 + 4/16384 = 0.516; int8: 1); 4 for those of safety modules where
+  there is no DeepSpeed. ZeRO-3 leaves 1/N of them, or none with offload_param, and two layers that are gathered at a
+  time. ZeRO-2 leaves them whole.
+* What trains: an fp32 weight and Adam's two moments are 12, its gradient 4, and autocast's bf16 copy 2. Gradients come
+  while activations and copies go, so both count at once only where gradients of an earlier micro-batch wait. Under
+  DeepSpeed with bf16 it is 2 (weight) + 2 (gradient) + 12 (fp32 master and moments); ZeRO-1 divides the 12 by N, ZeRO-2
+  the gradient too, ZeRO-3 all. offload_optimizer takes the 12 off the GPU. (Rajbhandari et al., arXiv 1910.02054, §3.)
 * Activations of the LLM, per token and layer, through frozen linear layers, whose inputs autograd need not keep:
   8 h (two norms, fp32) + 4 b h (query, key, value, output of attention) + 3 b m (gate, activation, up), for hidden
-  width h and intermediate width m. A LoRA with dropout keeps each input twice: (b + 1) (6 h + m) more. Eager attention
-  keeps its probabilities: (4 + 2 b) heads x tokens. Gradient checkpointing keeps b h per layer, and one layer in full.
+  width h and intermediate width m. A LoRA with dropout keeps what is left of each input, and one byte for what was
+  dropped: (b + 1) (6 h + m) more. bitsandbytes' int8 keeps its inputs, b (3 h + m), beside autograd, until the loss is
+  gone, also under checkpointing. Eager attention keeps its probabilities: (4 + 2 b) heads x tokens. Gradient
+  checkpointing keeps b h per layer, and a layer is at work in full: what it keeps, and as much of gradients.
   (Compare Korthikanti et al., arXiv 2205.05198: 34 h per token and layer for a trained GPT layer in 16 bits.)
   Nothing is kept where no gradient passes the LLM: head-only training, and stage 1 without LM tokens.
-* Logits: 4 b per token and word (logits, a shifted copy, their gradients) and 12 per answer token and word (fp32).
-* Vision tower, under no_grad: its hidden states, all layers, and one layer at work.
-* Safety projector and head: ten tensors per block and four of the LLM's width per feature, b each.
-* 1.5 GiB for CUDA's context, kernels' workspace and NCCL; 10 % of what moves for fragmentation.
+* Logits: 2 b per token and word (logits and a shifted copy) and 12 per answer token and word (fp32).
+* Vision tower, under no_grad and gone before what follows it: its hidden states, fp32 because autocast's norms are, and
+  one layer at work. The patches stay, fp32 and two copies to compute with.
+* Safety projector, per position and width of a block: 28 (inputs of three norms, two activations and the gate, and the
+  sum, fp32, because autocast's norms are) + 3 b (inputs of three convolutions).
+* Safety head, per feature and LLM's width: 6 b (read-out and its activation, keys in two orders, keys and values
+  projected), and 33 for writing features into rows by a mask: prefix sums and the mask (9), and three indices in
+  backward (24), each a block larger than the holes that others leave.
+* 1.5 GiB: half of it CUDA's context and kernels, half what the allocator holds in reserve; 5 % of what moves for
+  fragmentation. NCCL, where there are several processes: 0.5 GiB, a guess.
 
-The batch is taken to be the longest of the sampled records, times the batch size: what runs out is the worst step.
+Three moments can be the worst: the forward pass ends, with all that it keeps; a checkpointed layer is computed again
+before anything went; backward ends, with all gradients. The batch is taken to be the longest of the sampled records,
+times the batch size: what runs out is the worst step.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from safevlm.config import Quantization
 
 GIB = 2**30
-CONTEXT = int(1.5 * GIB)
-FRAGMENTATION = 0.1
+CONTEXT = int(0.75 * GIB)
+"""CUDA's, with the kernels that were loaded: what is in use beyond what torch has reserved."""
+SLACK = int(0.75 * GIB)
+"""What torch's allocator has reserved in a small program and not given out, and cuBLAS's workspace."""
+NCCL = int(0.5 * GIB)
+"""Its buffers; not measured."""
+FRAGMENTATION = 0.05
+DROPPED = 1
+"""Dropout's mask. What is left of the input is kept in the type that is multiplied with, b, also where PEFT casts it to
+float32 first: that copy is gone when the layer is left."""
+SCATTER = 9 + 24
+"""Bytes per value for `masked_scatter` in `safevlm.model.safe_llava`, forward and backward."""
 PACKED = {"nf4": 0.5 + 1 / 64 + 4 / 16384, "int8": 1.0}
 """Bytes of a packed weight: 4 bits and, per block of 64, an 8-bit constant that has fp32 ones in blocks of 256."""
 LIVE_LAYERS = 2
 """Under ZeRO-3: one layer computes while the next is fetched."""
 ADAM = 12
-"""DeepSpeed's fp32 master weight and two moments."""
+"""An fp32 weight (DeepSpeed's master) and two moments."""
 FP32 = 4
-FP32_ADAM = 16
-"""Without DeepSpeed: fp32 weight, gradient and two moments."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +75,7 @@ class ModelShape:
     llm: int
     """Frozen weights in the LLM's layers, the ones that can be packed."""
     other: int
-    """All other frozen weights."""
+    """All other frozen weights, but for those of safety modules."""
     trained: int
     layers: int
     hidden: int
@@ -69,6 +95,8 @@ class ModelShape:
     """Whether gradients pass the LLM: to LM tokens or to a LoRA."""
     runs_llm: bool = True
     """False: head-only training."""
+    frozen_safety: int = 0
+    """Weights of safety modules that are frozen; they stay float32."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,8 @@ class Load:
     images: int
     """Per record, like the tokens."""
     batch: int = 1
+    accumulates: bool = False
+    """Whether an update has several micro-batches, so that gradients wait while the next is read."""
     stage: int = 0
     """Of ZeRO; 0: none."""
     processes: int = 1
@@ -112,16 +142,35 @@ class MemoryEstimate:
 
 
 def estimate(shape: ModelShape, load: Load) -> MemoryEstimate:
-    """What one GPU must hold at the worst step."""
-    moving = (_activations(shape, load), _logits(shape, load), _vision(shape, load))
-    reserve = CONTEXT + int(FRAGMENTATION * sum(moving))
-    return MemoryEstimate(_frozen(shape, load), _trained(shape, load), *moving, reserve)
+    """What one GPU must hold at the worst moment of the worst step."""
+    return max(_moments(shape, load), key=lambda moment: moment.total)
+
+
+def _moments(shape: ModelShape, load: Load) -> Iterator[MemoryEstimate]:
+    looked, kept = _safety_modules(shape, load), _kept(shape, load)
+    held, work, logits = _held(shape, load), _work(shape, load), _logits(shape, load)
+    waiting = _trained(shape, load, gradients=load.accumulates)
+    copies = 0 if load.stage else shape.trained * (load.bytes if load.bytes < FP32 else 0)
+    at = functools.partial(_moment, shape, load)
+    yield at(waiting, vision=_tower(shape, load))
+    yield at(waiting + copies, kept + held, logits, looked)
+    if load.checkpointing:
+        yield at(waiting, kept + held + work, logits, looked)
+    yield at(_trained(shape, load, gradients=True), held + work, vision=looked)
+
+
+def _moment(
+    shape: ModelShape, load: Load, trained: int, activations: int = 0, logits: int = 0, vision: int = 0
+) -> MemoryEstimate:
+    reserve = CONTEXT + SLACK + (NCCL if load.processes > 1 else 0)
+    reserve += int(FRAGMENTATION * (activations + logits + vision))
+    return MemoryEstimate(_frozen(shape, load), trained, activations, logits, vision, reserve)
 
 
 def host(shape: ModelShape, load: Load) -> int:
     """What is offloaded, in bytes over all nodes: Adam's 12, and with offload_param the weights too."""
-    weights = (shape.llm + shape.other + shape.trained) * load.bytes if load.offloads_weights else 0
-    return weights + (ADAM * shape.trained if load.offloads_optimizer else 0)
+    weights = (shape.llm + shape.other + shape.frozen_safety + shape.trained) * load.bytes
+    return (weights if load.offloads_weights else 0) + (ADAM * shape.trained if load.offloads_optimizer else 0)
 
 
 def table(shape: ModelShape, load: Load, gpu: float, batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[str]:
@@ -146,7 +195,7 @@ def _cell(shape: ModelShape, tried: Load, own: Load, gpu: float) -> str:
 
 def _frozen(shape: ModelShape, load: Load) -> int:
     llm = int(shape.llm * PACKED.get(load.quantize, load.bytes))
-    whole = llm + shape.other * load.bytes
+    whole = llm + shape.other * load.bytes + shape.frozen_safety * (load.bytes if load.stage else FP32)
     if load.stage < 3:
         return whole
     kept = 0 if load.offloads_weights else whole // load.processes
@@ -154,10 +203,10 @@ def _frozen(shape: ModelShape, load: Load) -> int:
     return min(whole, kept + gathered)
 
 
-def _trained(shape: ModelShape, load: Load) -> int:
+def _trained(shape: ModelShape, load: Load, *, gradients: bool) -> int:
     """Weight and gradient in the working type and Adam's 12, each cut where the stage cuts it."""
     if not load.stage:
-        return shape.trained * (FP32_ADAM + (load.bytes if load.bytes < FP32 else 0))
+        return shape.trained * (ADAM + (FP32 if gradients else 0))
     cut = load.processes
     weight = load.bytes / (cut if load.stage >= 3 else 1)
     gradient = load.bytes / (cut if load.stage >= 2 else 1)
@@ -165,29 +214,54 @@ def _trained(shape: ModelShape, load: Load) -> int:
     return int(shape.trained * (weight + gradient + optimizer))
 
 
-def _activations(shape: ModelShape, load: Load) -> int:
+def _layer(shape: ModelShape, load: Load) -> int:
+    """What autograd keeps of one of the LLM's layers."""
     if not (shape.runs_llm and shape.learns_through_llm):
         return 0
     h, m, b = shape.hidden, shape.intermediate, load.bytes
     per_token = 8 * h + 4 * b * h + 3 * b * m
-    per_token += (b + 1) * (6 * h + m) if shape.lora else 0
+    per_token += (b + DROPPED) * (6 * h + m) if shape.lora else 0
     per_token += (4 + 2 * b) * shape.heads * load.tokens if load.attention == "eager" else 0
-    tokens = load.tokens * load.batch
-    if load.checkpointing:
-        return tokens * min(shape.layers * b * h + per_token, shape.layers * per_token)
-    return tokens * shape.layers * per_token
+    return load.tokens * load.batch * per_token
+
+
+def _kept(shape: ModelShape, load: Load) -> int:
+    """What the forward pass leaves of all layers."""
+    layer = _layer(shape, load)
+    entry = load.tokens * load.batch * load.bytes * shape.hidden
+    return shape.layers * (min(entry, layer) if load.checkpointing else layer)
+
+
+def _work(shape: ModelShape, load: Load) -> int:
+    """Of the layer whose gradients are computed."""
+    return 2 * _layer(shape, load)
+
+
+def _held(shape: ModelShape, load: Load) -> int:
+    """What int8's layers hold by themselves: one input for query, key and value, one for gate and up, and two."""
+    if load.quantize != "int8" or not _layer(shape, load):
+        return 0
+    per_token = load.bytes * (3 * shape.hidden + shape.intermediate)
+    return load.tokens * load.batch * shape.layers * per_token
 
 
 def _logits(shape: ModelShape, load: Load) -> int:
     if not shape.runs_llm:
         return 0
-    return load.batch * shape.vocabulary * (4 * load.bytes * load.tokens + 12 * load.answer_tokens)
+    return load.batch * shape.vocabulary * (2 * load.bytes * load.tokens + 12 * load.answer_tokens)
 
 
-def _vision(shape: ModelShape, load: Load) -> int:
-    tower = (shape.tower_layers + 5) * shape.tower_width + 2 * shape.tower_intermediate
-    blocks = 10 * shape.projector_blocks * shape.projector_width
-    head = 4 * shape.hidden * shape.features
+def _tower(shape: ModelShape, load: Load) -> int:
+    states = FP32 * (shape.tower_layers + 2) * shape.tower_width
+    work = load.bytes * (4 * shape.tower_width + 2 * shape.tower_intermediate)
+    return load.batch * load.images * shape.patches * (states + work)
+
+
+def _safety_modules(shape: ModelShape, load: Load) -> int:
+    """Patches, and what autograd keeps of safety projector and head."""
+    patches = (FP32 + 2 * load.bytes) * shape.tower_width
+    blocks = (7 * FP32 + 3 * load.bytes) * shape.projector_blocks * shape.projector_width
+    head = (6 * load.bytes + SCATTER) * shape.hidden * shape.features
     if shape.lora:
         blocks = head = 0  # frozen, and no gradient passes them: nothing is kept
-    return load.batch * load.images * load.bytes * (shape.patches * (tower + blocks) + head)
+    return load.batch * load.images * (shape.patches * (patches + blocks) + head)

@@ -6,7 +6,7 @@ from torch import nn
 
 from llava_patch import fields, names
 from safevlm.check.memory import ModelShape
-from safevlm.model.safe_llava import SafeLlavaConfig
+from safevlm.model.safe_llava import SafeLlavaConfig, is_safety_name
 from safevlm.training.prepare import trainable
 
 
@@ -17,10 +17,12 @@ def model_shape(
     sizes, safety = fields.sizes(config), config.safety_config
     frozen = {name: weight.numel() for name, weight in model.named_parameters() if not weight.requires_grad}
     llm = sum(amount for name, amount in frozen.items() if names.LM_LAYERS in name)
+    ours = sum(amount for name, amount in frozen.items() if is_safety_name(name))
     has_head = safety.projector != "none"
     return ModelShape(
         llm=llm,
-        other=sum(frozen.values()) - llm,
+        other=sum(frozen.values()) - llm - ours,
+        frozen_safety=ours,
         trained=sum(trainable(model).values()),
         layers=sizes.lm_layers,
         hidden=sizes.lm_width,

@@ -141,6 +141,7 @@ def load_of(plan: RunPlan) -> memory.Load:
         answer_tokens=max((row.learned for row in rows), default=QUESTION),
         images=max((len(row.record.images) for row in rows), default=1),
         batch=recipe.optim.batch_size,
+        accumulates=_accumulates(plan),
         stage=found.stage,
         processes=plan.cluster.processes,
         bytes=_bytes(plan),
@@ -158,6 +159,14 @@ def _rows(plan: RunPlan) -> tuple[EncodedRecord, ...]:
         return plan.sample.rows
     except (Skipped, *PROBLEMS):
         return ()
+
+
+def _accumulates(plan: RunPlan) -> bool:
+    """Also where the effective batch cannot be split, which another check tells."""
+    try:
+        return plan.accumulation > 1
+    except (Skipped, *PROBLEMS):
+        return True
 
 
 def _bytes(plan: RunPlan) -> int:
