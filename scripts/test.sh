@@ -8,6 +8,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny models: more threads only 
 if [ $# -gt 0 ]; then
   exec python -m pytest "$@"
 fi
+source scripts/page.sh
 ruff check .
 ruff format --check .
 mypy

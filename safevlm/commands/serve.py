@@ -14,6 +14,9 @@ from safevlm.command_line import COUNT, number
 from safevlm.commands import add_base, load_engine
 from safevlm.commands.output_guards import flags as output_guard_flags
 from safevlm.commands.output_guards import output_guard
+from safevlm.commands.page import announce, page
+from safevlm.commands.page import check_flags as check_page_flags
+from safevlm.commands.page import flags as page_flags
 from safevlm.usage import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--record", metavar="FILE", help="append every decision as a line of JSON, without content")
     output_guard_flags(parser)
+    page_flags(parser)
     parser.add_argument("--otel", action="store_true", help="a span of OpenTelemetry for every decision")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=number(int, least=0, most=65535), default=8000, help="0: any free one")
@@ -93,10 +97,10 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{flag.replace('_', '-')} is about another server; name it with --upstream URL")
     if options.upstream and options.quantize != "none":
         raise UsageError("--quantize packs the LLM, and with --upstream none is loaded; leave it out")
+    check_page_flags(options)
     try:
-        import uvicorn
-
         from safevlm.serve.app import create_app
+        from safevlm.serve.server import run as run_server
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve]'") from error
     from safevlm.serve.fetching import Fetcher
@@ -129,19 +133,12 @@ def run(options: argparse.Namespace) -> int:
         model = GuardedModel(engine, options.name or Path(options.model).resolve().name, limits, fetcher=fetcher)
     model.output_guard = output_guard(model, options)
     _deploy(model, options, keys)
-    app = create_app(model, is_local=is_loopback(options.host))
+    shown = page(model, options)
+    app = create_app(model, is_local=is_loopback(options.host), page=shown)
     where = f" at {options.upstream}" if options.upstream else ""
     print(f"{model.name}{where} behind {engine.defense.name}: http://{options.host}:{options.port}/v1", flush=True)
-    uvicorn.run(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
-    return 0
+    announce(options)
+    return run_server(app, options.host, options.port, shown.stopping.tell if shown is not None else lambda: None)
 
 
 def _deploy(model: GuardedModel, options: argparse.Namespace, keys: Sequence[str]) -> None:

@@ -69,13 +69,23 @@ class Gate:
     rebinding of a name cannot do, and be typed as JSON, which a page of another origin cannot send.
     """
 
-    def __init__(self, app: App, keys: KeyCheck, limits: Limits, is_local: bool, refuse: Callable[..., Any]) -> None:
-        """`refuse(error)`: the ASGI response for an ApiError."""
+    def __init__(
+        self,
+        app: App,
+        keys: KeyCheck,
+        limits: Limits,
+        is_local: bool,
+        refuse: Callable[..., Any],
+        has_own_door: Callable[[str], bool] = lambda path: False,
+    ) -> None:
+        """`refuse(error)`: the ASGI response for an ApiError. `has_own_door`: whether a path has keys and types of
+        bodies of its own, checked behind this."""
         self.app = app
         self.keys = keys
         self.limits = limits
         self.is_local = is_local
         self.refuse = refuse
+        self.has_own_door = has_own_door
         self.room = Room(limits.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,11 +112,12 @@ class Gate:
                 raise ApiError(403, f"this server answers to local names only, not to {name[:60]!r}", code="host")
         if b"transfer-encoding" in headers and b"content-length" in headers:
             raise ApiError(400, "a body has a length or comes in chunks, and not both", code="two_lengths")
-        if scope["path"] not in OPEN:
+        has_own_door = self.has_own_door(scope["path"])
+        if scope["path"] not in OPEN and not has_own_door:
             CALLER.set(self.keys.check(headers))
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
-            if kind != JSON:
+            if kind != JSON and not has_own_door:
                 raise ApiError(415, f"send the body as {JSON}", code="content_type")
             length = headers.get(b"content-length", b"0")
             if length.isdigit() and int(length[:20]) > self.limits.body_bytes:

@@ -25,6 +25,7 @@ from safevlm.serve.front_responses import add_front_responses
 from safevlm.serve.gateways import add_gateways
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.moderations_api import add_moderations
+from safevlm.serve.page.page import Page
 from safevlm.serve.responses_api import add_responses
 from safevlm.serve.strict_body import StrictRoute
 from safevlm.serve.wire.chat import ChatBody
@@ -37,8 +38,11 @@ PLACE = 200
 """Characters of a place that an error repeats."""
 
 
-def create_app(model: GuardedModel, keys: KeyCheck | None = None, is_local: bool = True) -> FastAPI:
-    """`keys`: who may ask; None: as the deployment says. `is_local`: requests must name a local host.
+def create_app(
+    model: GuardedModel, keys: KeyCheck | None = None, is_local: bool = True, page: Page | None = None
+) -> FastAPI:
+    """`keys`: who may ask; None: as the deployment says. `is_local`: requests must name a local host. `page`: beside
+    the API, for people.
 
     The model is closed when the app is.
     """
@@ -50,7 +54,16 @@ def create_app(model: GuardedModel, keys: KeyCheck | None = None, is_local: bool
 
     app = FastAPI(title="SafeVLM", version=versions.VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
     let_in = keys or DeployedKeys(lambda: model.deployment)
-    app.add_middleware(Gate, keys=let_in, limits=model.limits, is_local=is_local, refuse=error_response)
+    if page is not None:
+        page.add_to(app, model, let_in)
+    app.add_middleware(
+        Gate,
+        keys=let_in,
+        limits=model.limits,
+        is_local=is_local,
+        refuse=error_response,
+        has_own_door=page.covers if page is not None else lambda path: False,
+    )
     app.router.route_class = StrictRoute
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)

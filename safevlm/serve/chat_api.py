@@ -12,7 +12,8 @@ from typing import Any
 
 from safevlm.files.text import short
 from safevlm.serve import moderation
-from safevlm.serve.conversation import CHAT, Places, generation_of, opened_request
+from safevlm.serve.conversation import CHAT, OpenedRequest, Places, generation_of, opened_request
+from safevlm.serve.deployment import Treatment
 from safevlm.serve.errors import ApiError
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.wire.chat import ChatBody
@@ -31,19 +32,30 @@ class Answering:
     id: str
     created: int
     pieces: AsyncGenerator[str | Reply]
+    question: OpenedRequest
 
     @classmethod
     async def start(
-        cls, model: GuardedModel, body: ChatBody, kind: str = "chatcmpl-", places: Places = CHAT
+        cls,
+        model: GuardedModel,
+        body: ChatBody,
+        kind: str = "chatcmpl-",
+        places: Places = CHAT,
+        *,
+        blocks: bool = False,
+        treatment: Treatment | None = None,
     ) -> Answering:
-        """`kind`: how the id begins. ApiError: what cannot be answered, before the first byte is sent."""
+        """`kind`: how the id begins. `blocks`, `treatment`: as `GuardedModel.begin`. ApiError: what cannot be answered,
+        before the first byte is sent."""
         check_asked(model, body)
         id = f"{kind}{uuid.uuid4().hex}"
         question = await opened_request(body.messages, model.images, id, places=places)
         generation = generation_of(body, model.most_tokens)
-        blocks, output = body.asks("input") == "block", body.asks("output")
-        pieces = model.answer(question, generation, is_streamed=body.stream, blocks=blocks, output=output)
-        return cls(model, body, id, int(time.time()), pieces)
+        blocks, output = blocks or body.asks("input") == "block", body.asks("output")
+        pieces = model.answer(
+            question, generation, is_streamed=body.stream, blocks=blocks, output=output, treatment=treatment
+        )
+        return cls(model, body, id, int(time.time()), pieces, question)
 
     async def whole(self) -> dict[str, Any]:
         """The completion in one piece."""

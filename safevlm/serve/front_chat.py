@@ -48,7 +48,7 @@ async def response_to(front: Front, body: FrontBody) -> Response:
     try:
         decided = await anext(pieces)
         assert isinstance(decided, Reply)
-        answering = Answering(front, body, question.request.id, int(time.time()), _one(decided))
+        answering = Answering(front, body, question.request.id, int(time.time()), _one(decided), question)
         if not isinstance(decided, LetThrough):
             await pieces.aclose()
             return await written(answering, answering)
@@ -64,7 +64,7 @@ async def answering_anew(front: Front, body: FrontBody, kind: str = "chatcmpl-",
     """The upstream's words on their way, to be written as if its model were here; as `Answering.start`."""
     check_words_alone(body)
     question = await opened(front, body, kind, places)
-    return Answering(front, body, question.request.id, int(time.time()), front.said(body, question))
+    return Answering(front, body, question.request.id, int(time.time()), front.said(body, question), question)
 
 
 async def opened(front: Front, body: FrontBody, kind: str = "chatcmpl-", places: Places = CHAT) -> OpenedRequest:

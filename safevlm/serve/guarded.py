@@ -13,7 +13,7 @@ from typing import Any
 from safevlm.engine import Engine
 from safevlm.serve.batches import Batches, Waiting
 from safevlm.serve.conversation import OpenedRequest
-from safevlm.serve.deployment import Deployment, plain
+from safevlm.serve.deployment import Deployment, Treatment, plain
 from safevlm.serve.errors import ApiError
 from safevlm.serve.fetching import Fetcher
 from safevlm.serve.flat_images import ImageOpener
@@ -25,7 +25,7 @@ from safevlm.serve.progress import InProgress
 from safevlm.serve.settlement import Keeper
 from safevlm.serve.wire.base import Mode
 from safevlm.taxonomy import CLEAN, SAFE
-from safevlm.types import Generation, Reply, Verdict
+from safevlm.types import Generation, Reply, Request, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,10 @@ class GuardedModel:
             return "a batch has not ended in time"
         return self.health.trouble or self.health.output
 
-    def begin(self, question: OpenedRequest, *, blocks: bool = False) -> InProgress:
-        """A request under the deployment that is in force. `blocks`: whatever is flagged is refused."""
-        return InProgress(self.deployment, self.metrics, self.keepers, question, blocks=blocks)
+    def begin(self, question: OpenedRequest, *, blocks: bool = False, treatment: Treatment | None = None) -> InProgress:
+        """A request under the deployment that is in force. `blocks`: whatever is flagged is refused. `treatment`: in
+        place of the one that the deployment has for it."""
+        return InProgress(self.deployment, self.metrics, self.keepers, question, blocks=blocks, treatment=treatment)
 
     async def answer(
         self,
@@ -95,13 +96,14 @@ class GuardedModel:
         is_streamed: bool = False,
         blocks: bool = False,
         output: Mode | None = None,
+        treatment: Treatment | None = None,
     ) -> AsyncGenerator[str | Reply]:
-        """Pieces where it is streamed, and last the reply. `blocks`: whatever is flagged is refused. `output`: what
+        """Pieces where it is streamed, and last the reply. `blocks`, `treatment`: as in `begin`. `output`: what
         the request wants done about its answer; the reply is then a `JudgedReply`.
 
         ApiError: the queue is full, the request cannot be used, or no answer came in time.
         """
-        progress = self.begin(question, blocks=blocks)
+        progress = self.begin(question, blocks=blocks, treatment=treatment)
         waiting = Waiting(progress.engine, question.request, generation, is_streamed)
         try:
             with progress.settling(), self._told():
@@ -172,6 +174,24 @@ class GuardedModel:
         finally:
             waiting.leave()
             progress.settle("failed")
+
+    async def look_at_each(self, question: OpenedRequest, treatment: Treatment | None = None) -> list[Verdict]:
+        """What the guard says of each image alone, beside the question's own words: for people to see. Nothing is
+        decided by it, and it counts as no request. ApiError: as `look`."""
+        engine = (treatment or self.deployment.treatment()).acting
+        asked = [Request(question.request.text, (image.image,), question.request.id) for image in question.images]
+        looks = [Waiting(engine, each, None, is_streamed=False) for each in asked]
+        verdicts = []
+        try:
+            with self._told():
+                for look in looks:
+                    self.batches.put(look)
+                for look in looks:
+                    verdicts += [heard async for heard in look.heard(self.limits.seconds) if isinstance(heard, Verdict)]
+            return verdicts
+        finally:
+            for look in looks:
+                look.leave()
 
     async def decide(self, question: OpenedRequest) -> Reply:
         """What is made of a request for a model that is somewhere else: `LetThrough`, or the refusal in its place.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from safevlm.serve.access import CALLER
 from safevlm.serve.acting import WOULD_REFUSE
 from safevlm.serve.conversation import OpenedRequest
-from safevlm.serve.deployment import Deployment
+from safevlm.serve.deployment import Deployment, Treatment
 from safevlm.serve.errors import ApiError
 from safevlm.serve.looking import LetThrough
 from safevlm.serve.metrics import Metrics
@@ -36,10 +36,13 @@ class InProgress:
         question: OpenedRequest,
         *,
         blocks: bool = False,
+        treatment: Treatment | None = None,
     ) -> None:
-        """`blocks`: whatever is flagged is refused. ApiError 401: the request's key was taken out meanwhile."""
+        """`blocks`: whatever is flagged is refused. `treatment`: in place of the deployment's, where another one is
+        offered. ApiError 401: the request's key was taken out meanwhile."""
         self.key = CALLER.get()
-        self.treatment = deployment.treatment()
+        usual = deployment.treatment()
+        self.treatment = treatment or usual
         self.digests = tuple(image.digest for image in question.images)
         self.is_allowed = not blocks and deployment.knows(self.digests)
         self.engine = self.treatment.engine(blocks=blocks, is_known=self.is_allowed)

@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Generator, Sequence
 from threading import Event
 
-from safevlm.defenses import DEFENSES, Defense
+from safevlm.defenses import DEFENSES
 from safevlm.engine import BatchRequest, Engine
 from safevlm.engine.growing import OnText
 from safevlm.engine.streaming import pieces
+from safevlm.serve.choice import behind
 from safevlm.serve.console.account import why
 from safevlm.serve.console.partners import ChatAnswer, Sampling
 from safevlm.types import MAX_SEED, Generation, Reply, Request
@@ -32,9 +33,7 @@ class LocalModel:
         return LocalAnswer(self.engine, request, generation(sampling), self.title)
 
     def behind(self, defense: str, policy: str | None) -> LocalModel:
-        engine = self.engine.behind(defense, policy)
-        if policy is not None and policy != self.policy and type(engine.defense) is Defense:
-            raise ValueError(f"policy {policy}: no effect, since defense none never looks; first take one: /defense")
+        engine = behind(self.engine, defense, policy, is_new=policy != self.policy)
         return LocalModel(engine, defense, policy)
 
     def defenses(self) -> Sequence[str]:

@@ -1,0 +1,1 @@
+"""A chat page beside the API: the same guard, limits and counters, for people."""
