@@ -2,8 +2,8 @@
 
 An estimate. Of 15 training steps on one H200 (7B, one process, no DeepSpeed; eval/results/gpu) it lies between 1.4 %
 below and 9.6 % above what the card had in use, and within 2.5 % of all but the smallest
-(tests/check/test_memory_measured.py). Slack, fragmentation and a layer's work under checkpointing were set on these same
-steps. DeepSpeed, several processes and other sizes are not measured.
+(tests/check/test_memory_measured.py). Slack, fragmentation and a layer's work under checkpointing were set on these
+same steps. DeepSpeed, several processes and other sizes are not measured.
 
 Bytes, for N processes; b is 2 with bf16 and 4 without.
 
