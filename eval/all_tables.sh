@@ -53,7 +53,7 @@ step grid "SEEDS='$seeds' bash eval/compare_defenses.sh $base $demo/data $out/gr
 step ablations "BATCH_SIZE=100 LIMIT=900 bash eval/ablations/safevlm.sh $base $demo/data $out/ablations && cp $out/ablations/ablations.{json,md} $results/"
 step safe_clip "bash eval/ablations/safe_clip.sh $base $base/clip $demo/data $out/safe_clip && cp $out/safe_clip/safe_clip.json $results/"
 step relabel "bash eval/ablations/relabel_safe_clip.sh $out/relabel $demo && cp $out/relabel/summary.json $results/safe_clip_relabel.json"
-step analysis "bash eval/analysis.sh $out/analysis $demo && cp $out/analysis/results/*.json $results/analysis/ && cp $out/analysis/{tsne,head,layers_stage1,calibration_stage1}/*.png $results/analysis/"
+step analysis "bash eval/analysis.sh $out/analysis $demo && cp $out/analysis/results/*.json $results/analysis/ && cp $out/analysis/{tsne/tsne,head/performance,layers_stage1/layers,calibration_stage1/trials}.png $results/analysis/"
 step audit "bash eval/audit.sh $out/audit $demo && cp $out/audit/results/* $results/analysis/"
 step bench_stage1 "bash eval/bench_stage1.sh $out/bench_stage1 450 && cp $out/bench_stage1/bench_stage1.json $results/analysis/stage1_speed.json"
 step agreement "bash eval/agreement.sh $out/agreement && cp $out/agreement/agreement.json $results/"
