@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from safevlm.analysis.audit import duplicates
@@ -123,11 +127,60 @@ def test_groups_are_the_same_however_pairs_are_cut_into_blocks(tmp_path: Path, m
     prints = _far_apart(300, tmp_path)
     prints.thumbs[:] = 100
     prints.bits[:] = generator.integers(0, 2**6, 300, dtype=np.uint64) * np.uint64(0x1111_1111_1111_1111)
-    expected = _components(prints.bits)
+    expected = _all_with_all(prints)
     assert len(set(expected)) > 3
-    for block in (1 << 22, 2_000, 1):
-        monkeypatch.setattr(duplicates, "BLOCK", block * THUMB_BYTES if block == 1 else block)
-        assert duplicates.group(prints).near.tolist() == expected, f"with blocks of {block}"
+    for block, small in itertools.product((1 << 22, 2_000, 1), (0, 7, 256)):
+        monkeypatch.setattr(duplicates, "BLOCK", block)
+        monkeypatch.setattr(duplicates, "SMALL", small)
+        assert duplicates.group(prints).near.tolist() == expected, f"blocks of {block}, small to {small}"
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 90), centers=st.integers(1, 6), flips=st.integers(0, 7))
+def test_groups_are_those_of_comparing_all_with_all(seed: int, count: int, centers: int, flips: int) -> None:
+    """Clusters of near and of equal fingerprints, equal digests, equal bits with other shades, unreadable ones."""
+    generator = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        prints = Fingerprints.room(count, Path(folder))
+    center = generator.integers(0, centers, count)
+    prints.bits[:] = generator.choice(generator.integers(0, 2**64, 3, np.uint64), centers)[center]
+    for _ in range(flips):
+        where = generator.random(count) < 0.5
+        prints.bits[where] ^= np.uint64(1) << generator.integers(0, 64, where.sum(), np.uint64)
+    prints.thumbs[:] = generator.choice([100, 105, 150], (centers, THUMB_BYTES))[center]
+    prints.thumbs[:] += generator.integers(0, generator.integers(1, 13), (count, THUMB_BYTES), np.uint8)
+    prints.readable[:] = generator.random(count) < 0.9
+    prints.digests[:] = np.arange(count)[:, None]
+    twins = generator.integers(0, count, count // 2)  # equal fingerprints, other digests
+    prints.bits[twins], prints.thumbs[twins] = prints.bits[0], prints.thumbs[0]
+    copies, of = generator.integers(0, count, (2, count // 3))  # the same pixels, and so the same fingerprint
+    prints.bits[copies], prints.thumbs[copies], prints.digests[copies] = (
+        values[of] for values in (prints.bits.copy(), np.array(prints.thumbs), prints.digests.copy())
+    )
+    small = generator.choice([0, 5, 256])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "SMALL", small)
+        assert duplicates.group(prints).near.tolist() == _all_with_all(prints)
+
+
+def test_a_large_cluster_costs_few_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time would be a busy machine's; thumbnails compared are counted instead."""
+    count = 6_000
+    prints = _far_apart(count, tmp_path)
+    generator = np.random.default_rng(1)
+    prints.bits[:] = prints.bits[0] ^ (np.uint64(1) << generator.integers(0, 64, count, np.uint64))
+    prints.thumbs[:] = generator.integers(98, 104, (count, THUMB_BYTES))
+    compared = 0
+    unite_near = duplicates._unite_near
+
+    def counting(prints: Fingerprints, parents: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+        nonlocal compared
+        compared += len(left)
+        unite_near(prints, parents, left, right)
+
+    monkeypatch.setattr(duplicates, "_unite_near", counting)
+    assert set(duplicates.group(prints).near.tolist()) == {0}
+    assert compared < 100 * count, f"{compared:,} pairs of {count * (count - 1) // 2:,}"
 
 
 def _far_apart(count: int, folder: Path) -> Fingerprints:
@@ -140,10 +193,14 @@ def _far_apart(count: int, folder: Path) -> Fingerprints:
     return prints
 
 
-def _components(bits: np.ndarray) -> list[int]:
-    close = np.bitwise_count(bits[:, None] ^ bits[None]) <= DISTANCE
-    first = [-1] * len(bits)
-    for start in range(len(bits)):
+def _all_with_all(prints: Fingerprints) -> list[int]:
+    """The definition, pair by pair, and a search of the whole graph."""
+    shades = np.abs(prints.thumbs[:, None].astype(int) - prints.thumbs[None])
+    near = (np.bitwise_count(prints.bits[:, None] ^ prints.bits[None]) <= DISTANCE) & (shades <= SHADES).all(2)
+    equal = (prints.digests[:, None] == prints.digests[None]).all(2)
+    close = (near | equal) & prints.readable[:, None] & prints.readable[None]
+    first = [-1] * len(close)
+    for start in range(len(close)):
         if first[start] >= 0:
             continue
         reached, frontier = {start}, {start}

@@ -1,17 +1,23 @@
 """Groups of images that are the same: pixel for pixel, or nearly (another quality, size or format).
 
-    n images · 25 bytes each to compare, 16 of result, some 40 while it works: about 80 MB per million; thumbnails
+    n images · 25 bytes each to compare, 16 of result, some 60 while it works: about 100 MB per million; thumbnails
     (112 bytes each) lie in a nameless file
 
 Two images are nearly the same when at most `DISTANCE` of the 64 bits differ and no cell of their thumbnails differs
-by more than `SHADES`. Bits that differ in at most d places agree on at least one of d + 1 bands, so images are
-compared only with those that share a band. Groups are chains: the first and the last may differ more.
+by more than `SHADES`. Groups are chains: the first and the last may differ more.
+
+Who is compared with whom. Cut into `BANDS` bands, bits that differ in at most d places agree on all but d of the bands,
+so only images that agree on some choice of `BANDS` - d bands are compared (multi-index hashing: Norouzi, Punjani and
+Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing", 2014). Who is in a group already is not compared
+within it: equal fingerprints are taken as one, and a large bucket gives up its largest group first. So time is about
+linear, also where thousands of images are alike.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +29,15 @@ DISTANCE = 4
 """Bits of 64."""
 SHADES = np.repeat(np.array([8, 10], np.int16), [GREY_BYTES, THUMB_BYTES - GREY_BYTES])
 """Steps of 256, for each byte of the thumbnails: grey, colour. Measured in tests/analysis/test_audit_duplicates.py."""
-BANDS = DISTANCE + 1
+BITS = 64
+BANDS = DISTANCE + 2
+"""Two of them are 21 bits: buckets stay small up to millions of images, and 15 choices of two are few."""
 BLOCK = 1 << 22
 """Pairs that are compared at once."""
-BITS = 64
+SMALL = 256
+"""Buckets to this size are compared all with all, many of them at once."""
+LOOK = 4_096
+"""Rows of a bucket that are looked at to find the cell that tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -61,51 +72,126 @@ class Groups:
 
 def group(prints: Fingerprints) -> Groups:
     """Exact and near duplicates."""
-    first = _first_of_equals(prints)
-    parents = first.copy()
-    chosen = np.flatnonzero(prints.readable & (first == np.arange(len(first))))  # one of each exact group
-    for left, right in _near_pairs(prints, chosen):
-        _unite(parents, left, right)
-    return Groups(_without_loners(first), _without_loners(_roots(parents, np.arange(len(parents)))))
-
-
-def _first_of_equals(prints: Fingerprints) -> np.ndarray:
-    """(n,): the lowest index with the same digest; unreadable images are equal to nothing."""
-    first = np.arange(len(prints.bits))
     rows = np.flatnonzero(prints.readable)
-    high, low = prints.digests[rows].T
-    order = np.lexsort((rows, low, high))
-    high, low, rows = high[order], low[order], rows[order]
-    starts = np.ones(len(rows), bool)
-    starts[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    first[rows] = rows[starts][np.cumsum(starts) - 1] if len(rows) else rows
+    exact = np.arange(len(prints.bits))
+    exact[rows] = rows[_first_of_equals(prints.digests[rows].T)]
+    parents = exact.copy()
+    rows = rows[exact[rows] == rows]  # one of each exact group
+    for left, right in _equal_prints(prints, rows):
+        parents[right] = left
+    rows = rows[parents[rows] == rows]  # one of each fingerprint
+    _unite_alike(prints, parents, rows, range(BANDS))  # the same bits, so that they are not looked at in each choice
+    for bands in itertools.combinations(range(BANDS), BANDS - DISTANCE):
+        _unite_alike(prints, parents, rows, bands)
+    return Groups(_without_loners(exact), _without_loners(_roots(parents, np.arange(len(parents)))))
+
+
+def _first_of_equals(columns: np.ndarray) -> np.ndarray:
+    """(c, n) → (n,): the lowest index with the same values in all columns."""
+    count = columns.shape[1]
+    order = np.lexsort((np.arange(count), *columns))
+    starts = np.ones(count, bool)
+    starts[1:] = (columns[:, order[1:]] != columns[:, order[:-1]]).any(0)
+    first = np.empty(count, np.int64)
+    first[order] = order[starts][np.cumsum(starts) - 1]
     return first
 
 
-def _near_pairs(prints: Fingerprints, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of near duplicates among the rows, in blocks; some come more than once."""
-    for band in range(BANDS):
-        low, high = band * BITS // BANDS, (band + 1) * BITS // BANDS
-        keys = (prints.bits[rows] >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.diff(keys[order])) + 1
-        for bucket in np.split(rows[order], edges):
-            yield from _near_in_bucket(prints, bucket)
+def _equal_prints(prints: Fingerprints, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The first row of a fingerprint and its others, in blocks."""
+    if len(rows) < 2:
+        return
+    order = np.argsort(prints.bits[rows])
+    again = np.diff(prints.bits[rows[order]]) == 0
+    rows = np.sort(rows[order[np.append(again, False) | np.append(False, again)]])  # the same bits as another
+    sums = np.concatenate([np.zeros(0, np.uint64), *(_sums(prints.thumbs[piece]) for piece in _pieces(rows))])
+    first = rows[_first_of_equals(np.stack([prints.bits[rows], sums]))]
+    left, right = first[first != rows], rows[first != rows]
+    for one, other in zip(_pieces(left), _pieces(right), strict=True):
+        equal = (prints.thumbs[one] == prints.thumbs[other]).all(1)
+        yield one[equal], other[equal]
 
 
-def _near_in_bucket(prints: Fingerprints, bucket: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Compares all of a bucket with all, a block of rows at a time."""
-    step = max(1, BLOCK // max(1, len(bucket)))
-    for start in range(0, len(bucket) - 1, step):
-        rows, others = bucket[start : start + step], bucket[start:]
-        differing = np.bitwise_count(prints.bits[rows, None] ^ prints.bits[None, others])
-        left, right = np.nonzero(np.triu(differing <= DISTANCE, k=1))
-        left, right = rows[left], others[right]
-        for at in range(0, len(left), BLOCK // THUMB_BYTES):
-            piece = slice(at, at + BLOCK // THUMB_BYTES)
-            shades = prints.thumbs[left[piece]].astype(np.int16) - prints.thumbs[right[piece]]
-            alike = (np.abs(shades) <= SHADES).all(1)
-            yield left[piece][alike], right[piece][alike]
+def _sums(thumbs: np.ndarray) -> np.ndarray:
+    """(n, 112) → (n,): equal for equal thumbnails, and hardly for others."""
+    words = np.ascontiguousarray(thumbs).view(np.uint64)
+    odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return (words * odd).sum(1, dtype=np.uint64)
+
+
+def _unite_alike(prints: Fingerprints, parents: np.ndarray, rows: np.ndarray, bands: Sequence[int]) -> None:
+    """Joins the rows that are nearly the same and agree in these bands, but in all bands only where that is asked."""
+    keys = _keys(prints.bits[rows], bands)
+    order = np.argsort(keys)
+    keys, rows = keys[order], rows[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    sizes = np.diff(np.append(starts, len(keys)))
+    nearest = int(len(bands) < BANDS)
+    several, large = (sizes > 1) & (sizes <= SMALL), sizes > SMALL
+    _unite_in_small(prints, parents, rows, starts[several], sizes[several], nearest)
+    for start, size in zip(starts[large], sizes[large], strict=True):
+        _unite_in_large(prints, parents, rows[start : start + size], nearest)
+
+
+def _keys(bits: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    """(n,): the bits of these bands."""
+    ends = [(band * BITS // BANDS, (band + 1) * BITS // BANDS) for band in bands]
+    return bits & np.uint64(sum((1 << high) - (1 << low) for low, high in ends))
+
+
+def _unite_in_small(
+    prints: Fingerprints, parents: np.ndarray, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, nearest: int
+) -> None:
+    """Compares all of a bucket with all; rows that lie 1, 2, … places apart, of all buckets at once."""
+    bits = prints.bits[rows]
+    for apart in range(1, int(sizes.max(initial=0))):
+        starts, sizes = starts[sizes > apart], sizes[sizes > apart]
+        pairs = sizes - apart
+        left = np.repeat(starts - np.cumsum(pairs) + pairs, pairs)
+        left += np.arange(len(left))
+        for piece in _pieces(left, BLOCK):
+            close = piece[_is_close(bits[piece], bits[piece + apart], nearest)]
+            _unite_near(prints, parents, rows[close], rows[close + apart])
+
+
+def _unite_in_large(prints: Fingerprints, parents: np.ndarray, bucket: np.ndarray, nearest: int) -> None:
+    """Compares rows with all that are not in their group, those of the largest group first; groups grow meanwhile."""
+    some = prints.thumbs[bucket[:LOOK]]
+    cell = int(np.argmax(np.ptp(some, 0) - SHADES))  # tells most of them apart at once, where their bits do not
+    step = 16
+    while len(bucket) > 1:
+        roots, which, sizes = np.unique(_roots(parents, bucket), return_inverse=True, return_counts=True)
+        if len(roots) == 1:
+            return
+        order = np.lexsort((which, -sizes[which]))
+        bucket, which = bucket[order], which[order]
+        rows = bucket[:step]
+        strangers = bucket[which != which[0]] if which[:step][-1] == which[0] else bucket
+        shades = prints.thumbs[rows, cell, None].astype(np.int16) - prints.thumbs[None, strangers, cell]
+        close = _is_close(prints.bits[rows, None], prints.bits[None, strangers], nearest)
+        left, right = np.nonzero(close & (np.abs(shades) <= SHADES[cell]))
+        _unite_near(prints, parents, rows[left], strangers[right])
+        bucket = bucket[step:]
+        step = max(1, min(2 * step, BLOCK // max(1, len(bucket)), len(bucket)))
+
+
+def _is_close(left: np.ndarray, right: np.ndarray, nearest: int) -> np.ndarray:
+    differing = np.bitwise_count(left ^ right)
+    return (differing >= nearest) & (differing <= DISTANCE)
+
+
+def _unite_near(prints: Fingerprints, parents: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Joins those pairs whose thumbnails are nearly the same too."""
+    for one, other in zip(_pieces(left), _pieces(right), strict=True):
+        apart = parents[one] != parents[other]
+        one, other = one[apart], other[apart]
+        shades = prints.thumbs[one].astype(np.int16) - prints.thumbs[other]
+        alike = (np.abs(shades) <= SHADES).all(1)
+        _unite(parents, one[alike], other[alike])
+
+
+def _pieces(rows: np.ndarray, most: int = BLOCK // THUMB_BYTES) -> Iterator[np.ndarray]:
+    return (rows[start : start + most] for start in range(0, len(rows), most))
 
 
 def _unite(parents: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
