@@ -61,7 +61,7 @@ def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
             patches=selected[:, first_patch:],
             cls=selected[:, 0],
             clip_cls=tower.post_layernorm(last_cls),
-            normed_cls=_selected([tower.post_layernorm(state[:, 0]) for state in output.hidden_states], layers),
+            normed_cls=_normed(tower, output.hidden_states, layers),
             last_cls=last_cls,
         )
 
@@ -119,6 +119,12 @@ def lm_inputs(
             f"Image features and image tokens do not match: {int(slots.sum())} slots, {len(tokens)} tokens"
         )
     return {"inputs_embeds": embedded.masked_scatter(slots, tokens)}
+
+
+def _normed(tower: Any, hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:
+    """(b, v): CLS of the selected layers after post-layernorm."""
+    chosen = [layers] if isinstance(layers, int) else layers
+    return torch.cat([tower.post_layernorm(hidden_states[layer][:, 0]) for layer in chosen], dim=-1)
 
 
 def _selected(hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:

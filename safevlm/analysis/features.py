@@ -55,7 +55,12 @@ def extract(loaded: Loaded, guard: Defense, images: Sequence[LabelledImage], bat
             _ = features.risk  # the head has run by now, whatever the detector asked for
             if features.vision is None:
                 raise ValueError(f"{request.id}: no image, and so no features")
-            own = {"patches": features.vision.patches, "cls": features.vision.cls, **heard}
+            own = {
+                "patches": features.vision.patches,
+                "cls": features.vision.cls,
+                "safety": heard["safety"][features.rows],
+                "head": heard["head"][features.row],
+            }
             return {name: _mean(own[name]) for name in SPACES}, verdict
 
         kept = detection.detect_all(loaded, images, keep, batch_size, "features")
@@ -65,7 +70,7 @@ def extract(loaded: Loaded, guard: Defense, images: Sequence[LabelledImage], bat
 
 @contextmanager
 def _listening(model: SafeLlava) -> Iterator[dict[str, Tensor]]:
-    """What the safety projector and the head's pooling gave last."""
+    """What the safety projector and the head's pooling gave last: of all images, and of all requests, of a batch."""
     heard: dict[str, Tensor] = {}
 
     def projected(_: Any, inputs: Any, output: Tensor) -> None:

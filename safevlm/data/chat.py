@@ -8,8 +8,10 @@ inference ends with `ASSISTANT:`, and the model has to say what comes next.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,12 +58,19 @@ class ChatProcessor(Protocol):
     image_processor: Any
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A request's prompt."""
+
+    text: str
+    """Up to and including `ASSISTANT:`, with one `<image>` per image."""
+    ids: list[int]
+    """The same with all image slots, and with the answer's given beginning."""
+
+
 def prompt_text(processor: Any, request: Request) -> str:
     """The prompt up to and including `ASSISTANT:`, with one `<image>` per image."""
-    messages = [as_text(processor, message) for message in messages_of(request)]
-    return processor.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
-    )
+    return _prompt_texts(processor, [request])[0]
 
 
 def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
@@ -75,9 +84,22 @@ def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str 
     The same ids as the processor makes of prompt and images, without touching the images. `answer_prefix` is how
     the answer begins.
     """
-    text = prompt_text(processor, request).replace(processor.image_token, processor.image_token * slots)
-    text += f" {answer_prefix}" if answer_prefix else ""
-    return processor.tokenizer(text)["input_ids"]
+    return prompts(processor, [request], slots, answer_prefix)[0].ids
+
+
+def prompts(processor: Any, requests: Sequence[Request], slots: int, answer_prefix: str = "") -> list[Prompt]:
+    """`prompt_text` and `prompt_ids` of several requests; template and tokenizer are called once for all of them."""
+    ending = f" {answer_prefix}" if answer_prefix else ""
+    texts = _prompt_texts(processor, requests)
+    filled = [text.replace(processor.image_token, processor.image_token * slots) + ending for text in texts]
+    return [Prompt(*both) for both in zip(texts, processor.tokenizer(filled)["input_ids"], strict=True)]
+
+
+def _prompt_texts(processor: Any, requests: Sequence[Request]) -> list[str]:
+    dialogues = [[as_text(processor, message) for message in messages_of(request)] for request in requests]
+    return processor.apply_chat_template(
+        dialogues, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
+    )
 
 
 def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
@@ -149,5 +171,10 @@ def as_text(processor: Any, message: Message) -> Message:
 
 def without_control_tokens(processor: Any, text: str) -> str:
     """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
-    control = "|".join(re.escape(token) for token in {*processor.tokenizer.all_special_tokens, processor.image_token})
-    return re.sub(control, lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    control = _any_of(frozenset((*processor.tokenizer.all_special_tokens, processor.image_token)))
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+@functools.lru_cache
+def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, tokens)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from safevlm.types import Reply, Request, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Found = TypeVar("Found")
 
 
 class RiskView(Protocol):
@@ -36,6 +39,12 @@ class ImageFeatures(Protocol):
     @property
     def risk(self) -> RiskView | None:
         """The head's opinion, computed on first use; None without images. ValueError without a head."""
+
+    def per_image(self, make: Callable[[Any], Sequence[Found]]) -> Sequence[Found]:
+        """What `make` finds in this request's images, one thing each.
+
+        It gets the `VisionPass` of all images of the batch, once for all its requests.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ what the projection was trained on (`pooled`); both give probabilities that look
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -60,15 +61,16 @@ class SafeClipDetector:
         """The verdict on the gravest image."""
         if not features.images:
             return Verdict.not_looked(self.name)
-        return self.verdict(self.gravest(self.look(features.vision)))
+        return self.verdict(self.gravest([self._finding(row) for row in features.per_image(self.probabilities)]))
 
     def look(self, vision: Any) -> list[ConceptMatch]:
         """One finding per image of a `VisionPass`."""
-        probabilities = self.bank.probabilities(self.reading(vision))
-        if not bool(probabilities.isfinite().all()):
-            # the arg-max of nan is the first concept, and that one may be neutral
-            raise ValueError("SafeCLIP's probabilities are not finite; the tower's weights or its input are broken")
-        return [self._finding(row) for row in probabilities.tolist()]
+        return [self._finding(row) for row in self.probabilities(vision)]
+
+    def probabilities(self, vision: Any) -> list[list[float]]:
+        """Of every image of a `VisionPass`, in the bank's order."""
+        found: list[list[float]] = self.bank.probabilities(self.reading(vision)).tolist()
+        return found
 
     def gravest(self, findings: Sequence[ConceptMatch]) -> ConceptMatch:
         """By level, then by risk."""
@@ -86,6 +88,9 @@ class SafeClipDetector:
         return replace(verdict, level=finding.concept.level, category=finding.concept.category)
 
     def _finding(self, probabilities: Sequence[float]) -> ConceptMatch:
+        if not all(map(math.isfinite, probabilities)):
+            # the arg-max of nan is the first concept, and that one may be neutral
+            raise ValueError("SafeCLIP's probabilities are not finite; the tower's weights or its input are broken")
         likeliest = max(range(len(probabilities)), key=probabilities.__getitem__)
         concept = self.bank.concepts[likeliest]
         is_risky = not concept.is_neutral and probabilities[likeliest] > self.bank.facts.tau

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from llava_patch import fields, virtual_tokens
 from safevlm.data import chat
+from safevlm.data.chat import Prompt
 from safevlm.data.pixels import pixel_values
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs, opened_images
@@ -39,12 +41,15 @@ class Encoder:
         if opened:
             images = [each.image for each in opened]
             pixels = pixel_values(self.processor.image_processor, images).to(self.device)
-        words = [words_of(self.processor, request, self.device) for request in requests]
-        encoded = encode_images(self.model, pixels, [len(request.images) for request in requests], words)
-        left = iter(opened)
-        for own in encoded:
-            later = [each.later for each in islice(left, own.images)]
-            own.frames = encode_frames(self.model, later, own, self.device)
+        words = [partial(words_of, self.processor, request, self.device) for request in requests]
+        counts = [len(request.images) for request in requests]
+        shown = [own for own, count in zip(words, counts, strict=True) if count]
+        encoded = encode_images(self.model, pixels, counts, lambda: [own() for own in shown])
+        if any(each.later is not None for each in opened):
+            left = iter(opened)
+            for own, own_words in zip(encoded, words, strict=True):
+                later = [each.later for each in islice(left, own.images)]
+                own.frames = encode_frames(self.model, later, own_words, self.device)
         return encoded
 
     def check_lengths(self, requests: Sequence[Request]) -> None:
@@ -53,18 +58,26 @@ class Encoder:
             if surely_fits(request, self.model.slots, self.positions):
                 continue
             try:
-                self._prompt_ids(request)
+                self._read([request])
             except ValueError as error:
                 raise ValueError(f"requests[{index}]: {error}" if len(requests) > 1 else str(error)) from error
 
-    def inputs(self, request: Request, features: LazyImageFeatures, answer_prefix: str = "") -> Inputs:
-        """The request's prompt as ids, beside its pixels. `answer_prefix` is how the answer begins.
+    def prompts(self, requests: Sequence[Request], answer_prefix: str = "") -> list[Prompt | Exception]:
+        """Of each request its prompt, or why it has none; `answer_prefix` is how the answer begins.
 
-        ValueError: the prompt leaves no room for an answer.
+        All are read at once, and one by one where that fails, so that one that cannot be read stops no other.
         """
-        ids = self._prompt_ids(request, answer_prefix)
+        try:
+            return [*self._read(requests, answer_prefix)] if requests else []
+        except Exception as error:  # noqa: BLE001 - told by whoever asks for this prompt
+            if len(requests) == 1:
+                return [error]
+        return [prompt for request in requests for prompt in self.prompts([request], answer_prefix)]
+
+    def inputs(self, prompt: Prompt, features: LazyImageFeatures) -> Inputs:
+        """A prompt as a tensor, beside the request's pixels."""
         return Inputs(
-            torch.tensor(ids, device=self.device),
+            torch.tensor(prompt.ids, device=self.device),
             features.pixel_values,
             image_token_id=fields.image_token_id(self.model.config),
         )
@@ -80,24 +93,34 @@ class Encoder:
 
     def batch(self, turns: Sequence[GuardedRequest]) -> EncodedBatch:
         """Left-padded, with the images' tokens of the one vision pass, or of a second where pixels were changed."""
-        changed = [turn for turn in turns if turn.inputs.pixel_values is not turn.features.pixel_values]
-        all_features = {id(turn): turn.features for turn in turns}
-        if changed:
-            pixels = torch.cat([turn.inputs.pixel_values for turn in changed if turn.inputs.pixel_values is not None])
-            counts, words = [turn.features.images for turn in changed], [turn.features.words for turn in changed]
-            again = encode_images(self.model, pixels, counts, words)
-            all_features |= {id(turn): features for turn, features in zip(changed, again, strict=True)}
-        rows = [_with_virtual_tokens(turn.inputs, all_features[id(turn)].image_tokens) for turn in turns]
+        tokens = iter(self._image_tokens(turns))
+        rows = [_with_virtual_tokens(turn.inputs, tuple(islice(tokens, turn.features.images))) for turn in turns]
         return encode(rows, self.pad_id, range(len(rows)))
+
+    def _image_tokens(self, turns: Sequence[GuardedRequest]) -> Sequence[Tensor]:
+        """(n, d) of every image of the turns, in order, in one call of the projector."""
+        is_changed = [turn.inputs.pixel_values is not turn.features.pixel_values for turn in turns]
+        changed = [turn.inputs.pixel_values for turn, is_new in zip(turns, is_changed, strict=True) if is_new]
+        again: Iterator[Tensor] = iter(())
+        if changed:
+            pixels = [own for own in changed if own is not None]
+            again = iter(self.model.encode_images(torch.cat(pixels)).patches.split([len(own) for own in pixels]))
+        patches = [
+            next(again) if is_new else turn.features.patches for turn, is_new in zip(turns, is_changed, strict=True)
+        ]
+        shown = [own for own in patches if own is not None]
+        return self.model.project(torch.cat(shown)).unbind() if shown else ()
 
     def texts(self, new_ids: Tensor) -> list[str]:
         """(b, new) → answers without white space around them."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
 
-    def _prompt_ids(self, request: Request, answer_prefix: str = "") -> list[int]:
-        ids = chat.prompt_ids(self.processor, request, self.model.slots, answer_prefix)
-        check_length(len(ids), self.model.slots * len(request.images), self.positions)
-        return ids
+    def _read(self, requests: Sequence[Request], answer_prefix: str = "") -> list[Prompt]:
+        """ValueError: a prompt leaves no room for an answer."""
+        prompts = chat.prompts(self.processor, requests, self.model.slots, answer_prefix)
+        for request, prompt in zip(requests, prompts, strict=True):
+            check_length(len(prompt.ids), self.model.slots * len(request.images), self.positions)
+        return prompts
 
     @property
     def positions(self) -> int:

@@ -19,13 +19,12 @@ import torch
 
 from safevlm import defenses
 from safevlm.config import Quantization
-from safevlm.data import chat
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of
-from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error
+from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error, readable
 from safevlm.engine.lengths import Answers, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
@@ -242,16 +241,16 @@ class Engine:
         """The bare model's answers, for defenses that ask it again (`safevlm.defenses.Ask`)."""
         generation = Generation(max_new_tokens, temperature, top_p, seed)
         with self._turn_at_the_model, torch.inference_mode():
-            pairs = zip(requests, self._encoder.features(requests), strict=True)
+            prompts = self._encoder.prompts(requests, answer_prefix)
             turns = [
                 GuardedRequest(
                     request,
                     Verdict.not_looked(),
                     request,
                     features,
-                    self._encoder.inputs(request, features, answer_prefix),
+                    self._encoder.inputs(readable(prompt), features),
                 )
-                for request, features in pairs
+                for request, features, prompt in zip(requests, self._encoder.features(requests), prompts, strict=True)
             ]
             answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers.ids)
@@ -355,9 +354,14 @@ class Engine:
     def _prepare(self, requests: Sequence[Request]) -> list[GuardedRequest | Reply]:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
         self._encoder.check_lengths(check_requests(requests))
+        encoded = self._features(requests)
+        decided = [self._guard.decide(request, own) for request, own in zip(requests, encoded, strict=True)]
+        prompts = iter(self._encoder.prompts([each.rewritten for each in decided if isinstance(each, Decision)]))
         return [
-            self._guard.prepare(request, features, self._encoder.inputs, self._encoder.check)
-            for request, features in zip(requests, self._features(requests), strict=True)
+            self._guard.transform(each, features, next(prompts), self._encoder.inputs, self._encoder.check)
+            if isinstance(each, Decision)
+            else each
+            for each, features in zip(decided, encoded, strict=True)
         ]
 
     def _features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
@@ -374,9 +378,9 @@ class Engine:
         answers, prompt_tokens = self._generate(turns, asked, stop, growing)
         replies = []
         for row, (turn, whole) in enumerate(zip(turns, self._encoder.texts(answers.ids), strict=True)):
-            grown, prompt = growing[row], chat.prompt_text(self.processor, turn.rewritten)
+            grown = growing[row]
             text = grown.text if grown is not None else whole
-            reply = self._guard.review(turn, text, prompt, self._told(answers.is_cut[row]))
+            reply = self._guard.review(turn, text, turn.prompt, self._told(answers.is_cut[row]))
             is_stopped = answers.has_ended[row] or (grown is not None and grown.is_stopped)
             replies.append(
                 dataclasses.replace(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar, get_args
 
+from safevlm.data import chat
 from safevlm.defenses import Defense, Inputs, prompts
 from safevlm.defenses.verdicts import by_level, gravest, look
 from safevlm.engine.checks import check_rewritten, settled
@@ -40,6 +41,8 @@ class GuardedRequest:
     rewritten: Request
     features: LazyImageFeatures
     inputs: Inputs
+    prompt: str = ""
+    """Its words as the model reads them, with one `<image>` per image."""
 
     @property
     def acted_on(self) -> Verdict:
@@ -75,32 +78,34 @@ class Guard:
             verdicts.append(dataclasses.replace(found, frame=frame.name))
         return gravest(verdicts, partial(self.defense.strictness, request), by_level(self.level_names))
 
-    def prepare(
+    def transform(
         self,
-        request: Request,
+        decided: Decision,
         features: LazyImageFeatures,
-        encode: Callable[[Request, LazyImageFeatures], Inputs],
+        prompt: chat.Prompt | Exception,
+        encode: Callable[[chat.Prompt, LazyImageFeatures], Inputs],
         check: Callable[[Inputs, Inputs], Inputs],
     ) -> GuardedRequest | Reply:
-        """Runs the hooks before generation: the request with its tensors, or the reply given in the model's place.
+        """The last hook before generation: the request with its tensors, or the reply given in the model's place.
 
-        `check(after, before)`: what `transform` made of the request's tensors; it raises where the model could not read
-        them.
+        `prompt`: of the words in which the model is to be asked, or why there is none; `encode` makes its tensors.
+        `check(after, before)`: what the hook made of them; it raises where the model could not read them.
         """
-        decided = self.decide(request, features)
-        if isinstance(decided, Reply):
-            return decided
-        verdict, rewritten = decided.verdict, decided.rewritten
+        request, verdict = decided.request, decided.verdict
         if verdict.error and not verdict.looked:
-            return GuardedRequest(request, verdict, request, features, encode(request, features))
+            read = readable(prompt)
+            return GuardedRequest(request, verdict, request, features, encode(read, features), read.text)
         hook = "rewrite"
         try:
-            before = encode(rewritten, features)
+            read = readable(prompt)
+            before = encode(read, features)
             hook = "transform"
-            inputs = check(given(Inputs, self.defense.transform(before, _acted_on(verdict))), before)
+            inputs = given(Inputs, self.defense.transform(before, _acted_on(verdict)))
+            if inputs is not before:
+                check(inputs, before)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken(hook, verdict, error))
-        return GuardedRequest(request, verdict, rewritten, features, inputs)
+        return GuardedRequest(request, verdict, decided.rewritten, features, inputs, read.text)
 
     def decide(self, request: Request, features: LazyImageFeatures) -> Decision | Reply:
         """What becomes of a request, before any tensor of its prompt is made; a Reply in the model's place."""
@@ -148,6 +153,13 @@ class Guard:
 def check_on_error(on_error: str) -> None:
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r} is unknown; one of {list(get_args(OnError))}")
+
+
+def readable(prompt: chat.Prompt | Exception) -> chat.Prompt:
+    """The prompt; its error, if it has one, is raised."""
+    if isinstance(prompt, Exception):
+        raise prompt
+    return prompt
 
 
 def given(kind: type[Result], value: object) -> Result:

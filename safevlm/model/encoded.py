@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_patch import vision
 
@@ -39,10 +40,10 @@ def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int])
     """Pads rows of different length on the left with `pad_id`; `requests`: the index of each row's request."""
     ids = [ids for ids, _ in rows]
     longest = max(map(len, ids))
-    pad = torch.nn.functional.pad
+    padding = torch.tensor([longest - len(row) for row in ids], device=ids[0].device)
     return EncodedBatch(
-        input_ids=torch.stack([pad(row, (longest - len(row), 0), value=pad_id) for row in ids]),
-        attention_mask=torch.stack([pad(torch.ones_like(row), (longest - len(row), 0)) for row in ids]),
+        input_ids=pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side="left"),
+        attention_mask=(torch.arange(longest, device=padding.device) >= padding[:, None]).to(ids[0].dtype),
         image_tokens=tuple(tokens for _, own in rows for tokens in own),
         requests=tuple(requests),
     )

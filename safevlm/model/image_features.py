@@ -1,14 +1,16 @@
-"""What one vision pass gives for one request. Tower, head and projector run on first use, and once."""
+"""What one vision pass gives for the requests of a batch. Tower and head run on first use, and once for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
@@ -16,6 +18,10 @@ from safevlm.data import chat
 from safevlm.model.precision import for_verdicts
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
+
+Words: TypeAlias = "Callable[[], Sequence[Tensor]]"
+"""(w,) ids of each row's words (`words_of`); called only for a head that reads text, when it first looks."""
+Found = TypeVar("Found")
 
 FRAMES_PER_PASS = 16
 """Bounds the memory of an animation's vision passes."""
@@ -30,56 +36,73 @@ class RiskProbabilities:
 
 
 class VisionBatch:
-    """One pass of the tower over the images of a batch, when somebody first asks for it."""
+    """One pass of the tower over the images of a batch, and what is made of it, when somebody first asks for it."""
 
-    def __init__(self, model: SafeLlava, pixel_values: Tensor) -> None:
+    def __init__(self, model: SafeLlava, pixel_values: Tensor, images: Sequence[int], words: Words) -> None:
+        """`pixel_values` (i, 3, h, w), `images` of each row, one at least; `words` of the rows, for a head that reads
+        text."""
         self._model = model
+        self._words = words
         self.pixel_values = pixel_values
+        self.images = list(images)
+        self._made: dict[Callable[[VisionPass], Sequence[Any]], Sequence[Any]] = {}
 
     @cached_property
     def vision(self) -> VisionPass:
         return self._model.encode_images(self.pixel_values)
 
+    @cached_property
+    def risks(self) -> list[RiskProbabilities]:
+        """The head's opinion of every row, in one call."""
+        device = self.pixel_values.device
+        words, mask = _padded(self._words()) if self._model.reads_text else (None, None)
+        with for_verdicts(device):
+            logits = self._model.judge(self.vision.patches, self.images, words, mask)
+        taxonomy = self._model.config.taxonomy
+        levels = _probabilities(logits.level, taxonomy.level_names)
+        categories = _probabilities(logits.category, taxonomy.category_names)
+        return [RiskProbabilities(*both) for both in zip(levels, categories, strict=True)]
+
+    def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> Sequence[Found]:
+        """What `make` finds in the whole pass, one thing per image; it is called once."""
+        if make not in self._made:
+            self._made[make] = make(self.vision)
+        return self._made[make]
+
 
 class LazyImageFeatures:
-    def __init__(self, model: SafeLlava, vision_batch: VisionBatch | None, rows: slice, words: Tensor) -> None:
-        """`rows`: this request's images among those of the batch. `words` (w,): ids of the request's words
-        (`words_of`), for a head that reads text."""
-        self._model = model
+    """One request's part of a `VisionBatch`."""
+
+    def __init__(self, vision_batch: VisionBatch | None, row: int, images: slice) -> None:
+        """`row`: of the request in the batch; `images`: its own among those of the batch. None: it has no image."""
         self._vision_batch = vision_batch
-        self._rows = rows
-        self.words = words
-        self.images = rows.stop - rows.start
+        self.row = row
+        self.rows = images
+        self.images = images.stop - images.start
         self.frames: tuple[Frame, ...] = ()
         """Of images with several frames or pages, all but the first one of each. The model never reads them."""
 
     @cached_property
     def pixel_values(self) -> Tensor | None:
         """(i, 3, h, w) of the request's images."""
-        return self._vision_batch.pixel_values[self._rows] if self._vision_batch is not None and self.images else None
+        return self._vision_batch.pixel_values[self.rows] if self._vision_batch is not None else None
 
     @cached_property
     def vision(self) -> VisionPass | None:
-        return self._vision_batch.vision[self._rows] if self._vision_batch is not None and self.images else None
+        return self._vision_batch.vision[self.rows] if self._vision_batch is not None else None
 
     @cached_property
-    def image_tokens(self) -> tuple[Tensor, ...]:
-        """One (n, d) tensor per image, for generation."""
-        return () if self.vision is None else tuple(self._model.project(self.vision.patches))
+    def patches(self) -> Tensor | None:
+        """(i, p, v): what the projector reads."""
+        return self._vision_batch.vision.patches[self.rows] if self._vision_batch is not None else None
 
-    @cached_property
+    @property
     def risk(self) -> RiskProbabilities | None:
-        if self.vision is None:
-            return None
-        words = self.words.unsqueeze(0)
-        mask = torch.ones_like(words, dtype=torch.bool)
-        with for_verdicts(words.device):
-            logits = self._model.judge(self.vision.patches, [self.images], words, mask)
-        taxonomy = self._model.config.taxonomy
-        return RiskProbabilities(
-            level=_probabilities(logits.level[0], taxonomy.level_names),
-            category=_probabilities(logits.category[0], taxonomy.category_names),
-        )
+        return self._vision_batch.risks[self.row] if self._vision_batch is not None else None
+
+    def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> Sequence[Found]:
+        """What `make` finds in this request's images; it sees those of the whole batch, once."""
+        return self._vision_batch.per_image(make)[self.rows] if self._vision_batch is not None else ()
 
 
 @dataclass(frozen=True)
@@ -91,20 +114,20 @@ class Frame:
 
 
 def encode_frames(
-    model: SafeLlava, later: Sequence[Tensor | None], own: LazyImageFeatures, device: torch.device
+    model: SafeLlava, later: Sequence[Tensor | None], words: Callable[[], Tensor], device: torch.device
 ) -> tuple[Frame, ...]:
     """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
 
-    `later`: per image (f, 3, h, w), or None; `own`: the request's features.
+    `later`: per image (f, 3, h, w), or None; `words`: (w,) of the request.
     """
     frames: list[Frame] = []
     for image, pixels in enumerate(later, 1):
         count = 1 if pixels is None else 1 + len(pixels)
         for start, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
-            vision_batch = VisionBatch(model, part.to(device))
-            for row in range(len(part)):
+            of_part = encode_images(model, part.to(device), [1] * len(part), _repeated(words, len(part)))
+            for row, features in enumerate(of_part):
                 name = f"frame {start * FRAMES_PER_PASS + row + 2} of {count} of image {image}"
-                frames.append(Frame(name, LazyImageFeatures(model, vision_batch, slice(row, row + 1), own.words)))
+                frames.append(Frame(name, features))
     return tuple(frames)
 
 
@@ -114,14 +137,31 @@ def words_of(processor: Processor, request: Request, device: torch.device) -> Te
 
 
 def encode_images(
-    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Tensor]
+    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Words
 ) -> list[LazyImageFeatures]:
-    """Features for each request of a batch; they share one vision pass. `images`: images of each request."""
-    vision_batch = VisionBatch(model, pixel_values) if pixel_values is not None else None
-    ends = list(accumulate(images))
-    rows = [slice(end - count, end) for count, end in zip(images, ends, strict=True)]
-    return [LazyImageFeatures(model, vision_batch, own, ids) for own, ids in zip(rows, words, strict=True)]
+    """Features for each request of a batch; they share one vision pass and one call of the head.
+
+    `images`: images of each request; `words`: of those that have any.
+    """
+    shown = [count for count in images if count]
+    vision_batch = VisionBatch(model, pixel_values, shown, words) if pixel_values is not None and shown else None
+    rows, ends = accumulate(count > 0 for count in images), accumulate(images)
+    return [
+        LazyImageFeatures(vision_batch if count else None, row - 1, slice(end - count, end))
+        for count, row, end in zip(images, rows, ends, strict=True)
+    ]
 
 
-def _probabilities(logits: Tensor, names: Sequence[str]) -> dict[str, float]:
-    return dict(zip(names, logits.float().softmax(-1).tolist(), strict=True))
+def _repeated(words: Callable[[], Tensor], times: int) -> Words:
+    return lambda: [words()] * times
+
+
+def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(w,) each → (b, w) and its mask, True at words."""
+    words = pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=words.device)
+    return words, torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+
+
+def _probabilities(logits: Tensor, names: Sequence[str]) -> list[dict[str, float]]:
+    return [dict(zip(names, row, strict=True)) for row in logits.float().softmax(-1).tolist()]

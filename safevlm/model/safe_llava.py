@@ -9,6 +9,7 @@ Every parameter of ours has a name that starts with `safety_`; freezing, saving 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,6 +126,11 @@ class SafeLlava(classes.Model):
         """`<image>` tokens per image in `input_ids`."""
         return processor.slots_per_image(self.config, self.config.safety_config.lm_tokens)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether there is a head, and its verdict hangs on the words."""
+        return self.safety_head is not None and self.safety_head.reads_text
+
     def encode_images(self, pixel_values: Tensor) -> vision.VisionPass:
         """(i, 3, h, w) → one vision pass; the only place that runs the tower."""
         return vision.encode_images(self, pixel_values)
@@ -183,7 +189,7 @@ class SafeLlava(classes.Model):
         """
         if pixel_values is not None and mm_encoder_outputs is not None:
             raise ValueError("give pixel_values or mm_encoder_outputs, not both")
-        words = self._words(safety_words, safety_word_mask, input_ids, attention_mask, labels)
+        words = partial(self._words, safety_words, safety_word_mask, input_ids, attention_mask, labels)
         verdict = patches = idle = None
         if pixel_values is not None:
             images_per_row = None if input_ids is None else self.images_per_row(input_ids)
@@ -191,9 +197,9 @@ class SafeLlava(classes.Model):
                 _check_images(len(pixel_values), images_per_row)
             patches = self.encode_images(pixel_values).patches
             if self.safety_head is not None and input_ids is not None and images_per_row is not None:
-                verdict = self.judge(patches, images_per_row, *words)
+                verdict = self.judge(patches, images_per_row, *words())
         elif self.training:
-            idle = self._idle(*words)
+            idle = self._idle(*words())
         logits: dict[str, Any] = {
             "level_logits": verdict.level if verdict else None,
             "category_logits": verdict.category if verdict else None,

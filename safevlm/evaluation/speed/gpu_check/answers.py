@@ -17,18 +17,16 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-import torch
-
 from safevlm.data import chat
 from safevlm.engine import Engine
+from safevlm.evaluation.speed import plain
 from safevlm.evaluation.speed.gpu_check import models, timing
 from safevlm.evaluation.speed.gpu_check.session import Session
+from safevlm.evaluation.speed.plain import Ask
 from safevlm.model.loading import Loaded
 from safevlm.types import Generation, Request
 
 PLAIN = "plain"
-Ask = Callable[[Sequence[Request], int], list[str]]
-"""Requests and how many new tokens each → answers."""
 
 
 def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
@@ -69,9 +67,8 @@ def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
         "safe-clip": models.engine(loaded, "safe-clip", session, "allow"),
         "refused": models.engine(loaded, "safety-head", session, "refuse"),
     }
-    return {PLAIN: _plain(loaded, session)} | {
-        name: _engine(made, refuses=name == "refused") for name, made in defended.items()
-    }
+    bare = plain.asking(models.plain(loaded, session), loaded.processor, session.device, is_whole=True)
+    return {PLAIN: bare} | {name: _engine(made, refuses=name == "refused") for name, made in defended.items()}
 
 
 def _engine(engine: Engine, refuses: bool) -> Ask:
@@ -83,24 +80,6 @@ def _engine(engine: Engine, refuses: bool) -> Ask:
             if reply.verdict.error or bool(reply.refused_by) != refuses:
                 raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
         return [reply.text for reply in replies]
-
-    return ask
-
-
-def _plain(loaded: Loaded, session: Session) -> Ask:
-    model: Any = models.plain(loaded, session)  # its `generate` is typed for decoding by a mixin's own self
-    processor = loaded.processor
-
-    @torch.inference_mode()
-    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
-        texts = [chat.prompt_text(processor, request) for request in requests]
-        images = [image for request in requests for image in request.images]
-        inputs = processor(images=images, text=texts, padding=True, return_tensors="pt").to(session.device)
-        new = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-        new = new[:, inputs["input_ids"].shape[1] :]
-        if new.shape[1] != tokens:
-            raise ValueError(f"{new.shape[1]} tokens were written and not {tokens}; the ways could not be compared")
-        return [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     return ask
 
