@@ -35,7 +35,7 @@ class RecordDataset(Dataset[Record]):
     """Records by index; images are decoded by the collator."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self.records = list(records)
+        self.records = records
 
     def __len__(self) -> int:
         return len(self.records)

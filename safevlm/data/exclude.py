@@ -11,7 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from safevlm.config import DataConfig
+from safevlm.data.record_table import choose, image_paths
 from safevlm.data.records import Record
 from safevlm.files import FileError, load_json, read_text
 
@@ -19,17 +22,18 @@ LARGEST = 512 << 20
 """Bytes of a list."""
 
 
-def exclude_images(records: Sequence[Record], data: DataConfig) -> tuple[list[Record], int]:
+def exclude_images(records: Sequence[Record], data: DataConfig) -> tuple[Sequence[Record], int]:
     """The records none of whose images is listed in `data.exclude`, in order, and how many went.
 
     ValueError: a list that is missing or not UTF-8, lists that leave nothing, or lists of which no line names an image
     of the records, most likely because paths and folder do not fit.
     """
     if not data.exclude:
-        return list(records), 0
+        return records, 0
     roots = [data.images] if data.images else [str(Path(file).parent) for file in data.train]
     listed = {path for name in data.exclude for path in _read(Path(name), roots)}
-    kept = [record for record in records if listed.isdisjoint(map(_absolute, record.images))]
+    clear = [listed.isdisjoint(map(_absolute, paths)) for paths in image_paths(records)]
+    kept = choose(records, np.flatnonzero(clear))
     dropped = len(records) - len(kept)
     if listed and not dropped:
         shown = min(listed)

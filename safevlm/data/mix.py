@@ -11,12 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from safevlm.data import answers
 from safevlm.data.conversations import ROLES, RecordTurn
 from safevlm.data.dialogues import answer_fault, order_fault
 from safevlm.data.labels import KEPT, OVERRULED, REFUSED, Label
 from safevlm.data.mix_file import STAGES, Counts, Mix, MixError
-from safevlm.data.records import Record, is_clean
+from safevlm.data.record_facts import are_clean, facts_of
+from safevlm.data.record_table import choose
+from safevlm.data.records import Record
 from safevlm.data.sources import read_source, source_of
 from safevlm.data.sources.row import HELD_OUT_SPLITS, Rows, SourceRow, SourceSpec
 from safevlm.data.sources.row import Counts as RowCounts
@@ -28,16 +32,17 @@ LISTED = 10_000
 """Missing images that are remembered by name."""
 
 
-def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None, seed: int) -> list[Record]:
+def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None, seed: int) -> Sequence[Record]:
     """All risky and unlabelled records and `clean` of the clean ones (all, if there are fewer; None: all), in order.
 
     SafeVLM's stage 1 takes all risky records and 3,000 clean ones (methods §1.5).
     """
-    rows = [index for index, record in enumerate(records) if is_clean(record, taxonomy)]
+    is_kept = ~are_clean(facts_of(records), taxonomy)
+    rows = np.flatnonzero(~is_kept)
     if clean is None or clean >= len(rows):
-        return list(records)
-    dropped = set(rows) - set(random.Random(seed).sample(rows, clean))
-    return [record for index, record in enumerate(records) if index not in dropped]
+        return records
+    is_kept[rows[random.Random(seed).sample(range(len(rows)), clean)]] = True
+    return choose(records, np.flatnonzero(is_kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,13 +91,14 @@ def read_records(files: Sequence[str | Path], taxonomy: Taxonomy, images: str | 
     RecordError: malformed line, unknown, contradictory or misspelt label, unknown speaker, turns that do not alternate,
     an empty answer or none, image slots that do not match the images, or a missing image file.
     """
-    records = [record for file in files for record in _records(Path(file), taxonomy, images)]
+    records = [record for file in files for record in stream_records(Path(file), taxonomy, images)]
     if not records:
         raise RecordError(f"{', '.join(map(str, files))}: no records")
     return records
 
 
-def _records(file: Path, taxonomy: Taxonomy, images: str | Path) -> Iterator[Record]:
+def stream_records(file: Path, taxonomy: Taxonomy, images: str | Path = "") -> Iterator[Record]:
+    """The records of one file, one at a time. RecordError: as `read_records`."""
     folder, packed = Path(images) if images else file.parent, packed_images.folder_of(file)
     try:
         for place, raw in record_rows(file):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safevlm.config import Recipe, SafetyConfig
+from safevlm.data.record_facts import NONE, Facts, facts_of
 from safevlm.data.records import Record, RecordError
 from safevlm.training.stage import Stage
 
@@ -23,7 +24,7 @@ def check_lesson(stage: Stage, recipe: Recipe, safety: SafetyConfig, records: Se
         return
     if has_head and (loss.level or loss.category):
         # corrected data are unlabelled: they teach the LM tokens what to answer, and the head is not their matter
-        if not recipe.data.relabel and not any(_teaches_head(record, recipe) for record in records):
+        if not recipe.data.relabel and not _teach_head(facts_of(records), recipe):
             raise RecordError(
                 f"{', '.join(recipe.data.train)}: no record with an image has a label ({_labels(recipe)}), so the head "
                 "learns nothing; label the images, or set loss.level and loss.category to 0"
@@ -35,9 +36,11 @@ def check_lesson(stage: Stage, recipe: Recipe, safety: SafetyConfig, records: Se
         )
 
 
-def _teaches_head(record: Record, recipe: Recipe) -> bool:
-    labels = ((recipe.loss.level, record.safe_level), (recipe.loss.category, record.safe_type))
-    return bool(record.images) and any(weight and label is not None for weight, label in labels)
+def _teach_head(facts: Facts, recipe: Recipe) -> bool:
+    """Whether a record with an image has a label that counts."""
+    seen = facts[facts["images"] > 0]
+    labels = ((recipe.loss.level, seen["safe_level"]), (recipe.loss.category, seen["safe_type"]))
+    return any(weight and (ids != NONE).any() for weight, ids in labels)
 
 
 def _labels(recipe: Recipe) -> str:

@@ -44,7 +44,7 @@ def agree(process: int, processes: int, work: Callable[[], T]) -> T:
     if process == 0:
         try:
             told = [work(), ""]
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             told = [None, str(error)]
     torch.distributed.broadcast_object_list(told, src=0)
     if told[1]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from safevlm.config import Recipe
+from safevlm.data.record_facts import facts_of, label_counts
 from safevlm.data.records import Record
 from safevlm.versions import commit, installed
 
@@ -46,6 +46,7 @@ def _run_record(
     recipe: Recipe, records: Sequence[Record], changes: Mapping[str, Any], trained: Mapping[str, int], processes: int
 ) -> dict[str, Any]:
     """What made this checkpoint: versions, commit, seed, data counts, what trained."""
+    facts = facts_of(records)
     return {
         "stage": recipe.stage,
         "seed": recipe.run.seed,
@@ -56,12 +57,8 @@ def _run_record(
         "records": {
             "all": len(records),
             **changes,
-            "safe_type": _counts(record.safe_type for record in records),
-            "safe_level": _counts(record.safe_level for record in records),
+            "safe_type": label_counts(facts["safe_type"]),
+            "safe_level": label_counts(facts["safe_level"]),
         },
         "trained": {"tensors": len(trained), "parameters": sum(trained.values())},
     }
-
-
-def _counts(labels: Any) -> dict[str, int]:
-    return {str(label): count for label, count in sorted(Counter(map(str, labels)).items())}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from transformers import TrainingArguments
 from llava_patch import parts
 from safevlm.config import Recipe
 from safevlm.data import chat
+from safevlm.data.record_facts import fact
+from safevlm.data.record_table import RecordTable, image_paths
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
@@ -36,7 +39,7 @@ Matches = dict[Path, ConceptMatch]
 
 def relabel(
     records: Sequence[Record], recipe: Recipe, loaded: loading.Loaded, arguments: TrainingArguments
-) -> tuple[list[Record], dict[str, int]]:
+) -> tuple[Sequence[Record], dict[str, int]]:
     """The records, corrected by the bank `data.relabel`, and how many were, by concept. All processes must call.
 
     Every answer of a record with a risky image becomes the refusal of the image's category.
@@ -48,17 +51,31 @@ def relabel(
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
     tower: torch.nn.Module = parts.vision_tower(model)
     tower.to(arguments.device)
-    images = sorted({path for record in records for path in record.images})
+    images = sorted({Path(path) for paths in image_paths(records) for path in paths})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
-    corrected: list[Record] = []
+    refusals: dict[int, str] = {}
     counts: Counter[str] = Counter()
-    for record in records:
-        finding = detector.gravest([found[path] for path in record.images]) if record.images else None
+    for row, paths in enumerate(image_paths(records)):
+        finding = detector.gravest([found[Path(path)] for path in paths]) if paths else None
         if finding and finding.is_risky:
             counts[finding.concept.name] += 1
-            record = _answered(record, prompts.refusal(taxonomy, finding.concept.category))
-        corrected.append(record)
-    return corrected, dict(sorted(counts.items()))
+            refusals[row] = prompts.refusal(taxonomy, finding.concept.category)
+    return _corrected(records, refusals), dict(sorted(counts.items()))
+
+
+def _corrected(records: Sequence[Record], refusals: Mapping[int, str]) -> Sequence[Record]:
+    """The records, those of the rows in `refusals` answered anew."""
+    if not isinstance(records, RecordTable):
+        return [_answered(record, refusals.get(row)) for row, record in enumerate(records)]
+    by_place = {records[row].place: refusal for row, refusal in refusals.items()}
+    facts = records.facts.copy()
+    for row, refusal in refusals.items():
+        facts[row] = fact(_answered(records[row], refusal))
+    return records.changed(partial(_answered_by_place, refusals=by_place), facts)
+
+
+def _answered_by_place(record: Record, refusals: Mapping[str, str]) -> Record:
+    return _answered(record, refusals.get(record.place))
 
 
 def _vision_model(recipe: Recipe, loaded: loading.Loaded) -> loading.Loaded:
@@ -96,7 +113,10 @@ def _shared(own: Matches, processes: int) -> Matches:
     return {path: finding for part in parts for path, finding in part.items()}
 
 
-def _answered(record: Record, refusal: str) -> Record:
+def _answered(record: Record, refusal: str | None) -> Record:
+    """None: as it is."""
+    if refusal is None:
+        return record
     messages = tuple(
         chat.assistant(refusal) if message["role"] == "assistant" else message for message in record.messages
     )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from safevlm.config import Recipe
 from safevlm.data import atomic_write, mix
 from safevlm.data.exclude import exclude_images
-from safevlm.data.records import Record, read_records, refuse_placeholders, verify_images
+from safevlm.data.record_facts import facts_of
+from safevlm.data.record_table import choose, open_records
+from safevlm.data.records import Record, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
 from safevlm.training import inputs, processes, provenance, resume, start, updates
@@ -108,14 +112,16 @@ def _fit(fit: Callable[[StageRun], None], run: StageRun, changes: dict[str, Any]
 
 def _records(
     recipe: Recipe, stage: Stage, loaded: loading.Loaded, arguments: TrainingArguments
-) -> tuple[list[Record], dict[str, Any]]:
+) -> tuple[Sequence[Record], dict[str, Any]]:
     """What the run trains on; and how many records were left out, or answered anew."""
     taxonomy = loaded.safe_llava.config.taxonomy
-    records = read_records(recipe.data.train, taxonomy, recipe.data.images)
-    records, excluded = exclude_images(records, recipe.data)
+    opened = cache(lambda: open_records(recipe.data.train, taxonomy, recipe.data.images))
+    # the first process checks them for all that share its disk; the others find them checked
+    processes.agree(arguments.process_index, arguments.world_size, lambda: len(opened()))
+    records, excluded = exclude_images(opened(), recipe.data)
     changes: dict[str, Any] = {"excluded": excluded}
     if recipe.loss.lm:
-        refuse_placeholders(records)
+        refuse_placeholders(choose(records, np.flatnonzero(facts_of(records)["head_only"])))
     records = mix.draw_clean(records, taxonomy, recipe.data.clean, recipe.run.seed)
     changes |= stage.check_records(records, recipe)
     check_lesson(stage, recipe, loaded.safe_llava.config.safety_config, records)

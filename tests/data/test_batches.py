@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from safevlm.data import chat
-from safevlm.data.batches import GroupedSampler, length
+from safevlm.data.batches import GroupedSampler
+from safevlm.data.record_facts import length
 from safevlm.data.records import Record
 
 

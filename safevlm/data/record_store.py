@@ -1,0 +1,273 @@
+"""A record file, checked once and packed: `records`, one JSON line a record, `images`, their paths, and columns.
+
+Checking a million records takes the better part of a minute, so what came of it is kept in the user's cache folder
+(`$XDG_CACHE_HOME/safevlm/records`, else `~/.cache/safevlm/records`), under a digest of the file, of the settings that
+it was read with and of the code that read it. That its images are there is seen to at every start. Small files are
+packed in memory, and where the cache folder cannot be written the copy goes away with the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safevlm.data.atomic_write import need_room, told_of
+from safevlm.data.dialogues import Said
+from safevlm.data.record_facts import FACTS, Facts, fact
+from safevlm.data.records import MESSAGES, Record, stream_records
+from safevlm.data.sources.fingerprints import file_digest
+from safevlm.taxonomy import Taxonomy
+
+SMALL = 16 << 20
+"""Bytes of a record file that is packed in memory, and checked at every start."""
+DAYS = 30
+"""So long a packed file stays that nobody uses."""
+RECORDS, IMAGES, ENDS, ABOUT = "records", "images", "ends.npy", "facts.npy"
+BLOCK = 1 << 20
+MOST_ROOM = 8 << 30
+"""Bytes that are asked for where the file is larger; what is packed has no images in it."""
+ROWS = 4096
+"""Rows of facts that stand in memory as Python numbers."""
+UNFINISHED = "unfinished-"
+
+Parts = tuple[BinaryIO, BinaryIO]
+
+
+class Packed:
+    """Bytes by place: of a file on the disk, shared with all processes that read it, or in memory."""
+
+    def __init__(self, content: bytes | Path) -> None:
+        self._content = content
+        self._opened: BinaryIO | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_content": self._content, "_opened": None}
+
+    def read(self, start: int, end: int) -> bytes:
+        if isinstance(self._content, bytes):
+            return self._content[start:end]
+        if self._opened is None:
+            self._opened = self._content.open("rb", buffering=0)
+        return os.pread(self._opened.fileno(), end - start, start)  # no position that threads and forks would share
+
+    def pieces(self, separator: bytes) -> Iterator[bytes]:
+        """Everything, cut at a separator that ends each piece."""
+        rest, start = b"", 0
+        while block := self.read(start, start + BLOCK):
+            *whole, rest = (rest + block).split(separator)
+            yield from whole
+            start += len(block)
+
+
+class RecordStore:
+    """The packed records of one file."""
+
+    def __init__(self, file: Path, records: Packed, images: Packed, ends: NDArray[Any], facts: Facts) -> None:
+        """`ends` (n, 2): where each record ends in `records`, and its paths in `images`. `facts` (n,) of FACTS."""
+        self._file, self._records, self._images, self._ends, self.facts = file, records, images, ends, facts
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def record(self, row: int) -> Record:
+        start, end = self._range(row, 0)
+        id, place, said, images, safe_type, safe_level, source, part = json.loads(self._records.read(start, end))
+        return Record(
+            id=f"{self._file}{place}" if id is None else id,
+            place=f"{self._file}{place}",
+            messages=tuple(MESSAGES[role](Said(role, text, count)) for role, text, count in said),
+            images=tuple(map(Path, images)),
+            safe_type=safe_type,
+            safe_level=safe_level,
+            source=source,
+            part=part,
+        )
+
+    def images(self, row: int) -> tuple[str, ...]:
+        start, end = self._range(row, 1)
+        return tuple(map(os.fsdecode, self._images.read(start, end).split(b"\0")[:-1]))
+
+    def sizes(self) -> list[int]:
+        """Bytes of the packed records and of their paths."""
+        return [int(end) for end in self._ends[-1]] if len(self) else [0, 0]
+
+    def has_its_images(self) -> bool:
+        """Whether every image is a file."""
+        return all(map(_is_file, self._images.pieces(b"\0")))
+
+    def _range(self, row: int, column: int) -> tuple[int, int]:
+        return int(self._ends[row - 1, column]) if row else 0, int(self._ends[row, column])
+
+
+def open_store(file: Path, taxonomy: Taxonomy, images: str | Path = "") -> RecordStore:
+    """The records of a file, checked now or in an earlier start. RecordError: as `read_records`."""
+    if not file.is_file() or file.stat().st_size < SMALL:
+        return _packed_in_memory(file, taxonomy, images)
+    before = _state(file)
+    place = cache_folder() / _key(file, taxonomy, images)
+    known = _stored(file, place)
+    if known is not None and known.has_its_images():
+        with contextlib.suppress(OSError):
+            os.utime(place)
+        return known
+    shutil.rmtree(place, ignore_errors=True)
+    made = _pack_to_disk(file, taxonomy, images)
+    return _kept(file, made, place) if _state(file) == before else _for_now(file, made)
+
+
+def cache_folder() -> Path:
+    """Where packed files are kept."""
+    told = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(told) if os.path.isabs(told) else Path(os.path.expanduser("~/.cache"))
+    return root / "safevlm" / "records"
+
+
+def _key(file: Path, taxonomy: Taxonomy, images: str | Path) -> str:
+    told = [file_digest(file), str(file), str(images), os.getcwd(), taxonomy.to_dict(), _code()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> str:
+    """Of what reads and packs records: another version may read the same file otherwise."""
+    package = Path(__file__).parents[1]
+    files = sorted([*(package / "data").glob("*.py"), *(package / "files").glob("*.py"), package / "taxonomy.py"])
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+# packing
+
+
+def _pack(file: Path, taxonomy: Taxonomy, images: str | Path, parts: Parts) -> tuple[NDArray[Any], Facts]:
+    """Writes the parts; returns where records end, and facts about them."""
+    ends = array("q")
+    blocks: list[Facts] = []
+    facts: list[tuple[Any, ...]] = []
+    at = [0, 0]
+    for record in stream_records(file, taxonomy, images):
+        paths = [str(path) for path in record.images]
+        for index, data in enumerate((_line(record, file, paths), b"".join(os.fsencode(one) + b"\0" for one in paths))):
+            at[index] += parts[index].write(data)
+        ends.extend(at)
+        facts.append(fact(record))
+        if len(facts) == ROWS:
+            blocks.append(np.array(facts, FACTS))
+            facts = []
+    blocks.append(np.array(facts, FACTS))
+    return np.array(ends, "i8").reshape(-1, 2), np.concatenate(blocks)
+
+
+def _line(record: Record, file: Path, images: Sequence[str]) -> bytes:
+    said = [
+        (message["role"], message["content"][-1]["text"], len(message["content"]) - 1) for message in record.messages
+    ]
+    id = None if record.id == record.place else record.id
+    place = record.place.removeprefix(str(file))
+    row = (id, place, said, images, record.safe_type, record.safe_level, record.source, record.part)
+    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+
+
+def _packed_in_memory(file: Path, taxonomy: Taxonomy, images: str | Path) -> RecordStore:
+    records, paths = io.BytesIO(), io.BytesIO()
+    ends, facts = _pack(file, taxonomy, images, (records, paths))
+    return RecordStore(file, Packed(records.getvalue()), Packed(paths.getvalue()), ends, facts)
+
+
+def _pack_to_disk(file: Path, taxonomy: Taxonomy, images: str | Path) -> Path:
+    """A folder with the packed file, under a name that nobody else knows."""
+    folder = _new_folder(min(file.stat().st_size, MOST_ROOM))
+    try:
+        with told_of(folder / RECORDS):
+            with (folder / RECORDS).open("wb") as records, (folder / IMAGES).open("wb") as paths:
+                ends, facts = _pack(file, taxonomy, images, (records, paths))
+            np.save(folder / ENDS, ends)
+            np.save(folder / ABOUT, facts)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _new_folder(needed: int) -> Path:
+    """In the cache folder, else among the temporary ones. OSError: neither has room for `needed` bytes."""
+    with contextlib.suppress(OSError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        need_room(cache_folder(), needed)
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache_folder()))
+    need_room(Path(tempfile.gettempdir()), needed)
+    return Path(tempfile.mkdtemp(prefix="safevlm-records-"))
+
+
+def _kept(file: Path, made: Path, place: Path) -> RecordStore:
+    """The packed file under its name, where it lies in the cache folder; of several processes at once one's is kept."""
+    if made.parent != place.parent:
+        return _for_now(file, made)
+    try:
+        made.rename(place)
+    except OSError:
+        known = _stored(file, place)
+        if known is None:
+            return _for_now(file, made)
+        shutil.rmtree(made, ignore_errors=True)
+        return known
+    _forget(place.parent)
+    return _of_folder(file, place)
+
+
+def _for_now(file: Path, made: Path) -> RecordStore:
+    """The packed file, until this process ends."""
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return _of_folder(file, made)
+
+
+def _forget(cache: Path) -> None:
+    """Takes out what nobody used for `DAYS`, and what processes left that were killed."""
+    for place in cache.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - place.stat().st_mtime > DAYS * 86400:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _stored(file: Path, folder: Path) -> RecordStore | None:
+    """A file that was packed before; None: it was not, or something of it was lost."""
+    try:
+        known = _of_folder(file, folder)
+        whole = [(folder / name).stat().st_size for name in (RECORDS, IMAGES)] == known.sizes()
+        return known if whole else None
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _of_folder(file: Path, folder: Path) -> RecordStore:
+    ends, facts = (np.load(folder / name, allow_pickle=False) for name in (ENDS, ABOUT))
+    if len(ends) != len(facts) or facts.dtype != FACTS:
+        raise ValueError(f"{folder}: columns that do not belong together")
+    return RecordStore(file, Packed(folder / RECORDS), Packed(folder / IMAGES), ends, facts)
