@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ class RunPlan:
                 problems.append(one_line(error))
 
     @lazy_part
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         """What the run would see: the clean draw made, hints added, complete for the stage."""
         data = self.recipe.data
         records = draw_clean(self.rows[0], self.taxonomy, data.clean, self.recipe.run.seed)
