@@ -29,7 +29,7 @@ def guarded(engine, ask):
 def main(model: str = "checkpoints/miniature") -> None:
     engine = safevlm.load(model, defense="safe-clip")
     ask = guarded(engine, lambda request: f"(the model's answer to {request.text!r})")
-    for image in ("docs/images/scene.png", "docs/images/report.png", "docs/images/none.png"):
+    for image in ("docs/images/scene.png", "docs/images/scene_refused.png", "docs/images/none.png"):
         print(f"{image}: {ask(safevlm.Request('What is in the picture?', images=[image]))}")
 
 
