@@ -1,4 +1,4 @@
-"""Records that are read when they are asked for: a sequence of a million takes some 50 MB of a process, not 3 GB.
+"""Records that are read when they are asked for: a sequence of a million takes 66 MB of a process, not 3 GB.
 
 Every record file is checked whole at the start (`safevlm.data.record_store`), which leaves a packed copy of its records
 and columns of facts about them. A table is a choice of rows of such copies. What a run was started with is what it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from safevlm.check import memory
 from safevlm.check.memory import Load, ModelShape
 from safevlm.training import bench
+from tests.check.test_memory import SEVEN_B
 
 ROOT = Path(__file__).parents[2]
-LORA, SAFETY = 639_631_360, 107_814_619
+SAFETY = 107_814_619
 MEASURED = {"h200": 11, "h200_second": 4}
 """Folders, and rows of training in each. One NVIDIA H200, driver 580.159.04, torch 2.11.0 for CUDA 13.0, transformers
 5.17.0, peft 0.21.0, bitsandbytes 0.50.2; the 7B shape, bf16, SDPA, one process, no DeepSpeed, one micro-batch."""
@@ -22,22 +24,11 @@ BELOW, ABOVE = 0.97, 1.12
 
 def shape_of(row: dict[str, Any]) -> ModelShape:
     stage2, runs_llm = row["mode"]["stage"] == "stage2", bool(row["mode"]["loss"]["lm"])
-    return ModelShape(
-        llm=6_476_267_520 if runs_llm else 0,
+    return dataclasses.replace(
+        SEVEN_B,
+        llm=SEVEN_B.llm if runs_llm else 0,
         other=587_159_552,
-        trained=LORA if stage2 else SAFETY,
-        layers=32,
-        hidden=4096,
-        intermediate=11008,
-        heads=32,
-        vocabulary=32064,
-        tower_layers=24,
-        tower_width=1024,
-        tower_intermediate=4096,
-        patches=577,
-        projector_width=1088,
-        projector_blocks=6,
-        features=640,
+        trained=SEVEN_B.trained if stage2 else SAFETY,
         lora=stage2,
         runs_llm=runs_llm,
         frozen_safety=SAFETY if stage2 else 0,

@@ -31,14 +31,14 @@ from safevlm.defenses.policy import Action
 from safevlm.engine import Engine
 from safevlm.evaluation.speed import plain
 from safevlm.evaluation.speed.gpu_check import timing
-from safevlm.evaluation.speed.plain import Ask
+from safevlm.evaluation.speed.plain import PLAIN, Ask
 from safevlm.evaluation.suites import load_suite, suite_of
 from safevlm.taxonomy import SAFE
 from safevlm.training.bench import wait
-from safevlm.types import Generation, Reply, Request, answered
+from safevlm.types import Reply, Request
 
 FILE = "guard.json"
-PLAIN, REFUSED = "plain", "refused"
+REFUSED = "refused"
 LOOKED_AT = 64
 """Requests that the head looks at together, in search of some that it calls risky."""
 PARTS = {"first_token": "first token", "answer": "whole answer"}
@@ -73,7 +73,7 @@ def beside_plain(
         shown = [one.request for one in load_suite(asked, Path(data), partial) if len(one.request.images) == 1]
         requests = risky(engines[REFUSED], shown, batch_size)
         ways = {PLAIN: plain.asking(plain.stock_of(engine.loaded.safe_llava), engine.processor, engine.device)}
-        ways |= {name: _asking(one, name == REFUSED) for name, one in engines.items()}
+        ways |= {name: plain.asking_engine(one, refuses=name == REFUSED) for name, one in engines.items()}
         batches = {
             str(size): _measured(ways, requests, size, rounds, tokens, engine.device)
             for size, rounds in ((1, n), (batch_size, max(3, n // ROUNDS_PER_BATCH)))
@@ -142,17 +142,6 @@ def _engines(engine: Engine) -> dict[str, Engine]:
         **({"safe-clip": engine.behind("safe-clip", policy("allow"))} if has_bank else {}),
         REFUSED: engine.behind("safety-head", policy("refuse")),
     }
-
-
-def _asking(engine: Engine, refuses: bool) -> Ask:
-    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
-        replies = engine.reply_all(requests, Generation(max_new_tokens=tokens), batch_size=len(requests))
-        for reply in answered(replies):
-            if reply.verdict.error or bool(reply.refused_by) != refuses:
-                raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
-        return [reply.text for reply in replies]
-
-    return ask
 
 
 def _measured(

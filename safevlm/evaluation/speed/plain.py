@@ -11,12 +11,15 @@ from PIL.Image import Image
 from llava_patch import fresh
 from llava_patch.classes import Config, Model, Processor
 from safevlm.data import chat
+from safevlm.engine import Engine
 from safevlm.model.safe_llava import SafeLlava
-from safevlm.types import Request
+from safevlm.types import Generation, Request
 
 OURS = ("model_type", "architectures", "safety", "policy", "base_checkpoint")
 """Fields of a config that a stock one does not have, or has of its own."""
 
+PLAIN = "plain"
+"""Name of this way among the measured ones."""
 Ask = Callable[[Sequence[Request], int], list[str]]
 """Requests and how many new tokens each at most → answers."""
 
@@ -50,6 +53,21 @@ def asking(model: Model, processor: Processor, device: torch.device, *, is_whole
         if is_whole and new.shape[1] != tokens:
             raise ValueError(f"{new.shape[1]} tokens were written and not {tokens}; the ways could not be compared")
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    return ask
+
+
+def asking_engine(engine: Engine, *, refuses: bool) -> Ask:
+    """The same of an engine. ValueError: its guard broke, or did not do what is to be timed."""
+
+    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
+        replies = engine.reply_all(
+            requests, Generation(max_new_tokens=tokens), batch_size=len(requests), errors="raise"
+        )
+        for reply in replies:
+            if reply.verdict.error or bool(reply.refused_by) != refuses:
+                raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
+        return [reply.text for reply in replies]
 
     return ask
 

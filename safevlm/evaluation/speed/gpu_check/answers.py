@@ -18,15 +18,12 @@ from statistics import median
 from typing import Any
 
 from safevlm.data import chat
-from safevlm.engine import Engine
 from safevlm.evaluation.speed import plain
 from safevlm.evaluation.speed.gpu_check import models, timing
 from safevlm.evaluation.speed.gpu_check.session import Session
-from safevlm.evaluation.speed.plain import Ask
+from safevlm.evaluation.speed.plain import PLAIN, Ask
 from safevlm.model.loading import Loaded
-from safevlm.types import Generation, Request
-
-PLAIN = "plain"
+from safevlm.types import Request
 
 
 def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
@@ -68,20 +65,9 @@ def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
         "refused": models.engine(loaded, "safety-head", session, "refuse"),
     }
     bare = plain.asking(models.plain(loaded, session), loaded.processor, session.device, is_whole=True)
-    return {PLAIN: bare} | {name: _engine(made, refuses=name == "refused") for name, made in defended.items()}
-
-
-def _engine(engine: Engine, refuses: bool) -> Ask:
-    def ask(requests: Sequence[Request], tokens: int) -> list[str]:
-        replies = engine.reply_all(
-            requests, Generation(max_new_tokens=tokens), batch_size=len(requests), errors="raise"
-        )
-        for reply in replies:
-            if reply.verdict.error or bool(reply.refused_by) != refuses:
-                raise ValueError(f"what was timed is not what it should be: {reply.verdict}, {reply.refused_by!r}")
-        return [reply.text for reply in replies]
-
-    return ask
+    return {PLAIN: bare} | {
+        name: plain.asking_engine(made, refuses=name == "refused") for name, made in defended.items()
+    }
 
 
 def _asking(ask: Ask, requests: Sequence[Request], tokens: int) -> Callable[[], object]:
