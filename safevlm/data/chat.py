@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +20,17 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from safevlm.data.pixels import ready_pixels
 from safevlm.types import Request
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.j2").read_text(encoding="utf-8").rstrip("\n")
 """Reads messages as OpenAI's clients and transformers write them; what the model cannot read is an error."""
+
+AS_THEY_ARE = {
+    **dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad"), False),
+    "input_data_format": "channels_first",
+}
+"""For pixels that are ready: the processor counts and stacks them."""
 
 Message = dict[str, Any]
 
@@ -130,8 +138,11 @@ def encode_dialogues(
     processor: Any, dialogues: Sequence[Sequence[Message]], images: Sequence[Sequence[Image]]
 ) -> dict[str, Tensor]:
     """Whole conversations, padded on the right, with `assistant_masks` (b, t): 1 at the tokens of answers."""
+    shown: list[Any] = [image for own in images for image in own]
+    ready = ready_pixels(processor.image_processor, shown)
+    left = iter(ready or shown)
     pairs = zip(dialogues, images, strict=True)
-    filled = [_with_images(processor, messages, own) for messages, own in pairs]
+    filled = [_with_images(processor, messages, list(islice(left, len(own)))) for messages, own in pairs]
     encoded = processor.apply_chat_template(
         filled,
         chat_template=CHAT_TEMPLATE,
@@ -139,14 +150,14 @@ def encode_dialogues(
         return_dict=True,
         return_assistant_tokens_mask=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "right"},
+        processor_kwargs={"padding": True, "padding_side": "right", "images_kwargs": AS_THEY_ARE if ready else {}},
     )
     names = ("input_ids", "attention_mask", "assistant_masks", "pixel_values")
     return {name: torch.as_tensor(encoded[name]) for name in names if name in encoded}
 
 
-def _with_images(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> list[Message]:
-    """Puts images into their slots, in order; the messages themselves are not changed."""
+def _with_images(processor: Any, messages: Sequence[Message], images: Sequence[Any]) -> list[Message]:
+    """Puts images, or their pixels, into their slots, in order; the messages themselves are not changed."""
     left = iter(images)
     return [
         {

@@ -1,4 +1,4 @@
-"""RGB images → what the vision tower reads, by the checkpoint's own image processor, within a bound of memory.
+"""RGB images → what the vision tower reads, as the checkpoint's own image processor does it, within a bound of memory.
 
 The trap: an image of 60,000 x 1 pixels is a file of 259 bytes; padded to a square it has 3.6 billion pixels, and scaled
 to a shorter side of 336 it has 6.8 billion. What an image becomes is therefore counted before it is made.
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
+from safevlm.data.fast_pixels import fast_pixels
 from safevlm.data.images import MAX_PIXELS, ImageError, name_of, open_image
 from safevlm.types import ImageSource
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
 
@@ -27,7 +29,31 @@ def open_fitting(processor: Any, source: ImageSource) -> Image:
 
 def pixel_values(processor: Any, images: Sequence[Image]) -> Tensor:
     """(i, 3, h, w) of images that `check_fits` has let through."""
-    return processor(list(images), return_tensors="pt")["pixel_values"]
+    from numpy import stack
+    from torch import from_numpy
+
+    ready = ready_pixels(processor, images)
+    return processor(list(images), return_tensors="pt")["pixel_values"] if ready is None else from_numpy(stack(ready))
+
+
+def pixel_array(processor: Any, image: Image) -> ndarray[Any, Any]:
+    """(3, h, w) of one image that `check_fits` has let through."""
+    ready = ready_pixels(processor, [image])
+    return processor([image], return_tensors="np")["pixel_values"][0] if ready is None else ready[0]
+
+
+def ready_pixels(processor: Any, images: Sequence[Image]) -> list[ndarray[Any, Any]] | None:
+    """(3, h, w) of each, made without the processor; None: it has to be asked itself, for all of them or some.
+
+    The one place that decides between the two.
+    """
+    ready: list[ndarray[Any, Any]] = []
+    for image in images:
+        made = fast_pixels(processor, image)
+        if made is None or (ready and made.shape != ready[0].shape):
+            return None
+        ready.append(made)
+    return ready or None
 
 
 def check_fits(processor: Any, image: Image, name: str) -> None:

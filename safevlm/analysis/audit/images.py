@@ -23,7 +23,7 @@ from safevlm.analysis.audit.fingerprint import Fingerprint, fingerprint
 from safevlm.analysis.audit.plan import PlacedItem
 from safevlm.analysis.audit.sources import MAX_BYTES, Item
 from safevlm.data.images import ImageError, open_frames
-from safevlm.data.pixels import check_fits
+from safevlm.data.pixels import check_fits, pixel_array
 from safevlm.data.sources.fingerprints import image_digest
 
 CHUNK = 16
@@ -103,7 +103,7 @@ def content(item: Item) -> bytes:
 def _pixels(image: Image.Image, processor: Any, name: str) -> np.ndarray:
     """As `Engine` prepares them."""
     check_fits(processor, image, name)
-    return processor([image], return_tensors="np")["pixel_values"][0]
+    return pixel_array(processor, image)
 
 
 def _reason(error: Exception, item: Item) -> str:
