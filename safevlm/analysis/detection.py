@@ -72,16 +72,12 @@ def detect_all(
     kept: list[Kept] = []
     for batch in _batches(in_threads(pixels, images, title, len(images)), batch_size):
         requests = [row.request for row, _ in batch]
-        words = partial(_words_of, loaded, requests, device)
+        words = [partial(words_of, loaded.processor, request, device) for request in requests]
         with torch.inference_mode():
             stack = torch.cat([own for _, own in batch]).to(device)
             encoded_images = encode_images(model, stack, [len(own) for _, own in batch], words)
             kept += [keep(request, features) for request, features in zip(requests, encoded_images, strict=True)]
     return kept
-
-
-def _words_of(loaded: loading.Loaded, requests: Sequence[Request], device: torch.device) -> list[Tensor]:
-    return [words_of(loaded.processor, request, device) for request in requests]
 
 
 def _batches(items: Iterator[Kept], size: int) -> Iterator[list[Kept]]:

@@ -44,7 +44,7 @@ class Encoder:
         words = [partial(words_of, self.processor, request, self.device) for request in requests]
         counts = [len(request.images) for request in requests]
         shown = [own for own, count in zip(words, counts, strict=True) if count]
-        encoded = encode_images(self.model, pixels, counts, lambda: [own() for own in shown])
+        encoded = encode_images(self.model, pixels, counts, shown)
         if any(each.later is not None for each in opened):
             left = iter(opened)
             for own, own_words in zip(encoded, words, strict=True):

@@ -19,8 +19,8 @@ from safevlm.model.precision import for_verdicts
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
-Words: TypeAlias = "Callable[[], Sequence[Tensor]]"
-"""(w,) ids of each row's words (`words_of`); called only for a head that reads text, when it first looks."""
+Words: TypeAlias = "Callable[[], Tensor]"
+"""(w,) ids of a row's words (`words_of`); called only for a head that reads text, when it first looks."""
 Found = TypeVar("Found")
 
 FRAMES_PER_PASS = 16
@@ -38,35 +38,40 @@ class RiskProbabilities:
 class VisionBatch:
     """One pass of the tower over the images of a batch, and what is made of it, when somebody first asks for it."""
 
-    def __init__(self, model: SafeLlava, pixel_values: Tensor, images: Sequence[int], words: Words) -> None:
+    def __init__(self, model: SafeLlava, pixel_values: Tensor, images: Sequence[int], words: Sequence[Words]) -> None:
         """`pixel_values` (i, 3, h, w), `images` of each row, one at least; `words` of the rows, for a head that reads
         text."""
         self._model = model
         self._words = words
         self.pixel_values = pixel_values
         self.images = list(images)
-        self._made: dict[Callable[[VisionPass], Sequence[Any]], Sequence[Any]] = {}
+        self._made: dict[Callable[[VisionPass], Sequence[Any]], list[Any]] = {}
 
     @cached_property
     def vision(self) -> VisionPass:
         return self._model.encode_images(self.pixel_values)
 
     @cached_property
-    def risks(self) -> list[RiskProbabilities]:
-        """The head's opinion of every row, in one call."""
+    def risks(self) -> list[RiskProbabilities | Exception]:
+        """The head's opinion of every row, in one call, or why it has none."""
+        ends = list(accumulate(self.images, initial=0))
+        return _each(lambda rows: self._judged(rows, slice(ends[rows.start], ends[rows.stop])), range(len(self.images)))
+
+    def _judged(self, rows: slice, images: slice) -> list[RiskProbabilities]:
         device = self.pixel_values.device
-        words, mask = _padded(self._words()) if self._model.reads_text else (None, None)
+        read = [words() for words in self._words[rows]] if self._model.reads_text else []
+        words, mask = _padded(read) if read else (None, None)
         with for_verdicts(device):
-            logits = self._model.judge(self.vision.patches, self.images, words, mask)
+            logits = self._model.judge(self.vision.patches[images], self.images[rows], words, mask)
         taxonomy = self._model.config.taxonomy
         levels = _probabilities(logits.level, taxonomy.level_names)
         categories = _probabilities(logits.category, taxonomy.category_names)
         return [RiskProbabilities(*both) for both in zip(levels, categories, strict=True)]
 
-    def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> Sequence[Found]:
-        """What `make` finds in the whole pass, one thing per image; it is called once."""
+    def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> list[Found | Exception]:
+        """What `make` finds in the whole pass, one thing per image, or why it finds none; it is called once."""
         if make not in self._made:
-            self._made[make] = make(self.vision)
+            self._made[make] = _each(lambda images: make(self.vision[images]), range(len(self.pixel_values)))
         return self._made[make]
 
 
@@ -98,11 +103,12 @@ class LazyImageFeatures:
 
     @property
     def risk(self) -> RiskProbabilities | None:
-        return self._vision_batch.risks[self.row] if self._vision_batch is not None else None
+        return _found(self._vision_batch.risks[self.row]) if self._vision_batch is not None else None
 
     def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> Sequence[Found]:
         """What `make` finds in this request's images; it sees those of the whole batch, once."""
-        return self._vision_batch.per_image(make)[self.rows] if self._vision_batch is not None else ()
+        found = self._vision_batch.per_image(make)[self.rows] if self._vision_batch is not None else ()
+        return [_found(each) for each in found]
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Frame:
 
 
 def encode_frames(
-    model: SafeLlava, later: Sequence[Tensor | None], words: Callable[[], Tensor], device: torch.device
+    model: SafeLlava, later: Sequence[Tensor | None], words: Words, device: torch.device
 ) -> tuple[Frame, ...]:
     """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
 
@@ -124,7 +130,7 @@ def encode_frames(
     for image, pixels in enumerate(later, 1):
         count = 1 if pixels is None else 1 + len(pixels)
         for start, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
-            of_part = encode_images(model, part.to(device), [1] * len(part), _repeated(words, len(part)))
+            of_part = encode_images(model, part.to(device), [1] * len(part), [words] * len(part))
             for row, features in enumerate(of_part):
                 name = f"frame {start * FRAMES_PER_PASS + row + 2} of {count} of image {image}"
                 frames.append(Frame(name, features))
@@ -137,7 +143,7 @@ def words_of(processor: Processor, request: Request, device: torch.device) -> Te
 
 
 def encode_images(
-    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Words
+    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Words]
 ) -> list[LazyImageFeatures]:
     """Features for each request of a batch; they share one vision pass and one call of the head.
 
@@ -152,8 +158,24 @@ def encode_images(
     ]
 
 
-def _repeated(words: Callable[[], Tensor], times: int) -> Words:
-    return lambda: [words()] * times
+def _each(find: Callable[[slice], Sequence[Found]], rows: range) -> list[Found | Exception]:
+    """What is found of each row: of all at once, and one by one where that fails, so that one row stops no other."""
+    try:
+        found = list(find(slice(rows.start, rows.stop)))
+        if len(found) != len(rows):
+            raise ValueError(f"{len(found)} things were found for {len(rows)}")
+    except Exception as error:  # noqa: BLE001 - raised for whoever asks about this row
+        if len(rows) == 1:
+            return [error]
+        return [each for row in rows for each in _each(find, range(row, row + 1))]
+    return [*found]
+
+
+def _found(outcome: Found | Exception) -> Found:
+    """What was found; its error, if it has one, is raised."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

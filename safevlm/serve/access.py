@@ -76,7 +76,7 @@ class Gate:
         limits: Limits,
         is_local: bool,
         refuse: Callable[..., Any],
-        has_own_door: Callable[[str], bool] = lambda path: False,
+        has_own_door: Callable[[str], bool],
     ) -> None:
         """`refuse(error)`: the ASGI response for an ApiError. `has_own_door`: whether a path has keys and types of
         bodies of its own, checked behind this."""

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
+from PIL.Image import Image
 
+from safevlm.data.pixels import pixel_values
 from safevlm.defenses import Defense, ImageFeatures
 from safevlm.defenses.safe_clip import SafeClipDetector
 from safevlm.engine import Engine
@@ -157,3 +160,62 @@ def test_rewritten_words_that_cannot_be_read_refuse_their_own_request_alone() ->
     assert [reply.text for reply in replies if not reply.refused_by] == [
         bare.reply(request, engines.SHORT).text for request in requests if request.id not in ("one", "two")
     ]
+
+
+@contextmanager
+def _raises_on(guarded: Engine, image: Image) -> Iterator[list[int]]:
+    """What reads the tower's patches for a head, or as SafeCLIP does, breaks wherever this image is; images of its
+    calls."""
+    model: Any = guarded.loaded.safe_llava
+    pixels = pixel_values(guarded.processor.image_processor, [image])
+    patches = model.encode_images(pixels).patches.mean((0, 1))
+    calls: list[int] = []
+
+    def strict(_: Any, args: tuple[Any, ...]) -> None:
+        calls.append(len(args[0]))
+        if any(torch.allclose(own.mean(0), patches, atol=1e-5) for own in args[0]):
+            raise RuntimeError("cannot be judged")
+
+    handle = model.safety_projector.register_forward_pre_hook(strict)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+class _ReadsPatches(Defense):
+    """Finds something in each image by a call for all images of a batch."""
+
+    name = "reads"
+
+    def __init__(self, find: Any) -> None:
+        self.find = find
+
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        found = features.per_image(self.find)
+        return Verdict(source=self.name) if len(found) == features.images else Verdict("must_refuse", "illegal")
+
+
+@pytest.mark.parametrize("defense", ["safety-head", "a head that reads words", "per image"])
+def test_a_row_that_cannot_be_judged_is_refused_and_the_others_are_answered(defense: str) -> None:
+    own = engines.model(says=("safe", "clean"), reads_text=defense == "a head that reads words")
+    guarded = engines.engine("safety-head", own=own)
+    if defense == "per image":
+        project: Any = own.safety_projector
+        guarded = guarded.behind(_ReadsPatches(lambda vision: project(vision.patches).mean((1, 2)).tolist()))
+    requests = engines.mixed_requests()
+    bare = [guarded.behind("none").reply(request, engines.SHORT).text for request in requests]
+    with _raises_on(guarded, engines.image(3)) as calls:  # the second one of the request "two"
+        replies = guarded.reply_all(requests, engines.SHORT, batch_size=5)
+        decided = guarded.decide_all(requests)
+    assert [reply.request.id for reply in replies if reply.refused_by] == ["two"]
+    assert "cannot be judged" in replies[3].verdict.error
+    assert [isinstance(each, Reply) for each in decided] == [False, False, False, True, False]
+    assert [reply.text for reply in replies if not reply.refused_by] == bare[:3] + bare[4:]
+    assert calls[0] == 4 and sum(calls) == 2 * (4 + 4), "all at once, and then each once"
+
+
+def test_a_find_that_finds_too_little_refuses_every_request_with_an_image() -> None:
+    guarded = engines.engine("none").behind(_ReadsPatches(lambda vision: [0.0] * (len(vision.patches) - 1)))
+    replies = guarded.reply_all(engines.mixed_requests(), ONE, batch_size=5)
+    assert [bool(reply.refused_by) for reply in replies] == [bool(reply.request.images) for reply in replies]
