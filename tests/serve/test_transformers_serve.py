@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -20,7 +21,7 @@ from safevlm.serve.access import Keys
 from safevlm.serve.app import create_app
 from safevlm.serve.front import Front
 from safevlm.serve.upstream import Upstream
-from tests.serve.serving import Served, asked, listening
+from tests.serve.serving import Served, asked, listening, uri
 
 pytestmark = pytest.mark.slow
 MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
@@ -94,6 +95,63 @@ def _answers(served: Served, messages: list[dict[str, object]]) -> tuple[str | N
     plain = ask(model=str(MODEL), messages=messages, max_tokens=12, temperature=0)
     pieces = ask(model=str(MODEL), messages=messages, max_tokens=12, temperature=0, stream=True)
     return plain.choices[0].message.content, "".join(piece.choices[0].delta.content or "" for piece in pieces)
+
+
+def test_responses_behind_the_guard_say_what_its_own_responses_say(front: Served, there: str) -> None:
+    """It is asked for a chat in its place; `stream` is always told, since it streams where nobody says."""
+    benign = _seen(front, risky=False)
+    direct = Served(front.model, there)
+    for items in (
+        [{"role": "user", "content": "What is it?"}],
+        [_user("What is in the picture?", benign)],
+        [_user("", benign)],
+        [_user("What is it?", benign), {"role": "assistant", "content": "A cup."}, _user("And this?", benign, benign)],
+    ):
+        (plain, streamed), own = _responses(front, input=items), _responses(direct, input=items)
+        assert plain.output_text == streamed.output_text and plain.output_text
+        assert {plain.output_text} == {each.output_text for each in own}
+        for ours, its in zip((plain, streamed), own, strict=True):
+            assert (ours.usage.input_tokens, ours.usage.output_tokens) == (
+                its.usage.input_tokens,
+                its.usage.output_tokens,
+            )
+            assert (ours.status, ours.model, ours.error) == ("completed", str(MODEL), None)
+    for short in _responses(front, input="What is it?", max_output_tokens=2):
+        assert (short.status, short.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+def test_responses_about_a_risky_image_are_hinted_or_blocked(front: Served) -> None:
+    benign, risky = _seen(front, risky=False), _seen(front, risky=True)
+    scored = {"moderation": {"model": "any"}}
+    block = {"moderation": {"model": "any", "policy": {"input": {"mode": "block"}}}}
+    for images in ([risky], [benign, risky], [risky, benign]):
+        for hinted in _responses(front, input=[_user("What is it?", *images)], extra_body=scored):
+            assert hinted.output_text and hinted.moderation.input.flagged
+        earlier = [_user("What is it?", *images), {"role": "assistant", "content": "A cup."}, _user("And now?")]
+        for items in ([_user("What is it?", *images)], earlier):
+            for stopped in _responses(front, input=items, extra_body=block):
+                assert stopped.incomplete_details.reason == "content_filter"
+                assert [part.type for part in stopped.output[0].content] == ["refusal"]
+                assert not stopped.output_text
+    for passed in _responses(front, input=[_user("What is it?", benign)], extra_body=block):
+        assert passed.status == "completed" and passed.output_text and not passed.moderation.input.flagged
+
+
+def _user(text: str, *images: Any) -> dict[str, Any]:
+    shown = [{"type": "input_image", "image_url": uri(image), "detail": "auto"} for image in images]
+    return {"role": "user", "content": [*shown, *([{"type": "input_text", "text": text}] if text else [])]}
+
+
+def _responses(served: Served, **asked: Any) -> tuple[Any, Any]:
+    """Whole, and of the last event of a stream, whose words are those of the deltas."""
+    ask = served.client().responses.create
+    given: dict[str, Any] = {"model": str(MODEL), "max_output_tokens": 12, "temperature": 0} | asked
+    events = list(ask(**given, stream=True))
+    streamed = events[-1].response
+    assert (
+        "".join(event.delta for event in events if event.type == "response.output_text.delta") == streamed.output_text
+    )
+    return ask(**given, stream=False), streamed
 
 
 def _seen(front: Served, risky: bool) -> object:
