@@ -41,12 +41,18 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_flags(options: argparse.Namespace) -> None:
-    """UsageError: flags of a page that is not there, or cannot be."""
+    """UsageError: flags of a page that is not there, or cannot be. ImportError: gradio is missing."""
     for name in NEEDS_UI:
         if getattr(options, name) and not options.ui:
             raise UsageError(f"--{name.replace('_', '-')} is about the page; ask for it with --ui")
     if options.ui and options.upstream:
         raise UsageError("--ui shows the model in this process, and with --upstream there is none; leave one out")
+    if not options.ui:
+        return
+    try:
+        import gradio  # noqa: F401 - is told here, before a model is loaded
+    except ImportError as error:
+        raise ImportError(f"--ui: {error.name} is missing; pip install 'safevlm[serve,ui]'") from error
 
 
 def announce(options: argparse.Namespace) -> None:
@@ -58,13 +64,9 @@ def announce(options: argparse.Namespace) -> None:
 
 
 def page(model: GuardedModel, options: argparse.Namespace) -> Page | None:
-    """The page, where it is asked for. ImportError: gradio is missing."""
+    """The page, where it is asked for."""
     if not options.ui:
         return None
-    try:
-        import gradio  # noqa: F401 - is told here, before the server begins
-    except ImportError as error:
-        raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve,ui]'") from error
     from safevlm.serve.page.offers import offered
     from safevlm.serve.page.page import Page
 

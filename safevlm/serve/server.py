@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ def run(app: Any, host: str, port: int, at_exit: Callable[[], object] = lambda: 
         timeout_graceful_shutdown=GRACE,
     )
     server = _Server(config, at_exit)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn ends, and then lets the signal have its effect
     try:
         server.run()
     except KeyboardInterrupt:  # it has ended, as it was told

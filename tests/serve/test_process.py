@@ -1,0 +1,97 @@
+"""`safevlm serve` as a process: how it ends, and how it does not begin."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from safevlm.serve.server import GRACE
+from tests.serve.paging import until
+
+MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
+STARTS = 300.0
+"""Seconds in which it must answer, on a machine that does other things too."""
+WITHOUT_GRADIO = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "gradio":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from safevlm.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@contextmanager
+def serving(log: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    """The process, once it answers, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    command = [sys.executable, "-m", "safevlm", "serve", "--model", str(MODEL), "--defense", "safe-clip"]
+    with log.open("w") as output:
+        options = ["--name", "miniature", "--device", "cpu", "--port", str(port), *flags]
+        process = subprocess.Popen([*command, *options], stdout=output, stderr=output)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60.0) as client:
+            until(lambda: _answers(process, client, log), STARTS)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    try:
+        return client.get("/healthz").status_code == httpx2.codes.OK
+    except httpx2.HTTPError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_it_finishes_the_answer_in_progress_and_ends_well(told: signal.Signals, tmp_path: Path) -> None:
+    body = {"model": "miniature", "messages": [{"role": "user", "content": "What is it?"}], "stream": True}
+    with serving(tmp_path / "log.txt") as (process, client):
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            events = answer.iter_lines()
+            assert json.loads(next(events).removeprefix("data: "))["choices"]
+            began = time.monotonic()
+            process.send_signal(told)
+            assert "data: [DONE]" in list(events)
+        assert process.wait(2 * GRACE) == 0
+        assert time.monotonic() - began < GRACE
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_an_open_page_does_not_keep_it_from_ending_well(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install --no-deps -r requirements-page.txt")
+    with serving(tmp_path / "log.txt", "--ui") as (process, client):
+        assert client.get("/ui/").status_code == client.get("/ui/config").status_code == httpx2.codes.OK
+        with client.stream("GET", "/ui/gradio_api/heartbeat/one") as beats:  # is open as long as a page is
+            assert next(beats.iter_raw())
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(2 * GRACE) == 0
+            assert time.monotonic() - began < GRACE
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+def test_a_page_without_its_library_is_one_line_and_nothing_begins(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_GRADIO, "serve", "--model", str(tmp_path / "none"), "--ui"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=STARTS, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "--ui" in line and "gradio" in line and "pip install 'safevlm[serve,ui]'" in line
