@@ -19,13 +19,14 @@ EXTRAS = {
     "client": ["openai>=3"],
     "serve": ["fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx2>=2.16"],
     "ui": ["gradio>=6.31,<7"],
+    "nemo": ["nemoguardrails>=0.24", "httpx2>=2.16"],
     "otel": ["opentelemetry-api>=1.30", "opentelemetry-sdk>=1.30"],
     "utility": ["lmms-eval>=0.7.3", "filelock<4"],  # lmms-eval 0.7.3 fails on filelock 4, and exits 0
     "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],
     "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm", "hypothesis"],
 }
-ALONE = ("flash", "utility", "ui")
-"""Extras that need a compiler and a GPU, bring a harness of their own, or an older Pillow (Gradio)."""
+ALONE = ("flash", "utility", "ui", "nemo")
+"""Extras that need a compiler and a GPU, bring a harness of their own, or an older Pillow (Gradio) or Hub (NeMo)."""
 EXTRAS["all"] = sorted({package for name, packages in EXTRAS.items() if name not in ALONE for package in packages})
 
 DATA = ("yaml", "json", "jsonl", "j2", "css", "js", "html")

@@ -1,4 +1,5 @@
-"""The guard that a gateway asks before it asks a model: `POST /beta/litellm_basic_guardrail_api` of LiteLLM.
+"""The guard that a gateway asks before it asks a model: `POST /beta/litellm_basic_guardrail_api` of LiteLLM, which the
+action for NeMo Guardrails (`safevlm.serve.nemo`) asks as well.
 
 The answer is `NONE`, `BLOCKED`, or `GUARDRAIL_INTERVENED` with the texts in which the model is to be asked. Whatever
 goes wrong is `BLOCKED` and no error status, since the proxy can be set up to go on after errors.
@@ -21,10 +22,9 @@ from safevlm.serve.front import check_engine
 from safevlm.serve.guarded import GuardedModel
 from safevlm.serve.looking import LetThrough
 from safevlm.serve.wire.chat import ChatMessage, ImagePart, ImageUrl, TextPart
-from safevlm.serve.wire.gateway import GatewayBody, SpokenTurn, turns_of
+from safevlm.serve.wire.gateway import PATH, GatewayBody, SpokenTurn, has_room, turns_of
 from safevlm.types import Request as Asked
 
-PATH = "/beta/litellm_basic_guardrail_api"
 Answer = dict[str, Any]
 PASSED: Answer = {"action": "NONE"}
 
@@ -66,7 +66,7 @@ async def _of_request(model: GuardedModel, body: GatewayBody) -> Answer:
         return blocked(decided.text)
     if decided.rewritten == decided.request:
         return PASSED
-    texts = reworded(body.texts, turns, decided.request, decided.rewritten)
+    texts = reworded(body, turns, decided.request, decided.rewritten)
     if texts is None:
         return blocked("the guard adds a hint to the question, and there are no words to which it could be added")
     return {"action": "GUARDRAIL_INTERVENED", "texts": texts}
@@ -107,19 +107,21 @@ def _message(turn: SpokenTurn) -> ChatMessage:
     return ChatMessage(role=turn.side, content=[*images, TextPart(type="text", text="\n".join(turn.words))])
 
 
-def reworded(texts: Sequence[str], turns: Sequence[SpokenTurn], asked: Asked, rewritten: Asked) -> list[str] | None:
+def reworded(body: GatewayBody, turns: Sequence[SpokenTurn], asked: Asked, rewritten: Asked) -> list[str] | None:
     """The texts with the last one of the user's as the defense wants it asked; where the last turn has no words, the
-    system's gets the hint. None: no text could say it.
+    system's gets the hint, or the empty text that stands there for it. None: no text could say it.
     """
+    texts = body.texts
     if (rewritten.history, rewritten.system) != (asked.history, asked.system):
         return None
     sides = ([turns[-1].words] if turns[-1].words else []) or [turn.words for turn in turns if turn.side == "system"]
     places = [index for index, text in enumerate(texts) if text and any(text in words for words in sides)]
+    places = places or ([0] if has_room(body) else [])
     if not places:
         return None
     last = places[-1]
     before, found, after = rewritten.text.partition(asked.text) if asked.text else ("", "", "")
-    plain = f"{texts[last]}\n{rewritten.text}" if not asked.text else rewritten.text
+    plain = rewritten.text if asked.text else "\n".join(filter(None, (texts[last], rewritten.text)))
     return [*texts[:last], before + texts[last] + after if found else plain, *texts[last + 1 :]]
 
 

@@ -144,6 +144,12 @@ def risky() -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def hinting() -> Iterator[Served]:
+    with serving(engines.engine("safety-head", says=RISK, policy=Policy(DEFAULT, {"must_refuse": "hint"}))) as served:
+        yield served
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_image_is_looked_at_once(watched: tuple[Served, Watching], shape: str) -> None:
     served, defense = watched
@@ -171,15 +177,36 @@ def test_a_risky_image_is_blocked_in_every_shape(risky: Served, shape: str) -> N
         ("no messages", 0),
     ],
 )
-def test_a_hint_stands_in_the_last_text_of_the_user(shape: str, hinted: int) -> None:
-    policy = Policy(DEFAULT, {"must_refuse": "hint"})
-    with serving(engines.engine("safety-head", says=RISK, policy=policy)) as served:
-        texts = SHAPES[shape][0]["texts"]
-        answer = told(served, **SHAPES[shape][0])
-        assert answer["action"] == "GUARDRAIL_INTERVENED" and len(answer["texts"]) == len(texts)
-        changed = [index for index, pair in enumerate(zip(texts, answer["texts"], strict=True)) if pair[0] != pair[1]]
-        assert changed == [hinted] and texts[hinted] in answer["texts"][hinted]
-        assert told(served, **SHAPES["chat, image only"][0])["action"] == "BLOCKED"  # no words to hint in
+def test_a_hint_stands_in_the_last_text_of_the_user(hinting: Served, shape: str, hinted: int) -> None:
+    texts = SHAPES[shape][0]["texts"]
+    answer = told(hinting, **SHAPES[shape][0])
+    assert answer["action"] == "GUARDRAIL_INTERVENED" and len(answer["texts"]) == len(texts)
+    changed = [index for index, pair in enumerate(zip(texts, answer["texts"], strict=True)) if pair[0] != pair[1]]
+    assert changed == [hinted] and texts[hinted] in answer["texts"][hinted]
+    assert told(hinting, **SHAPES["chat, image only"][0])["action"] == "BLOCKED"  # no words to hint in
+
+
+@pytest.mark.parametrize(
+    ("messages", "action"),
+    [
+        ([user(part(ONE), "")], "GUARDRAIL_INTERVENED"),
+        ([SYSTEM, user(part(ONE), "")], "GUARDRAIL_INTERVENED"),
+        ([user(TEXT), ASSISTANT, user("", part(ONE))], "GUARDRAIL_INTERVENED"),
+        ([user(TEXT), user("", part(ONE))], "GUARDRAIL_INTERVENED"),
+        ([user(part(ONE))], "BLOCKED"),
+        ([user(part(ONE)), {"role": "assistant", "content": ""}], "BLOCKED"),
+        ([user(part(ONE), ""), {"role": "assistant", "content": [{"type": "text", "text": ""}]}], "BLOCKED"),
+        ([{"role": "system", "content": ""}, user(part(ONE))], "BLOCKED"),
+    ],
+)
+def test_a_hint_stands_in_an_empty_text_of_the_last_question_and_in_no_other(
+    hinting: Served, messages: list[dict[str, Any]], action: str
+) -> None:
+    answer = told(hinting, texts=[""], structured_messages=messages)
+    assert answer["action"] == action
+    if action != "BLOCKED":
+        (said,) = answer["texts"]
+        assert said.strip() and TEXT not in said
 
 
 UNSEEN: dict[str, dict[str, Any]] = {

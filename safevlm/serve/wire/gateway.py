@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 from safevlm.serve.errors import ApiError
 from safevlm.serve.wire.base import Wire
 
+PATH = "/beta/litellm_basic_guardrail_api"
 Turn = Literal["system", "user", "assistant"]
 SIDES: dict[str, Turn] = {
     "system": "system",
@@ -56,6 +57,14 @@ class GatewayBody(Wire):
     litellm_trace_id: Any = None
     litellm_version: Any = None
     additional_provider_specific_params: Any = None
+
+
+def has_room(body: GatewayBody) -> bool:
+    """Whether its one text is an empty one, in the user's last message: a place for words where there are none."""
+    last = body.structured_messages[-1] if body.structured_messages else {}
+    parts = last.get("content")
+    is_users = last.get("role") == "user" and isinstance(parts, list)
+    return is_users and body.texts == [""] and any(part.get("text") == "" for part in parts or [])
 
 
 @dataclass
