@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError(f"{error.name} is missing; pip install 'safevlm[serve]'") from error
     from safevlm.serve.fetching import Fetcher
-    from safevlm.serve.front import Front
+    from safevlm.serve.front import Front, check_trial
     from safevlm.serve.guarded import GuardedModel
     from safevlm.serve.limits import Limits
     from safevlm.serve.upstream import Upstream, address, only_model
@@ -129,6 +129,7 @@ def run(options: argparse.Namespace) -> int:
         model: GuardedModel = Front(
             engine, options.name or there, limits, fetcher=fetcher, upstream=upstream, upstream_model=there
         )
+        check_trial(engine)
     else:
         model = GuardedModel(engine, options.name or Path(options.model).resolve().name, limits, fetcher=fetcher)
     model.output_guard = output_guard(model, options)

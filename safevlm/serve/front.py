@@ -9,6 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
+
 from safevlm.engine import Engine
 from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.errors import ApiError, busy
@@ -21,7 +23,10 @@ from safevlm.serve.upstream import Upstream, too_slow
 from safevlm.serve.upstream_body import upstream_body
 from safevlm.serve.upstream_words import UpstreamWords
 from safevlm.serve.wire.front import FrontBody
-from safevlm.types import Generation, Reply
+from safevlm.types import Generation, Reply, Request
+from safevlm.usage import UsageError
+
+INSTEAD = "name one that looks at images, such as safety-head, and have answers judged by --output-guard self-check"
 
 
 @dataclass
@@ -171,13 +176,23 @@ class Front(GuardedModel):
 
 
 def check_engine(engine: Engine) -> None:
-    """ValueError: a defense that cannot stand in front of another server."""
-    name = engine.defense.name
-    if not engine.defense.detects:
-        raise ValueError(f"defense {name} never looks at a request; in front of another server name one that does")
-    if engine.defense.transforms or engine.defense.reviews:
-        what = "changes the model's tensors" if engine.defense.transforms else "asks the model again"
-        raise ValueError(f"defense {name} {what}, which it cannot do in front of another server; name another one")
+    """UsageError: a defense that cannot stand in front of another server."""
+    defense = engine.defense
+    troubles = {
+        "asks the model again, which it cannot do": defense.reviews,
+        "changes the model's tensors, which it cannot do": defense.transforms,
+        "never looks at a request, which it must do": not defense.detects,
+    }
+    trouble = next((told for told, is_so in troubles.items() if is_so), "")
+    if trouble:
+        raise UsageError(f"--defense {defense.name} {trouble} in front of another server; {INSTEAD}")
+
+
+def check_trial(engine: Engine) -> None:
+    """UsageError: a defense that cannot decide about a blank image; it would refuse whatever comes."""
+    (decided,) = engine.decide_all([Request("What is it?", (Image.new("RGB", (64, 64), "white"),))])
+    if error := decided.verdict.error:
+        raise UsageError(f"--defense {engine.defense.name} fails in front of another server ({error}); {INSTEAD}")
 
 
 class _UpstreamAnswer:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from safevlm.defenses import Defense, Inputs, Policy, prompts
-from safevlm.serve.front import check_engine
+from safevlm.defenses import Defense, ImageFeatures, Inputs, Policy, prompts
+from safevlm.engine import Engine
+from safevlm.serve.front import check_engine, check_trial
 from safevlm.serve.upstream import address, only_model
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Reply, Request, Verdict
+from safevlm.usage import UsageError
 from tests.engine import engines
 from tests.serve import upstreams
 from tests.serve.serving import NAME, Served, asked, image_part, listening, serving, uri
@@ -387,8 +391,42 @@ class Reviews(Watching):
 
 @pytest.mark.parametrize("defense", [Defense(), Transforms(), Reviews()], ids=["none", "transforms", "reviews"])
 def test_a_defense_that_needs_the_model_itself_does_not_stand_in_front(defense: Defense) -> None:
-    with pytest.raises(ValueError, match="in front of another server"):
+    with pytest.raises(UsageError, match=f"--defense {defense.name} .* in front of another server; .*--output-guard"):
         check_engine(engines.engine("none").behind(defense))
+
+
+@dataclass
+class Asks(Defense):
+    """Asks the model in one of its hooks."""
+
+    hook: str
+    name = "asks"
+
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        return self._asked("detect", request, Verdict(source=self.name))
+
+    def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        return self._asked("rewrite", request, request)
+
+    def _asked(self, hook: str, request: Request, given: Any) -> Any:
+        if self.hook == hook:
+            self.ask([request])
+        return given
+
+
+@pytest.mark.parametrize("hook", ["detect", "rewrite"])
+def test_a_defense_that_asks_a_model_that_is_not_here_does_not_begin_and_lets_nothing_through(
+    there: str, recorder: Recorder, hook: str
+) -> None:
+    bare = engines.engine("none")
+    engine = Engine(dataclasses.replace(bare.loaded, has_lm=False), Asks(hook), bare.device)
+    check_engine(engine)
+    with pytest.raises(UsageError, match="--defense asks .*without its LLM.*--output-guard"):
+        check_trial(engine)
+    check_trial(Engine(bare.loaded, Watching(), bare.device))
+    with fronting(engine, there) as served:
+        assert post(served, question(1)).json()["choices"][0]["finish_reason"] == "content_filter"
+    assert not recorder.bodies
 
 
 def test_the_upstream_is_asked_for_the_name_of_its_model(there: str, front: Served) -> None:

@@ -15,8 +15,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from safevlm.__main__ import main
 from safevlm.serve.server import GRACE
+from tests.engine import engines
 from tests.serve.paging import until
+from tests.serve.serving import asked
+from tests.serve.upstreams import Recorder
 
 MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
 STARTS = 300.0
@@ -60,19 +64,49 @@ def _answers(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_finishes_the_answer_in_progress_and_ends_well(told: signal.Signals, tmp_path: Path) -> None:
+def test_told_to_end_it_finishes_the_answer_in_progress_and_ends_well(tmp_path: Path) -> None:
     body = {"model": "miniature", "messages": [{"role": "user", "content": "What is it?"}], "stream": True}
     with serving(tmp_path / "log.txt") as (process, client):
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             events = answer.iter_lines()
             assert json.loads(next(events).removeprefix("data: "))["choices"]
             began = time.monotonic()
-            process.send_signal(told)
+            process.send_signal(signal.SIGTERM)
             assert "data: [DONE]" in list(events)
         assert process.wait(2 * GRACE) == 0
         assert time.monotonic() - began < GRACE
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_in_front_of_another_server_that_one_judges_its_own_answers(
+    there: str, recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.says("A cup.")
+    flags = ("--upstream", there, "--output-guard", "self-check")
+    body = {"model": "miniature", "messages": [asked("What is it?", engines.image(1))]}
+    with serving(tmp_path / "log.txt", *flags) as (process, client):
+        (choice,) = client.post("/v1/chat/completions", json=body).json()["choices"]
+        assert choice["finish_reason"] == "content_filter"  # "A cup." is neither yes nor no
+        recorder.says("no.")
+        (choice,) = client.post("/v1/chat/completions", json=body).json()["choices"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "no.")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2 * GRACE) == 0
+    question, judged, *_ = [sent["messages"][-1]["content"] for sent in recorder.bodies]
+    assert question[0] == judged[0] and "A cup." in judged[1]["text"] and len(recorder.bodies) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("defense", ["self-check", "safe-clip+self-check", "none"])
+def test_in_front_of_another_server_a_defense_that_needs_the_model_does_not_begin(
+    defense: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--upstream", "http://127.0.0.1:1", "--upstream-model", "any", "--device", "cpu"]
+    assert main(["serve", "--model", str(MODEL), "--defense", defense, *flags]) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert f"--defense {defense} " in line and "--output-guard self-check" in line and not told.out
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from safevlm.serve.app import create_app
 from safevlm.serve.front import Front
 from safevlm.serve.upstream import Upstream
 from tests.serve.serving import Served, asked, listening, uri
+from tests.serve.test_output_guard import built
 
 pytestmark = pytest.mark.slow
 MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
@@ -135,6 +136,24 @@ def test_responses_about_a_risky_image_are_hinted_or_blocked(front: Served) -> N
                 assert not stopped.output_text
     for passed in _responses(front, input=[_user("What is it?", benign)], extra_body=block):
         assert passed.status == "completed" and passed.output_text and not passed.moderation.input.flagged
+
+
+@pytest.mark.parametrize(("otherwise", "finish"), [("harmless", "length"), ("harmful", "content_filter")])
+def test_it_judges_its_own_answers(front: Served, tmp_path: Path, otherwise: str, finish: str) -> None:
+    """The miniature says neither yes nor no, so `otherwise` decides; that it was asked is what the judgement says."""
+    wording = tmp_path / "wording.yaml"
+    wording.write_text(f"otherwise: {otherwise}\n")
+    front.model.output_guard = built(front, "--output-guard", f"self-check={wording}", "--output-timeout", "60")
+    output = {"moderation": {"model": "any", "policy": {"output": {"mode": "block"}}}}
+    messages = [asked("What is it?", _seen(front, risky=False))]
+    try:
+        told = front.client().chat.completions.create(
+            model=str(MODEL), messages=messages, max_tokens=2, extra_body=output
+        )
+    finally:
+        front.model.output_guard = None
+    assert told.choices[0].finish_reason == finish
+    assert told.moderation.output.results[0].flagged == (otherwise == "harmful")
 
 
 def _user(text: str, *images: Any) -> dict[str, Any]:
