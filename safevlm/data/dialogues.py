@@ -40,6 +40,8 @@ def answer_fault(turns: Sequence[Said]) -> str:
 
 def has_words(text: str) -> bool:
     """Whether anything of it can be seen: not white space, zero-width and control characters alone."""
+    if text[:1].isalnum():
+        return True
     return any(not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf") for letter in text)
 
 

@@ -47,15 +47,20 @@ def _first_characters(file: TextIO) -> str:
 def _lines(path: Path, file: TextIO, start: str) -> Iterator[tuple[str, Any]]:
     # a file's own lines end at \n only; `splitlines` breaks at U+2028 too
     for number, line in enumerate(chain(_whole_lines(start, file), file), start=1):
-        if not line.strip():
+        if line.isspace() or not line:
             continue
-        try:
-            row = strict_json.decode(line)
-        except json.JSONDecodeError as error:
-            raise RowError(f"{path}:{number}: malformed JSON line: {error.msg}") from error
-        except strict_json.FAULTS as error:
-            raise RowError(f"{path}:{number}: malformed JSON line: {strict_json.told(error)}") from error
-        yield f"{path}:{number}", row
+        place = f"{path}:{number}"
+        yield place, line_row(line, place)
+
+
+def line_row(line: str, place: str) -> Any:
+    """The row of a line. RowError."""
+    try:
+        return strict_json.decode(line)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{place}: malformed JSON line: {error.msg}") from error
+    except strict_json.FAULTS as error:
+        raise RowError(f"{place}: malformed JSON line: {strict_json.told(error)}") from error
 
 
 def _whole_lines(start: str, file: TextIO) -> Iterator[str]:

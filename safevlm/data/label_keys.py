@@ -40,6 +40,11 @@ def misspelt(raw: Mapping[str, Any], categories: Collection[str], levels: Collec
     return ""
 
 
+def is_plain(key: str) -> bool:
+    """Whether a key is one of ours, or can be no misspelling of one, whatever its value."""
+    return not _near(key) and not _has_word(key)
+
+
 def _labelled_key(value: Any, categories: Collection[str], levels: Collection[str]) -> str:
     """The key of ours that a value belongs to; empty: it is no label by name, nor a table of labels."""
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """A record file, checked once and packed: `records`, one JSON line a record, `images`, their paths, and columns.
 
-Checking a million records takes the better part of a minute, so what came of it is kept in the user's cache folder
+Checking a million records takes seconds on every core, so what came of it is kept in the user's cache folder
 (`$XDG_CACHE_HOME/safevlm/records`, else `~/.cache/safevlm/records`), under a digest of the file, of the settings that
 it was read with and of the code that read it. That its images are there is seen to at every start. Small files are
 packed in memory, and where the cache folder cannot be written the copy goes away with the process.
@@ -19,8 +19,7 @@ import shutil
 import stat
 import tempfile
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safevlm.data.atomic_write import need_room, told_of
-from safevlm.data.dialogues import Said
-from safevlm.data.record_facts import FACTS, Facts, fact
-from safevlm.data.records import MESSAGES, Record, stream_records
+from safevlm.data.record_facts import FACTS, Facts
+from safevlm.data.record_packing import record_of
+from safevlm.data.record_parts import ABOUT, ENDS, IMAGES, RECORDS, pack, pack_into
+from safevlm.data.records import Record
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.taxonomy import Taxonomy
 
@@ -38,15 +38,10 @@ SMALL = 16 << 20
 """Bytes of a record file that is packed in memory, and checked at every start."""
 DAYS = 30
 """So long a packed file stays that nobody uses."""
-RECORDS, IMAGES, ENDS, ABOUT = "records", "images", "ends.npy", "facts.npy"
 BLOCK = 1 << 20
 MOST_ROOM = 8 << 30
 """Bytes that are asked for where the file is larger; what is packed has no images in it."""
-ROWS = 4096
-"""Rows of facts that stand in memory as Python numbers."""
 UNFINISHED = "unfinished-"
-
-Parts = tuple[BinaryIO, BinaryIO]
 
 
 class Packed:
@@ -86,18 +81,7 @@ class RecordStore:
         return len(self._ends)
 
     def record(self, row: int) -> Record:
-        start, end = self._range(row, 0)
-        id, place, said, images, safe_type, safe_level, source, part = json.loads(self._records.read(start, end))
-        return Record(
-            id=f"{self._file}{place}" if id is None else id,
-            place=f"{self._file}{place}",
-            messages=tuple(MESSAGES[role](Said(role, text, count)) for role, text, count in said),
-            images=tuple(map(Path, images)),
-            safe_type=safe_type,
-            safe_level=safe_level,
-            source=source,
-            part=part,
-        )
+        return record_of(self._records.read(*self._range(row, 0)), self._file)
 
     def images(self, row: int) -> tuple[str, ...]:
         start, end = self._range(row, 1)
@@ -166,38 +150,9 @@ def _is_file(path: bytes) -> bool:
 # packing
 
 
-def _pack(file: Path, taxonomy: Taxonomy, images: str | Path, parts: Parts) -> tuple[NDArray[Any], Facts]:
-    """Writes the parts; returns where records end, and facts about them."""
-    ends = array("q")
-    blocks: list[Facts] = []
-    facts: list[tuple[Any, ...]] = []
-    at = [0, 0]
-    for record in stream_records(file, taxonomy, images):
-        paths = [str(path) for path in record.images]
-        for index, data in enumerate((_line(record, file, paths), b"".join(os.fsencode(one) + b"\0" for one in paths))):
-            at[index] += parts[index].write(data)
-        ends.extend(at)
-        facts.append(fact(record))
-        if len(facts) == ROWS:
-            blocks.append(np.array(facts, FACTS))
-            facts = []
-    blocks.append(np.array(facts, FACTS))
-    return np.array(ends, "i8").reshape(-1, 2), np.concatenate(blocks)
-
-
-def _line(record: Record, file: Path, images: Sequence[str]) -> bytes:
-    said = [
-        (message["role"], message["content"][-1]["text"], len(message["content"]) - 1) for message in record.messages
-    ]
-    id = None if record.id == record.place else record.id
-    place = record.place.removeprefix(str(file))
-    row = (id, place, said, images, record.safe_type, record.safe_level, record.source, record.part)
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
-
-
 def _packed_in_memory(file: Path, taxonomy: Taxonomy, images: str | Path) -> RecordStore:
     records, paths = io.BytesIO(), io.BytesIO()
-    ends, facts = _pack(file, taxonomy, images, (records, paths))
+    ends, facts = pack((file, taxonomy, images), records, paths)
     return RecordStore(file, Packed(records.getvalue()), Packed(paths.getvalue()), ends, facts)
 
 
@@ -206,10 +161,7 @@ def _pack_to_disk(file: Path, taxonomy: Taxonomy, images: str | Path) -> Path:
     folder = _new_folder(min(file.stat().st_size, MOST_ROOM))
     try:
         with told_of(folder / RECORDS):
-            with (folder / RECORDS).open("wb") as records, (folder / IMAGES).open("wb") as paths:
-                ends, facts = _pack(file, taxonomy, images, (records, paths))
-            np.save(folder / ENDS, ends)
-            np.save(folder / ABOUT, facts)
+            pack_into(folder, (file, taxonomy, images))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -100,11 +100,14 @@ def read_records(files: Sequence[str | Path], taxonomy: Taxonomy, images: str | 
 def stream_records(file: Path, taxonomy: Taxonomy, images: str | Path = "") -> Iterator[Record]:
     """The records of one file, one at a time. RecordError: as `read_records`."""
     folder, packed = Path(images) if images else file.parent, packed_images.folder_of(file)
+    for place, raw in row_reader(file):
+        yield parse_record(raw, place, taxonomy, folder, packed)
+
+
+def row_reader(file: Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every row of a record file. RecordError: not what its ending says."""
     try:
-        for place, raw in record_rows(file):
-            yield parse_record(raw, place, taxonomy, folder, packed)
-    except RecordError:
-        raise
+        yield from record_rows(file)
     except RowError as error:
         raise RecordError(str(error)) from error
 
@@ -121,7 +124,7 @@ def parse_record(raw: Any, place: str, taxonomy: Taxonomy, images: Path, packed:
     if slots != len(told.images):
         raise SlotError(f"{place}: {slots} {IMAGE} in the conversation but {len(told.images)} images; they must match")
     _check(AnswerError, answer_fault(turns), place)
-    category, level = _labels(raw, taxonomy, place)
+    category, level = label_ids(raw, taxonomy, place)
     return Record(
         id=str(place if raw.get("id") is None else raw["id"]),
         place=place,
@@ -200,8 +203,8 @@ def _part(raw: dict[str, Any], place: str) -> str:
     return part or ""
 
 
-def _labels(raw: Mapping[str, Any], taxonomy: Taxonomy, place: str) -> tuple[int | None, int | None]:
-    """Ids of category and level; None: not labelled."""
+def label_ids(raw: Mapping[str, Any], taxonomy: Taxonomy, place: str) -> tuple[int | None, int | None]:
+    """Ids of category and level; None: not labelled. LabelError."""
     _check(LabelError, label_keys.misspelt(raw, taxonomy.category_names, taxonomy.level_names), place)
     category, level = raw.get(label_keys.TYPE), raw.get(label_keys.LEVEL)
     try:

@@ -67,7 +67,12 @@ def load_json(text: str, where: str) -> Any:
 
 def decode(text: str) -> Any:
     """The value of a whole text. JSONDecodeError, or one of `FAULTS`."""
-    value = DECODER.decode(text)
+    try:
+        value, end = DECODER.scan_once(text, 0)  # type: ignore[attr-defined]  # typeshed leaves it out
+    except (StopIteration, json.JSONDecodeError):  # white space in front of it, or what is wrong
+        value, end = DECODER.decode(text), len(text)
+    if text[end:] not in ("", "\n"):
+        value = DECODER.decode(text)
     check_value(text, value)
     return value
 
@@ -80,7 +85,7 @@ def check_value(text: str, value: Any) -> None:
     """StrictError, RecursionError: half a character in the text that gave this value, or nested too deep."""
     if text.count("[") + text.count("{") > DEPTH and not is_flat(value):
         raise RecursionError
-    if ESCAPED_HALF.search(text) and (half := half_character(json.dumps(value, ensure_ascii=False))):
+    if "\\u" in text and ESCAPED_HALF.search(text) and (half := half_character(json.dumps(value, ensure_ascii=False))):
         raise StrictError(f"{half} is half a character (as of an emoji that was cut in two); write it whole", half)
 
 

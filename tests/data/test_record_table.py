@@ -177,7 +177,7 @@ def _opened_without_checking(file: Path, monkeypatch: pytest.MonkeyPatch, taxono
         raise AssertionError("checked again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(record_store, "stream_records", check)
+        patched.setattr(record_store, "pack_into", check)
         return open_records([file], taxonomy)
 
 
