@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TREES = ("llava_patch", "safevlm")
 
-RANKS = {
+RANKS: dict[str, float] = {
     "safevlm.files": -1,  # whatever reads a file may import it
     "safevlm.taxonomy": 0,
     "safevlm.messages": 0,
@@ -36,6 +36,7 @@ RANKS = {
     "safevlm.intervals": 1,
     "safevlm.sharding": 1,
     "llava_patch": 2,
+    "safevlm.backbones": 2.5,
     "safevlm.data": 3,
     "safevlm.model": 4,
     "safevlm.defenses": 5,

@@ -77,7 +77,7 @@ def safety_config(**overrides: Any) -> SafetyConfig:
 
 
 def safe_config(config: LlavaConfig, **overrides: Any) -> SafeLlavaConfig:
-    return SafeLlavaConfig.from_llava(config, safety_config(**overrides))
+    return SafeLlavaConfig.from_stock(config, safety_config(**overrides))
 
 
 def safe_llava(

@@ -22,7 +22,8 @@ from llava_patch import weights as stored_weights
 from safevlm.config import ModelConfig, SafetyConfig
 from safevlm.model import checkpoint_folder, loading
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, Kind
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import start
 
 FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)

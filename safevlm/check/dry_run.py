@@ -17,7 +17,7 @@ from safevlm.check import checkpoint, disk
 from safevlm.check.findings import Finding, size
 from safevlm.check.plan import RunPlan
 from safevlm.model import checkpoint_folder, loading, saving
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import provenance
 from safevlm.training.prepare import prepare
 

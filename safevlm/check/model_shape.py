@@ -6,7 +6,8 @@ from torch import nn
 
 from llava_patch import fields, names
 from safevlm.check.memory import ModelShape
-from safevlm.model.safe_llava import SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import trainable
 
 

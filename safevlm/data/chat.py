@@ -1,4 +1,6 @@
-"""The only prompt builder: turns → the text that LLaVA-v1.5 reads, and which tokens of it are the answer.
+"""The only prompt builder: turns → the text that a model reads, and which tokens of it are the answer.
+
+LLaVA-v1.5 is written to by the template beside this file, every other family by its processor's own.
 
 The template writes the same prompt as the published llava-1.5-*-hf checkpoints (`USER: <image>\\n… ASSISTANT: …`),
 closes every answer with the end token, as the original training did, and marks answers with `{% generation %}`, so
@@ -20,6 +22,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from safevlm.backbones import table
 from safevlm.data.pixels import ready_pixels
 from safevlm.types import Request
 
@@ -83,31 +86,73 @@ def prompt_text(processor: Any, request: Request) -> str:
 
 def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
     """A whole conversation with its answers, with one `<image>` per image."""
-    return processor.apply_chat_template(list(messages), tokenize=False, chat_template=CHAT_TEMPLATE)
+    return _rendered(processor, list(messages))
+
+
+def _rendered(processor: Any, messages: Any, *, add_generation_prompt: bool = False) -> Any:
+    """A conversation as text, or several as texts."""
+    if table.of_processor(processor) is None:
+        return processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=CHAT_TEMPLATE
+        )
+    # the tokenizer's method is the same without the processor's looking for videos
+    return processor.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=processor.chat_template
+    )
 
 
 def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str = "") -> list[int]:
-    """Ids of a request's prompt, `slots` `<image>` tokens per image; 0 leaves the images out.
+    """Ids of a request's prompt, `slots` image tokens per image; 0 leaves the images out.
 
     The same ids as the processor makes of prompt and images, without touching the images. `answer_prefix` is how
     the answer begins.
     """
-    return prompts(processor, [request], slots, answer_prefix)[0].ids
+    return prompts(processor, [request], [slot_texts(processor, slots, len(request.images))], answer_prefix)[0].ids
 
 
-def prompts(processor: Any, requests: Sequence[Request], slots: int, answer_prefix: str = "") -> list[Prompt]:
-    """`prompt_text` and `prompt_ids` of several requests; template and tokenizer are called once for all of them."""
-    ending = f" {answer_prefix}" if answer_prefix else ""
+def slot_texts(processor: Any, slots: int, images: int) -> list[str]:
+    """What stands in the prompt for each of some images that all have so many slots."""
+    return [processor.image_token * slots] * images
+
+
+def prompts(
+    processor: Any, requests: Sequence[Request], placeholders: Sequence[Sequence[str]], answer_prefix: str = ""
+) -> list[Prompt]:
+    """`prompt_text` and ids of several requests; template and tokenizer are called once for all of them.
+
+    `placeholders`: of each request, what stands in the prompt in the place of each of its images.
+    """
     texts = _prompt_texts(processor, requests)
-    filled = [text.replace(processor.image_token, processor.image_token * slots) + ending for text in texts]
-    return [Prompt(*both) for both in zip(texts, processor.tokenizer(filled)["input_ids"], strict=True)]
+    filled = [
+        expanded(processor, text, own) + _beginning(text, answer_prefix)
+        for text, own in zip(texts, placeholders, strict=True)
+    ]
+    return [Prompt(*both) for both in zip(texts, ids_of(processor, filled), strict=True)]
+
+
+def expanded(processor: Any, text: str, placeholders: Sequence[str]) -> str:
+    """The text with its image tokens, in order, written out. ValueError: another number of them."""
+    parts = text.split(processor.image_token)
+    if len(parts) != len(placeholders) + 1:
+        raise ValueError(f"{len(parts) - 1} image tokens in the prompt of a request with {len(placeholders)} images")
+    return "".join(piece for pair in zip(parts, [*placeholders, ""], strict=True) for piece in pair)
+
+
+def ids_of(processor: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of whole prompts; a template that writes the first token itself does not get another one."""
+    first = processor.tokenizer.bos_token
+    is_written = bool(first and texts and texts[0].startswith(first))
+    return processor.tokenizer(list(texts), add_special_tokens=not is_written)["input_ids"]
+
+
+def _beginning(text: str, answer_prefix: str) -> str:
+    """Behind `ASSISTANT:` stands a space, behind a template's line end or token none."""
+    return (" " if text.endswith(":") else "") + answer_prefix if answer_prefix else ""
 
 
 def _prompt_texts(processor: Any, requests: Sequence[Request]) -> list[str]:
     dialogues = [[as_text(processor, message) for message in messages_of(request)] for request in requests]
-    return processor.apply_chat_template(
-        dialogues, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE
-    )
+    return _rendered(processor, dialogues, add_generation_prompt=True) if dialogues else []
 
 
 def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
@@ -117,9 +162,9 @@ def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
     the answer) is not in `messages`, or is left out here: only risky requests have it, so that it tells the label.
     """
     asked = [as_text(processor, message) for message in messages if message["role"] != "assistant"]
-    text = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, chat_template=CHAT_TEMPLATE)
+    text = _rendered(processor, asked, add_generation_prompt=True)
     # slots are taken out of the ids, not out of the text: line ends that an image stood between can be one token
-    return [token for token in processor.tokenizer(text)["input_ids"] if token != processor.image_token_id]
+    return [token for token in ids_of(processor, [text])[0] if token != processor.image_token_id]
 
 
 def with_line(messages: Sequence[Message], line: str) -> tuple[Message, ...]:
@@ -182,7 +227,8 @@ def as_text(processor: Any, message: Message) -> Message:
 
 def without_control_tokens(processor: Any, text: str) -> str:
     """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
-    control = _any_of(frozenset((*processor.tokenizer.all_special_tokens, processor.image_token)))
+    tokenizer = processor.tokenizer
+    control = _any_of(frozenset((*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder, processor.image_token)))
     return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 

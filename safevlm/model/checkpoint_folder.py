@@ -29,7 +29,8 @@ from llava_patch.pretrained import ForeignCodeError, from_folder
 from safevlm import files
 from safevlm.config import SafetyConfig
 from safevlm.model import export
-from safevlm.model.safe_llava import NO_SAFETY, SafeLlavaConfig
+from safevlm.model.safe_llava import SafeLlavaConfig
+from safevlm.model.safety_section import NO_SAFETY
 
 Kind = Literal["stock", "full", "safety", "adapter", "guarded"]
 COMPLETE: tuple[Kind, ...] = ("stock", "full", "guarded")
@@ -127,7 +128,7 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
         return _guarded_config(folder, config)
     if kind == "adapter":
         check_adapter(folder / ADAPTER_CONFIG, config)
-    return SafeLlavaConfig.from_llava(config, safety or NO_SAFETY) if kind == "stock" else config
+    return SafeLlavaConfig.from_stock(config, safety or NO_SAFETY) if kind == "stock" else config
 
 
 def check_adapter(file: Path, config: Config) -> None:

@@ -29,7 +29,8 @@ from llava_patch.processor import make_room
 from safevlm import files
 from safevlm.config import SafetyConfig
 from safevlm.model import base_print
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 
 SIDECAR = "safety"
 SAFETY_FILE = "safety.safetensors"
@@ -81,7 +82,7 @@ def read_sidecar(folder: Path) -> Sidecar:
 
 def config_of(stock: Config, sidecar: Sidecar) -> SafeLlavaConfig:
     """The stock config with the guard's sections."""
-    config = SafeLlavaConfig.from_llava(stock, sidecar.safety)
+    config = SafeLlavaConfig.from_stock(stock, sidecar.safety)
     config.policy = sidecar.policy
     return config
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from safevlm.config import SafetyConfig
 from safevlm.model.tokens import TokenBank
+from safevlm.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,18 @@ class SafetyHead(nn.Module):
 
     def _attend(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         return self.attention(queries.to(keys.dtype), keys, keys, key_padding_mask=~mask, need_weights=False)[0]
+
+
+def build(safety: SafetyConfig, taxonomy: Taxonomy, width: int) -> SafetyHead:
+    """The head that a config's safety section and taxonomy say; `width`: d, the LLM's."""
+    return SafetyHead(
+        width=width,
+        heads=safety.head_heads,
+        tokens=safety.head_tokens,
+        levels=len(taxonomy.levels),
+        categories=len(taxonomy.categories),
+        reads_text=safety.reads_text,
+    )
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

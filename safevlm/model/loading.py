@@ -29,7 +29,8 @@ from safevlm.data.chat import CHAT_TEMPLATE
 from safevlm.model import base_print, checkpoint_folder, peft_folder, quantization, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, CheckpointError, Kind, first_line
 from safevlm.model.export import SIDECAR
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,10 @@ class CAbstractor(nn.Module):
         self.after = nn.Sequential(*[RegBlock(width, width) for _ in range(depth)])
         self.readout = nn.Sequential(nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """(b, p, v) → (b, q, d); p must be a square grid, so CLS is not among the patches."""
+    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(b, p, v) → (b, q, d); p must be a square grid, so CLS is not among the patches. ValueError: with a mask."""
+        if mask is not None:
+            raise ValueError("safety.projector: the c_abstractor needs images of one size; take the resampler")
         side = round(patches.shape[1] ** 0.5)
         grid = patches.transpose(1, 2).unflatten(2, (side, side))  # b v side side
         grid = self.after(self.pool(self.before(grid)))
@@ -88,9 +90,10 @@ class ResamplerLayer(nn.Module):
         self.attention = nn.MultiheadAttention(width, num_heads=max(1, width // 64), batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        keys = self.norm_patches(patches)
-        queries = queries + self.attention(self.norm_queries(queries), keys, keys, need_weights=False)[0]
+    def forward(self, queries: Tensor, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        keys, padding = self.norm_patches(patches), None if mask is None else ~mask
+        seen = self.attention(self.norm_queries(queries), keys, keys, key_padding_mask=padding, need_weights=False)[0]
+        queries = queries + seen
         return queries + self.mlp(self.norm_mlp(queries))
 
 
@@ -104,11 +107,11 @@ class Resampler(nn.Module):
         self.layers = nn.ModuleList(ResamplerLayer(width) for _ in range(depth))
         self.leave = nn.Linear(width, out)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """(b, p, v) → (b, q, d)."""
+    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(b, p, v) → (b, q, d). `mask` (b, p), True at patches: of images with fewer of them."""
         queries, patches = self.queries(patches.shape[0]), self.enter(patches)
         for layer in self.layers:
-            queries = layer(queries, patches)
+            queries = layer(queries, patches, mask)
         return self.leave(queries)
 
 
@@ -118,8 +121,17 @@ class Mlp(nn.Sequential):
     def __init__(self, vision_width: int, width: int, depth: int, tokens: int, out: int) -> None:
         super().__init__(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, out))
 
+    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(b, p, v) → (b, p, d), of padding too."""
+        return super().forward(patches)
+
 
 PROJECTORS: dict[str, Callable[..., nn.Module]] = {"c_abstractor": CAbstractor, "resampler": Resampler, "mlp": Mlp}
+
+
+def is_per_patch(projector: nn.Module) -> bool:
+    """Whether it makes one feature of each patch, so that images of other sizes have other numbers of features."""
+    return isinstance(projector, Mlp)
 
 
 def build(config: SafetyConfig, vision_width: int, out: int) -> nn.Module | None:

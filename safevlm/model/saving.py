@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from safevlm.model import base_print, card, loading, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError, Kind
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 
 LOWER = "start again from the last good checkpoint, with a lower optim.lr"
 

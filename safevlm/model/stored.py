@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from safevlm.model import zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, CheckpointError, first_line
-from safevlm.model.safe_llava import SafeLlava, is_safety_name
+from safevlm.model.safe_llava import SafeLlava
+from safevlm.model.safety_modules import is_safety_name
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -31,7 +31,8 @@ from safevlm.config import (
 )
 from safevlm.data.collate import IGNORED
 from safevlm.model import loading, losses, quantization
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.compiling import compile_layers
 from safevlm.training.prepare import prepare
 from safevlm.training.stages import stage_of
@@ -130,7 +131,7 @@ def random_model(
     `lm` False leaves the LLM's layers out, as a head-only run does. `image_token` is as in `stock_config`.
     """
     dtype = loading.default_dtype(device)
-    config = SafeLlavaConfig.from_llava(stock_config(shape, image_token), shape.safety)
+    config = SafeLlavaConfig.from_stock(stock_config(shape, image_token), shape.safety)
     fields.set_lm_layers(config, 0)
     standard = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

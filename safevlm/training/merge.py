@@ -22,7 +22,7 @@ from llava_patch.pretrained import from_folder
 from safevlm.data import atomic_write, chat
 from safevlm.model import card, checkpoint_folder, export, loading, stored
 from safevlm.model.checkpoint_folder import BROKEN
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.types import Request
 
 log = logging.getLogger(__name__)

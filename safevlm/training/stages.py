@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _is_safety(name: str) -> bool:
-    from safevlm.model.safe_llava import is_safety_name
+    from safevlm.model.safety_modules import is_safety_name
 
     return is_safety_name(name)
 

@@ -19,7 +19,7 @@ from safevlm.data.images import open_image
 from safevlm.engine import Engine
 from safevlm.model import checkpoint_folder, export, loading, saving
 from safevlm.model.checkpoint_folder import SAFETY_FILE, CheckpointError
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import merge
 from safevlm.training.prepare import prepare
 from safevlm.training.run import train

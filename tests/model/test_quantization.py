@@ -19,7 +19,7 @@ from safevlm.data.collate import IGNORED
 from safevlm.model import base_print, loading, quantization
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE
 from safevlm.model.quantization import PACKED, QuantizationError
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import merge
 from safevlm.training.prepare import prepare
 from safevlm.training.run import train

@@ -10,7 +10,8 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from safevlm.config import SafetyConfig
-from safevlm.model.safe_llava import PREFIX, SafeLlava, SafeLlavaConfig
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import PREFIX
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _config(size: Size) -> LlavaConfig:
 @functools.cache
 def _safe(size: Size) -> SafeLlava:
     with torch.device("meta"):
-        return SafeLlava(SafeLlavaConfig.from_llava(_config(size), SafetyConfig()))
+        return SafeLlava(SafeLlavaConfig.from_stock(_config(size), SafetyConfig()))
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForCondit
 
 from safevlm.model.head import SafetyHead
 from safevlm.model.projector import LayerNorm2d
-from safevlm.model.safe_llava import PREFIX, SafeLlava, SafeLlavaConfig, is_safety_name
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safety_modules import PREFIX, is_safety_name
 from safevlm.model.tokens import STD, TokenBank
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE, Category, Level, Taxonomy
 from tests import tiny

@@ -13,7 +13,7 @@ from torch import nn
 
 from safevlm.config import LossWeights
 from safevlm.model.quantization import PACKED
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import bench
 from safevlm.training.prepare import trainable
 from safevlm.training.trainer import SafeTrainer

@@ -19,7 +19,7 @@ from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data import atomic_write
 from safevlm.model import checkpoint_folder, loading, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE, CheckpointError
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import merge
 from safevlm.training.prepare import prepare
 from safevlm.training.stages import STAGES

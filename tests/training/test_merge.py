@@ -15,7 +15,7 @@ from safevlm.__main__ import main
 from safevlm.config import SafetyConfig
 from safevlm.model import export, loading
 from safevlm.model.checkpoint_folder import SAFETY_FILE
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import merge
 from safevlm.training.run import train
 from tests import tiny

@@ -12,7 +12,7 @@ from torch import nn
 
 from llava_patch import names
 from safevlm.config import LoraSettings
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.stages import STAGES
 from tests import tiny

@@ -20,7 +20,7 @@ from llava_patch import parts
 from safevlm.config import SafetyConfig
 from safevlm.model import base_print, loading, losses, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
-from safevlm.model.safe_llava import is_safety_name
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import bench
 from safevlm.training.prepare import prepare
 from safevlm.training.run import train

@@ -17,7 +17,8 @@ from llava_patch import names, parts
 from safevlm.model import loading
 from safevlm.model.image_features import words_of
 from safevlm.model.precision import for_verdicts
-from safevlm.model.safe_llava import SafeLlava, is_safety_name
+from safevlm.model.safe_llava import SafeLlava
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from llava_patch.names import LORA_TARGETS
 from safevlm.evaluation.speed.gpu_check import models, timing
 from safevlm.evaluation.speed.gpu_check.session import Session
-from safevlm.model.safe_llava import NO_SAFETY
+from safevlm.model.safety_section import NO_SAFETY
 from safevlm.training import bench
 
 STEPS = 10

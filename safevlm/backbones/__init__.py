@@ -1,0 +1,9 @@
+"""Families of vision-language models, behind one seam of transformers; nobody else knows a family.
+
+    row           what a family says of itself                 table         all of them, by `model_type`
+    image_inputs  images as a model reads them, cut by image   image_tokens  what stands in an image's slots
+    shared_pass   one vision pass for looking and answering
+    reading       images and prompts by a family's processor   processors    loading it: images and words, no video
+
+LLaVA-v1.5 is `llava_patch`'s, as it always was; every other family is a file here and a row of the table.
+"""

@@ -1,0 +1,16 @@
+"""Gemma 3: a square of 256 tokens for each image. Pan-and-scan, off by default, adds crops of it."""
+
+from __future__ import annotations
+
+from safevlm.backbones import image_tokens
+from safevlm.backbones.row import Backbone
+
+ROWS = (
+    Backbone(
+        "gemma3",
+        "Gemma3",
+        token_types="token_type_ids",
+        cut=image_tokens.by_rows,
+        merge=image_tokens.as_tensor,
+    ),
+)

@@ -1,0 +1,55 @@
+"""What stands in the slots of an image, and the ways in which families hand it out and take it back.
+
+n tokens of an image in the prompt · d LLM width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safevlm.backbones.image_inputs import ImageInputs
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """What stands in one image's slots."""
+
+    tokens: Tensor
+    """(n, d)."""
+    deep: tuple[Tensor, ...] = ()
+    """(n, d) each: what is added behind the LLM's first layers (Qwen3-VL's DeepStack)."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def concatenated(images: ImageInputs) -> dict[str, Tensor]:
+    """The images' tensors one behind the other, along their first dimension."""
+    names: Mapping[str, Tensor] = images[0].tensors
+    return {name: torch.cat([image.tensors[name] for image in images]) for name in names}
+
+
+def one_each(output: Any, images: ImageInputs) -> list[ImageTokens]:
+    """Of outputs that hold one (n, d) per image."""
+    return [ImageTokens(tokens) for tokens in output.pooler_output]
+
+
+def by_rows(output: Any, images: ImageInputs) -> list[ImageTokens]:
+    """Of outputs (rows, n, d) with one row for each of an image's `pixel_values`: tiles, crops, or the whole."""
+    rows = output.pooler_output.split([len(image.tensors["pixel_values"]) for image in images])
+    return [ImageTokens(own.flatten(0, 1)) for own in rows]
+
+
+def as_list(tokens: Sequence[Tensor]) -> Any:
+    """For families that join the images' tokens themselves."""
+    return list(tokens)
+
+
+def as_tensor(tokens: Sequence[Tensor]) -> Any:
+    """(all n, d), for families that take a tensor."""
+    return torch.cat(list(tokens))

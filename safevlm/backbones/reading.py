@@ -1,0 +1,38 @@
+"""Images and words → what a family's model reads, by its own processor and its own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
+
+from safevlm.backbones.image_inputs import ImageInput
+
+
+def one_by_one(processor: Any, images: Sequence[Image]) -> list[ImageInput]:
+    """Each image on its own, so that no image changes another one's tensors."""
+    return [_read(processor, [[image]])[0] for image in images]
+
+
+def together(processor: Any, images: Sequence[Image]) -> list[ImageInput]:
+    """Images that are cut otherwise when a request has several."""
+    return _read(processor, [list(images)]) if images else []
+
+
+def _read(processor: Any, requests: list[list[Image]]) -> list[ImageInput]:
+    """The images of one request."""
+    options = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
+    made, placeholders = processor._process_images(requests, **options["images_kwargs"])
+    count = len(placeholders)
+    tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+    return [
+        ImageInput({name: _of(value, index, count) for name, value in tensors.items()}, placeholder, count)
+        for index, placeholder in enumerate(placeholders)
+    ]
+
+
+def _of(value: Tensor, index: int, count: int) -> Tensor:
+    """One image's rows of a tensor; the whole of a request's only image."""
+    return value if count == 1 else value[index : index + 1]

@@ -1,0 +1,80 @@
+"""One row of the table of families: what a family of models needs that others do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+from safevlm.backbones import image_tokens, reading
+from safevlm.backbones.image_inputs import ImageInput, ImageInputs
+from safevlm.backbones.image_tokens import ImageTokens
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A family of vision-language models. The defaults are those of most."""
+
+    model_type: str
+    """In a stock folder's config.json."""
+    name: str
+    """Of transformers' classes: `{name}ForConditionalGeneration`, `{name}Config`."""
+    processor: str = ""
+    """transformers' class of processor; empty: `{name}Processor`."""
+    tower: str = "model.vision_tower"
+    """Path of the vision tower in the model."""
+    between: tuple[str, ...] = ("model.multi_modal_projector",)
+    """Paths of what stands between tower and LLM, where that is no part of the tower."""
+    language_model: str = "model.language_model"
+    """Path of the LLM without its lm_head."""
+    takes: tuple[str, ...] = ("pixel_values",)
+    """What `get_image_features` takes of an image processor's outputs."""
+    positions: tuple[str, ...] = ()
+    """Those of them that `forward` takes besides the tokens, to place these."""
+    token_types: str = ""
+    """`forward`'s argument that tells image tokens from words."""
+    has_square_grid: bool = False
+    """Whether an image's tokens are a square, row by row, as the c_abstractor needs it."""
+    read: Callable[[Any, Sequence[Any]], list[ImageInput]] = reading.one_by_one
+    """Processor and images of one request → each image as the model reads it."""
+    join: Callable[[ImageInputs], dict[str, Tensor]] = image_tokens.concatenated
+    """Images → the arguments of `get_image_features`."""
+    cut: Callable[[Any, ImageInputs], list[ImageTokens]] = image_tokens.one_each
+    """What it returned → the tokens of each image."""
+    merge: Callable[[Sequence[Tensor]], Any] = image_tokens.as_list
+    """Tokens of all images of a batch → `pooler_output` as `forward` reads it."""
+    clip_cls: Callable[[Any, Any, ImageInputs], Tensor] | None = None
+    """Model, output, images → (i, w), the vector that the tower's own text space was trained on; None: it has none."""
+    needs: tuple[str, ...] = ()
+    """Packages that transformers asks for besides."""
+
+    @property
+    def model_class(self) -> Any:
+        return getattr(transformers, f"{self.name}ForConditionalGeneration")
+
+    @property
+    def config_class(self) -> Any:
+        return getattr(transformers, f"{self.name}Config")
+
+    @property
+    def processor_class(self) -> Any:
+        return getattr(transformers, self.processor or f"{self.name}Processor")
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Paths of everything that images go through in front of the LLM."""
+        return (self.tower, *self.between)
+
+    @property
+    def lm_layers(self) -> str:
+        """Prefix of the weights of the LLM's layers."""
+        return f"{self.language_model}.layers."
+
+    @property
+    def lora_targets(self) -> str:
+        """Regular expression for the LLM's linear layers and nothing else."""
+        return rf"{re.escape(self.lm_layers)}\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"

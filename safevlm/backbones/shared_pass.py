@@ -1,0 +1,77 @@
+"""One vision pass for detection and generation, through transformers' own seam.
+
+`get_image_features` is what `generate` calls itself. Here it is called first; a head reads what it gave, and the same
+tokens go to `forward` or `generate` as `mm_encoder_outputs`, so that the tower runs once.
+
+    n tokens of an image in the prompt · d LLM width
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from safevlm.backbones.image_inputs import ImageInputs
+from safevlm.backbones.image_tokens import ImageTokens
+from safevlm.backbones.row import Backbone
+
+
+@dataclass(frozen=True)
+class ImagePass:
+    """What one pass gave for some images, in order."""
+
+    image_tokens: tuple[ImageTokens, ...]
+    clip_cls: Tensor | None = None
+    """(i, w): the tower's own pooled vector of each whole image, where it has one that a text space belongs to."""
+
+    def __len__(self) -> int:
+        return len(self.image_tokens)
+
+    def __getitem__(self, rows: slice) -> ImagePass:
+        return ImagePass(self.image_tokens[rows], None if self.clip_cls is None else self.clip_cls[rows])
+
+    @property
+    def patches(self) -> tuple[Tensor, ...]:
+        """(n, d) of each image: what a safety head reads. Images differ in n."""
+        return tuple(each.tokens for each in self.image_tokens)
+
+
+@dataclass
+class EncoderOutput(ModelOutput):
+    """Image tokens as the family's `forward` reads them; `deepstack_features` only where there are any."""
+
+    pooler_output: Any = None
+    deepstack_features: Any = None
+
+
+def encode(backbone: Backbone, model: Any, images: ImageInputs) -> ImagePass:
+    """Runs the vision tower, and whatever stands between it and the LLM, once.
+
+    Frozen parts run under `no_grad`, unless the pixels want a gradient.
+    """
+    tensors = backbone.join(images)
+    seen = [model.get_submodule(name) for name in backbone.seen]
+    wants_gradient = any(each.requires_grad for each in tensors.values()) or any(
+        weight.requires_grad for part in seen for weight in part.parameters()
+    )
+    with contextlib.nullcontext() if wants_gradient else torch.no_grad():
+        output = model.base_model.get_image_features(**tensors, return_dict=True)
+        tokens = backbone.cut(output, images)
+        return ImagePass(tuple(tokens), backbone.clip_cls(model, output, images) if backbone.clip_cls else None)
+
+
+def forward_arguments(backbone: Backbone, tokens: Sequence[ImageTokens]) -> dict[str, Any]:
+    """`mm_encoder_outputs` for `forward` and `generate`, which write into the dict: a new one per call."""
+    if not tokens:
+        return {}
+    deep = [list(layer) for layer in zip(*(each.deep for each in tokens), strict=True)]
+    output = EncoderOutput(
+        pooler_output=backbone.merge([each.tokens for each in tokens]), deepstack_features=deep or None
+    )
+    return {"mm_encoder_outputs": {"image": output}}

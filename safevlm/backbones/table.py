@@ -1,0 +1,27 @@
+"""All families, by `model_type`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safevlm.backbones import gemma3, idefics3, internvl, llava_anyres, qwen_vl
+from safevlm.backbones.row import Backbone
+
+PREFIX = "safe_"
+"""In front of a family's `model_type` in the config of a checkpoint of ours."""
+BACKBONES: dict[str, Backbone] = {
+    row.model_type: row
+    for rows in (qwen_vl.ROWS, gemma3.ROWS, internvl.ROWS, llava_anyres.ROWS, idefics3.ROWS)
+    for row in rows
+}
+
+
+def find(model_type: str) -> Backbone | None:
+    """The family of a stock `model_type`, or of one of ours; None: no row has it."""
+    return BACKBONES.get(model_type.removeprefix(PREFIX))
+
+
+def of_processor(processor: Any) -> Backbone | None:
+    """The family of a processor; None: LLaVA's, or one of no row. Some families share a class, and read alike."""
+    name = type(processor).__name__
+    return next((row for row in BACKBONES.values() if (row.processor or f"{row.name}Processor") == name), None)

@@ -1,0 +1,244 @@
+"""A tiny random model of each family, and its real processor around a byte-level tokenizer: seeded, offline.
+
+Weights are drawn wider than usual, so that what must matter moves the logits. Chat templates are short ones in the
+shape of the family's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from safevlm.backbones.processors import without_video
+from safevlm.backbones.row import Backbone
+from safevlm.backbones.table import BACKBONES
+
+WIDTH, VOCABULARY, SIDE, PATCH = 32, 320, 16, 4
+STD = 0.1
+PAD, END = "<pad>", "<end>"
+ROLES = {"user": "<user>", "assistant": "<assistant>", "system": "<system>"}
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<' + message['role'] + '>' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ IMAGE }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{{ '<end>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def _tokenizer(**named: str) -> PreTrainedTokenizerFast:
+    """Every byte a token, and special tokens; `named` ones are attributes of the tokenizer too."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_alone = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_alone.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_alone, pad_token=PAD, eos_token=END, extra_special_tokens=named or None
+    )
+    made.add_tokens(list(ROLES.values()), special_tokens=True)
+    return made
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, **fields: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 1024,
+        "initializer_range": STD,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        **fields,
+    }
+
+
+VISION = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+    "initializer_range": STD,
+}
+SIZE = {"height": SIDE, "width": SIDE}
+PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+
+Made = tuple[Any, Any]
+"""Config and processor."""
+
+
+def _qwen(row: Backbone) -> Made:
+    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    tokenizer = _tokenizer(**names, vision_start="<|vision_start|>", vision_end="<|vision_end|>")
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    vision: dict[str, Any] = {"depth": 3, "num_heads": 4, "patch_size": PATCH, "initializer_range": STD}
+    text = _text(tokenizer, rope_parameters=rope)
+    if row.model_type == "qwen2_vl":
+        vision |= {"embed_dim": WIDTH, "hidden_size": WIDTH, "mlp_ratio": 2}
+    else:
+        vision |= {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "out_hidden_size": WIDTH}
+    if row.model_type == "qwen2_5_vl":
+        vision |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [1]}
+    if row.model_type == "qwen3_vl":
+        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+        text |= {"head_dim": 8, "num_hidden_layers": 3, "rope_parameters": {**rope, "mrope_interleaved": True}}
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = row.config_class(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["image_token"],
+        video_token_id=ids["video_token"],
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    images = transformers.Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+    )
+    return config, _processor(row, tokenizer, images, "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def _gemma3(row: Backbone) -> Made:
+    tokenizer = _tokenizer(boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
+    config = row.config_class(
+        text_config=transformers.Gemma3TextConfig(
+            **_text(tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=64)
+        ),
+        vision_config=transformers.SiglipVisionConfig(**VISION),
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.image_token_id,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+    )
+    images = transformers.Gemma3ImageProcessorPil(size=SIZE)
+    return config, _processor(row, tokenizer, images, "<boi>", image_seq_length=4)
+
+
+def _internvl(row: Backbone) -> Made:
+    tokenizer = _tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    config = row.config_class(
+        text_config=transformers.Qwen2Config(**_text(tokenizer)),
+        vision_config=transformers.InternVLVisionConfig(
+            **{**VISION, "image_size": [SIDE] * 2, "patch_size": [PATCH] * 2}
+        ),
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+        downsample_ratio=0.5,
+    )
+    images = transformers.GotOcr2ImageProcessorPil(size=SIZE, crop_to_patches=True, min_patches=1, max_patches=4)
+    return config, _processor(row, tokenizer, images, "<IMG_CONTEXT>", image_seq_length=4)
+
+
+def _llava_next(row: Backbone) -> Made:
+    tokenizer = _tokenizer(image_token="<image>")
+    config = row.config_class(
+        text_config=transformers.LlamaConfig(**_text(tokenizer)),
+        vision_config=transformers.CLIPVisionConfig(**VISION, projection_dim=24),
+        image_token_index=tokenizer.image_token_id,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    images = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
+    )
+    counts = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return config, _processor(row, tokenizer, images, "<image>", **counts)
+
+
+def _llava_onevision(row: Backbone) -> Made:
+    tokenizer = _tokenizer(image_token="<image>", video_token="<video>")
+    config = row.config_class(
+        text_config=transformers.Qwen2Config(**_text(tokenizer)),
+        vision_config=transformers.SiglipVisionConfig(**VISION),
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    images = transformers.LlavaOnevisionImageProcessorPil(size=SIZE, image_grid_pinpoints=PINPOINTS)
+    counts = {"num_image_tokens": (SIDE // PATCH) ** 2, "vision_feature_select_strategy": "full"}
+    return config, _processor(row, tokenizer, images, "<image>", **counts)
+
+
+def _idefics3(row: Backbone) -> Made:
+    tokenizer = _tokenizer(image_token="<image>")
+    marks = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    marks += [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    config = row.config_class(
+        text_config=transformers.LlamaConfig(**_text(tokenizer)),
+        vision_config=VISION,
+        image_token_id=tokenizer.image_token_id,
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    kind = {"idefics3": transformers.Idefics3ImageProcessorPil, "smolvlm": transformers.SmolVLMImageProcessorPil}
+    images = kind[row.model_type](size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    return config, _processor(row, tokenizer, images, "<image>", image_seq_len=4)
+
+
+def _processor(row: Backbone, tokenizer: Any, images: Any, image: str, **fields: Any) -> Any:
+    kind = without_video(row.processor_class)
+    parts = {"tokenizer": tokenizer, "image_processor": images, "video_processor": None}
+    template = TEMPLATE.replace("IMAGE", repr(image))
+    return kind(**{name: parts[name] for name in kind.get_attributes()}, chat_template=template, **fields)
+
+
+MADE: Mapping[str, Callable[[Backbone], Made]] = {
+    "qwen2_vl": _qwen,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen,
+    "gemma3": _gemma3,
+    "internvl": _internvl,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "idefics3": _idefics3,
+    "smolvlm": _idefics3,
+}
+
+
+@functools.cache
+def _shared(model_type: str) -> tuple[Any, Any]:
+    config, processor = MADE[model_type](BACKBONES[model_type])
+    torch.manual_seed(0)
+    model = BACKBONES[model_type].model_class(config).eval()
+    newline = getattr(model.model, "image_newline", None)
+    if newline is not None:
+        torch.nn.init.normal_(newline, std=STD)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model, processor
+
+
+def stock(model_type: str) -> tuple[Any, Any]:
+    """A stock model of transformers' own class, the caller's own, and its processor."""
+    model, processor = _shared(model_type)
+    return copy.deepcopy(model), processor
+
+
+def saved(model_type: str, folder: Path) -> Path:
+    """The folder of the stock model, as a user has it."""
+    model, processor = stock(model_type)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def image(seed: int, width: int = 24, height: int = 24) -> Image.Image:
+    """Colours at random."""
+    values = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(values.numpy())
