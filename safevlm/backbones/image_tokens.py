@@ -23,6 +23,15 @@ class ImageTokens:
     """(n, d)."""
     deep: tuple[Tensor, ...] = ()
     """(n, d) each: what is added behind the LLM's first layers (Qwen3-VL's DeepStack)."""
+    of_image: Tensor | None = None
+    """(n,), bool: where they are the image's own, and not learned ones among them; None: everywhere."""
+
+    @property
+    def is_of_image(self) -> Tensor:
+        """(n,), bool."""
+        if self.of_image is not None:
+            return self.of_image
+        return torch.ones(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
 
     def __len__(self) -> int:
         return len(self.tokens)

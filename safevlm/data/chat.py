@@ -107,12 +107,7 @@ def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str 
     The same ids as the processor makes of prompt and images, without touching the images. `answer_prefix` is how
     the answer begins.
     """
-    return prompts(processor, [request], [slot_texts(processor, slots, len(request.images))], answer_prefix)[0].ids
-
-
-def slot_texts(processor: Any, slots: int, images: int) -> list[str]:
-    """What stands in the prompt for each of some images that all have so many slots."""
-    return [processor.image_token * slots] * images
+    return prompts(processor, [request], [[processor.image_token * slots] * len(request.images)], answer_prefix)[0].ids
 
 
 def prompts(

@@ -7,10 +7,13 @@ to a shorter side of 336 it has 6.8 billion. What an image becomes is therefore 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL.Image import Image
 
+from safevlm.backbones import image_inputs, table
+from safevlm.backbones.image_inputs import ImageInput, ImageInputs
+from safevlm.backbones.row import Backbone
 from safevlm.data.fast_pixels import fast_pixels
 from safevlm.data.images import MAX_PIXELS, ImageError, name_of, open_image
 from safevlm.types import ImageSource
@@ -19,12 +22,49 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
+Pixels: TypeAlias = "Tensor | ImageInputs"
+"""(i, 3, h, w) of LLaVA; of other families opaque, cut image by image."""
+
 
 def open_fitting(processor: Any, source: ImageSource) -> Image:
     """`open_image`, of an image that `processor` (an image processor of transformers) can take. ImageError."""
     image = open_image(source)
     check_fits(processor, image, name_of(source))
     return image
+
+
+def read_images(processor: Any, requests: Sequence[Sequence[Image]]) -> Pixels:
+    """The images of some requests, as the model of this processor (a whole one) reads them, one after the other.
+
+    ImageError: one that cannot be read, as one that is far too long for the family.
+    """
+    backbone = table.of_processor(processor)
+    if backbone is None:
+        return pixel_values(processor.image_processor, [image for images in requests for image in images])
+    return ImageInputs(image for images in requests for image in _read(backbone, processor, images))
+
+
+def _read(backbone: Backbone, processor: Any, images: Sequence[Image]) -> list[ImageInput]:
+    try:
+        return backbone.read(processor, images)
+    except ValueError as error:
+        raise ImageError(f"{backbone.model_type}: this image cannot be prepared: {error}") from error
+
+
+def join_images(parts: Sequence[Pixels]) -> Pixels:
+    """All images of the parts, in order."""
+    import torch
+
+    return torch.cat(list(parts)) if isinstance(parts[0], torch.Tensor) else image_inputs.join(parts)
+
+
+def slot_texts(processor: Any, images: Pixels | None, slots: int) -> list[str]:
+    """What stands in the prompt for each of these images; `slots`: of an image, where all have so many."""
+    if images is None:
+        return []
+    if isinstance(images, ImageInputs):
+        return images.placeholders
+    return [processor.image_token * slots] * len(images)
 
 
 def pixel_values(processor: Any, images: Sequence[Image]) -> Tensor:
@@ -61,7 +101,7 @@ def check_fits(processor: Any, image: Image, name: str) -> None:
     shorter, longer = sorted(image.size)
     if getattr(processor, "do_pad", False):
         pixels, how = longer**2, "padded to a square"
-    elif shortest := (processor.size.get("shortest_edge") if getattr(processor, "do_resize", True) else None):
+    elif shortest := _shortest_side(processor):
         pixels, how = shortest**2 * longer // shorter, f"scaled to a shorter side of {shortest}"
     else:
         return
@@ -70,3 +110,9 @@ def check_fits(processor: Any, image: Image, name: str) -> None:
             f"{name}: {image.width} x {image.height} is too long and narrow: {how} it would have {pixels:,} pixels, "
             f"over the limit of {MAX_PIXELS:,}; crop it"
         )
+
+
+def _shortest_side(processor: Any) -> int | None:
+    """What the shorter side is scaled to, whatever becomes of the longer one; None: it is bounded, or nothing is."""
+    is_bounded = not getattr(processor, "do_resize", True) or "longest_edge" in processor.size
+    return None if is_bounded else processor.size.get("shortest_edge")

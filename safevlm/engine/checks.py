@@ -12,8 +12,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.data.images import ImageError, name_of, open_frames
-from safevlm.data.pixels import check_fits, open_fitting, pixel_values
+from safevlm.data.pixels import Pixels, check_fits, join_images, open_fitting, read_images
 from safevlm.defenses import Inputs
 from safevlm.types import ImageSource, Reply, Request, Verdict
 
@@ -48,34 +49,36 @@ class OpenedImage:
     """An image of a request as the model gets it."""
 
     image: Image
-    later: Tensor | None = None
-    """(f, 3, h, w): its other frames or pages, prepared for the tower; None where there are none, or nobody looks."""
+    later: Pixels | None = None
+    """Its other frames or pages, prepared for the tower; None where there are none, or nobody looks."""
 
 
 def opened_images(requests: Sequence[Request], processor: Any, every_frame: bool) -> Iterator[OpenedImage]:
     """All images in order, each opened when its turn comes. ImageError; it names the request.
 
-    `processor`: the checkpoint's image processor. `every_frame`: the other frames of an animation too, for a detector.
+    `processor`: the checkpoint's. `every_frame`: the other frames of an animation too, for a detector.
     """
     for index, request in enumerate(requests):
         for source in request.images:
             try:
-                yield _opened(source, processor) if every_frame else OpenedImage(open_fitting(processor, source))
+                yield _opened(source, processor, every_frame)
             except ImageError as error:
                 told = [f"requests[{index}]"] if len(requests) > 1 else []
                 told += [f"id {request.id!r}"] if request.id else []
                 raise ImageError(": ".join([*told, str(error)])) from error
 
 
-def _opened(source: ImageSource, processor: Any) -> OpenedImage:
+def _opened(source: ImageSource, processor: Any, every_frame: bool) -> OpenedImage:
+    if not every_frame:
+        return OpenedImage(open_fitting(processor.image_processor, source))
     name, frames = name_of(source), open_frames(source)
     first = next(frames)
-    check_fits(processor, first, name)
+    check_fits(processor.image_processor, first, name)
     later = []
     for frame in frames:  # one at a time: pages of a scan are large, and what the tower reads of them is small
-        check_fits(processor, frame, name)
-        later.append(pixel_values(processor, [frame]))
-    return OpenedImage(first, torch.cat(later) if later else None)
+        check_fits(processor.image_processor, frame, name)
+        later.append(read_images(processor, [[frame]]))
+    return OpenedImage(first, join_images(later) if later else None)
 
 
 def check_rewritten(request: Request, rewritten: Request) -> Request:
@@ -120,10 +123,14 @@ def _check_ids(ids: object, before: Inputs, vocabulary: int) -> None:
         raise ValueError(f"input_ids with {slots} image slots; the request's images need {needed}")
 
 
-def _check_pixels(pixels: object, before: Tensor | None) -> None:
+def _check_pixels(pixels: object, before: Pixels | None) -> None:
     if before is None or pixels is None:
         if pixels is not before:
             raise ValueError("pixel_values are None without images, and only then")
+        return
+    if isinstance(before, ImageInputs):
+        if pixels is not before:
+            raise ValueError("pixel_values of this family of models are no tensor, and transform cannot change them")
         return
     pixels = _tensor("pixel_values", pixels)
     if pixels.shape != before.shape:

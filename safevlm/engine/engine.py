@@ -312,7 +312,7 @@ class Engine:
 
     def _open_all(self, requests: Sequence[Request]) -> None:
         """ImageError: an image that cannot be used."""
-        for _ in opened_images(requests, self.processor.image_processor, self.defense.detects):
+        for _ in opened_images(requests, self.processor, self.defense.detects):
             pass
 
     def _reply_batch(self, asked: Sequence[BatchRequest], stop: Event | None) -> list[Reply]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from llava_patch import fields, parts
+from safevlm.backbones import config_facts
 from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
 from safevlm.defenses.policy import Policy
 from safevlm.model import loading

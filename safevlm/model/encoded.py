@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_patch import vision
-
-EncodedRequest = tuple[Tensor, tuple[Tensor, ...]]
-"""One request: ids (t,), and the vectors of its image slots, (n, d) each, in order."""
+ImageVectors = Any
+"""What stands in an image's slots: (n, d), or of families other than LLaVA `ImageTokens`."""
+EncodedRequest = tuple[Tensor, tuple[ImageVectors, ...]]
+"""One request: ids (t,), and the vectors of its image slots, in order."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,26 @@ class EncodedBatch:
     """(b, t)."""
     attention_mask: Tensor
     """(b, t)."""
-    image_tokens: tuple[Tensor, ...]
-    """(n, d) each, in the order of the slots of the whole batch; virtual tokens among them."""
+    image_tokens: tuple[ImageVectors, ...]
+    """In the order of the slots of the whole batch; virtual tokens among them."""
     requests: tuple[int, ...]
     """Which requests the rows are."""
+    lm_arguments: Callable[[Tensor, Sequence[ImageVectors]], dict[str, Any]]
+    """The model's: ids and image tokens → further arguments."""
 
     @property
     def model_inputs(self) -> dict[str, Any]:
         """Arguments of `forward` and `generate`."""
-        features = vision.as_arguments(self.image_tokens)
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **features}
+        further = self.lm_arguments(self.input_ids, self.image_tokens)
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **further}
 
 
-def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int]) -> EncodedBatch:
+def encode(
+    rows: Sequence[EncodedRequest],
+    pad_id: int,
+    requests: Sequence[int],
+    lm_arguments: Callable[[Tensor, Sequence[ImageVectors]], dict[str, Any]],
+) -> EncodedBatch:
     """Pads rows of different length on the left with `pad_id`; `requests`: the index of each row's request."""
     ids = [ids for ids, _ in rows]
     longest = max(map(len, ids))
@@ -46,4 +53,5 @@ def encode(rows: Sequence[EncodedRequest], pad_id: int, requests: Sequence[int])
         attention_mask=(torch.arange(longest, device=padding.device) >= padding[:, None]).to(ids[0].dtype),
         image_tokens=tuple(tokens for _, own in rows for tokens in own),
         requests=tuple(requests),
+        lm_arguments=lm_arguments,
     )

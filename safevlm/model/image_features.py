@@ -120,7 +120,7 @@ class Frame:
 
 
 def encode_frames(
-    model: SafeLlava, later: Sequence[Tensor | None], words: Words, device: torch.device
+    model: Any, later: Sequence[Pixels | None], words: Words, device: torch.device
 ) -> tuple[Frame, ...]:
     """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
 

@@ -8,6 +8,7 @@ Every parameter of ours has a name that starts with `safety_`; freezing, saving 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,6 +77,19 @@ class SafeLlava(SafetyModules, classes.Model):
         """(i, p, v) → (i, n, d): what stands in the image slots, LM tokens included."""
         return vision.project(self, patches)
 
+    def image_tokens(self, passes: Sequence[vision.VisionPass]) -> Sequence[Tensor]:
+        """What stands in the slots of every image, (n, d) each, LM tokens included; in one call of the projector."""
+        return self.project(torch.cat([each.patches for each in passes])).unbind() if passes else ()
+
+    def lm_arguments(self, input_ids: Tensor, tokens: Sequence[Tensor], images: Any) -> dict[str, Any]:
+        """Arguments of `forward` and `generate` besides ids and mask; a new dict per call, since both write into it."""
+        return vision.as_arguments(tokens)
+
+    @property
+    def has_lm(self) -> bool:
+        """Whether the model can answer: False when it was loaded without the LLM's layers."""
+        return parts.has_lm(self)
+
     def forward(  # generate() inspects these names; *args would make it refuse pixel_values (base facts §3.5)
         self,
         input_ids: Tensor | None = None,
@@ -123,7 +137,7 @@ class SafeLlava(SafetyModules, classes.Model):
         }
         if skip_lm:
             return SafeLlavaOutput(**logits)
-        if not parts.has_lm(self):
+        if not self.has_lm:
             raise ValueError("this model was loaded without its LLM; it can encode and judge images, but not answer")
         if patches is not None:
             mm_encoder_outputs = vision.as_encoder_outputs(self.project(patches).unbind())
