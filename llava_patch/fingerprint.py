@@ -26,13 +26,15 @@ ROUNDING = 2.0**-7
 SMALLEST = 1e-6
 """Rounding error of float16 near 0, with room: 2^-25 for its subnormal numbers."""
 PARTS = {
-    "vision tower": re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?(.+)"),
-    "projector": re.compile(r"(?:^|\.)multi_modal_projector\.(.+)"),
+    "vision tower": re.compile(r"(?:^|\.)(?:vision_tower|visual|vision_model)\.(?:vision_model\.)?(.+)"),
+    "projector": re.compile(r"(?:^|\.)((?<=multi_modal_projector\.).+|(?<=connector\.).+|image_newline$)"),
     "embeddings": re.compile(r"(?:^|\.)embed_tokens\.(.+)"),
     "lm_head": re.compile(r"(?:^|\.)lm_head\.(.+)"),
     "LLM": re.compile(r"(?:^|\.)((?:layers\.\d+|norm)\..+)"),
 }
-"""Part of a LLaVA → its weights' names in any layout; the group is the name that all layouts share. The first fits."""
+"""Part of a LLaVA → its weights' names in any layout; the group is the name that all layouts share. The first fits.
+
+Names of other families' parts are among them: what a part is called differs, what a fingerprint is does not."""
 SEEN = frozenset({"vision tower", "projector", "embeddings"})
 """Parts that images and words go through before the LLM's layers."""
 TIED = "lm_head"

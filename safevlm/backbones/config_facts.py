@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,21 +44,26 @@ def lm_layers(config: Any) -> int:
 @contextlib.contextmanager
 def with_lm_layers(config: Any, layers: int) -> Iterator[None]:
     """Models that are built from this config in here have so many decoder layers; 0 leaves the LLM on the disk."""
-    own = text(config)
-    before, kinds = lm_layers(config), getattr(own, PER_LAYER, None)
+    before = copy.deepcopy(config)
     set_lm_layers(config, layers)
     try:
         yield
     finally:
-        own.num_hidden_layers = before
-        if kinds is not None:
-            setattr(own, PER_LAYER, kinds)
+        copy_lm_layers(before, config)
 
 
 def set_lm_layers(config: Any, layers: int) -> None:
     """Changes the config in place; of layers that it lists by kind the first ones stay."""
     own = text(config)
-    own.num_hidden_layers = layers
     kinds = getattr(own, PER_LAYER, None)
-    if kinds is not None and len(kinds) >= layers:
+    if kinds is not None:
         setattr(own, PER_LAYER, list(kinds[:layers]))
+    own.num_hidden_layers = layers
+
+
+def copy_lm_layers(source: Any, config: Any) -> None:
+    """Gives `config` the layers that `source` says, in place."""
+    own, kinds = text(config), getattr(text(source), PER_LAYER, None)
+    if kinds is not None:
+        setattr(own, PER_LAYER, list(kinds))
+    own.num_hidden_layers = lm_layers(source)

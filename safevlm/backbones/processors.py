@@ -27,7 +27,7 @@ def load(backbone: Backbone, folder: Path) -> Any:
         VIDEO: lambda: None,
     }
     table, _ = kind.get_processor_dict(folder, local_files_only=True)
-    processor = kind.from_args_and_dict([made[name]() for name in kind.get_attributes()], table)
+    processor = kind.from_args_and_dict([made[name]() for name in backbone.processor_class.get_attributes()], table)
     if not processor.chat_template:
         raise ValueError(
             f"{folder}: no chat template (chat_template.jinja); prompts of this model are written by its own"
@@ -35,14 +35,18 @@ def load(backbone: Backbone, folder: Path) -> Any:
     return processor
 
 
+def make_room(processor: Any, learned: int) -> Any:
+    """Lets the processor give every image so many slots for learned tokens, in front of its own."""
+    processor.learned_tokens = learned  # not among the fields that a processor saves
+    return processor
+
+
 @functools.cache
-def without_video(kind: type) -> Any:
-    """The class of processor that takes none for its video processor. Its name, which is saved, stays."""
+def without_video(kind: Any) -> Any:
+    """The class of processor that neither takes, reads nor saves a video processor. Its name, which is saved, stays."""
 
-    def check_argument_for_proper_class(self: Any, name: str, argument: Any) -> Any:
-        if name == VIDEO and argument is None:
-            return None
-        return kind.check_argument_for_proper_class(self, name, argument)
+    def get_attributes(cls: Any) -> list[str]:
+        return [name for name in kind.get_attributes() if name != VIDEO]
 
-    changed = {"check_argument_for_proper_class": check_argument_for_proper_class, "__module__": kind.__module__}
+    changed = {"get_attributes": classmethod(get_attributes), "__module__": kind.__module__}
     return type(kind.__name__, (kind,), changed)

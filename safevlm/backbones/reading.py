@@ -27,8 +27,9 @@ def _read(processor: Any, requests: list[list[Image]]) -> list[ImageInput]:
     made, placeholders = processor._process_images(requests, **options["images_kwargs"])
     count = len(placeholders)
     tensors = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+    room = slot(processor) * getattr(processor, "learned_tokens", 0)
     return [
-        ImageInput({name: _of(value, index, count) for name, value in tensors.items()}, placeholder, count)
+        ImageInput({name: _of(value, index, count) for name, value in tensors.items()}, room + placeholder, count)
         for index, placeholder in enumerate(placeholders)
     ]
 
@@ -36,3 +37,9 @@ def _read(processor: Any, requests: list[list[Image]]) -> list[ImageInput]:
 def _of(value: Tensor, index: int, count: int) -> Tensor:
     """One image's rows of a tensor; the whole of a request's only image."""
     return value if count == 1 else value[index : index + 1]
+
+
+def slot(processor: Any) -> str:
+    """The token that fills an image's slots, which some families write otherwise where an image is meant."""
+    token: str = processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids[0])
+    return token

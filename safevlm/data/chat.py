@@ -10,32 +10,25 @@ inference ends with `ASSISTANT:`, and the model has to say what comes next.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
 from safevlm.backbones import table
+from safevlm.data import family_dialogues
 from safevlm.data.pixels import ready_pixels
+from safevlm.data.rendering import CHAT_TEMPLATE, Message, as_text, expanded, ids_of, rendered
 from safevlm.types import Request
-
-CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.j2").read_text(encoding="utf-8").rstrip("\n")
-"""Reads messages as OpenAI's clients and transformers write them; what the model cannot read is an error."""
 
 AS_THEY_ARE = {
     **dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad"), False),
     "input_data_format": "channels_first",
 }
 """For pixels that are ready: the processor counts and stacks them."""
-
-Message = dict[str, Any]
 
 
 def user(text: str, images: int = 0) -> Message:
@@ -86,19 +79,7 @@ def prompt_text(processor: Any, request: Request) -> str:
 
 def dialogue_text(processor: Any, messages: Sequence[Message]) -> str:
     """A whole conversation with its answers, with one `<image>` per image."""
-    return _rendered(processor, list(messages))
-
-
-def _rendered(processor: Any, messages: Any, *, add_generation_prompt: bool = False) -> Any:
-    """A conversation as text, or several as texts."""
-    if table.of_processor(processor) is None:
-        return processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=CHAT_TEMPLATE
-        )
-    # the tokenizer's method is the same without the processor's looking for videos
-    return processor.tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=processor.chat_template
-    )
+    return rendered(processor, list(messages))
 
 
 def prompt_ids(processor: Any, request: Request, slots: int, answer_prefix: str = "") -> list[int]:
@@ -125,21 +106,6 @@ def prompts(
     return [Prompt(*both) for both in zip(texts, ids_of(processor, filled), strict=True)]
 
 
-def expanded(processor: Any, text: str, placeholders: Sequence[str]) -> str:
-    """The text with its image tokens, in order, written out. ValueError: another number of them."""
-    parts = text.split(processor.image_token)
-    if len(parts) != len(placeholders) + 1:
-        raise ValueError(f"{len(parts) - 1} image tokens in the prompt of a request with {len(placeholders)} images")
-    return "".join(piece for pair in zip(parts, [*placeholders, ""], strict=True) for piece in pair)
-
-
-def ids_of(processor: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of whole prompts; a template that writes the first token itself does not get another one."""
-    first = processor.tokenizer.bos_token
-    is_written = bool(first and texts and texts[0].startswith(first))
-    return processor.tokenizer(list(texts), add_special_tokens=not is_written)["input_ids"]
-
-
 def _beginning(text: str, answer_prefix: str) -> str:
     """Behind `ASSISTANT:` stands a space, behind a template's line end or token none."""
     return (" " if text.endswith(":") else "") + answer_prefix if answer_prefix else ""
@@ -147,7 +113,7 @@ def _beginning(text: str, answer_prefix: str) -> str:
 
 def _prompt_texts(processor: Any, requests: Sequence[Request]) -> list[str]:
     dialogues = [[as_text(processor, message) for message in messages_of(request)] for request in requests]
-    return _rendered(processor, dialogues, add_generation_prompt=True) if dialogues else []
+    return rendered(processor, dialogues, add_generation_prompt=True) if dialogues else []
 
 
 def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
@@ -157,9 +123,18 @@ def question_ids(processor: Any, messages: Sequence[Message]) -> list[int]:
     the answer) is not in `messages`, or is left out here: only risky requests have it, so that it tells the label.
     """
     asked = [as_text(processor, message) for message in messages if message["role"] != "assistant"]
-    text = _rendered(processor, asked, add_generation_prompt=True)
+    if table.of_processor(processor) is not None:
+        asked = _in_one_turn(asked)
+    text = rendered(processor, asked, add_generation_prompt=True)
     # slots are taken out of the ids, not out of the text: line ends that an image stood between can be one token
     return [token for token in ids_of(processor, [text])[0] if token != processor.image_token_id]
+
+
+def _in_one_turn(asked: Sequence[Message]) -> list[Message]:
+    """The questions as one: some families' templates refuse two turns of a user in a row."""
+    systems = [message for message in asked if message["role"] != "user"]
+    parts = [part for message in asked if message["role"] == "user" for part in message["content"]]
+    return [*systems, {"role": "user", "content": parts}]
 
 
 def with_line(messages: Sequence[Message], line: str) -> tuple[Message, ...]:
@@ -176,8 +151,14 @@ def _longer(message: Message, line: str) -> Message:
 
 def encode_dialogues(
     processor: Any, dialogues: Sequence[Sequence[Message]], images: Sequence[Sequence[Image]]
-) -> dict[str, Tensor]:
-    """Whole conversations, padded on the right, with `assistant_masks` (b, t): 1 at the tokens of answers."""
+) -> dict[str, Any]:
+    """Whole conversations, padded on the right, with `assistant_masks` (b, t): 1 at the tokens of answers.
+
+    Of families other than LLaVA `pixel_values` are `ImageInputs`, and `images_per_row` (b,) stands beside them.
+    """
+    backbone = table.of_processor(processor)
+    if backbone is not None:
+        return family_dialogues.encode(backbone, processor, dialogues, images)
     shown: list[Any] = [image for own in images for image in own]
     ready = ready_pixels(processor.image_processor, shown)
     left = iter(ready or shown)
@@ -209,24 +190,3 @@ def _with_images(processor: Any, messages: Sequence[Message], images: Sequence[A
         }
         for message in messages
     ]
-
-
-def as_text(processor: Any, message: Message) -> Message:
-    """A message in which control tokens that somebody wrote stay text."""
-    content = [
-        {**part, "text": without_control_tokens(processor, part["text"])} if part["type"] == "text" else part
-        for part in message["content"]
-    ]
-    return {**message, "content": content}
-
-
-def without_control_tokens(processor: Any, text: str) -> str:
-    """Breaks control tokens that somebody wrote (`<image>` → `< image>`), so that they stay text."""
-    tokenizer = processor.tokenizer
-    control = _any_of(frozenset((*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder, processor.image_token)))
-    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-
-@functools.lru_cache
-def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, tokens)))

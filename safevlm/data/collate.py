@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from safevlm.data import chat
-from safevlm.data.pixels import open_fitting
+from safevlm.data.pixels import open_fitting, slot_id
 from safevlm.data.records import Record, RecordError
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Collator:
             "ids": [record.id for record in records],
         }
 
-    def _encode(self, records: Sequence[Record]) -> dict[str, Tensor]:
+    def _encode(self, records: Sequence[Record]) -> dict[str, Any]:
         images = [[self._open(record, path) for path in record.images] for record in records]
         return chat.encode_dialogues(self.processor, [record.lm_messages for record in records], images)
 
@@ -91,7 +91,7 @@ class Collator:
                 f"{record.place}: no token of an answer within the limit of {self.max_length} tokens (data.max_length, "
                 "or the model's positions); shorten the record"
             )
-        if (ids[self.max_length :] == self.processor.image_token_id).any():
+        if (ids[self.max_length :] == slot_id(self.processor)).any():
             raise RecordError(
                 f"{record.place}: the limit of {self.max_length} tokens (data.max_length, or the model's positions) "
                 "cuts through an image; shorten the record"

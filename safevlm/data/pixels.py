@@ -55,16 +55,17 @@ def join_images(parts: Sequence[Pixels]) -> Pixels:
     """All images of the parts, in order."""
     import torch
 
-    return torch.cat(list(parts)) if isinstance(parts[0], torch.Tensor) else image_inputs.join(parts)
+    families = [part for part in parts if isinstance(part, ImageInputs)]
+    return (
+        image_inputs.join(families)
+        if families
+        else torch.cat([part for part in parts if isinstance(part, torch.Tensor)])
+    )
 
 
-def slot_texts(processor: Any, images: Pixels | None, slots: int) -> list[str]:
-    """What stands in the prompt for each of these images; `slots`: of an image, where all have so many."""
-    if images is None:
-        return []
-    if isinstance(images, ImageInputs):
-        return images.placeholders
-    return [processor.image_token * slots] * len(images)
+def slot_id(processor: Any) -> int:
+    """Id of the token that fills image slots."""
+    return int(processor.image_token_id if table.of_processor(processor) is None else processor.image_token_ids[0])
 
 
 def pixel_values(processor: Any, images: Sequence[Image]) -> Tensor:

@@ -63,8 +63,9 @@ class Inputs:
 
     input_ids: Tensor
     """(t,), image slots included, virtual tokens not."""
-    pixel_values: Tensor | None = None
-    """(i, 3, h, w), preprocessed; None without images. Other pixels cost a second pass of the tower."""
+    pixel_values: Any = None
+    """(i, 3, h, w), preprocessed; None without images. Other pixels cost a second pass of the tower. Of families other
+    than LLaVA they are no tensor, and stay as they are."""
     virtual: tuple[VirtualTokens, ...] = ()
     image_token_id: int = -1
 

@@ -25,8 +25,8 @@ class ModelFacts:
 
     hidden_size: int
     """Width of the LLM."""
-    pixel_shape: tuple[int, int, int]
-    """(channels, height, width) of a preprocessed image."""
+    pixel_shape: tuple[int, int, int] | None
+    """(channels, height, width) of a preprocessed image; None: images differ in shape."""
     image_token_id: int
     image_std: tuple[float, ...]
     """By channel: a preprocessed value is (pixel / 255 - mean) / std."""

@@ -241,7 +241,8 @@ class Engine:
         """The bare model's answers, for defenses that ask it again (`safevlm.defenses.Ask`)."""
         generation = Generation(max_new_tokens, temperature, top_p, seed)
         with self._turn_at_the_model, torch.inference_mode():
-            prompts = self._encoder.prompts(requests, answer_prefix)
+            encoded = self._encoder.features(requests)
+            prompts = self._encoder.prompts(requests, encoded, answer_prefix)
             turns = [
                 GuardedRequest(
                     request,
@@ -250,7 +251,7 @@ class Engine:
                     features,
                     self._encoder.inputs(readable(prompt), features),
                 )
-                for request, features, prompt in zip(requests, self._encoder.features(requests), prompts, strict=True)
+                for request, features, prompt in zip(requests, encoded, prompts, strict=True)
             ]
             answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers.ids)
@@ -355,13 +356,17 @@ class Engine:
         """Runs the hooks before generation; a Reply where the defense answers in the model's place."""
         self._encoder.check_lengths(check_requests(requests))
         encoded = self._features(requests)
+        if self._encoder.learns_slots_from_images:
+            self._encoder.check_lengths(requests, encoded)
         decided = [self._guard.decide(request, own) for request, own in zip(requests, encoded, strict=True)]
-        prompts = iter(self._encoder.prompts([each.rewritten for each in decided if isinstance(each, Decision)]))
+        pairs = list(zip(decided, encoded, strict=True))
+        passing = [(each.rewritten, own) for each, own in pairs if isinstance(each, Decision)]
+        prompts = iter(self._encoder.prompts([request for request, _ in passing], [own for _, own in passing]))
         return [
             self._guard.transform(each, features, next(prompts), self._encoder.inputs, self._encoder.check)
             if isinstance(each, Decision)
             else each
-            for each, features in zip(decided, encoded, strict=True)
+            for each, features in pairs
         ]
 
     def _features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:

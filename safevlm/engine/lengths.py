@@ -31,11 +31,11 @@ class Answers:
 def surely_fits(request: Request, slots: int, positions: int) -> bool:
     """Whether a prompt fits whatever the tokenizer makes of its words: a token has at least one byte of UTF-8.
 
-    Nearly all requests do, and so are not tokenized twice. `slots`: image tokens per image.
+    Nearly all requests do, and so are not tokenized twice. `slots`: tokens of all its images, and marks around them.
     """
     said = (request.system, request.text, *(text for pair in request.history for text in pair))
     turns = 1 + len(request.history)
-    return sum(len(text.encode()) for text in said) + slots * len(request.images) + SHORT * turns < positions
+    return sum(len(text.encode()) for text in said) + slots + SHORT * turns < positions
 
 
 def check_length(tokens: int, slots: int, positions: int) -> None:

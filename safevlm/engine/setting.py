@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import torch
 
-from llava_patch import fields, parts
 from safevlm.backbones import config_facts
 from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
 from safevlm.defenses.policy import Policy
@@ -21,12 +19,12 @@ def setting_of(
     """The facts about a checkpoint that its defense may know. `truths`: verdicts by request id, for the oracle."""
     model = loaded.safe_llava
     facts = ModelFacts(
-        hidden_size=fields.hidden_size(model.config),
-        pixel_shape=fields.pixel_shape(model.config),
-        image_token_id=fields.image_token_id(model.config),
+        hidden_size=config_facts.hidden_size(model.config),
+        pixel_shape=model.pixel_shape,
+        image_token_id=config_facts.image_token_id(model.config),
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
-        tower=functools.partial(parts.tower_state, model),
+        tower=model.tower_state,
         base=loaded.base_fingerprints,
     )
     return DefenseContext(

@@ -2,8 +2,8 @@
 
 | kind      | told by                                    | weights                                                   |
 |-----------|--------------------------------------------|-----------------------------------------------------------|
-| `stock`   | config.json: model_type llava              | complete                                                  |
-| `full`    | config.json: model_type safe_llava         | complete, ours included                                   |
+| `stock`   | config.json: model_type of a family        | complete                                                  |
+| `full`    | config.json: the same with safe_ in front  | complete, ours included                                   |
 | `safety`  | the same, with `base_checkpoint`           | ours in safety.safetensors, the rest in the base          |
 | `adapter` | adapter_config.json beside it              | as `safety`, and a LoRA in adapter_model.safetensors      |
 | `guarded` | a stock config.json, and `safety/` with ours | complete, without ours; ours in safety/safety.safetensors |
@@ -22,13 +22,13 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from llava_patch import fields, names
 from llava_patch.classes import Config
 from llava_patch.original.folder import is_original
 from llava_patch.pretrained import ForeignCodeError, from_folder
 from safevlm import files
+from safevlm.backbones import config_facts
 from safevlm.config import SafetyConfig
-from safevlm.model import export
+from safevlm.model import export, families
 from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.model.safety_section import NO_SAFETY
 
@@ -104,11 +104,13 @@ def kind_of(folder: Path) -> Kind:
         raise CheckpointError(
             f"{folder}: this is an original LLaVA-v1.5 folder; convert it first: safevlm convert {folder} --out DIR"
         )
-    if model_type == names.MODEL_TYPE:
+    if not isinstance(model_type, str) or not families.is_known(model_type):
+        known = ", ".join(families.known())
+        raise CheckpointError(
+            f"{folder}: model_type {model_type!r} is no family that this tool can load; one of {known}"
+        )
+    if not families.is_ours(model_type):
         return "guarded" if export.has_sidecar(folder) else "stock"
-    if model_type != SafeLlavaConfig.model_type:
-        known = [names.MODEL_TYPE, SafeLlavaConfig.model_type]
-        raise CheckpointError(f"{folder}: model_type {model_type!r} is not a LLaVA this tool can load; one of {known}")
     if (folder / ADAPTER_CONFIG).is_file():
         return "adapter"
     return "safety" if config.get("base_checkpoint") else "full"
@@ -118,8 +120,9 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
     """The model's config; of a stock folder with a safety section from `safety`. CheckpointError: broken or foreign."""
     _check_sections(folder / "config.json")
     try:
+        families.register(_read_table(folder / "config.json").get("model_type", ""))
         config = from_folder(AutoConfig, folder)
-        _ = fields.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
+        _ = config_facts.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
     except ForeignCodeError as error:  # names its own file
         raise CheckpointError(str(error)) from error
     except BROKEN as error:
@@ -128,7 +131,7 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
         return _guarded_config(folder, config)
     if kind == "adapter":
         check_adapter(folder / ADAPTER_CONFIG, config)
-    return SafeLlavaConfig.from_stock(config, safety or NO_SAFETY) if kind == "stock" else config
+    return families.classes_of(config).config.from_stock(config, safety or NO_SAFETY) if kind == "stock" else config
 
 
 def check_adapter(file: Path, config: Config) -> None:
@@ -137,7 +140,7 @@ def check_adapter(file: Path, config: Config) -> None:
     PEFT takes the first as it is, and ends in an IndexError on the second. Nor may it be anything but a LoRA, or name
     a library: of other kinds PEFT loads tokenizers, and it imports what `megatron_core` says.
     """
-    table, rows = _read_table(file), fields.vocabulary_size(config)
+    table, rows = _read_table(file), config_facts.vocabulary_size(config)
     if table.get("peft_type") != "LORA":
         raise CheckpointError(f"{file}: peft_type {table.get('peft_type')!r}; only LORA is read")
     if table.get("megatron_config"):

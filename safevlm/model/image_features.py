@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
+from safevlm.data.pixels import Pixels
 from safevlm.model.precision import for_verdicts
-from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
 Words: TypeAlias = "Callable[[], Tensor]"
@@ -38,9 +38,9 @@ class RiskProbabilities:
 class VisionBatch:
     """One pass of the tower over the images of a batch, and what is made of it, when somebody first asks for it."""
 
-    def __init__(self, model: SafeLlava, pixel_values: Tensor, images: Sequence[int], words: Sequence[Words]) -> None:
-        """`pixel_values` (i, 3, h, w), `images` of each row, one at least; `words` of the rows, for a head that reads
-        text."""
+    def __init__(self, model: Any, pixel_values: Pixels, images: Sequence[int], words: Sequence[Words]) -> None:
+        """`model`: one of ours; `pixel_values` of all rows, `images` of each row, one at least; `words` of the rows,
+        for a head that reads text."""
         self._model = model
         self._words = words
         self.pixel_values = pixel_values
@@ -88,8 +88,8 @@ class LazyImageFeatures:
         """Of images with several frames or pages, all but the first one of each. The model never reads them."""
 
     @cached_property
-    def pixel_values(self) -> Tensor | None:
-        """(i, 3, h, w) of the request's images."""
+    def pixel_values(self) -> Pixels | None:
+        """Of the request's images."""
         return self._vision_batch.pixel_values[self.rows] if self._vision_batch is not None else None
 
     @cached_property
@@ -119,9 +119,7 @@ class Frame:
     features: LazyImageFeatures
 
 
-def encode_frames(
-    model: Any, later: Sequence[Pixels | None], words: Words, device: torch.device
-) -> tuple[Frame, ...]:
+def encode_frames(model: Any, later: Sequence[Pixels | None], words: Words, device: torch.device) -> tuple[Frame, ...]:
     """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
 
     `later`: per image (f, 3, h, w), or None; `words`: (w,) of the request.
@@ -143,7 +141,7 @@ def words_of(processor: Processor, request: Request, device: torch.device) -> Te
 
 
 def encode_images(
-    model: SafeLlava, pixel_values: Tensor | None, images: Sequence[int], words: Sequence[Words]
+    model: Any, pixel_values: Pixels | None, images: Sequence[int], words: Sequence[Words]
 ) -> list[LazyImageFeatures]:
     """Features for each request of a batch; they share one vision pass and one call of the head.
 

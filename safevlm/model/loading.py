@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from llava_patch import fields, fingerprint, names
+from llava_patch import fingerprint
 from llava_patch.classes import Processor
 from llava_patch.fingerprint import Fingerprints
 from llava_patch.pretrained import from_folder
 from llava_patch.processor import make_room
+from safevlm.backbones import config_facts, processors
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
-from safevlm.model import base_print, checkpoint_folder, peft_folder, quantization, stored, zero3
+from safevlm.model import base_print, checkpoint_folder, families, peft_folder, quantization, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, CheckpointError, Kind, first_line
 from safevlm.model.export import SIDECAR
+from safevlm.model.layout import Layout
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 from safevlm.model.safety_modules import is_safety_name
 
@@ -120,9 +122,10 @@ def load(
             )
         wrapped = peft_folder.put_on(below.model, Path(path)) if lm else below.model
         return replace(below, model=wrapped, kind="adapter", path=Path(path).resolve())
-    packing = quantization.arguments(quantize if lm else "none", dtype, device)
+    quantization.check_possible(quantize if lm else "none")
+    pack = functools.partial(quantization.arguments, quantize if lm else "none", dtype, device)
     read = functools.partial(
-        _load, path, safety=safety, base=base, dtype=dtype, attention=attention, guard=guard, packing=packing
+        _load, path, safety=safety, base=base, dtype=dtype, attention=attention, guard=guard, pack=pack
     )
     if not zero3.is_planned():
         return read(lm=lm, fingerprints=None)
@@ -145,16 +148,17 @@ def _load(
     attention: str,
     lm: bool,
     guard: bool,
-    packing: dict[str, Any],
+    pack: Callable[[Layout], dict[str, Any]],
     fingerprints: Fingerprints | None,
 ) -> Loaded:
-    """`fingerprints` of the base, where it has been checked already."""
+    """`pack`: a layout → what quantises it. `fingerprints` of the base, where it has been checked already."""
     folder = checkpoint_folder.resolve(path)
     kind = checkpoint_folder.kind_of(folder)
     kind = "stock" if kind == "guarded" and not guard else kind
     config = checkpoint_folder.config_of(folder, kind, safety)
     weights = checkpoint_folder.weights_folder(folder, kind, config, base)
     fingerprints = fingerprints or check_base(folder, kind, weights)
+    packing = pack(families.layout_of(config))
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
     for name, parameter in model.named_parameters():
         if is_safety_name(name) and not zero3.is_cut(parameter):
@@ -189,16 +193,21 @@ def check_base(folder: Path, kind: Kind, weights: Path) -> Fingerprints:
 
 def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
     """The folder's processor, with room for the model's tokens and our chat template."""
+    backbone = families.backbone_of(config)
     try:
-        processor = from_folder(AutoProcessor, folder)
+        processor = from_folder(AutoProcessor, folder) if backbone is None else processors.load(backbone, folder)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
-    tokens, rows = 1 + max(processor.tokenizer.get_vocab().values()), fields.vocabulary_size(config)
+    tokens, rows = 1 + max(processor.tokenizer.get_vocab().values()), config_facts.vocabulary_size(config)
     if tokens > rows:
         raise CheckpointError(
             f"{folder}: the tokenizer knows {tokens} tokens, and the model's embedding has {rows} rows; this is "
             "another model's tokenizer, or the embedding was never resized for it"
         )
+    if backbone is not None:
+        return processors.make_room(processor, config.safety_config.lm_tokens)
+    if backbone is not None:
+        return processors.make_room(processor, config.safety_config.lm_tokens)
     processor.chat_template = CHAT_TEMPLATE
     return make_room(processor, config, config.safety_config.lm_tokens)
 
@@ -231,11 +240,10 @@ def _load_base(
     packing: dict[str, Any],
     ours_may_be_missing: bool,
 ) -> SafeLlava:
-    layers = fields.lm_layers(config)
-    with quiet(), fields.with_lm_layers(config, layers if lm else 0):
+    with quiet(), config_facts.with_lm_layers(config, config_facts.lm_layers(config) if lm else 0):
         try:
             loaded: Any = from_folder(  # with loading info it is a pair
-                SafeLlava,
+                families.classes_of(config).model,
                 folder,
                 config=config,
                 dtype=dtype,
@@ -247,20 +255,20 @@ def _load_base(
         except BROKEN as error:
             raise CheckpointError(f"{folder}: the weights cannot be loaded: {first_line(error)}") from error
     model: SafeLlava = loaded[0]
-    quantization.settle(model, packing)
-    fields.set_lm_layers(model.config, layers)  # what `saving` writes; `SafeLlava.forward` counts layers
-    _check_complete(loaded[1], folder, lm, ours_may_be_missing)
+    quantization.settle(model, packing, families.layout_of(config))
+    config_facts.copy_lm_layers(config, model.config)  # what `saving` writes; `SafeLlava.forward` counts layers
+    _check_complete(loaded[1], folder, "" if lm else families.layout_of(config).lm_layers, ours_may_be_missing)
     return model
 
 
-def _check_complete(info: Mapping[str, Any], folder: Path, lm: bool, ours_may_be_missing: bool) -> None:
-    """CheckpointError unless transformers found all weights and no other ones."""
+def _check_complete(info: Mapping[str, Any], folder: Path, left_out: str, ours_may_be_missing: bool) -> None:
+    """CheckpointError unless transformers found all weights and no other ones, but those that begin with `left_out`."""
 
     def may_be_missing(name: str) -> bool:
         return ours_may_be_missing and is_safety_name(name)
 
     def may_be_left(name: str) -> bool:
-        return may_be_missing(name) or (not lm and name.startswith(names.LM_LAYERS))
+        return may_be_missing(name) or (left_out != "" and name.startswith(left_out))
 
     problems = {
         "missing": {name for name in info["missing_keys"] if not may_be_missing(name)},

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava_patch import names
 from safevlm.config import Quantization
+from safevlm.model.layout import LLAVA, Layout
 
-KEPT = (*names.NEVER_PACKED, "safety_projector", "safety_head")
-"""What has linear layers too and must keep them; names from the start of the full path."""
+OURS = ("safety_projector", "safety_head")
+"""What of ours has linear layers too and must keep them."""
 PACKED: Mapping[str, str] = {"nf4": "Linear4bit", "int8": "Linear8bitLt"}
 """bitsandbytes' class of a packed layer."""
 
@@ -28,16 +28,17 @@ class QuantizationError(ValueError):
     """Something cannot be quantised here, or was not quantised as asked."""
 
 
-def arguments(kind: Quantization, dtype: torch.dtype, device: torch.device | None = None) -> dict[str, Any]:
+def arguments(
+    kind: Quantization, dtype: torch.dtype, device: torch.device | None = None, layout: Layout = LLAVA
+) -> dict[str, Any]:
     """What `from_pretrained` needs to pack the LLM while it loads; nothing for `none`.
 
-    `dtype` is the type to compute in; `device` is where the weights are packed and stay (none: the CPU).
+    `layout`: where the model has its LLM. `dtype` is the type to compute in; `device` is where the weights are packed
+    and stay (none: the CPU).
     """
-    if kind not in get_args(Quantization):
-        raise QuantizationError(f"quantize={kind!r} is unknown; one of {list(get_args(Quantization))}")
+    check_possible(kind)
     if kind == "none":
         return {}
-    _check_possible(kind)
     from transformers import BitsAndBytesConfig
 
     if kind == "nf4":
@@ -49,15 +50,20 @@ def arguments(kind: Quantization, dtype: torch.dtype, device: torch.device | Non
         }
     else:
         how = {"load_in_8bit": True}
-    config = BitsAndBytesConfig(**how, llm_int8_skip_modules=list(KEPT))
+    config = BitsAndBytesConfig(**how, llm_int8_skip_modules=kept(layout))
     return {"quantization_config": config, "device_map": {"": _place(device or torch.device("cpu"))}}
 
 
-def settle(model: PreTrainedModel, packing: Mapping[str, Any]) -> None:
+def kept(layout: Layout) -> list[str]:
+    """Modules with linear layers that stay as they are; names from the start of the full path."""
+    return [*layout.never_packed, *OURS]
+
+
+def settle(model: PreTrainedModel, packing: Mapping[str, Any], layout: Layout = LLAVA) -> None:
     """After loading with `arguments`: checks what was packed, takes off the notes that would outlive it."""
     if not packing:
         return
-    check(model, "nf4" if packing["quantization_config"].load_in_4bit else "int8")
+    check(model, "nf4" if packing["quantization_config"].load_in_4bit else "int8", layout)
     for module in model.modules():
         # saved, they would pack the un-quantised base again wherever the checkpoint is loaded or merged
         for note in ("quantization_config", "_is_quantized"):
@@ -66,14 +72,14 @@ def settle(model: PreTrainedModel, packing: Mapping[str, Any]) -> None:
     unmarked.is_quantized = False  # else the Trainer refuses stage 1, since safety modules are no adapter
 
 
-def check(model: nn.Module, kind: Quantization) -> None:
+def check(model: nn.Module, kind: Quantization, layout: Layout = LLAVA) -> None:
     """QuantizationError unless exactly the linear layers of the LLM are packed, as `kind` says."""
     classes = {name: type(module).__name__ for name, module in model.named_modules()}
     packed = {name for name, found in classes.items() if found in PACKED.values()}
     wanted = {
         name
         for name, module in model.named_modules()
-        if name.startswith(names.PACKED_BELOW) and isinstance(module, nn.Linear)
+        if name.startswith(layout.packed_below) and isinstance(module, nn.Linear)
     }
     problems = {
         "packed that must not be": packed - wanted,
@@ -84,7 +90,7 @@ def check(model: nn.Module, kind: Quantization) -> None:
         if layers:
             raise QuantizationError(f"quantize {kind}: {len(layers)} layers {what}: {', '.join(sorted(layers)[:3])}")
     if not packed:
-        raise QuantizationError(f"quantize {kind}: this model has no linear layer below {names.PACKED_BELOW} to pack")
+        raise QuantizationError(f"quantize {kind}: this model has no linear layer below {layout.packed_below} to pack")
 
 
 def _place(device: torch.device) -> torch.device:
@@ -94,7 +100,12 @@ def _place(device: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _check_possible(kind: Quantization) -> None:
+def check_possible(kind: Quantization) -> None:
+    """QuantizationError: an unknown kind, or one that does not work here."""
+    if kind not in get_args(Quantization):
+        raise QuantizationError(f"quantize={kind!r} is unknown; one of {list(get_args(Quantization))}")
+    if kind == "none":
+        return
     if is_deepspeed_zero3_enabled():
         raise QuantizationError(
             f"quantize {kind}: ZeRO-3 cuts weights that bitsandbytes packs, which does not work together; use "

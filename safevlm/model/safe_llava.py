@@ -69,6 +69,15 @@ class SafeLlava(SafetyModules, classes.Model):
         """`<image>` tokens per image in `input_ids`."""
         return processor.slots_per_image(self.config, self.config.safety_config.lm_tokens)
 
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image as the vision tower takes it."""
+        return fields.pixel_shape(self.config)
+
+    def tower_state(self) -> dict[str, Tensor]:
+        """The vision tower's weights by their own names, not copied."""
+        return parts.tower_state(self)
+
     def encode_images(self, pixel_values: Tensor) -> vision.VisionPass:
         """(i, 3, h, w) → one vision pass; the only place that runs the tower."""
         return vision.encode_images(self, pixel_values)

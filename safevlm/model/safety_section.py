@@ -43,4 +43,4 @@ class SafetySection:
         if isinstance(config, SafetySection):
             raise TypeError("this config has a safety section already")
         table = {key: value for key, value in config.to_dict().items() if key not in FAMILYS_OWN}
-        return cls(**table, safety=asdict(safety))
+        return cls(**table, safety=asdict(safety))  # type: ignore[call-arg]  # the family's config takes its fields

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from safevlm.model import base_print, card, loading, stored, zero3
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE, CheckpointError, Kind
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 from safevlm.model.safety_modules import is_safety_name
 
 LOWER = "start again from the last good checkpoint, with a lower optim.lr"
@@ -39,8 +38,8 @@ def save(
     save_file(ours, folder / SAFETY_FILE, metadata={"format": "pt"})
     if loaded.base_fingerprints:
         base_print.write(folder, str(loaded.base), loaded.base_fingerprints)
-    config = SafeLlavaConfig.from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
-    config.architectures = [SafeLlava.__name__]
+    config = type(inner.config).from_dict({**inner.config.to_dict(), "base_checkpoint": str(loaded.base)})
+    config.architectures = [type(inner).__name__]
     config.save_pretrained(folder)
     if model is not inner:
         model.save_pretrained(folder, state_dict=adapter)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llava_patch import fields
+from safevlm.backbones import config_facts
 from safevlm.config import Recipe
 from safevlm.model.safe_llava import SafeLlavaConfig
 
 
 def longest(recipe: Recipe, config: SafeLlavaConfig) -> int:
     """Tokens that a record may have: `data.max_length`, and never more than the model has positions for."""
-    return min(recipe.data.max_length, fields.positions(config))
+    return min(recipe.data.max_length, config_facts.positions(config))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llava_patch import names
 from safevlm.config import LoraSettings
+from safevlm.model import families
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.training.prepare import trainable
 
@@ -19,12 +19,11 @@ def with_lora(model: SafeLlava, lora: LoraSettings, *, autocast: bool = False) -
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names.LORA_TARGETS
-    )
+    targets = families.layout_of(model.config).lora_targets
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=targets)
     wrapped = get_peft_model(model, config)
     adapted = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in trainable(wrapped)}
-    stray = [name for name in adapted if not re.fullmatch(names.LORA_TARGETS, name)]
+    stray = [name for name in adapted if not re.fullmatch(targets, name)]
     if stray or not adapted:
         raise ValueError(f"the LoRA landed on {stray or 'nothing'}; expected only the LLM's linear layers")
     layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]

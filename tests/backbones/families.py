@@ -195,7 +195,8 @@ def _processor(row: Backbone, tokenizer: Any, images: Any, image: str, **fields:
     kind = without_video(row.processor_class)
     parts = {"tokenizer": tokenizer, "image_processor": images, "video_processor": None}
     template = TEMPLATE.replace("IMAGE", repr(image))
-    return kind(**{name: parts[name] for name in kind.get_attributes()}, chat_template=template, **fields)
+    given = {name: parts[name] for name in row.processor_class.get_attributes()}
+    return kind(**given, chat_template=template, **fields)
 
 
 MADE: Mapping[str, Callable[[Backbone], Made]] = {

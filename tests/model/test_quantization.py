@@ -18,6 +18,7 @@ from safevlm.config import LoraSettings, Quantization, SafetyConfig
 from safevlm.data.collate import IGNORED
 from safevlm.model import base_print, loading, quantization
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, SAFETY_FILE
+from safevlm.model.layout import LLAVA
 from safevlm.model.quantization import PACKED, QuantizationError
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import merge
@@ -105,13 +106,15 @@ def test_exactly_the_llms_linear_layers_are_packed(home: Path, kind: Any, dtype:
 def test_a_skip_list_that_forgets_something_is_an_error(
     home: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str, named: str
 ) -> None:
-    monkeypatch.setattr(quantization, "KEPT", tuple(name for name in quantization.KEPT if name != forgotten))
+    whole = quantization.kept(LLAVA)
+    monkeypatch.setattr(quantization, "kept", lambda layout: [name for name in whole if name != forgotten])
     with pytest.raises(QuantizationError, match=f"packed that must not be: .*{named}"):
         loading.load(home / "base", quantize="nf4")
 
 
 def test_a_skip_list_that_names_too_much_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "KEPT", (*quantization.KEPT, "model.language_model.layers.1"))
+    whole = quantization.kept(LLAVA)
+    monkeypatch.setattr(quantization, "kept", lambda layout: [*whole, "model.language_model.layers.1"])
     with pytest.raises(QuantizationError, match=f"{workshop.PROJECTIONS} layers not packed: .*layers.1"):
         loading.load(home / "base", quantize="int8")
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
-from safevlm.backbones import config_facts, shared_pass
+from safevlm.backbones import config_facts, image_inputs, shared_pass
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.row import Backbone
@@ -57,7 +57,7 @@ class GuardOutput(ModelOutput):
     """A zero to add to the loss; in training, for a batch without an image."""
 
 
-class SafeVlm(SafetyModules):
+class SafeBackbone(SafetyModules):
     """In front of a family's `…ForConditionalGeneration`; without safety modules it computes what that does.
 
     `forward` takes `ImageInputs` as `pixel_values`, with `images_per_row`, and then judges; pixels as the family's own
@@ -74,10 +74,20 @@ class SafeVlm(SafetyModules):
         self.add_guard(config, width, width)
         self.post_init()  # type: ignore[attr-defined]  # the family's
 
+    slots: ClassVar[None] = None
+    """`<image>` tokens per image: images differ in them."""
+
     @property
     def lm_tokens(self) -> int:
         """Learned tokens in front of every image."""
         return int(self.config.safety_config.lm_tokens)
+
+    pixel_shape: ClassVar[None] = None
+    """(channels, height, width) of every image: there is no one shape."""
+
+    def tower_state(self) -> dict[str, Tensor]:
+        """The vision tower's weights by their own names, not copied."""
+        return self.get_submodule(self.backbone.tower).state_dict()  # type: ignore[attr-defined]  # nn.Module's
 
     def encode_images(self, images: ImageInputs) -> ImagePass:
         """One vision pass; the only place that runs the tower."""
@@ -91,13 +101,15 @@ class SafeVlm(SafetyModules):
         learned = self.safety_lm_tokens(1)[0]
         return [_behind(learned.to(own.tokens), own) for own in tokens]
 
-    def lm_arguments(self, input_ids: Tensor, tokens: Sequence[ImageTokens], images: ImageInputs) -> dict[str, Any]:
+    def lm_arguments(
+        self, input_ids: Tensor, tokens: Sequence[ImageTokens], images: Sequence[ImageInputs]
+    ) -> dict[str, Any]:
         """Arguments of `forward` and `generate` besides ids and mask; a new dict per call, since both write into it.
 
         `tokens` fill the image slots of `input_ids` (b, t) in order. `images`: those whose tokens are among them.
         """
         given = shared_pass.forward_arguments(self.backbone, tokens)
-        joined = self.backbone.join(images) if len(images) and self.backbone.positions else {}
+        joined = self.backbone.join(image_inputs.join(images)) if images and self.backbone.positions else {}
         given |= {name: joined[name] for name in self.backbone.positions if name in joined}
         if self.backbone.token_types:
             given[self.backbone.token_types] = self._token_types(input_ids, tokens)
@@ -129,7 +141,7 @@ class SafeVlm(SafetyModules):
                 verdict = self.judge(vision.patches, counts, *words())
                 found = {"level_logits": verdict.level, "category_logits": verdict.category}
             if not own["skip_lm"] and input_ids is not None:
-                arguments |= self.lm_arguments(input_ids, self.image_tokens([vision]), images)
+                arguments |= self.lm_arguments(input_ids, self.image_tokens([vision]), [images])
         elif self.training and images is None:  # type: ignore[attr-defined]  # nn.Module's
             found = {"idle": self._idle(*words())}
         if own["skip_lm"]:
@@ -190,8 +202,8 @@ def _behind(learned: Tensor, own: ImageTokens) -> ImageTokens:
 def _check(safety: SafetyConfig, backbone: Backbone) -> None:
     if safety.projector == "c_abstractor" and not backbone.has_square_grid:
         raise ValueError(
-            f"safety.projector: the c_abstractor needs a square grid of patches, which an image of {backbone.model_type} "
-            "has not; take the resampler"
+            f"safety.projector: the c_abstractor needs a square grid of patches, and images of {backbone.model_type} "
+            "are none; take the resampler"
         )
 
 
@@ -210,7 +222,7 @@ def classes_of(backbone: Backbone) -> Classes:
     name = f"Safe{family.__name__}"
     model: Any = type(
         name,
-        (SafeVlm, family),
+        (SafeBackbone, family),
         {"backbone": backbone, "config_class": config, "forward": _forward(family), "__module__": __name__},
     )
     for known in (name, model_type):
@@ -231,7 +243,7 @@ def _forward(family: Any) -> Any:
     rest = [each for each in stock.parameters.values() if each.kind is each.VAR_KEYWORD]
     ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in OWN_ARGUMENTS]
 
-    def forward(self: SafeVlm, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: SafeBackbone, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip((each.name for each in named[1:]), args, strict=False))
         return self.guarded_forward(family, {**given, **kwargs})
 

@@ -1,0 +1,53 @@
+"""Which classes of ours a checkpoint's config asks for: LLaVA-v1.5's, or those of a row of `safevlm.backbones`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava_patch import names
+from safevlm.backbones import table
+from safevlm.backbones.row import Backbone
+from safevlm.model import layout, safe_backbone
+from safevlm.model.layout import Layout
+from safevlm.model.safe_backbone import Classes
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+
+LLAVA = Classes(SafeLlavaConfig, SafeLlava)
+
+
+def known() -> list[str]:
+    """Every `model_type` of a stock folder that can be loaded."""
+    return [names.MODEL_TYPE, *table.BACKBONES]
+
+
+def is_known(model_type: str) -> bool:
+    """Whether a config of this `model_type`, a family's own or ours, can be loaded."""
+    return model_type.removeprefix(table.PREFIX) in known()
+
+
+def is_ours(model_type: str) -> bool:
+    """Whether a config of this `model_type` has a safety section."""
+    return model_type.startswith(table.PREFIX)
+
+
+def backbone_of(config: Any) -> Backbone | None:
+    """The row of a config's family; None: LLaVA-v1.5."""
+    return table.find(config.model_type)
+
+
+def classes_of(config: Any) -> Classes:
+    """Config and model class with safety modules; `config`: a stock one, or one of ours."""
+    backbone = backbone_of(config)
+    return LLAVA if backbone is None else safe_backbone.classes_of(backbone)
+
+
+def layout_of(config: Any) -> Layout:
+    """Where a model of this config has its LLM."""
+    return layout.of(backbone_of(config))
+
+
+def register(model_type: str) -> None:
+    """Teaches transformers the classes of this `model_type`, before it reads a config of it."""
+    backbone = table.find(model_type)
+    if backbone is not None:
+        safe_backbone.classes_of(backbone)
