@@ -63,6 +63,11 @@ def join_images(parts: Sequence[Pixels]) -> Pixels:
     )
 
 
+def slot_texts(processor: Any, images: Pixels, slots: int) -> list[str]:
+    """What stands in the prompt for each of these images; `slots`: of an image, where all have so many."""
+    return images.placeholders if isinstance(images, ImageInputs) else [processor.image_token * slots] * len(images)
+
+
 def slot_id(processor: Any) -> int:
     """Id of the token that fills image slots."""
     return int(processor.image_token_id if table.of_processor(processor) is None else processor.image_token_ids[0])

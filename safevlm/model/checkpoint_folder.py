@@ -182,7 +182,7 @@ def _check_sections(file: Path) -> None:
         raise CheckpointError(str(error)) from error
 
 
-def _guarded_config(folder: Path, config: Config) -> SafeLlavaConfig:
+def _guarded_config(folder: Path, config: Any) -> Any:
     try:
         guarded = export.config_of(config, export.read_sidecar(folder))
         _ = guarded.taxonomy

@@ -24,12 +24,9 @@ from safetensors.torch import save_file
 
 from llava_patch import fingerprint as fingerprints
 from llava_patch import names
-from llava_patch.classes import Config, Model, Processor
-from llava_patch.processor import make_room
 from safevlm import files
 from safevlm.config import SafetyConfig
-from safevlm.model import base_print
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model import base_print, families
 from safevlm.model.safety_modules import is_safety_name
 
 SIDECAR = "safety"
@@ -80,14 +77,14 @@ def read_sidecar(folder: Path) -> Sidecar:
     return sidecar
 
 
-def config_of(stock: Config, sidecar: Sidecar) -> SafeLlavaConfig:
+def config_of(stock: Any, sidecar: Sidecar) -> Any:
     """The stock config with the guard's sections."""
-    config = SafeLlavaConfig.from_stock(stock, sidecar.safety)
+    config = families.classes_of(stock).config.from_stock(stock, sidecar.safety)
     config.policy = sidecar.policy
     return config
 
 
-def write(model: SafeLlava, processor: Processor, folder: Path, base: str) -> None:
+def write(model: Any, processor: Any, folder: Path, base: str) -> None:
     """Writes both parts into an existing folder; `base`: what to call the model in messages about it later.
 
     ValueError when the model has no safety modules.
@@ -96,8 +93,7 @@ def write(model: SafeLlava, processor: Processor, folder: Path, base: str) -> No
     if not ours:
         raise ValueError("--stock: this checkpoint has no safety modules, so there is nothing to put beside the model")
     _stock(model).save_pretrained(folder)
-    plain = make_room(copy.deepcopy(processor), model.config, extra=0)
-    plain.save_pretrained(folder)
+    families.processor_with_room(copy.deepcopy(processor), model.config, learned=0).save_pretrained(folder)
     sidecar = folder / SIDECAR
     sidecar.mkdir()
     save_file({name: tensor.float().contiguous() for name, tensor in ours.items()}, sidecar / SAFETY_FILE)
@@ -139,11 +135,12 @@ def _start(key: str) -> int | None:
     return next((key.index(part) for part in names.GUARD_INPUTS if part in key), None)
 
 
-def _stock(model: SafeLlava) -> Model:
+def _stock(model: Any) -> Any:
     """The stock class around the same tensors, without ours."""
     table = {key: value for key, value in model.config.to_dict().items() if key not in OURS}
+    classes = families.stock_classes_of(model.config)
     with torch.device("meta"):
-        stock = Model(Config(**table))
+        stock = classes.model(classes.config(**table))
     state = {name: tensor for name, tensor in model.state_dict().items() if not is_safety_name(name)}
     stock.load_state_dict(state, assign=True)
     stock.tie_weights()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llava_patch import names
-from safevlm.backbones import table
+from llava_patch import classes, names
+from llava_patch.processor import make_room
+from safevlm.backbones import processors, table
 from safevlm.backbones.row import Backbone
 from safevlm.model import layout, safe_backbone
 from safevlm.model.layout import Layout
@@ -44,6 +45,20 @@ def classes_of(config: Any) -> Classes:
 def layout_of(config: Any) -> Layout:
     """Where a model of this config has its LLM."""
     return layout.of(backbone_of(config))
+
+
+def stock_classes_of(config: Any) -> Classes:
+    """transformers' own classes of this family."""
+    backbone = backbone_of(config)
+    if backbone is None:
+        return Classes(classes.Config, classes.Model)
+    return Classes(backbone.config_class, backbone.model_class)
+
+
+def processor_with_room(processor: Any, config: Any, learned: int) -> Any:
+    """The processor, changed: `learned` slots more for every image."""
+    backbone = backbone_of(config)
+    return make_room(processor, config, learned) if backbone is None else processors.make_room(processor, learned)
 
 
 def register(model_type: str) -> None:

@@ -23,7 +23,6 @@ from llava_patch import fingerprint
 from llava_patch.classes import Processor
 from llava_patch.fingerprint import Fingerprints
 from llava_patch.pretrained import from_folder
-from llava_patch.processor import make_room
 from safevlm.backbones import config_facts, processors
 from safevlm.config import Quantization, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
@@ -206,10 +205,9 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
         )
     if backbone is not None:
         return processors.make_room(processor, config.safety_config.lm_tokens)
-    if backbone is not None:
-        return processors.make_room(processor, config.safety_config.lm_tokens)
-    processor.chat_template = CHAT_TEMPLATE
-    return make_room(processor, config, config.safety_config.lm_tokens)
+    if backbone is None:
+        processor.chat_template = CHAT_TEMPLATE
+    return families.processor_with_room(processor, config, config.safety_config.lm_tokens)
 
 
 def restore(model: Any, folder: Path, start: Loaded) -> None:

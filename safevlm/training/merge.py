@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText
 
-from llava_patch import fields
-from llava_patch.pretrained import from_folder
+from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.data import atomic_write, chat
-from safevlm.model import card, checkpoint_folder, export, loading, stored
+from safevlm.data.pixels import Pixels, read_images, slot_texts
+from safevlm.model import card, checkpoint_folder, export, families, loading, stored
 from safevlm.model.checkpoint_folder import BROKEN
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.types import Request
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 QUESTIONS = ("What is in the picture?", "Describe what you see and say whether it is safe.")
 DType = Literal["float32", "bfloat16", "float16"]
+SIDE = 64
+"""Pixels on the side of the image that merged models are tried on, where a family takes images of any size."""
 BESIDES = 1.15
 """The LoRA (r 256 on 7B: a tenth of the weights) and copies of single layers come on top."""
 
@@ -111,9 +113,10 @@ def describe(merged: MergeResult, out: str, tolerance: float) -> str:
 def _tell_needs(path: str, out: Path, dtype: torch.dtype) -> None:
     """Before anything is loaded: one that runs out of memory is killed without a word. WriteError: a full disk."""
     try:
-        config = from_folder(AutoConfig, checkpoint_folder.resolve(path))
+        folder = checkpoint_folder.resolve(path)
+        config = checkpoint_folder.config_of(folder, checkpoint_folder.kind_of(folder), None)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
+            model = families.classes_of(config).model(config)
     except BROKEN:
         return  # loading says better what is wrong
     weights = sum(weight.numel() for weight in model.parameters())
@@ -161,25 +164,33 @@ def _clean(model: Any) -> None:
         model.generation_config.temperature = model.generation_config.top_p = None
 
 
-def _reread(folder: Path, probe: list[dict[str, Tensor]]) -> list[Tensor]:
+def _reread(folder: Path, probe: list[dict[str, Any]]) -> list[Tensor]:
     return _logits(loading.load(folder).model, probe)
 
 
-def _probe(loaded: loading.Loaded) -> list[dict[str, Tensor]]:
+def _probe(loaded: loading.Loaded) -> list[dict[str, Any]]:
     """Prompts with a random image, and one without."""
-    model = loaded.safe_llava
-    pixels = torch.randn(1, *fields.pixel_shape(model.config), generator=torch.Generator().manual_seed(0))
-    ids = [torch.tensor([chat.prompt_ids(loaded.processor, _with_image(text), model.slots)]) for text in QUESTIONS]
-    words = torch.tensor([chat.prompt_ids(loaded.processor, Request(QUESTIONS[1]), 0)])
-    return [*({"input_ids": row, "pixel_values": pixels} for row in ids), {"input_ids": words}]
+    model, processor = loaded.safe_llava, loaded.processor
+    pixels = _noise(loaded)
+    further = {"images_per_row": [1]} if isinstance(pixels, ImageInputs) else {}
+    slots = slot_texts(processor, pixels, model.slots or 0)
+    asked = chat.prompts(processor, [Request(text, images=("",)) for text in QUESTIONS], [slots] * len(QUESTIONS))
+    words = torch.tensor([chat.prompt_ids(processor, Request(QUESTIONS[1]), 0)])
+    shown = [{"input_ids": torch.tensor([prompt.ids]), "pixel_values": pixels, **further} for prompt in asked]
+    return [*shown, {"input_ids": words}]
 
 
-def _with_image(text: str) -> Request:
-    return Request(text, images=("",))
+def _noise(loaded: loading.Loaded) -> Pixels:
+    """A random image as the model reads it."""
+    generator, shape = torch.Generator().manual_seed(0), loaded.safe_llava.pixel_shape
+    if shape is not None:
+        return torch.randn(1, *shape, generator=generator)
+    values = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+    return read_images(loaded.processor, [[Image.fromarray(values.numpy())]])
 
 
 @torch.no_grad()
-def _logits(model: Any, probe: list[dict[str, Tensor]]) -> list[Tensor]:
+def _logits(model: Any, probe: list[dict[str, Any]]) -> list[Tensor]:
     return [model(**inputs).logits for inputs in probe]
 
 
