@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -217,9 +218,9 @@ def _shared(model_type: str) -> tuple[Any, Any]:
     config, processor = MADE[model_type](BACKBONES[model_type])
     torch.manual_seed(0)
     model = BACKBONES[model_type].model_class(config).eval()
-    newline = getattr(model.model, "image_newline", None)
-    if newline is not None:
-        torch.nn.init.normal_(newline, std=STD)
+    for name, weight in model.named_parameters():
+        if name.endswith(("image_newline", "mm_input_projection_weight")):  # zeros, before training
+            torch.nn.init.normal_(weight, std=STD)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor
@@ -237,6 +238,16 @@ def saved(model_type: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+QUICK = ("qwen3_vl", "gemma3", "llava_next")
+"""Families whose contract the fast tests check: flattened patches with deep features, squares, tiles."""
+
+
+def each(names: Iterable[str] = BACKBONES) -> pytest.MarkDecorator:
+    """A test for each family, the quick ones among the fast tests."""
+    rows = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("family", rows)
 
 
 def image(seed: int, width: int = 24, height: int = 24) -> Image.Image:

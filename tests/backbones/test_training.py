@@ -1,0 +1,117 @@
+"""Both stages, merging and the two forms of export on every family: what trains, what is kept, what comes back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from safevlm.config import (
+    DataConfig,
+    LoraSettings,
+    LossWeights,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    RunConfig,
+    SafetyConfig,
+)
+from safevlm.data.collate import IGNORED, Collator
+from safevlm.data.records import read_records
+from safevlm.engine import load
+from safevlm.model import loading
+from safevlm.model.safety_modules import is_safety_name
+from safevlm.taxonomy import DEFAULT
+from safevlm.training.merge import fold
+from safevlm.training.run import train
+from safevlm.types import Generation, Request
+from tests.backbones import families
+
+each_family = families.each()
+SHORT = Generation(max_new_tokens=5)
+
+
+def _turns(*said: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(said)]
+
+
+def _data(home: Path) -> Path:
+    rows: list[dict[str, Any]] = []
+    for index in range(6):
+        families.image(index, 20 + 4 * index, 24).save(home / f"{index}.png")
+        label = {"safe_type": ("clean", "illegal")[index % 2], "safe_level": ("safe", "must_refuse")[index % 2]}
+        turns = _turns("<image>\nWhat is it?", f"Thing {index}.")
+        rows.append({"id": str(index), "image": f"{index}.png", **label, "conversations": turns})
+    rows.append({"id": "words", "conversations": _turns("Hello!", "Hi.", "More?", "Yes.")})
+    two = {"safe_type": "illegal", "safe_level": "must_refuse"}
+    turns = _turns("<image><image>\nCompare.", "Alike.")
+    rows.append({"id": "two", "image": ["1.png", "3.png"], **two, "conversations": turns})
+    (home / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    return home / "data.json"
+
+
+def _recipe(home: Path, stage: str, start: Path, out: str, **settings: Any) -> Recipe:
+    tokens = settings.pop("lm_tokens", 3)
+    sizes = {"projector_width": 16, "projector_depth": 1, "projector_tokens": 4, "head_tokens": 2, "head_heads": 4}
+    safety = SafetyConfig(projector="resampler", lm_tokens=tokens, **sizes)
+    return Recipe(
+        stage,
+        ModelConfig(str(start), safety=safety),
+        DataConfig([str(home / "data.json")]),
+        RunConfig(str(home / out), device="cpu"),
+        optim=OptimConfig(lr=1e-2, epochs=1, batch_size=2, effective_batch=4, warmup_steps=1),
+        **settings,
+    )
+
+
+@each_family
+def test_stages_train_their_own_weights_and_merged_and_exported_models_answer_alike(
+    family: str, tmp_path: Path
+) -> None:
+    stock = families.saved(family, tmp_path / "stock")
+    _data(tmp_path)
+    head = train(_recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0)))
+    first = train(_recipe(tmp_path, "stage1", stock, "one"))
+    second = train(_recipe(tmp_path, "stage2", first, "two", lora=LoraSettings(r=2, alpha=4, dropout=0)))
+
+    before, after = loading.load(stock).model.state_dict(), loading.load(first).model.state_dict()
+    changed = {name for name, weight in after.items() if name not in before or not torch.equal(weight, before[name])}
+    assert changed == {name for name in after if is_safety_name(name)}
+    kept, again = load_file(first / "safety.safetensors"), load_file(second / "safety.safetensors")
+    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+    learned = load_file(second / "adapter_model.safetensors")
+    assert learned and all("lora_" in name for name in learned)
+    assert any(bool(weight.abs().sum()) for name, weight in learned.items() if "lora_B" in name)
+
+    result = fold(str(second), tmp_path / "merged")
+    assert result.difference < 1e-4
+    fold(str(head), tmp_path / "guarded", stock=True)
+    assert "safety" not in json.loads((tmp_path / "guarded" / "config.json").read_text(encoding="utf-8"))
+    asked = Request("What is it?", images=(str(tmp_path / "1.png"),))
+    for one, other in ((second, tmp_path / "merged"), (head, tmp_path / "guarded")):
+        replies = [load(place, device="cpu").reply(asked, SHORT) for place in (one, other)]
+        assert replies[0].text == replies[1].text and replies[0].verdict.level == replies[1].verdict.level
+        assert not replies[0].verdict.error
+
+
+@each_family
+def test_what_is_learnt_is_the_answers_with_their_ends_and_nothing_else(family: str, tmp_path: Path) -> None:
+    _, processor = families.stock(family)
+    batch = Collator(processor)(list(read_records([str(_data(tmp_path))], DEFAULT)))
+    said = [processor.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
+    assert said[0] == "Thing 0.<end>" and said[6] == "Hi.<end>Yes.<end>" and said[7] == "Alike.<end>"
+    assert batch["images_per_row"].tolist() == [1] * 6 + [0, 2] and len(batch["pixel_values"]) == 8
+
+
+def test_a_template_that_writes_a_beginning_otherwise_is_refused(tmp_path: Path) -> None:
+    _, processor = families.stock("gemma3")
+    processor.chat_template = processor.chat_template.replace(
+        "{{ '<end>' }}", "{{ '<end>' if loop.last else '<eoi>' }}"
+    )
+    records = list(read_records([str(_data(tmp_path))], DEFAULT))
+    with pytest.raises(ValueError, match="template"):
+        Collator(processor)(records)
