@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from safevlm.data.chat import without_control_tokens
+from safevlm.data.rendering import without_control_tokens
 from safevlm.messages import Message
 from safevlm.serve.conversation import OpenedRequest
 from safevlm.serve.wire.chat import ImagePart, RefusalPart
