@@ -7,6 +7,10 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+from llava_patch.fields import Sizes
+
+TYPICAL_PATCHES = 4096
+"""Of an image of about 900 x 900 pixels in patches of 14: what a tower that takes any size is reckoned with."""
 PER_LAYER = "layer_types"
 """Some configs list their layers by kind; the list is as long as there are layers."""
 
@@ -67,3 +71,39 @@ def copy_lm_layers(source: Any, config: Any) -> None:
     if kinds is not None:
         setattr(own, PER_LAYER, list(kinds))
     own.num_hidden_layers = lm_layers(source)
+
+
+def sizes(config: Any) -> Sizes:
+    """Layers, widths and counts of LLM and vision tower, as far as the config tells them.
+
+    Where images differ in size, the tower's positions are those of `TYPICAL_PATCHES`.
+    """
+    llm, tower = text(config), config.vision_config
+    width = _first(tower, "hidden_size", "embed_dim")
+    return Sizes(
+        lm_layers=llm.num_hidden_layers,
+        lm_width=llm.hidden_size,
+        lm_intermediate=llm.intermediate_size,
+        lm_heads=llm.num_attention_heads,
+        vocabulary=llm.vocab_size,
+        tower_layers=_first(tower, "num_hidden_layers", "depth"),
+        tower_width=width,
+        tower_intermediate=_first(tower, "intermediate_size", default=4 * width),
+        tower_positions=_positions_of_tower(tower),
+    )
+
+
+def _positions_of_tower(tower: Any) -> int:
+    side = getattr(tower, "image_size", None)
+    if side is None:
+        return TYPICAL_PATCHES
+    side, patch = (value[0] if isinstance(value, list | tuple) else value for value in (side, tower.patch_size))
+    return int(side // patch) ** 2 + 1
+
+
+def _first(config: Any, *names: str, default: int | None = None) -> int:
+    """The first of these fields that the config has."""
+    found = next((value for name in names if (value := getattr(config, name, None)) is not None), default)
+    if found is None:
+        raise ValueError(f"{type(config).__name__} has none of {', '.join(names)}")
+    return int(found)

@@ -14,15 +14,14 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from llava_patch import fields
 from llava_patch import weights as stored_weights
+from safevlm.backbones import config_facts
 from safevlm.config import ModelConfig, SafetyConfig
-from safevlm.model import checkpoint_folder, loading
+from safevlm.model import checkpoint_folder, families, loading
 from safevlm.model.checkpoint_folder import ADAPTER_FILE, BROKEN, SAFETY_FILE, Kind
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import start
 
@@ -51,7 +50,8 @@ class Checkpoint:
     kind: Kind
     weights: Path
     """Folder with the LLM's weights: the same, or the base's."""
-    config: SafeLlavaConfig
+    config: Any
+    """Of ours, whatever the family."""
 
 
 def read(model: ModelConfig, *, trains: bool = True) -> Checkpoint:
@@ -73,16 +73,16 @@ def of_folder(path: str | Path, base: str | None = None) -> Checkpoint:
     return read(ModelConfig(str(path), SafetyConfig(), base), trains=False)
 
 
-def skeleton(config: SafeLlavaConfig, *, layers: int | None = None) -> SafeLlava:
+def skeleton(config: Any, *, layers: int | None = None) -> Any:
     """The model on the meta device: names and shapes, no numbers. `layers`: so many of the LLM's; none: all."""
     config = copy.deepcopy(config)
     if layers is not None:
-        fields.set_lm_layers(config, min(layers, fields.lm_layers(config)))
+        config_facts.set_lm_layers(config, min(layers, config_facts.lm_layers(config)))
     with torch.device("meta"):
-        return SafeLlava(config)
+        return families.classes_of(config).model(config)
 
 
-def safety_state(model: SafeLlava) -> dict[str, Tensor]:
+def safety_state(model: nn.Module) -> dict[str, Tensor]:
     """All safety weights and buffers by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if is_safety_name(name)}
 
@@ -150,9 +150,9 @@ def _pickled(file: Path) -> dict[str, Tensor]:
     return dict(table)
 
 
-def _compare(tensors: dict[str, Tensor], config: SafeLlavaConfig) -> dict[str, set[str]]:
+def _compare(tensors: dict[str, Tensor], config: Any) -> dict[str, set[str]]:
     with loading.quiet():
-        made = SafeLlava.from_pretrained(
+        made = families.classes_of(config).model.from_pretrained(
             None,
             config=copy.deepcopy(config),
             state_dict=tensors,
@@ -160,7 +160,7 @@ def _compare(tensors: dict[str, Tensor], config: SafeLlavaConfig) -> dict[str, s
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    _, info = cast("tuple[SafeLlava, dict[str, Any]]", made)  # for output_loading_info
+    _, info = cast("tuple[Any, dict[str, Any]]", made)  # for output_loading_info
     return {
         "missing": set(info["missing_keys"]),
         "unexpected": set(info["unexpected_keys"]),

@@ -103,9 +103,10 @@ def slots(plan: RunPlan) -> Iterator[Finding]:
     if not sample.rows:
         raise Skipped("no record could be encoded")
     if not bad:
+        slots_each = plan.skeleton.slots or "its own number of"
         yield Finding(
             True,
-            f"{len(sample.rows)} records encoded: {plan.skeleton.slots} slots per image, none cut at {limit} tokens, "
+            f"{len(sample.rows)} records encoded: {slots_each} slots per image, none cut at {limit} tokens, "
             "what is learned is the answer",
             samples.lengths(sample.rows),
         )
@@ -120,7 +121,7 @@ def sample(plan: RunPlan) -> Iterator[Finding]:
     lines = [
         *textwrap.wrap(text.replace("\n", "⏎ "), WIDTH),
         samples.verdict(row.record, plan.taxonomy),
-        f"{row.length} tokens, {row.image_tokens} image slots, {row.learned} learned; pixels {row.pixels or 'none'}",
+        f"{row.length} tokens, {row.image_tokens} image slots, {row.learned} learned; pixels {row.pixels}",
     ]
     title = f"as the model sees {row.record.place} ({samples.OPEN}learned{samples.CLOSE}):"
     yield Finding(True, title, "\n".join(lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 from transformers import GenerationConfig
@@ -14,18 +14,21 @@ from llava_patch import fields
 from llava_patch import processor as processors
 from llava_patch.classes import Processor
 from llava_patch.pretrained import from_folder
+from safevlm.backbones import config_facts
 from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
 from safevlm.check.lazy_parts import lazy_part
 from safevlm.data import chat
+from safevlm.data.pixels import read_images, slot_id, slot_texts
 from safevlm.defenses.policy import policy_from
-from safevlm.model import loading
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model import families, loading
 from safevlm.taxonomy import Taxonomy
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 GENERATION = "generation_config.json"
+TRIALS = ((640, 480), (336, 336), (1024, 768))
+"""Images whose tokens are counted, where images differ in them: width and height."""
 BEFORE_CROP = (3, 2)
 """Sides of the trial image, in images' sides: no square, so that padding and cropping show."""
 
@@ -38,7 +41,7 @@ class Examined(Protocol):
     @property
     def taxonomy(self) -> Taxonomy: ...
     @property
-    def skeleton(self) -> SafeLlava: ...
+    def skeleton(self) -> Any: ...
     @property
     def processor(self) -> Processor: ...
 
@@ -59,7 +62,7 @@ class Subject:
         return self.checkpoint.config.taxonomy
 
     @lazy_part
-    def skeleton(self) -> SafeLlava:
+    def skeleton(self) -> Any:
         return checkpoints.skeleton(self.checkpoint.config)
 
     @lazy_part
@@ -103,17 +106,31 @@ def weights(subject: Examined) -> Iterator[Finding]:
 def processor(subject: Examined) -> Iterator[Finding]:
     """A trial image has been encoded: ids, slots and pixels are what the model takes."""
     made, config = subject.processor, subject.checkpoint.config
+    template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
+    if families.backbone_of(config) is not None:
+        yield Finding(True, f"processor: {_tried(made)}", f"{type(made).__name__}\nchat template: in the folder")
+        return
     pads = getattr(made.image_processor, "do_pad", False)
     crops = getattr(made.image_processor, "do_center_crop", False)
     how = "pads to a square" if pads else "crops the middle" if crops else "squeezes"
     counted = f"{processors.describe(made)}; {type(made.image_processor).__name__} {how}"
     side = fields.image_size(config)
-    template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
     title = f"processor: {subject.skeleton.slots} image tokens and 3 x {side} x {side} pixels per image"
     yield Finding(True, title, f"{counted}\nchat template: {template}")
 
 
-def fitting_processor(found: Checkpoint, slots: int) -> Processor:
+def _tried(made: Any) -> str:
+    """How many tokens some images take, where images differ in them."""
+    counts = [(width, height, _slots(made, width, height)) for width, height in TRIALS]
+    return ", ".join(f"{slots} tokens for {width} x {height} pixels" for width, height, slots in counts)
+
+
+def _slots(made: Any, width: int, height: int) -> int:
+    read = read_images(made, [[Image.new("RGB", (width, height))]])
+    return made.tokenizer(slot_texts(made, read, 0)[0])["input_ids"].count(slot_id(made))
+
+
+def fitting_processor(found: Checkpoint, slots: int | None) -> Processor:
     """The folder's processor. ValueError: it makes other ids, slots or pixels than the model takes."""
     made = loading.load_processor(found.folder, found.config)
     problems = list(_differences(made, found.config, slots))
@@ -122,14 +139,18 @@ def fitting_processor(found: Checkpoint, slots: int) -> Processor:
     return made
 
 
-def _differences(made: Processor, config: SafeLlavaConfig, slots: int) -> Iterator[str]:
-    side = fields.image_size(config)
-    image_token = fields.image_token_id(config)
-    if made.image_token_id != image_token:
-        yield f"{made.image_token} is {made.image_token_id} for the tokenizer, {image_token} in config.json"
+def _differences(made: Processor, config: Any, slots: int | None) -> Iterator[str]:
+    image_token = config_facts.image_token_id(config)
+    if slot_id(made) != image_token:
+        yield f"{made.image_token} is {slot_id(made)} for the tokenizer, {image_token} in config.json"
     if made.tokenizer.pad_token_id is None:
         yield "the tokenizer has no pad token; set pad_token in tokenizer_config.json"
         return
+    if slots is None:
+        if not _slots(made, *TRIALS[0]):
+            yield "an image becomes no image token"
+        return
+    side = fields.image_size(config)
     image = Image.new("RGB", (BEFORE_CROP[0] * side, BEFORE_CROP[1] * side))
     encoded = chat.encode_dialogues(made, [[chat.user("What is this?", 1), chat.assistant("A wall.")]], [[image]])
     pixels = tuple(encoded["pixel_values"].shape)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from llava_patch import fields, names
 from safevlm.check.memory import ModelShape
-from safevlm.model.safe_llava import SafeLlavaConfig
+from safevlm.model import families
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import trainable
 
 
-def model_shape(
-    config: SafeLlavaConfig, model: nn.Module, *, lora: bool, learns_through_llm: bool, runs_llm: bool
-) -> ModelShape:
+def model_shape(config: Any, model: nn.Module, *, lora: bool, learns_through_llm: bool, runs_llm: bool) -> ModelShape:
     """The shape of `model`, prepared to train; it may be on the meta device. The flags are `ModelShape`'s."""
-    sizes, safety = fields.sizes(config), config.safety_config
+    sizes, safety = families.sizes_of(config), config.safety_config
     frozen = {name: weight.numel() for name, weight in model.named_parameters() if not weight.requires_grad}
-    llm = sum(amount for name, amount in frozen.items() if names.LM_LAYERS in name)
+    below = families.layout_of(config).lm_layers
+    llm = sum(amount for name, amount in frozen.items() if below in name)
     ours = sum(amount for name, amount in frozen.items() if is_safety_name(name))
     has_head = safety.projector != "none"
     return ModelShape(

@@ -25,7 +25,6 @@ from safevlm.data.mix import draw_clean
 from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
-from safevlm.model.safe_llava import SafeLlava
 from safevlm.taxonomy import Taxonomy
 from safevlm.training import updates
 from safevlm.training.arguments import deepspeed_file
@@ -88,7 +87,7 @@ class RunPlan:
         return self.checkpoint.config.taxonomy
 
     @lazy_part
-    def skeleton(self) -> SafeLlava:
+    def skeleton(self) -> Any:
         """The whole model on the meta device, without the LLM's layers where they are never loaded."""
         return checkpoint.skeleton(self.checkpoint.config, layers=None if self.recipe.loss.lm else 0)
 

@@ -137,7 +137,7 @@ def load_of(plan: RunPlan) -> memory.Load:
     found = zero.settings(plan.deepspeed_file or {})
     rows = _rows(plan)
     return memory.Load(
-        tokens=min(plan.longest, max((row.length for row in rows), default=plan.skeleton.slots + QUESTION)),
+        tokens=min(plan.longest, max((row.length for row in rows), default=(plan.skeleton.slots or 0) + QUESTION)),
         answer_tokens=max((row.learned for row in rows), default=QUESTION),
         images=max((len(row.record.images) for row in rows), default=1),
         batch=recipe.optim.batch_size,

@@ -15,9 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llava_patch.classes import Processor
+from safevlm.backbones import table
 from safevlm.check.lazy_parts import one_line
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
+from safevlm.data.pixels import slot_id
 from safevlm.data.records import Record
 from safevlm.taxonomy import Taxonomy
 
@@ -35,8 +37,8 @@ class EncodedRecord:
     """(t,)"""
     labels: Tensor
     """(t,), `IGNORED` where nothing is learned."""
-    pixels: tuple[int, ...] | None
-    """Shape of the images' tensor."""
+    pixels: str
+    """Shape of the images' tensor, or of each image's where images differ."""
     image_tokens: int
 
     @property
@@ -61,8 +63,8 @@ class Sampled:
     """Records that cannot be encoded."""
 
 
-def encode(records: Sequence[Record], processor: Processor, slots: int, max_length: int) -> Sampled:
-    """Encodes the records and compares. `slots`: image tokens that the model takes per image."""
+def encode(records: Sequence[Record], processor: Processor, slots: int | None, max_length: int) -> Sampled:
+    """Encodes the records and compares. `slots`: image tokens that the model takes per image; None: images differ."""
     collator = Collator(processor, WITHOUT_LIMIT)
     rows, wrong, cut, answers, broken = [], [], [], [], []
     for record in tqdm(records, "encoding records", leave=False):
@@ -72,7 +74,7 @@ def encode(records: Sequence[Record], processor: Processor, slots: int, max_leng
             broken.append(one_line(error))
             continue
         rows.append(row)
-        if row.image_tokens != len(record.images) * slots:
+        if slots is not None and row.image_tokens != len(record.images) * slots:
             expected = f"{len(record.images)} x {slots}"
             wrong.append(f"{record.place}: {row.image_tokens} image tokens, the model takes {expected}")
         if row.length > max_length:
@@ -121,10 +123,15 @@ def verdict(record: Record, taxonomy: Taxonomy) -> str:
 def _encoded(record: Record, collator: Collator) -> EncodedRecord:
     batch: dict[str, Any] = collator([record])
     ids, pixels = batch["input_ids"][0], batch.get("pixel_values")
-    image_tokens = int((ids == collator.processor.image_token_id).sum())
-    return EncodedRecord(
-        record, ids, batch["labels"][0], tuple(pixels.shape) if pixels is not None else None, image_tokens
-    )
+    image_tokens = int((ids == slot_id(collator.processor)).sum())
+    return EncodedRecord(record, ids, batch["labels"][0], _shape(pixels), image_tokens)
+
+
+def _shape(pixels: Any) -> str:
+    if pixels is None:
+        return "none"
+    shapes = [pixels] if isinstance(pixels, Tensor) else [image.tensors["pixel_values"] for image in pixels]
+    return ", ".join(str(tuple(each.shape)) for each in shapes)
 
 
 def _marked(row: EncodedRecord) -> Iterator[tuple[int, bool]]:
@@ -133,7 +140,7 @@ def _marked(row: EncodedRecord) -> Iterator[tuple[int, bool]]:
 
 def _text(ids: Sequence[int], processor: Processor) -> str:
     """Decoded, with each run of image tokens as `<image> x N`."""
-    image, pieces = processor.image_token_id, []
+    image, pieces = slot_id(processor), []
     for is_image, run in itertools.groupby(ids, key=lambda token: token == image):
         tokens = list(run)
         pieces.append(f"{processor.image_token} x {len(tokens)} " if is_image else processor.tokenizer.decode(tokens))
@@ -141,7 +148,9 @@ def _text(ids: Sequence[int], processor: Processor) -> str:
 
 
 def _learned_text(row: EncodedRecord, processor: Processor) -> str:
-    return processor.tokenizer.decode(row.labels[row.labels != IGNORED])
+    return processor.tokenizer.decode(
+        row.labels[row.labels != IGNORED], skip_special_tokens=table.of_processor(processor) is not None
+    )
 
 
 def _answer_text(record: Record, processor: Processor) -> str:
@@ -149,6 +158,8 @@ def _answer_text(record: Record, processor: Processor) -> str:
     tokenizer = processor.tokenizer
     answers = [message for message in record.messages if message["role"] == "assistant"]
     broken = [chat.as_text(processor, message)["content"][0]["text"] for message in answers]
+    if table.of_processor(processor) is not None:  # what ends an answer is the template's
+        return "".join(broken)
     text = "".join(f" {answer}{tokenizer.eos_token}" for answer in broken)
     return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llava_patch import classes, names
+from llava_patch import classes, fields, names
+from llava_patch.fields import Sizes
 from llava_patch.processor import make_room
-from safevlm.backbones import processors, table
+from safevlm.backbones import config_facts, processors, table
 from safevlm.backbones.row import Backbone
 from safevlm.model import layout, safe_backbone
 from safevlm.model.layout import Layout
@@ -59,6 +60,11 @@ def processor_with_room(processor: Any, config: Any, learned: int) -> Any:
     """The processor, changed: `learned` slots more for every image."""
     backbone = backbone_of(config)
     return make_room(processor, config, learned) if backbone is None else processors.make_room(processor, learned)
+
+
+def sizes_of(config: Any) -> Sizes:
+    """What an estimate of memory needs."""
+    return fields.sizes(config) if backbone_of(config) is None else config_facts.sizes(config)
 
 
 def register(model_type: str) -> None:
