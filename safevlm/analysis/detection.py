@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from safevlm import defenses
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, truths_of
-from safevlm.data.pixels import open_fitting, pixel_values
+from safevlm.data.pixels import Pixels, join_images, open_fitting, read_images
 from safevlm.data.threads import in_threads
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import Policy
@@ -34,7 +33,7 @@ def load(path: str | Path, device: str = "auto", base: str | None = None) -> loa
     """A checkpoint without its LLM, on its device."""
     place = loading.default_device(device)
     loaded = loading.load(path, base=base, dtype=loading.default_dtype(place), lm=False)
-    loaded.safe_llava.to(place)  # type: ignore[arg-type]  # transformers' wrapper of `to` has the wrong type
+    loaded.safe_llava.to(place)
     return loaded
 
 
@@ -63,18 +62,18 @@ def detect_all(
     """What `keep` makes of every image's sight, in order."""
     model = loaded.safe_llava
     device = next(model.parameters()).device
-    processor = loaded.processor.image_processor
+    processor = loaded.processor
 
-    def pixels(row: LabelledImage) -> tuple[LabelledImage, Tensor]:
-        opened = [open_fitting(processor, image) for image in row.request.images]
-        return row, pixel_values(processor, opened)
+    def pixels(row: LabelledImage) -> tuple[LabelledImage, Pixels]:
+        opened = [open_fitting(processor.image_processor, image) for image in row.request.images]
+        return row, read_images(processor, [opened])
 
     kept: list[Kept] = []
     for batch in _batches(in_threads(pixels, images, title, len(images)), batch_size):
         requests = [row.request for row, _ in batch]
         words = [partial(words_of, loaded.processor, request, device) for request in requests]
         with torch.inference_mode():
-            stack = torch.cat([own for _, own in batch]).to(device)
+            stack = join_images([own for _, own in batch]).to(device)
             encoded_images = encode_images(model, stack, [len(own) for _, own in batch], words)
             kept += [keep(request, features) for request, features in zip(requests, encoded_images, strict=True)]
     return kept

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from safevlm.analysis.labelled_images import LabelledImage
 from safevlm.defenses import Defense
 from safevlm.model.image_features import LazyImageFeatures
 from safevlm.model.loading import Loaded
-from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request, Verdict
 
 SPACES = {
@@ -55,21 +55,23 @@ def extract(loaded: Loaded, guard: Defense, images: Sequence[LabelledImage], bat
             _ = features.risk  # the head has run by now, whatever the detector asked for
             if features.vision is None:
                 raise ValueError(f"{request.id}: no image, and so no features")
+            patches = features.vision.patches
             own = {
-                "patches": features.vision.patches,
-                "cls": features.vision.cls,
+                "patches": patches if isinstance(patches, Tensor) else torch.cat(list(patches)),
                 "safety": heard["safety"][features.rows],
                 "head": heard["head"][features.row],
             }
-            return {name: _mean(own[name]) for name in SPACES}, verdict
+            cls = getattr(features.vision, "cls", None)
+            own |= {} if cls is None else {"cls": cls}
+            return {name: _mean(own[name]) for name in SPACES if name in own}, verdict
 
         kept = detection.detect_all(loaded, images, keep, batch_size, "features")
-    spaces = {name: np.stack([vectors[name] for vectors, _ in kept]) for name in SPACES}
+    spaces = {name: np.stack([vectors[name] for vectors, _ in kept]) for name in kept[0][0]} if kept else {}
     return Features(spaces, [verdict for _, verdict in kept])
 
 
 @contextmanager
-def _listening(model: SafeLlava) -> Iterator[dict[str, Tensor]]:
+def _listening(model: Any) -> Iterator[dict[str, Tensor]]:
     """What the safety projector and the head's pooling gave last: of all images, and of all requests, of a batch."""
     heard: dict[str, Tensor] = {}
 

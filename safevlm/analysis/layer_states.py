@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from llava_patch import parts
 from safevlm.engine import Engine
 from safevlm.model.encoded import EncodedBatch
-from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Request
 
 
@@ -49,24 +47,26 @@ def states(engine: Engine, requests: Sequence[Request], batch_size: int, title: 
 
 
 @torch.inference_mode()
-def last_states(model: Any, inner: SafeLlava, encoded: EncodedBatch) -> Tensor:
+def last_states(model: Any, inner: Any, encoded: EncodedBatch) -> Tensor:
     """(b, layers, d) float32: behind every layer, the token that the answer begins after. Padding on either side."""
     mask = encoded.attention_mask
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts
+    # families that place tokens in rows and columns find their own positions
+    given = {"position_ids": positions} if inner.slots is not None else {}
     with _listening(inner, positions.argmax(1)) as heard:
-        model(**encoded.model_inputs, position_ids=positions, use_cache=False, logits_to_keep=1)
+        model(**encoded.model_inputs, **given, use_cache=False, logits_to_keep=1)
     return torch.stack(heard, 1)
 
 
 @contextmanager
-def _listening(inner: SafeLlava, last: Tensor) -> Iterator[list[Tensor]]:
+def _listening(inner: Any, last: Tensor) -> Iterator[list[Tensor]]:
     heard: list[Tensor] = []
 
     def keep(_: Any, __: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         heard.append(hidden[torch.arange(len(last), device=last.device), last].float())
 
-    handles = [layer.register_forward_hook(keep) for layer in parts.lm_layers(inner)]
+    handles = [layer.register_forward_hook(keep) for layer in inner.lm_layers]
     try:
         yield heard
     finally:

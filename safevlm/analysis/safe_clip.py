@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from llava_patch import parts
 from safevlm.analysis import detection
 from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
 from safevlm.data.made_by import write_result
@@ -46,7 +45,7 @@ def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: s
         )
         for one in sets
     }
-    tower = parts.tower_state(loaded.safe_llava)
+    tower = loaded.safe_llava.tower_state()
     found = {}
     for name, file in banks.items():
         bank = read_bank(file, taxonomy)

@@ -64,7 +64,11 @@ def run(options: TsneOptions) -> dict[str, Any]:
     check_perplexity(options.perplexity, len(images))
     guard = detection.detector(loaded, "safety-head", read_policy(None, config.taxonomy, config.policy), sets)
     features = extract(loaded, guard, images, options.batch_size)
-    spaces = {name: features.spaces[name] for name in options.spaces}
+    spaces = {name: features.spaces[name] for name in options.spaces if name in features.spaces}
+    if not spaces:
+        raise UsageError(
+            f"--spaces: this model has {', '.join(features.spaces)}, and none of those that were asked for"
+        )
     numbers = separations(spaces, images, options.seed)
     planes = {
         name: plane(vectors, options.perplexity, options.iterations, options.seed) for name, vectors in spaces.items()
@@ -73,7 +77,7 @@ def run(options: TsneOptions) -> dict[str, Any]:
     write_points(options.out / "points.csv", named, features.verdicts, planes)
     files = draw(options.out, planes, images, features.verdicts, numbers, config.taxonomy)
     result = {
-        "spaces": {name: SPACES[name] for name in options.spaces},
+        "spaces": {name: SPACES[name] for name in spaces},
         "n": len(images),
         "of": sum(len(one.images) for one in sets),
         "tsne": {"perplexity": options.perplexity, "iterations": options.iterations, "pca": COMPONENTS},

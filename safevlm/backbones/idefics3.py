@@ -35,7 +35,7 @@ def _row(model_type: str, name: str, **differing: Any) -> Backbone:
         name,
         tower="model.vision_model",
         between=("model.connector",),
-        language_model="model.text_model",
+        llm="model.text_model",
         takes=TENSORS,
         join=_samples,
         **differing,

@@ -29,7 +29,7 @@ class Backbone:
     """Path of the vision tower in the model."""
     between: tuple[str, ...] = ("model.multi_modal_projector",)
     """Paths of what stands between tower and LLM, where that is no part of the tower."""
-    language_model: str = "model.language_model"
+    llm: str = "model.language_model"
     """Path of the LLM without its lm_head."""
     takes: tuple[str, ...] = ("pixel_values",)
     """What `get_image_features` takes of an image processor's outputs."""
@@ -72,7 +72,7 @@ class Backbone:
     @property
     def lm_layers(self) -> str:
         """Prefix of the weights of the LLM's layers."""
-        return f"{self.language_model}.layers."
+        return f"{self.llm}.layers."
 
     @property
     def lora_targets(self) -> str:

@@ -30,4 +30,4 @@ def of(backbone: Backbone | None) -> Layout:
     if backbone is None:
         return LLAVA
     kept = (*backbone.seen, names.LM_HEAD)
-    return Layout(backbone.lm_layers, backbone.lora_targets, f"{backbone.language_model}.", kept)
+    return Layout(backbone.lm_layers, backbone.lora_targets, f"{backbone.llm}.", kept)

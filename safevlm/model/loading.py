@@ -53,14 +53,14 @@ class Loaded:
     """Whether the LLM's layers are in memory."""
 
     @property
-    def safe_llava(self) -> SafeLlava:
-        """The model itself, without the adapter's wrapper."""
+    def safe_llava(self) -> Any:
+        """The model itself, without the adapter's wrapper: a SafeLlava, or a SafeBackbone of another family."""
         return inner_of(self.model)
 
 
-def inner_of(model: Any) -> SafeLlava:
-    """The SafeLlava in a PeftModel; a wrapped one has a `peft_config` too, so that does not tell them apart."""
-    inner: SafeLlava = model.get_base_model() if hasattr(model, "get_base_model") else model
+def inner_of(model: Any) -> Any:
+    """The model in a PeftModel; a wrapped one has a `peft_config` too, so that does not tell them apart."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner
 
 

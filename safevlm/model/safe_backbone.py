@@ -17,7 +17,7 @@ from dataclasses import dataclass, make_dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
@@ -85,9 +85,19 @@ class SafeBackbone(SafetyModules):
     pixel_shape: ClassVar[None] = None
     """(channels, height, width) of every image: there is no one shape."""
 
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.get_submodule(self.backbone.tower)  # type: ignore[attr-defined]  # nn.Module's
+
+    @property
+    def lm_layers(self) -> nn.ModuleList:
+        """The LLM's decoder layers; empty in a model that was loaded without its LLM."""
+        return self.get_submodule(self.backbone.lm_layers.removesuffix("."))  # type: ignore[attr-defined]
+
     def tower_state(self) -> dict[str, Tensor]:
         """The vision tower's weights by their own names, not copied."""
-        return self.get_submodule(self.backbone.tower).state_dict()  # type: ignore[attr-defined]  # nn.Module's
+        return self.tower.state_dict()
 
     def encode_images(self, images: ImageInputs) -> ImagePass:
         """One vision pass; the only place that runs the tower."""
@@ -156,8 +166,7 @@ class SafeBackbone(SafetyModules):
     @property
     def has_lm(self) -> bool:
         """Whether the model can answer: False when it was loaded without the LLM's layers."""
-        module = self.get_submodule(self.backbone.lm_layers.removesuffix("."))  # type: ignore[attr-defined]
-        return len(module) > 0
+        return len(self.lm_layers) > 0
 
     def _idle(self, words: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
         """Zero, by way of random features: it brings every safety weight a gradient of zeros in the usual order.

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.cache_utils import Cache
 
@@ -73,6 +73,16 @@ class SafeLlava(SafetyModules, classes.Model):
     def pixel_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of every image as the vision tower takes it."""
         return fields.pixel_shape(self.config)
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return parts.vision_tower(self)
+
+    @property
+    def lm_layers(self) -> nn.ModuleList:
+        """The LLM's decoder layers; empty in a model that was loaded without its LLM."""
+        return parts.lm_layers(self)
 
     def tower_state(self) -> dict[str, Tensor]:
         """The vision tower's weights by their own names, not copied."""

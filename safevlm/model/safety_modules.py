@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import initialization as init
 
+from safevlm.backbones import config_facts
 from safevlm.model import head as heads
 from safevlm.model import projector
 from safevlm.model.head import HeadLogits, SafetyHead
@@ -107,7 +108,7 @@ class SafetyModules:
             raise ValueError("safety_words need their safety_word_mask (b, w), True at words")
         if words is not None or word_mask is not None or input_ids is None:
             return (input_ids if words is None else words), word_mask
-        mask = input_ids != self.config.image_token_id
+        mask = input_ids != config_facts.image_token_id(self.config)
         if isinstance(attention_mask, Tensor) and attention_mask.shape == mask.shape:  # generate may hand other forms
             mask = mask & attention_mask.bool()
         return input_ids, (mask if labels is None else mask & (labels == IGNORED))

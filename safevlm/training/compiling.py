@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from llava_patch import parts
 from safevlm.model import loading, zero3
 
 
@@ -19,5 +18,5 @@ def compile_layers(model: nn.Module) -> None:
     """
     if zero3.is_planned():
         raise ValueError("run.compile: ZeRO-3 fetches weights in the middle of a layer; use --run.deepspeed zero2")
-    for layer in parts.lm_layers(loading.inner_of(model)):
+    for layer in loading.inner_of(model).lm_layers:
         layer.compile()

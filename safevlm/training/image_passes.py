@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from llava_patch.vision import VisionPass
-from safevlm.data.pixels import open_fitting, pixel_values
+from safevlm.data.pixels import open_fitting, read_images
 from safevlm.model.loading import Loaded
 
 
@@ -19,7 +19,7 @@ def image_passes(
     """(paths, their `VisionPass`) for all images in order; batches depend on nothing but `batch`. ImageError."""
     starts = range(0, len(images), batch)
     for paths in tqdm([images[start : start + batch] for start in starts], title, leave=False):
-        processor = loaded.processor.image_processor
-        pixels = pixel_values(processor, [open_fitting(processor, path) for path in paths])
+        processor = loaded.processor
+        pixels = read_images(processor, [[open_fitting(processor.image_processor, path)] for path in paths])
         with torch.inference_mode():
             yield paths, loaded.safe_llava.encode_images(pixels.to(device))

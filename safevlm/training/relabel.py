@@ -18,7 +18,6 @@ import torch
 import torch.distributed
 from transformers import TrainingArguments
 
-from llava_patch import parts
 from safevlm.config import Recipe
 from safevlm.data import chat
 from safevlm.data.record_facts import fact
@@ -47,9 +46,9 @@ def relabel(
     vision_model = _vision_model(recipe, loaded)
     model, taxonomy = vision_model.safe_llava, vision_model.safe_llava.config.taxonomy
     bank = read_bank(recipe.data.relabel, taxonomy)
-    bank.check_tower(parts.tower_state(model), recipe.data.relabel)
+    bank.check_tower(model.tower_state(), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
-    tower: torch.nn.Module = parts.vision_tower(model)
+    tower = model.tower
     tower.to(arguments.device)
     images = sorted({Path(path) for paths in image_paths(records) for path in paths})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)

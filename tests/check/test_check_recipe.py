@@ -198,7 +198,7 @@ DEFECTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "deepspeed in fp16": (_deepspeed(fp16={"enabled": True}), "fp16.enabled"),
     "deepspeed's batch": (_deepspeed(train_micro_batch_size_per_gpu=64), "train_micro_batch_size_per_gpu is 64"),
     "missing model": (_setting("model", path="nowhere"), "nowhere: no such folder"),
-    "foreign model": (lambda place: place.json(place.model / "config.json", model_type="gpt2"), "not a LLaVA"),
+    "foreign model": (lambda place: place.json(place.model / "config.json", model_type="gpt2"), "'gpt2'"),
     "missing weight": (_weights(lambda tensors: tensors.pop(sorted(tensors)[0])), "1 weights missing"),
     "weight of another shape": (
         _weights(lambda tensors: tensors.update({sorted(tensors)[0]: torch.zeros(3)})),

@@ -317,7 +317,7 @@ def test_safety_weights_that_do_not_fit_are_an_error(folders: dict[str, Path], t
         ('{"model_type": "llava",\n "text_config": ', "config.json:2: "),
         ("", "config.json:1: "),
         ("[]", "config.json"),
-        ('{"model_type": "qwen2_vl"}', "'qwen2_vl'"),
+        ('{"model_type": "blip-2"}', "'blip-2'"),
         ("{}", "None"),
     ],
 )

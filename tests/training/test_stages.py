@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from itertools import product
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from llava_patch import names
 from safevlm.config import LoraSettings
+from safevlm.model import layout
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.stages import STAGES
@@ -89,7 +90,8 @@ def test_stage1_without_safety_modules_is_an_error() -> None:
 
 
 def test_lora_that_lands_nowhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "LORA_TARGETS", r"model\.no_such_model\..*")
+    nowhere = dataclasses.replace(layout.LLAVA, lora_targets=r"model\.no_such_model\..*")
+    monkeypatch.setattr(layout, "LLAVA", nowhere)
     with pytest.raises(ValueError):
         _prepared("stage2")
 

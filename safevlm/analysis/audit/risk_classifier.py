@@ -45,7 +45,7 @@ class RiskClassifier:
         model = loaded.safe_llava
         if model.safety_head is None:
             raise ValueError(f"{loaded.path}: this checkpoint has no safety head; train one with a stage-1 recipe")
-        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper of `to` has the wrong type
+        model.to(device)
         return cls(model, loaded.processor, device, loaded.path, question)
 
     @property
