@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from safevlm.data.rendering import messages_of, without_control_tokens
+from safevlm.data.chat import messages_of
+from safevlm.data.rendering import without_control_tokens
 from safevlm.defenses.self_check import VERDICT_TOKENS, SelfCheck, Wording
 from safevlm.engine import Engine
 from safevlm.serve.batches import Batches, Waiting
