@@ -29,6 +29,29 @@ class HeadLogits:
     """(b, categories)."""
 
 
+class OneQueryAttention(nn.MultiheadAttention):
+    """Attention of a single query, with the products in another order: the same function, to rounding.
+
+    Keys and values of d numbers each would be made of every feature. One query wants of a key only its product with it,
+    and of the values only their mean: so the query goes through the keys' weights, and the mean through the values'.
+    """
+
+    def forward(self, query: Tensor, features: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]  # fewer kinds
+        """(b, 1, d), (b, m, d), (b, m) bool, True at what is there → (b, 1, d). Of nothing: as torch's own."""
+        heads, width = self.num_heads, self.embed_dim
+        of_query, of_key, of_value = (weight.unflatten(0, (heads, -1)) for weight in self.in_proj_weight.chunk(3))
+        # a key's bias adds the same to every score
+        bias_of_query, _, bias_of_value = (bias.unflatten(0, (heads, -1)) for bias in self.in_proj_bias.chunk(3))
+        asked = torch.einsum("bd,hcd->bhc", query.squeeze(1), of_query) + bias_of_query
+        asked = torch.einsum("bhc,hcd->bhd", asked, of_key) / (width // heads) ** 0.5
+        absent = ~mask.unsqueeze(1)
+        scores = asked @ features.transpose(1, 2)
+        scores = scores.masked_fill(absent, torch.finfo(scores.dtype).min)
+        shares = scores.softmax(-1).masked_fill(absent, 0)  # b heads m
+        values = torch.einsum("bhd,hcd->bhc", shares @ features, of_value) + bias_of_value * shares.sum(-1, True)
+        return self.out_proj(values.flatten(1)).unsqueeze(1)
+
+
 class SafetyHead(nn.Module):
     """Image features, and the question's words if `reads_text`, → severity level and risk category.
 
@@ -41,7 +64,7 @@ class SafetyHead(nn.Module):
             raise ValueError(f"safety.head_heads: {heads} does not divide the LLM's width {width}")
         self.tokens = TokenBank(tokens, width) if tokens else None
         self.query = None if reads_text else TokenBank(1, width)
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attention = (nn.MultiheadAttention if reads_text else OneQueryAttention)(width, heads, batch_first=True)
         self.level = nn.Linear(width, levels)
         self.category = nn.Linear(width, categories)
 
@@ -63,7 +86,7 @@ class SafetyHead(nn.Module):
         """
         keys, mask = self._keys(features, feature_mask)
         if self.query is not None:
-            seen = self._attend(self.query(keys.shape[0]), keys, mask)[:, 0]
+            seen = self.attention(self.query(keys.shape[0]).to(keys.dtype), keys, mask)[:, 0]
         else:
             if words is None or word_mask is None:
                 raise ValueError("this head reads text: give the request's word embeddings and their mask")

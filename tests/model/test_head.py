@@ -6,9 +6,9 @@ import functools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from safevlm.model.head import HeadLogits, SafetyHead
+from safevlm.model.head import HeadLogits, OneQueryAttention, SafetyHead
 from safevlm.model.safe_llava import SafeLlava
 from tests import tiny
 
@@ -53,6 +53,25 @@ def test_read_outs_have_one_logit_per_level_and_category() -> None:
         logits = _head(reads_text)(_noise(3, 6, WIDTH), None, _noise(3, 5, WIDTH), torch.ones(3, 5, dtype=torch.bool))
         assert logits.level.shape == (3, LEVELS)
         assert logits.category.shape == (3, CATEGORIES)
+
+
+def test_attention_of_one_query_is_torchs_own_attention_and_so_are_its_gradients() -> None:
+    torch.manual_seed(0)
+    ours, own = OneQueryAttention(WIDTH, 4, batch_first=True), nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+    own.load_state_dict(tiny.shake(ours).state_dict())
+    query, features, there = _noise(3, 1, WIDTH), _noise(3, 6, WIDTH, seed=1), torch.ones(3, 6, dtype=torch.bool)
+    there[1, 4:], there[2] = False, False
+    features.requires_grad_()
+    found = ours(query, features, there)
+    wanted = own(query, features, features, key_padding_mask=~there, need_weights=False)[0]
+    assert found.shape == wanted.shape and _change(found, wanted) < TOLERANCE
+    gradients = [
+        torch.autograd.grad((out * _noise(3, 1, WIDTH, seed=2)).sum(), [features, *module.parameters()])
+        for out, module in ((found, ours), (wanted, own))
+    ]
+    assert all(_change(*pair) < 10 * TOLERANCE for pair in zip(*gradients, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _change(ours(query, features, there).float(), wanted) < 0.05
 
 
 def test_image_only_head_provably_ignores_text() -> None:

@@ -9,10 +9,17 @@ import argparse
 from types import ModuleType
 
 from safevlm.commands import USER_ERRORS, WRONG_USAGE, print_error
-from safevlm.commands.bench import ask, audit, guard, serve, stage1
+from safevlm.commands.bench import ask, audit, data, guard, serve, stage1
 
-TEXT = "Measure speed and cost: a guard over the bare model, ways to ask, a server, stage 1, an audit over its tower."
-COMMANDS: dict[str, ModuleType] = {"guard": guard, "ask": ask, "serve": serve, "stage1": stage1, "audit": audit}
+TEXT = "Measure speed and cost: a guard over the bare model, ways to ask, a server, stage 1, an audit, images, records."
+COMMANDS: dict[str, ModuleType] = {
+    "guard": guard,
+    "ask": ask,
+    "serve": serve,
+    "stage1": stage1,
+    "audit": audit,
+    "data": data,
+}
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

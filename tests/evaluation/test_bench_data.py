@@ -1,0 +1,56 @@
+"""`safevlm bench data`: what is compared is the same, and every number has its peer in the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safevlm.__main__ import main
+from safevlm.evaluation.speed import image_cost
+from tests import tiny
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tower and heads of the tests' size."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr(image_cost, "VIT_B_16", {**image_cost.VIT_B_16, **vision, "image_size": 64})
+    monkeypatch.setattr(image_cost, "LLM", {**image_cost.LLM, "hidden_size": 64, "vocab_size": 300})
+    monkeypatch.setattr(image_cost, "HEADS", {"tiny": tiny.safety_config()})
+
+
+def _measured(out: Path, *flags: str) -> dict[str, Any]:
+    assert main(["bench", "data", "--out", str(out), *flags]) == 0
+    table: dict[str, Any] = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    return table
+
+
+@pytest.mark.usefixtures("small")
+def test_images_are_measured_beside_transformers_and_the_bare_tower(tmp_path: Path, capsys: Any) -> None:
+    table = _measured(tmp_path, "--only", "images", "--images", "2", "--rounds", "2")
+    images = table["images"]
+    assert set(table) == {"images", "made_by"} and images["images"] == images["rounds"] == 2
+    for ways in images["prepared"].values():
+        assert ways["difference"] <= 1e-6
+        assert ways["transformers"]["ratio"]["value"] == 1 and ways["safevlm"]["ratio"]["n"] == 2
+    [ways] = images["audited"].values()
+    assert {"tower", "judge", "read", "audit"} <= set(ways)
+    assert ways["tower"]["ratio"]["value"] == 1
+    assert ways["audit"]["seconds"] > 0 and set(ways["speed"]) == {"judge", "audit"}
+    assert capsys.readouterr().out.count("ratio") == len(images["prepared"])
+
+
+@pytest.mark.slow
+def test_records_are_measured_in_fresh_processes_that_read_the_same(tmp_path: Path) -> None:
+    records = _measured(tmp_path, "--only", "records", "--records", "300", "--starts", "1")["records"]
+    assert set(records["ways"]) == {"list", "first", "again"} and set(records["ratios"]) == {"first", "again"}
+
+
+def test_other_pixels_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = image_cost.pixel_values
+    monkeypatch.setattr(image_cost, "pixel_values", lambda *given: real(*given) + 1e-3)
+    with pytest.raises(ValueError, match="pixels differ"):
+        image_cost.measure(1, 1)
