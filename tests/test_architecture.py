@@ -67,6 +67,7 @@ WITHOUT_TORCH = (
     "safevlm.files",
     "safevlm.serve.chat_cli",  # a client of a server
     "safevlm.serve.console.remote_model",
+    "safevlm.serve.nemo",  # runs in the process of NeMo Guardrails
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 

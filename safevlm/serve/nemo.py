@@ -62,6 +62,10 @@ class RailVerdict:
     """`transform`: the last question as the model is to be asked it, images included."""
 
 
+class OddAnswer(ValueError):
+    """The guard answered, and not in a way that can be used. The message repeats nothing of a conversation."""
+
+
 def register(rails: Any) -> None:
     """Gives `rails`, an `LLMRails` of NeMo Guardrails 0.24 or later, the action `safevlm_check_input`.
 
@@ -99,7 +103,7 @@ class GuardClient:
         self._trusted = ssl.create_default_context()
 
     async def ask(self, body: Mapping[str, Any]) -> Any:
-        """What the guard answers. httpx2.HTTPError, TimeoutError, ValueError: nothing of use.
+        """What the guard answers. httpx2.HTTPError, TimeoutError, ValueError (OddAnswer): nothing of use.
 
         A connection for each, since NeMo's synchronous calls may each have an event loop of their own.
         """
@@ -109,7 +113,7 @@ class GuardClient:
         async with asyncio.timeout(self._timeout), client:
             answer = await client.post(self._url, content=json.dumps(body, allow_nan=False).encode())
         if answer.status_code != httpx2.codes.OK:
-            raise ValueError(f"the guard answered with status {answer.status_code}")
+            raise OddAnswer(f"the guard answered with status {answer.status_code}")
         return answer.json()
 
 
@@ -122,7 +126,8 @@ async def verdict_on(ask: Ask, raw: Any, events: Sequence[Any], question: Any) -
     try:
         return verdict_of(await ask(body_of(raw, events, question)), question)
     except Exception as error:  # noqa: BLE001 - whatever breaks must not let the request through, nor into NeMo's log
-        log.error("the guard was not asked or did not answer (%s), so nothing is let through", type(error).__name__)
+        told = str(error) if isinstance(error, OddAnswer) else f"the guard was not asked ({type(error).__name__})"
+        log.error("%s, so nothing is let through", told)
         return RailVerdict("failure", "the guard could not be asked, so nothing is let through")
 
 
@@ -143,7 +148,7 @@ def body_of(raw: Any, events: Sequence[Any], question: Any) -> dict[str, Any]:
 
 
 def verdict_of(answer: Any, question: Any) -> RailVerdict:
-    """The guard's answer as a verdict. ValueError: it is none that this version knows."""
+    """The guard's answer as a verdict. OddAnswer: it is none that this version knows."""
     action = answer.get("action") if isinstance(answer, Mapping) else None
     if action == "NONE":
         return RailVerdict("allow")
@@ -152,7 +157,7 @@ def verdict_of(answer: Any, question: Any) -> RailVerdict:
         return RailVerdict("block", reason if isinstance(reason, str) else "")
     if action == "GUARDRAIL_INTERVENED":
         return RailVerdict("transform", message=_reworded(_with_room(question), answer.get("texts")))
-    raise ValueError("the guard answered in another form")
+    raise OddAnswer("the guard answered in another form")
 
 
 def words_of(content: Any) -> list[str]:
@@ -165,9 +170,9 @@ def words_of(content: Any) -> list[str]:
 def _reworded(content: str | list[Any], texts: Any) -> str | list[Any]:
     """The content with its texts replaced, in their order."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("the guard answered without texts")
+        raise OddAnswer("the guard answered without texts")
     if len(texts) != len(words_of(content)):
-        raise ValueError("the guard answered with another number of texts")
+        raise OddAnswer("the guard answered with another number of texts")
     if isinstance(content, str):
         return str(texts[0])
     left = iter(texts)

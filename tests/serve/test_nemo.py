@@ -187,6 +187,7 @@ def test_what_cannot_be_sent_is_blocked(watched: tuple[Served, Watching], name: 
 
 
 ODD: dict[str, Any] = {
+    "no such key": (401, JSON, [b"{}"]),
     "an error": (500, JSON, [b"{}"]),
     "busy": (503, JSON, [b"{}"]),
     "a redirect": (307, (b"location", b"/elsewhere"), [b"{}"]),
@@ -208,6 +209,7 @@ def test_an_odd_answer_blocks(name: str, caplog: pytest.LogCaptureFixture) -> No
     with listening(guard) as address:
         assert asked(address, "words", seconds=0.5 if name == "no end" else 30.0).kind == "failure"
     assert len(guard.bodies) == 1 and caplog.records and TEXT not in caplog.text
+    assert ODD[name][0] == 200 or f"status {ODD[name][0]}" in caplog.text
 
 
 def test_a_guard_that_cannot_be_reached_blocks() -> None:

@@ -27,8 +27,9 @@ pytest.importorskip(
 pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nemo"
-MODEL, GUARD = "http://127.0.0.1:8001", "http://127.0.0.1:8000"
-"""The addresses in the example."""
+MODEL, GUARD = "base_url: http://127.0.0.1:8000/v1", "  url: http://127.0.0.1:8000"
+"""The addresses in the example: one guard, which the rail asks and which stands in front of the model."""
+NOBODY = "http://127.0.0.1:9"
 KEY = "open-sesame"
 TEXT = "What is it?"
 ONE, TWO = uri(engines.image(1)), uri(engines.image(2))
@@ -37,6 +38,10 @@ OTHER = {"type": "image_url", "image_url": {"url": TWO}}
 WORDS = {"type": "text", "text": TEXT}
 ASSISTANT = {"role": "assistant", "content": "A cup."}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = [
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "4"},
+]
 REFUSAL = "I'm sorry, I can't respond to that."
 
 
@@ -54,13 +59,14 @@ RISKY: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def folder(place: Path, guard: str, model: str, name: str = THERE) -> Path:
-    """The example with other addresses, and the model's name there."""
+def folder(place: Path, guard: str = NOBODY, model: str = NOBODY, name: str = THERE) -> Path:
+    """The example with other addresses, and the model's name there. With a `model` of its own the rail stands alone."""
     shutil.copytree(EXAMPLE, place / "config")
     file = place / "config" / "config.yml"
     text = file.read_text(encoding="utf-8")
     assert MODEL in text and GUARD in text
-    text = text.replace(MODEL, model).replace(GUARD, guard).replace(f"model: {THERE}", f"model: {name}")
+    text = text.replace(MODEL, f"base_url: {model}/v1").replace(GUARD, f"  url: {guard}")
+    text = text.replace(f"model: {THERE}", f"model: {name}")
     file.write_text(text, encoding="utf-8")
     return place / "config"
 
@@ -193,7 +199,7 @@ def test_an_outcome_tells_a_verdict_from_a_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", ["", "custom_data:\n  safevlm:\n    url: nowhere\n"])
 def test_a_folder_without_an_address_does_not_load(tmp_path: Path, settings: str) -> None:
-    place = folder(tmp_path, GUARD, MODEL)
+    place = folder(tmp_path)
     file = place / "config.yml"
     file.write_text(file.read_text(encoding="utf-8").partition("custom_data:")[0] + settings, encoding="utf-8")
     with pytest.raises(RuntimeError) as told:
@@ -204,14 +210,9 @@ def test_a_folder_without_an_address_does_not_load(tmp_path: Path, settings: str
 UNSEEN: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "input rails switched off": ([user(IMAGE, WORDS)], {"options": {"rails": {"input": False}}}),
     "an assistant's message last": ([user(IMAGE, WORDS), {"role": "assistant", "content": "It is"}], {}),
-    "a tool's message last": (
-        [
-            user(IMAGE, WORDS),
-            {"role": "assistant", "content": "", "tool_calls": [CALL]},
-            {"role": "tool", "tool_call_id": "1", "content": "4"},
-        ],
-        {},
-    ),
+    "a system's message last": ([user(IMAGE, WORDS), {"role": "system", "content": "Be brief."}], {}),
+    "a tool's message last": ([user(IMAGE, WORDS), *CALLED], {}),
+    "a tool called earlier": ([user(IMAGE, WORDS), *CALLED, ASSISTANT, {"role": "user", "content": "And?"}], {}),
 }
 
 
@@ -221,20 +222,33 @@ def test_what_nemo_asks_no_input_rail_about(tmp_path: Path, name: str) -> None:
     messages, options = UNSEEN[name]
     with railed(acting("refuse"), tmp_path) as (rails, model):
         answer(rails, messages, **options)
-        assert len(model.bodies) == 1 and model.images() == [pixels(ONE)]
+        assert len(model.bodies) == 1 and set(model.images()) == {pixels(ONE)}
 
 
 @pytest.mark.parametrize("name", UNSEEN)
-def test_the_guard_in_front_of_the_model_has_none_of_these_holes(tmp_path: Path, name: str) -> None:
+def test_the_example_asks_the_model_through_the_guard_and_has_none_of_these_holes(tmp_path: Path, name: str) -> None:
     from nemoguardrails.exceptions import LLMCallException
 
     messages, options = UNSEEN[name]
     recorder = Recorder()
     with listening(recorder) as there, fronting(acting("refuse"), there) as front:
         rails = loaded(folder(tmp_path, front.address, front.address, NAME))
-        with suppress(LLMCallException):  # an assistant's message last is an error there
+        with suppress(LLMCallException):  # an order of messages that the guard does not take
             answer(rails, messages, **options)
         assert not recorder.bodies
+
+
+def test_rail_and_guard_in_front_add_one_hint(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with listening(recorder) as there, fronting(acting("hint"), there) as front:
+        rails = loaded(folder(tmp_path, front.address, front.address, NAME))
+        for messages in RISKY.values():
+            recorder.reset()
+            assert answer(rails, [dict(message) for message in messages]) == ASSISTANT
+            (body,) = recorder.bodies
+            last = body["messages"][-1]["content"]
+            said = last if isinstance(last, str) else "\n".join(part.get("text", "") for part in last)
+            assert said.count("Note: the image") == 1
 
 
 def test_nemos_own_server_blocks_a_risky_image(tmp_path: Path) -> None:
