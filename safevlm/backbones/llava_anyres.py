@@ -52,10 +52,13 @@ def _cls_of_whole(model: Any, output: Any, images: ImageInputs) -> Tensor:
     return cls
 
 
+NEWLINE = ("model.image_newline",)
+"""A learned vector at the end of every row of tiles."""
 ROWS = (
     Backbone(
         "llava_next",
         "LlavaNext",
+        loose=NEWLINE,
         takes=("pixel_values", "image_sizes"),
         join=_tiles,
         clip_cls=_cls_of_whole,
@@ -63,6 +66,7 @@ ROWS = (
     Backbone(
         "llava_onevision",
         "LlavaOnevision",
+        loose=NEWLINE,
         takes=("pixel_values", "image_sizes"),
         read=reading.together,
         join=_tiles_of_the_only_image,

@@ -43,3 +43,8 @@ def slot(processor: Any) -> str:
     """The token that fills an image's slots, which some families write otherwise where an image is meant."""
     token: str = processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids[0])
     return token
+
+
+def has_one_size(image_processor: Any) -> bool:
+    """Whether every image is brought to the same size, whatever it was; else to its own, or to tiles besides."""
+    return not hasattr(image_processor, "image_grid_pinpoints") and "longest_edge" not in (image_processor.size or {})

@@ -29,6 +29,8 @@ class Backbone:
     """Path of the vision tower in the model."""
     between: tuple[str, ...] = ("model.multi_modal_projector",)
     """Paths of what stands between tower and LLM, where that is no part of the tower."""
+    loose: tuple[str, ...] = ()
+    """Weights between tower and LLM that belong to no module."""
     llm: str = "model.language_model"
     """Path of the LLM without its lm_head."""
     takes: tuple[str, ...] = ("pixel_values",)
@@ -68,6 +70,10 @@ class Backbone:
     def seen(self) -> tuple[str, ...]:
         """Paths of everything that images go through in front of the LLM."""
         return (self.tower, *self.between)
+
+    def looks_through(self, name: str) -> bool:
+        """Whether images go through the weight of this name in front of the LLM."""
+        return name.startswith(tuple(f"{path}." for path in self.seen)) or name in self.loose
 
     @property
     def lm_layers(self) -> str:

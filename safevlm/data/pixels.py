@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL.Image import Image
 
-from safevlm.backbones import image_inputs, table
+from safevlm.backbones import image_inputs, reading, table
 from safevlm.backbones.image_inputs import ImageInput, ImageInputs
 from safevlm.backbones.row import Backbone
 from safevlm.data.fast_pixels import fast_pixels
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = "Tensor | ImageInputs"
 """(i, 3, h, w) of LLaVA; of other families opaque, cut image by image."""
+OneImage: TypeAlias = "ndarray[Any, Any] | ImageInput"
+"""(3, h, w) of LLaVA; of other families opaque."""
 
 
 def open_fitting(processor: Any, source: ImageSource) -> Image:
@@ -49,6 +51,22 @@ def _read(backbone: Backbone, processor: Any, images: Sequence[Image]) -> list[I
         return backbone.read(processor, images)
     except ValueError as error:
         raise ImageError(f"{backbone.model_type}: this image cannot be prepared: {error}") from error
+
+
+def read_image(processor: Any, image: Image) -> OneImage:
+    """One image that `check_fits` has let through, as the model of this processor (a whole one) reads it."""
+    backbone = table.of_processor(processor)
+    return pixel_array(processor.image_processor, image) if backbone is None else _read(backbone, processor, [image])[0]
+
+
+def stack_images(images: Sequence[OneImage]) -> Pixels:
+    """Images that were read one by one, as a batch."""
+    from numpy import stack
+    from torch import from_numpy
+
+    families = [image for image in images if isinstance(image, ImageInput)]
+    arrays = [image for image in images if not isinstance(image, ImageInput)]
+    return from_numpy(stack(arrays)) if arrays else ImageInputs(families)
 
 
 def join_images(parts: Sequence[Pixels]) -> Pixels:
@@ -120,5 +138,5 @@ def check_fits(processor: Any, image: Image, name: str) -> None:
 
 def _shortest_side(processor: Any) -> int | None:
     """What the shorter side is scaled to, whatever becomes of the longer one; None: it is bounded, or nothing is."""
-    is_bounded = not getattr(processor, "do_resize", True) or "longest_edge" in processor.size
-    return None if is_bounded else processor.size.get("shortest_edge")
+    is_free = getattr(processor, "do_resize", True) and reading.has_one_size(processor)
+    return processor.size.get("shortest_edge") if is_free else None

@@ -67,6 +67,13 @@ def sizes_of(config: Any) -> Sizes:
     return fields.sizes(config) if backbone_of(config) is None else config_facts.sizes(config)
 
 
+def is_seen(config: Any, name: str, *, words: bool) -> bool:
+    """Whether images, or with `words` the words that a head reads, go through the weight of this name."""
+    backbone = backbone_of(config)
+    looks = names.is_tower(name) if backbone is None else backbone.looks_through(name)
+    return looks or (words and names.is_embedding(name))
+
+
 def register(model_type: str) -> None:
     """Teaches transformers the classes of this `model_type`, before it reads a config of it."""
     backbone = table.find(model_type)

@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from safevlm.backbones import reading
 from safevlm.data.images import ImageError, image_size, open_image
 from safevlm.data.pixels import check_fits
 from safevlm.serve.errors import ApiError
@@ -94,7 +95,12 @@ class ImageOpener:
 
 
 def sized(processor: Any, image: Image) -> Image:
-    """No larger than the tower reads, scaled as the image processor would scale it; smaller ones as they are."""
+    """No larger than the tower reads, scaled as the image processor would scale it; smaller ones as they are.
+
+    So are those of families that read an image in the size that it has, or in several.
+    """
+    if not reading.has_one_size(processor):
+        return image
     shortest = processor.size.get("shortest_edge") if getattr(processor, "do_resize", True) else None
     if not shortest or min(image.size) <= shortest:
         return image

@@ -205,7 +205,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_image_is_an_error_that_says_why(name: str) -> None:
     data, reason = BROKEN[name]
-    image = read(PlacedItem(0, 0, Item(0, "x.png", data=data)), workshop.processor().image_processor)
+    image = read(PlacedItem(0, 0, Item(0, "x.png", data=data)), workshop.processor())
     assert reason in image.error and image.pixels is None and "x.png" not in image.error
 
 
@@ -213,18 +213,18 @@ def test_a_ribbon_is_refused_before_it_is_blown_up() -> None:
     """1 x 40,000 pixels are few; resized to a shorter side of 336 they would be gigabytes."""
     file = io.BytesIO()
     Image.new("RGB", (40_000, 1)).save(file, "PNG")
-    image = read(PlacedItem(0, 0, Item(0, "x.png", data=file.getvalue())), workshop.processor().image_processor)
+    image = read(PlacedItem(0, 0, Item(0, "x.png", data=file.getvalue())), workshop.processor())
     assert "too long and narrow" in image.error
 
 
 def test_the_model_gets_the_pixels_that_chat_gets(tmp_path: Path) -> None:
     Image.effect_noise((90, 70), 80).save(tmp_path / "grey.png")
     Image.new("RGBA", (70, 90), (200, 30, 30, 120)).save(tmp_path / "alpha.png")
-    processor = workshop.processor().image_processor
+    processor = workshop.processor()
     from safevlm.data.images import open_image
 
     for path in sorted(tmp_path.iterdir()):
-        chat = processor([open_image(path)], return_tensors="np")["pixel_values"][0]
+        chat = processor.image_processor([open_image(path)], return_tensors="np")["pixel_values"][0]
         image = read(PlacedItem(0, 0, Item(0, path.name, file=str(path))), processor)
         assert np.array_equal(image.pixels, chat)
 

@@ -36,7 +36,7 @@ def bench(plan: ShardPlan, classifier: RiskClassifier, *, batch_size: int, worke
     placed = list(itertools.islice(plan.items(range(plan.shards)), MOST))
 
     def read() -> Any:
-        return read_ahead(placed, classifier.processor.image_processor, workers)
+        return read_ahead(placed, classifier.processor, workers)
 
     readable = [image.pixels for image in read() if image.pixels is not None]
     batches = [readable[start : start + batch_size] for start in range(0, len(readable), batch_size)]

@@ -35,7 +35,7 @@ def confusion(file: Path, classifier: RiskClassifier, rule: Rule, *, batch_size:
 
     size = len(classifier.taxonomy.category_names)
     table = np.zeros((size, size), np.int64)
-    images = read_ahead(items(), classifier.processor.image_processor, workers)
+    images = read_ahead(items(), classifier.processor, workers)
     for rows in judge(classifier, images, batch_size):
         for row in rows:
             if row.image.error:

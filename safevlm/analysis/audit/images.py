@@ -16,14 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from safevlm.analysis.audit.fingerprint import Fingerprint, fingerprint
 from safevlm.analysis.audit.plan import PlacedItem
 from safevlm.analysis.audit.sources import MAX_BYTES, Item
 from safevlm.data.images import ImageError, open_frames
-from safevlm.data.pixels import check_fits, pixel_array
+from safevlm.data.pixels import OneImage, check_fits, read_image
 from safevlm.data.sources.fingerprints import image_digest
 
 CHUNK = 16
@@ -38,9 +37,9 @@ class ReadImage:
 
     placed: PlacedItem
     error: str = ""
-    pixels: np.ndarray | None = None
-    """(3, h, w), the processor's, of the first frame."""
-    later: tuple[np.ndarray, ...] = ()
+    pixels: OneImage | None = None
+    """The processor's, of the first frame."""
+    later: tuple[OneImage, ...] = ()
     """The same of the other frames or pages."""
     frames: int = 0
     width: int = 0
@@ -51,7 +50,7 @@ class ReadImage:
 
 
 def read_ahead(items: Iterable[PlacedItem], processor: Any, workers: int) -> Iterator[ReadImage]:
-    """Images of the items, in order. `processor`: the checkpoint's image processor."""
+    """Images of the items, in order. `processor`: the checkpoint's."""
 
     def read_chunk(chunk: list[PlacedItem]) -> list[ReadImage]:
         return [read(placed, processor) for placed in chunk]
@@ -100,10 +99,10 @@ def content(item: Item) -> bytes:
     return path.read_bytes()
 
 
-def _pixels(image: Image.Image, processor: Any, name: str) -> np.ndarray:
+def _pixels(image: Image.Image, processor: Any, name: str) -> OneImage:
     """As `Engine` prepares them."""
-    check_fits(processor, image, name)
-    return pixel_array(processor, image)
+    check_fits(processor.image_processor, image, name)
+    return read_image(processor, image)
 
 
 def _reason(error: Exception, item: Item) -> str:

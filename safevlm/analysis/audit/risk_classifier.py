@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_patch import names, parts
-from safevlm.model import loading
+from safevlm.data.pixels import OneImage, Pixels, stack_images
+from safevlm.model import families, loading
 from safevlm.model.image_features import words_of
 from safevlm.model.precision import for_verdicts
-from safevlm.model.safe_llava import SafeLlava
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.taxonomy import Taxonomy
 from safevlm.types import Request
@@ -30,7 +29,8 @@ QUESTION = "What is in the picture?"
 class RiskClassifier:
     """A model that judges images."""
 
-    model: SafeLlava
+    model: Any
+    """One of ours, whatever the family."""
     processor: Any
     device: torch.device
     path: Path
@@ -57,32 +57,32 @@ class RiskClassifier:
         return self.model.safety_head is not None and self.model.safety_head.reads_text
 
     @torch.inference_mode()
-    def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def judge(self, pixels: Sequence[OneImage]) -> tuple[np.ndarray, np.ndarray]:
         """Images → probabilities, (n, categories) and (n, levels)."""
         logits = self.verdicts(self.batch(pixels))
         return tuple(one.float().softmax(-1).cpu().numpy() for one in logits)  # type: ignore[return-value]
 
-    def batch(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(pixels)).to(self.device)
+    def batch(self, pixels: Sequence[OneImage]) -> Pixels:
+        return stack_images(pixels).to(self.device)
 
-    def verdicts(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 3, h, w) → logits of category and level."""
+    def verdicts(self, pixels: Pixels) -> tuple[Tensor, Tensor]:
+        """Of every image the logits of category and level."""
         patches = self.model.encode_images(pixels).patches
         words, mask = self._words_of(len(patches))
         with for_verdicts(self.device):
             logits = self.model.judge(patches, [1] * len(patches), words, mask)
         return logits.category, logits.level
 
-    def tower(self, pixels: Tensor) -> Any:
-        """The bare vision tower on the same pixels, for comparison."""
-        tower = parts.vision_tower(self.model)
-        return tower(pixels.to(tower.dtype))
+    def tower(self, pixels: Pixels) -> Any:
+        """The bare vision tower on the same pixels, for comparison; of families other than LLaVA, their whole pass."""
+        tower = self.model.tower
+        return tower(pixels.to(tower.dtype)) if isinstance(pixels, Tensor) else self.model.encode_images(pixels)
 
     def digest(self) -> str:
         """Changes with any weight that a verdict depends on, and with how images are prepared."""
         found = hashlib.sha256(self.processor.image_processor.to_json_string().encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            if is_safety_name(name) or names.is_tower(name) or (self.reads_text and names.is_embedding(name)):
+            if is_safety_name(name) or families.is_seen(self.model.config, name, words=self.reads_text):
                 found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()

@@ -33,7 +33,7 @@ def scan(
     """Writes the missing shards of this process; returns how many images it read for them."""
     mine = {shard for shard in shards.missing(plan.shards) if share.owns(shard)}
     total = plan.images_of(mine)
-    images = read_ahead(plan.items(mine), classifier.processor.image_processor, workers)
+    images = read_ahead(plan.items(mine), classifier.processor, workers)
     with tqdm(desc="auditing", total=total, unit=" images", disable=not total) as bar:
         for shard, found in itertools.groupby(images, lambda image: image.placed.shard):
             rows: list[ShardVerdicts] = []

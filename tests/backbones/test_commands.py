@@ -1,0 +1,85 @@
+"""Commands and server on a guarded checkpoint of each family: check, audit, analyze, chat, and a client's request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from safevlm.__main__ import main
+from safevlm.config import SafetyConfig
+from safevlm.engine import load
+from safevlm.model import export, loading
+from safevlm.types import Generation, Request
+from tests.backbones import families
+from tests.serve.serving import asked, serving
+
+each_family = families.each()
+SAFETY = SafetyConfig(
+    projector="resampler",
+    projector_width=16,
+    projector_depth=1,
+    projector_tokens=4,
+    lm_tokens=0,
+    head_tokens=2,
+    head_heads=4,
+)
+
+
+def _guarded(family: str, place: Path) -> Path:
+    """A stock folder with an untrained guard beside it."""
+    torch.manual_seed(1)
+    loaded = loading.load(families.saved(family, place / "stock"), safety=SAFETY)
+    with torch.no_grad():  # opinions far apart, so that rounding decides nothing
+        loaded.model.safety_head.category.weight.mul_(1e3)
+        loaded.model.safety_head.level.weight.mul_(1e3)
+    (place / "guarded").mkdir()
+    export.write(loaded.model, loaded.processor, place / "guarded", "stock")
+    return place / "guarded"
+
+
+def _records(place: Path) -> Path:
+    rows = []
+    for index in range(4):
+        families.image(index, 24, 20 + 6 * index).save(place / f"{index}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A thing."}]
+        label = {"safe_type": ("clean", "illegal")[index % 2], "safe_level": ("safe", "careful")[index % 2]}
+        rows.append({"id": str(index), "image": f"{index}.png", "conversations": turns, **label})
+    (place / "records.json").write_text(json.dumps(rows), encoding="utf-8")
+    return place / "records.json"
+
+
+def _run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@each_family
+def test_commands_read_a_guarded_checkpoint(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = _guarded(family, tmp_path), _records(tmp_path)
+    assert _run("check", model) == 0, capsys.readouterr().out
+    assert _run("audit", data, "--model", model, "--out", tmp_path / "audit", "--device", "cpu") == 0
+    audited = json.loads((tmp_path / "audit" / "summary.json").read_text(encoding="utf-8"))
+    assert _run("analyze", "head", "--model", model, "--data", data, "--out", tmp_path / "head", "--device", "cpu") == 0
+    verdicts = [load(model, device="cpu").look(Request("?", images=(str(tmp_path / f"{n}.png"),))) for n in range(4)]
+    assert audited["images"] == 4
+    seen = ["clean" if verdict.level == "safe" else verdict.category for verdict in verdicts]
+    counts = {name: seen.count(name) for name in audited["category"]}
+    assert counts == audited["category"], "the audit sees what the engine sees"
+    capsys.readouterr()
+    assert _run("chat", "--model", model, "--image", tmp_path / "0.png", "--ask", "What is it?", "--json") == 0
+    said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said["verdict"]["level"] == verdicts[0].level and not said["verdict"]["error"]
+
+
+@each_family
+def test_a_client_gets_what_the_engine_says(family: str, tmp_path: Path) -> None:
+    engine = load(_guarded(family, tmp_path), defense="none", device="cpu")
+    image = families.image(0)
+    with serving(engine) as served, served.client() as client:
+        made = client.chat.completions.create(
+            model="tiny", messages=[asked("What is it?", image)], max_tokens=6, temperature=0
+        )
+    said = engine.reply(Request("What is it?", images=(image,)), Generation(max_new_tokens=6))
+    assert made.choices[0].message.content == said.text
