@@ -20,6 +20,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx2>=2.16"],
     "ui": ["gradio>=6.31,<7"],
     "nemo": ["nemoguardrails>=0.24", "httpx2>=2.16"],
+    "smolvlm": ["num2words>=0.5"],  # transformers' processor asks for it, for videos
     "otel": ["opentelemetry-api>=1.30", "opentelemetry-sdk>=1.30"],
     "utility": ["lmms-eval>=0.7.3", "filelock<4"],  # lmms-eval 0.7.3 fails on filelock 4, and exits 0
     "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],

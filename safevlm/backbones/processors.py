@@ -19,7 +19,7 @@ def load(backbone: Backbone, folder: Path) -> Any:
     """The processor of a folder. OSError, ValueError: it cannot be read; ValueError names a package that is missing."""
     missing = [name for name in backbone.needs if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"{backbone.model_type}: its processor needs {missing[0]}; pip install {missing[0]}")
+        raise ValueError(f"{backbone.model_type}: its processor needs {missing[0]}; pip install -e '.[smolvlm]'")
     kind = without_video(backbone.processor_class)
     made = {
         "tokenizer": lambda: from_folder(AutoTokenizer, folder),

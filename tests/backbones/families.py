@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,13 @@ QUICK = ("qwen3_vl", "gemma3", "llava_next")
 
 def each(names: Iterable[str] = BACKBONES) -> pytest.MarkDecorator:
     """A test for each family, the quick ones among the fast tests."""
-    rows = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
-    return pytest.mark.parametrize("family", rows)
+    return pytest.mark.parametrize("family", [pytest.param(name, marks=_marks(name)) for name in names])
+
+
+def _marks(family: str) -> list[pytest.MarkDecorator]:
+    absent = [name for name in BACKBONES[family].needs if importlib.util.find_spec(name) is None]
+    skipped = [pytest.mark.skip(reason=f"{absent[0]} is not installed")] if absent else []
+    return skipped + ([] if family in QUICK else [pytest.mark.slow])
 
 
 def image(seed: int, width: int = 24, height: int = 24) -> Image.Image:
