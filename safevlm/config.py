@@ -107,9 +107,14 @@ class DataConfig:
     """Decode every image once before training starts."""
     workers: Amount = 0
     """Processes that load data."""
+    feature_cache: str = ""
+    """Folder that keeps what the vision tower makes of each image in head-only training (loss.lm: 0), for later runs
+    too; empty: `features` in run.out, for a run of several epochs, removed when the run is done."""
+    feature_cache_gb: Weight = 16.0
+    """Gigabytes (1e9 bytes) that this folder may take; images beyond them go through the tower every time; 0: none."""
 
     def __post_init__(self) -> None:
-        paths.expand_fields(self, "data", "train", "images", "exclude", "relabel")
+        paths.expand_fields(self, "data", "train", "images", "exclude", "relabel", "feature_cache")
         ranges.check(self, "data")
 
 
@@ -269,5 +274,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.data.relabel and not self.loss.lm:
             raise ValueError("data.relabel changes answers, and with loss.lm: 0 none is learned; leave one of them out")
+        if self.data.feature_cache and self.loss.lm:
+            raise ValueError(
+                "data.feature_cache is for head-only training (loss.lm: 0), since beside the LLM the vision tower is "
+                "1 to 2 % of a step; leave it out"
+            )
+        if self.data.feature_cache and self.run.deepspeed:
+            raise ValueError(
+                "data.feature_cache: not under run.deepspeed, which may cut the tower; leave one of them out"
+            )
         if self.run.compile and self.model.quantize != "none":
             raise ValueError(f"run.compile: layers of {self.model.quantize} weights cannot be compiled; leave out one")

@@ -64,26 +64,14 @@ class Collator:
             "input_ids": ids,
             "attention_mask": mask.long(),
             "labels": ids.masked_fill(~answers, IGNORED),
-            "safe_level": _labels([record.safe_level if record.images else None for record in records]),
-            "safe_type": _labels([record.safe_type if record.images else None for record in records]),
-            **self._words(records),
+            **verdicts(records),
+            **words(self.processor, records),
             "ids": [record.id for record in records],
         }
 
     def _encode(self, records: Sequence[Record]) -> dict[str, Any]:
-        images = [[self._open(record, path) for path in record.images] for record in records]
+        images = [[open_fitting_of(record, path, self.processor) for path in record.images] for record in records]
         return chat.encode_dialogues(self.processor, [record.lm_messages for record in records], images)
-
-    def _words(self, records: Sequence[Record]) -> dict[str, Tensor]:
-        rows = [torch.tensor(chat.question_ids(self.processor, record.messages)) for record in records]
-        masks = [torch.ones_like(row, dtype=torch.bool) for row in rows]
-        return {"safety_words": _padded(rows), "safety_word_mask": _padded(masks)}
-
-    def _open(self, record: Record, path: Path) -> Image:
-        try:
-            return open_fitting(self.processor.image_processor, path)
-        except ValueError as error:
-            raise RecordError(f"{record.place}: {error}") from error
 
     def _check_row(self, record: Record, ids: Tensor, answers: Tensor) -> None:
         if not answers[: self.max_length].any():
@@ -107,6 +95,29 @@ class Collator:
                 tokens,
                 self.max_length,
             )
+
+
+def verdicts(records: Sequence[Record]) -> dict[str, Tensor]:
+    """`safe_level` and `safe_type`."""
+    return {
+        "safe_level": _labels([record.safe_level if record.images else None for record in records]),
+        "safe_type": _labels([record.safe_type if record.images else None for record in records]),
+    }
+
+
+def words(processor: chat.ChatProcessor, records: Sequence[Record]) -> dict[str, Tensor]:
+    """`safety_words` and `safety_word_mask`."""
+    rows = [torch.tensor(chat.question_ids(processor, record.messages)) for record in records]
+    masks = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+    return {"safety_words": _padded(rows), "safety_word_mask": _padded(masks)}
+
+
+def open_fitting_of(record: Record, path: Path, processor: chat.ChatProcessor) -> Image:
+    """An image of a record. RecordError: it cannot be used."""
+    try:
+        return open_fitting(processor.image_processor, path)
+    except ValueError as error:
+        raise RecordError(f"{record.place}: {error}") from error
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

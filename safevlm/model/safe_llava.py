@@ -123,6 +123,8 @@ class SafeLlava(SafetyModules, classes.Model):
         safety_words: Tensor | None = None,
         safety_word_mask: Tensor | None = None,
         skip_lm: bool = False,
+        patches: Tensor | None = None,
+        has_patches: Tensor | None = None,
         **kwargs: Any,
     ) -> SafeLlavaOutput:
         """Stock LLaVA's forward, and the head's logits wherever there are pixels and a head.
@@ -134,17 +136,20 @@ class SafeLlava(SafetyModules, classes.Model):
         `safety_words` (b, w) and `safety_word_mask` (b, w), True at words: what a head that reads text is to read
         (`safevlm.data.chat.question_ids`); by default the tokens of `input_ids` below `attention_mask` that are neither
         image slots nor labelled. `skip_lm` leaves the LLM out (head-only training): the head's logits are all that the
-        output holds. ValueError: images and image slots differ in number; words without a mask.
+        output holds. `patches` (c, p, v) are what the tower gave earlier for the images at which `has_patches` (i,) is
+        True; `pixel_values` has the others (`safevlm.training.feature_cache`). ValueError: images and image slots
+        differ in number; words without a mask.
         """
         if pixel_values is not None and mm_encoder_outputs is not None:
             raise ValueError("give pixel_values or mm_encoder_outputs, not both")
         words = partial(self.words_or_own, safety_words, safety_word_mask, input_ids, attention_mask, labels)
-        verdict = patches = idle = None
-        if pixel_values is not None:
+        verdict = idle = None
+        shown = next((given for given in (has_patches, pixel_values) if given is not None), None)
+        if shown is not None:
             images_per_row = None if input_ids is None else self.images_per_row(input_ids)
             if images_per_row is not None:
-                check_images(len(pixel_values), images_per_row)
-            patches = self.encode_images(pixel_values).patches
+                check_images(len(shown), images_per_row)
+            patches = self._patches(pixel_values, patches, has_patches)
             if self.safety_head is not None and input_ids is not None and images_per_row is not None:
                 verdict = self.judge(patches, images_per_row, *words())
         elif self.training:
@@ -172,6 +177,18 @@ class SafeLlava(SafetyModules, classes.Model):
             **kwargs,
         )
         return SafeLlavaOutput(**output, **logits)
+
+    def _patches(self, pixel_values: Tensor | None, known: Tensor | None, is_known: Tensor | None) -> Tensor:
+        """(i, p, v) of all images, in order."""
+        seen = self.encode_images(pixel_values).patches if pixel_values is not None else None
+        if known is None or is_known is None or seen is None:
+            given = seen if known is None else known
+            if given is None or (is_known is not None and len(given) != len(is_known)):
+                raise ValueError("patches and pixel_values together must hold every image of has_patches")
+            return given
+        every = seen.new_empty(len(is_known), *seen.shape[1:])
+        every[is_known], every[~is_known] = known.to(seen), seen
+        return every
 
     def _idle(self, words: Tensor | None, word_mask: Tensor | None) -> Tensor | None:
         """Zero, by way of a blank image: it brings every safety weight a gradient of zeros in the usual order.

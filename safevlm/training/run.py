@@ -21,7 +21,7 @@ from safevlm.data.record_table import choose, open_records
 from safevlm.data.records import Record, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training import inputs, processes, provenance, resume, start, updates
+from safevlm.training import feature_cache, inputs, processes, provenance, resume, start, updates
 from safevlm.training.arguments import training_arguments
 from safevlm.training.compiling import compile_layers
 from safevlm.training.hints import add_hints
@@ -88,6 +88,8 @@ def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path
     else:
         trainer.save_model()  # takes part in gathering, writes nothing
     trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        feature_cache.forget(recipe)
     return out / FINAL
 
 

@@ -33,6 +33,8 @@ FREE = (
     "run.resume",
     "data.workers",
     "data.verify_images",
+    "data.feature_cache",
+    "data.feature_cache_gb",
     "model.base",
     "optim.gradient_checkpointing",
 )

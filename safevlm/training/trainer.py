@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
@@ -25,9 +25,12 @@ from safevlm.config import Grouping, LossWeights, Recipe
 from safevlm.data import atomic_write
 from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED, Collator, RecordDataset
+from safevlm.data.head_collate import HeadCollator
 from safevlm.data.records import Record
 from safevlm.model import loading, losses, saving, zero3
 from safevlm.model.checkpoint_folder import BROKEN, CheckpointError, first_line
+from safevlm.model.safe_llava import SafeLlava
+from safevlm.training import feature_cache
 from safevlm.training.longest import longest
 
 PARTIAL = ".partial"
@@ -224,10 +227,24 @@ def _targets(batch: dict[str, Any], key: str) -> Tensor:
 
 
 def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **options: Any) -> SafeTrainer:
-    """The Trainer of a recipe's records; `options` are those of `SafeTrainer`."""
+    """The Trainer of a recipe's records; `options` are those of `SafeTrainer`.
+
+    ValueError: `data.feature_cache` names a folder, and the vision tower trains, or is of another family than LLaVA's.
+    """
     return SafeTrainer(
         loaded=loaded,
         train_dataset=RecordDataset(records),
-        data_collator=Collator(loaded.processor, longest(recipe, loaded.safe_llava.config)),
+        data_collator=_collator(recipe, loaded, records, options["model"], options["args"]),
         **options,
     )
+
+
+def _collator(
+    recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], model: Any, arguments: TrainingArguments
+) -> Collator | HeadCollator:
+    if recipe.loss.lm or not isinstance(model, SafeLlava):
+        if recipe.data.feature_cache:
+            raise ValueError("data.feature_cache: only of LLaVA's own kind of tower is anything kept; leave it out")
+        return Collator(loaded.processor, longest(recipe, loaded.safe_llava.config))
+    features = feature_cache.open_cache(recipe, loaded, records, arguments)
+    return HeadCollator(loaded.processor, model.slots, model.reads_text, features)

@@ -36,6 +36,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "data.clean": NONE_BELOW_ZERO,
     "data.max_length": (-5, 0, ".nan"),
     "data.workers": NONE_BELOW_ZERO,
+    "data.feature_cache_gb": NONE_BELOW_ZERO,
     "loss.lm": (-10, ".nan", ".inf"),
     "loss.level": (-10, ".nan", ".inf"),
     "loss.category": (-10, ".nan", ".inf"),
