@@ -9,7 +9,7 @@ import argparse
 from types import ModuleType
 
 from safevlm.commands import USER_ERRORS, WRONG_USAGE, print_error
-from safevlm.commands.bench import ask, audit, data, guard, serve, stage1
+from safevlm.commands.bench import ask, audit, data, guard, serve, stage1, train
 
 TEXT = "Measure speed and cost: a guard over the bare model, ways to ask, a server, stage 1, an audit, images, records."
 COMMANDS: dict[str, ModuleType] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "ask": ask,
     "serve": serve,
     "stage1": stage1,
+    "train": train,
     "audit": audit,
     "data": data,
 }
