@@ -1,7 +1,7 @@
 """Which records a run sees: a draw of clean ones at training time, and the plan of a mix made of many sources.
 
-A plan reads every source once and remembers rows by number; `safevlm.data.mix_build` reads them again and writes what
-was drawn. Same file, same seed, same data: the same plan.
+A plan reads every source once and remembers of a row its number and label (`safevlm.data.candidates`);
+`safevlm.data.mix_build` reads them again and writes what was drawn. Same file, same seed, same data: the same plan.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from safevlm.data import answers
+from safevlm.data.candidates import CandidateColumns, Candidates, Rows, draw, joined
 from safevlm.data.conversations import ROLES, RecordTurn
 from safevlm.data.dialogues import answer_fault, order_fault
 from safevlm.data.labels import KEPT, OVERRULED, REFUSED, Label
-from safevlm.data.mix_file import STAGES, Counts, Mix, MixError
+from safevlm.data.mix_file import STAGES, Mix, MixError
 from safevlm.data.record_facts import are_clean, facts_of
 from safevlm.data.record_table import choose
 from safevlm.data.records import Record
 from safevlm.data.sources import read_source, source_of
-from safevlm.data.sources.row import HELD_OUT_SPLITS, Rows, SourceRow, SourceSpec
+from safevlm.data.sources.row import HELD_OUT_SPLITS, SourceRow, SourceSpec
 from safevlm.data.sources.row import Counts as RowCounts
+from safevlm.data.sources.row import Rows as SourceRows
 from safevlm.taxonomy import Taxonomy
 
 NAMED = 5
@@ -43,18 +45,6 @@ def draw_clean(records: Sequence[Record], taxonomy: Taxonomy, clean: int | None,
         return records
     is_kept[rows[random.Random(seed).sample(range(len(rows)), clean)]] = True
     return choose(records, np.flatnonzero(is_kept))
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row that may be drawn."""
-
-    source: str
-    index: int
-    """Number of the row in its source."""
-    label: Label
-    is_head_only: bool = False
-    """It has no answer: it can train the head, and no words."""
 
 
 @dataclass
@@ -77,7 +67,7 @@ class Scan:
     """How many those are."""
     own_labels: dict[str, Counter[str]] = field(default_factory=lambda: {KEPT: Counter(), OVERRULED: Counter()})
     """Labels of the rows' own that were kept against a rule, or overruled by it: by rule."""
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: Candidates = field(default_factory=lambda: CandidateColumns().made())
 
     def leave_out(self, what: str) -> None:
         self.without_use += 1
@@ -92,8 +82,10 @@ class MixPlan:
     """Sources that are not on the disk, and may be missing."""
     found: Mapping[str, int]
     """Candidates by category."""
-    pool: tuple[Candidate, ...]
-    stages: Mapping[str, tuple[Candidate, ...]]
+    pool: Candidates
+    """Rows that are taken; `source` is an index in `scans`."""
+    stages: Mapping[str, Rows]
+    """Which of the pool each stage sees."""
     short: tuple[str, ...]
     """What there was less of than asked for, if that is allowed."""
 
@@ -106,17 +98,18 @@ def plan(mix: Mix) -> MixPlan:
 
 def plan_of(mix: Mix, scans: tuple[Scan, ...], absent: tuple[str, ...]) -> MixPlan:
     """The draw, from sources that have been read."""
-    candidates = [candidate for one in scans for candidate in one.candidates]
-    pool, short = draw(candidates, mix.counts, f"{mix.seed}/pool", "counts")
-    stages: dict[str, tuple[Candidate, ...]] = {}
+    candidates = joined(one.candidates for one in scans)
+    rows, short = draw(candidates, mix.counts, f"{mix.seed}/pool", "counts")
+    pool = candidates.take(rows)
+    stages: dict[str, Rows] = {}
     for name, counts in mix.stages.items():
-        speaks = [candidate for candidate in pool if STAGES[name].takes_unanswered or not candidate.is_head_only]
-        stages[name], lacking = draw(speaks, counts, f"{mix.seed}/{name}", f"stages.{name}")
+        speaking = np.flatnonzero(~pool.rows["head_only"] | STAGES[name].takes_unanswered)
+        drawn, lacking = draw(pool.take(speaking), counts, f"{mix.seed}/{name}", f"stages.{name}")
+        stages[name] = speaking[drawn]
         short += lacking
     if short and mix.short == "error":
         raise MixError(f"{mix.file}: {'; '.join(short)}. Ask for fewer, add sources, or set `short: allow`")
-    found = Counter(candidate.label.bucket for candidate in candidates)
-    return MixPlan(mix, scans, absent, dict(found), tuple(pool), stages, tuple(short))
+    return MixPlan(mix, scans, absent, candidates.counts(), pool, stages, tuple(short))
 
 
 def split_absent(specs: Iterable[SourceSpec]) -> tuple[list[SourceSpec], tuple[str, ...]]:
@@ -131,25 +124,27 @@ def split_absent(specs: Iterable[SourceSpec]) -> tuple[list[SourceSpec], tuple[s
 
 def scan(mix: Mix, spec: SourceSpec) -> Scan:
     """Reads a source and labels its rows; MixError says what is wrong with how many of them, naming the first."""
-    made = Scan(spec)
+    made, candidates = Scan(spec), CandidateColumns()
     problems = _Problems()
     for index, row in enumerate(_counted(read_source(spec), made)):
         made.rows += 1
         left_out = made.without_use
-        candidate = _candidate(mix, row, index, made, problems)
-        if candidate is None:
+        found = _candidate(mix, row, made, problems)
+        if found is None:
             made.dropped += made.without_use == left_out
         elif row.missing:
             made.without_image += 1
             made.missing += [f"{row.place}: {name}" for name in row.missing[: LISTED - len(made.missing)]]
         else:
-            made.candidates.append(candidate)
+            label, speaks = found
+            candidates.add(index, label, row.id, not speaks)
     problems.check_missing(made)
     problems.raise_any(f"{mix.file}: {spec.name}")
+    made.candidates = candidates.made()
     return _limited(made, mix.seed)
 
 
-def _counted(rows: Rows, made: Scan) -> Iterator[SourceRow]:
+def _counted(rows: SourceRows, made: Scan) -> Iterator[SourceRow]:
     made.counts = yield from rows
 
 
@@ -178,8 +173,8 @@ class _Problems:
             raise MixError(f"{where}: {'; '.join(told)}")
 
 
-def _candidate(mix: Mix, row: SourceRow, index: int, made: Scan, problems: _Problems) -> Candidate | None:
-    """None: dropped, left out, or a problem that was noted."""
+def _candidate(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> tuple[Label, bool] | None:
+    """Its label, and whether it has an answer. None: dropped, left out, or a problem that was noted."""
     spec = made.spec
     if row.split in HELD_OUT_SPLITS:
         problems.add(f"rows of split {row.split!r}, which no training mix may hold", row.id)
@@ -204,7 +199,7 @@ def _candidate(mix: Mix, row: SourceRow, index: int, made: Scan, problems: _Prob
         return None
     if not speaks and spec.head_only == "error":
         problems.add(_no_answer(label), row.place)
-    return Candidate(spec.name, index, label, is_head_only=not speaks)
+    return label, speaks
 
 
 def _label(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> Label | None:
@@ -245,35 +240,19 @@ def _limited(made: Scan, seed: int) -> Scan:
     limit, count = made.spec.limit, len(made.candidates)
     if limit is not None and count > limit:
         rng = random.Random(f"{seed}/limit/{made.spec.name}")
-        made.candidates = [made.candidates[index] for index in sorted(rng.sample(range(count), limit))]
+        made.candidates = made.candidates.take(np.sort(rng.sample(range(count), limit)).astype("i8"))
         made.over_limit = count - limit
     return made
 
 
-def draw(
-    candidates: Sequence[Candidate], counts: Counts, seed: str, where: str
-) -> tuple[tuple[Candidate, ...], list[str]]:
-    """So many of each category, in order; and what was short. Each category has a draw of its own."""
-    by_bucket: dict[str, list[int]] = {name: [] for name in counts}
-    for index, candidate in enumerate(candidates):
-        by_bucket.setdefault(candidate.label.bucket, []).append(index)
-    chosen: list[int] = []
-    short = []
-    for name, rows in by_bucket.items():
-        asked = counts.get(name)
-        if asked is not None and asked > len(rows):
-            short.append(f"{where}.{name}: {asked} asked for, {len(rows)} found")
-        chosen += rows if asked is None or asked >= len(rows) else random.Random(f"{seed}/{name}").sample(rows, asked)
-    return tuple(candidates[index] for index in sorted(chosen)), short
-
-
-def taken_rows(made: MixPlan) -> Iterator[tuple[Candidate, SourceRow]]:
-    """The rows of the pool, read once more, in order."""
-    wanted: dict[str, dict[int, Candidate]] = {}
-    for candidate in made.pool:
-        wanted.setdefault(candidate.source, {})[candidate.index] = candidate
-    for one in made.scans:
-        of_source = wanted.get(one.spec.name, {})
-        for index, row in enumerate(read_source(one.spec)) if of_source else ():
-            if index in of_source:
-                yield of_source[index], row
+def taken_rows(made: MixPlan) -> Iterator[tuple[int, SourceRow]]:
+    """(number in the pool, row) of every row of the pool, read once more, in order."""
+    place = 0
+    for number, one in enumerate(made.scans):
+        wanted = made.pool.rows["index"][made.pool.rows["source"] == number]
+        at = 0
+        for index, row in enumerate(read_source(one.spec) if len(wanted) else ()):
+            if at < len(wanted) and index == wanted[at]:
+                yield place + at, row
+                at += 1
+        place += at

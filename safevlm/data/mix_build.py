@@ -8,33 +8,41 @@
     OUT/mix.json                       seed, what was asked, found and taken, digests
 
 Images that are files stay where they are, and records name them by their absolute path. Nothing depends on the
-clock or on OUT: the same YAML, seed and data give the same bytes. Record files are written last, and replaced whole.
+clock or on OUT: the same YAML, seed and data give the same bytes. Rows pass through in blocks, so that a million need
+hardly more memory than some thousands; record files get their names last, whole, when every row of them is right.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
+import os
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safevlm.data import answers, mix, packed_images, used_folder
-from safevlm.data.atomic_write import write_text
-from safevlm.data.mix import Candidate, MixPlan
+from safevlm.data.atomic_write import atomic_file, write_text
+from safevlm.data.labels import Label
+from safevlm.data.mix import MixPlan
 from safevlm.data.mix_file import STAGES, Mix, MixError, read_mix
 from safevlm.data.mix_report import report_of
+from safevlm.data.record_packing import UsualRows
 from safevlm.data.records import parse_record
 from safevlm.data.sources import read_source
-from safevlm.data.sources.fingerprints import HeldOut, bytes_digest, file_digest
+from safevlm.data.sources.fingerprints import HeldOut, Leak, bytes_digest, file_digest
 from safevlm.data.sources.images import read_images
 from safevlm.data.sources.row import ImageFile, SourceRow, SourceSpec, Turn, asked
 from safevlm.data.threads import in_threads
-
-log = logging.getLogger(__name__)
 
 REPORT = "mix.json"
 HEAD_ONLY = "head_only"
@@ -43,6 +51,11 @@ RECORD_FILES = tuple(f"{name}.jsonl" for name in (*STAGES, HEAD_ONLY))
 MADE_OF = ("mix_sha256", "seed", "taxonomy", "sources", "absent", "stages")
 """Keys of the report that a mix of the same folder must share."""
 
+ROWS_AT_ONCE = 4_096
+"""Rows of a mix that are in memory with their texts."""
+IMAGES_AT_ONCE = 65_536
+"""Images that are compared at once; an archive is opened once for all of them."""
+
 Raw = dict[str, Any]
 
 
@@ -50,7 +63,10 @@ Raw = dict[str, Any]
 class _Taken:
     """A row of the pool with what it will say."""
 
-    candidate: Candidate
+    number: int
+    """In the pool."""
+    source: str
+    label: Label
     row: SourceRow
     turns: tuple[Turn, ...]
     id: str
@@ -60,19 +76,21 @@ def build(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
     """Makes a mix; returns what it wrote into `OUT/mix.json`. MixError before anything is written but a split file."""
     made_mix = read_mix(file, out, seed, root)
     made = mix.plan(made_mix)
-    taken = _taken(made)
-    compared = _refuse_leaks(made_mix, [image for one in taken for image in one.row.images])
+    compared = compare(made)
     report = report_of(made)
     used_folder.refuse_other_work(out / REPORT, {name: report[name] for name in MADE_OF})
     out.mkdir(parents=True, exist_ok=True)
-    names = _store_images(taken, out, copies_all=made_mix.images == "copy")
-    files = {f"{name}.jsonl": rows for name, rows in _stage_rows(made, taken, names, out).items()}
-    write_text(out / "taxonomy.yaml", taxonomy_yaml(made_mix))
-    for name in set(RECORD_FILES) - set(files):
-        (out / name).unlink(missing_ok=True)  # of an earlier mix
-    for name, rows in files.items():
-        write_text(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    report |= {"held_out": compared, "files": _digests(out, files), "splits": _split_files(made_mix)}
+    rows = _rows_of_files(made)
+    with ExitStack() as files:
+        opened = {name: files.enter_context(_written_at_last(out / name)) for name in rows}
+        for number, line in _lines(made, out):
+            for name, is_in in rows.items():
+                if is_in[number]:
+                    opened[name].write(line)
+        write_text(out / "taxonomy.yaml", taxonomy_yaml(made_mix))
+        for name in set(RECORD_FILES) - set(rows):
+            (out / name).unlink(missing_ok=True)  # of an earlier mix
+    report |= {"held_out": compared, "files": _digests(out, rows), "splits": _split_files(made_mix)}
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -86,7 +104,7 @@ def check(file: Path, out: Path, *, seed: int | None = None, root: Path | None =
 
 def compare(made: MixPlan, more: Collection[ImageFile] = ()) -> Raw:
     """Refuses a pool that shares images with what is held out; else, how many were compared with."""
-    return _refuse_leaks(made.mix, [image for _, row in mix.taken_rows(made) for image in row.images], more)
+    return _refuse_leaks(made.mix, (image for _, row in mix.taken_rows(made) for image in row.images), more)
 
 
 def held_out_images(made_mix: Mix) -> dict[str, set[ImageFile]]:
@@ -115,23 +133,35 @@ def taxonomy_yaml(made_mix: Mix) -> str:
     return yaml.safe_dump(table, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _taken(made: MixPlan) -> list[_Taken]:
-    specs = {one.spec.name: one.spec for one in made.scans}
+def _taken(made: MixPlan) -> Iterator[_Taken]:
+    twice = _ids_twice(made)
     ids: Counter[str] = Counter()
-    taken = []
-    for candidate, row in mix.taken_rows(made):
-        name = f"{candidate.source}/{row.id}"
-        ids[name] += 1
-        unique = name if ids[name] == 1 else f"{name}#{ids[name]}"  # LLaVA's data use some ids twice
-        taken.append(_Taken(candidate, row, _turns(made.mix, specs[candidate.source], candidate, row), unique))
-    return taken
+    pool = made.pool.rows
+    for number, row in mix.taken_rows(made):
+        source, label = int(pool["source"][number]), made.pool.labels[pool["label"][number]]
+        spec = made.scans[source].spec
+        name = f"{spec.name}/{row.id}"
+        if int(pool["id"][number]) in twice[source]:  # LLaVA's data use some ids twice
+            ids[name] += 1
+            name += f"#{ids[name]}" if ids[name] > 1 else ""
+        yield _Taken(number, spec.name, label, row, _turns(made.mix, spec, label, row), name)
 
 
-def _turns(made_mix: Mix, spec: SourceSpec, candidate: Candidate, row: SourceRow) -> tuple[Turn, ...]:
+def _ids_twice(made: MixPlan) -> list[set[int]]:
+    """Of each source, hashes of ids that several rows of the pool may share."""
+    pool = made.pool.rows
+    found = []
+    for source in range(len(made.scans)):
+        hashes, counts = np.unique(pool["id"][pool["source"] == source], return_counts=True)
+        found.append(set(hashes[counts > 1].tolist()))
+    return found
+
+
+def _turns(made_mix: Mix, spec: SourceSpec, label: Label, row: SourceRow) -> tuple[Turn, ...]:
     """The conversation as it stands, or with an answer of ours, or with a question and an answer of ours."""
     if row.has_answer and spec.answers == "source":
         return row.turns
-    said = mix.answer_of(made_mix, row, spec, candidate.label) or answers.HEAD_ONLY
+    said = mix.answer_of(made_mix, row, spec, label) or answers.HEAD_ONLY
     if row.turns:
         return (*_first_question(row.turns), ("gpt", said))
     question = answers.question(spec.question, f"{made_mix.seed}/question/{spec.name}/{row.id}")
@@ -144,11 +174,11 @@ def _first_question(turns: Sequence[Turn]) -> Sequence[Turn]:
     return [turn for turn in turns[: asked_at + 1] if turn[0] != "gpt"]
 
 
-def _refuse_leaks(made_mix: Mix, images: Sequence[ImageFile], more: Collection[ImageFile] = ()) -> Raw:
+def _refuse_leaks(made_mix: Mix, images: Iterable[ImageFile], more: Collection[ImageFile] = ()) -> Raw:
     """How many held-out images were compared with. MixError names images of the pool that are held out."""
     held = held_out_images(made_mix)
     everything = {image for found in held.values() for image in found} | set(more)
-    leaks = list(HeldOut(everything).leaks(set(images))) if everything else []
+    leaks = _leaks(HeldOut(everything), images) if everything else []
     if leaks:
         named = ", ".join(map(str, leaks[: mix.NAMED]))
         raise MixError(
@@ -159,57 +189,124 @@ def _refuse_leaks(made_mix: Mix, images: Sequence[ImageFile], more: Collection[I
     return {spec.name: counts.get(spec.name) for spec in made_mix.held_out}
 
 
+def _leaks(held_out: HeldOut, images: Iterable[ImageFile]) -> list[Leak]:
+    """One of each image that is held out, sorted by file."""
+    left = iter(images)
+    found: dict[ImageFile, Leak] = {}
+    while block := set(islice(left, IMAGES_AT_ONCE)):
+        found |= {leak.image: leak for leak in held_out.leaks(block)}
+    return sorted(found.values(), key=lambda leak: (leak.image.path, leak.image.member))
+
+
 # images
 
 
-def _store_images(taken: Iterable[_Taken], out: Path, copies_all: bool) -> dict[ImageFile, str]:
-    """Image → the name that records call it."""
-    sources = {image: one.candidate.source for one in reversed(list(taken)) for image in one.row.images}
-    stored = [image for image in sources if image.member or copies_all]
+class _ImageNames:
+    """What records call the images; those of archives, or all, are copied on the way."""
 
-    def store(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str]:
-        image, data = pair
-        return image, _store(data, str(image), out, sources[image])
+    def __init__(self, out: Path, copies_all: bool) -> None:
+        self._out, self._copies_all = out, copies_all
+        self._first: list[tuple[str, NDArray[Any]]] = []
+        self._source, self._now = "", array("q")
 
-    names = {image: image.path.resolve().as_posix() for image in sources}
-    return names | dict(in_threads(store, read_images(stored), "unpacking images", len(stored)))
+    def of(self, taken: Iterable[_Taken]) -> dict[ImageFile, str]:
+        """Image → name."""
+        names: dict[ImageFile, str] = {}
+        sources: dict[ImageFile, str] = {}
+        for one in taken:
+            for image in one.row.images:
+                if image in names or image in sources:
+                    continue
+                if image.member or self._copies_all:
+                    sources[image] = self._first_source(image, one.source)
+                else:
+                    names[image] = _real_path(image.path)
+
+        def store(pair: tuple[ImageFile, bytes]) -> tuple[ImageFile, str]:
+            image, data = pair
+            place = packed_images.store(data, str(image), self._out / "images" / sources[image])
+            return image, place.relative_to(self._out).as_posix()
+
+        if sources:
+            names |= dict(in_threads(store, read_images(sources), "unpacking images", len(sources)))
+        return names
+
+    def _first_source(self, image: ImageFile, source: str) -> str:
+        """The source that an image was first taken from, which come one after the other; it lies in that one's folder.
+
+        Of an image 8 bytes are remembered.
+        """
+        if source != self._source:
+            self._first.append((self._source, np.unique(np.array(self._now, "i8"))))
+            self._source, self._now = source, array("q")
+        key = hash((str(image.path), image.member))
+        for earlier, keys in self._first:
+            at = np.searchsorted(keys, key)
+            if at < len(keys) and keys[at] == key:
+                return earlier
+        self._now.append(key)
+        return source
 
 
-def _store(data: bytes, name: str, out: Path, source: str) -> str:
-    return packed_images.store(data, name, out / "images" / source).relative_to(out).as_posix()
+def _real_path(path: Path) -> str:
+    """`path.resolve()`, for many files of a folder."""
+    name = os.path.join(_real_folder(str(path.parent)), path.name)
+    return os.path.realpath(name) if os.path.islink(name) else name
+
+
+@functools.lru_cache(maxsize=1024)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 # records
 
 
-def _stage_rows(
-    made: MixPlan, taken: Sequence[_Taken], names: Mapping[ImageFile, str], out: Path
-) -> dict[str, list[Raw]]:
-    """File → its records, each of them checked as training will check it."""
-    raws = {(one.candidate.source, one.candidate.index): _raw(one, names) for one in taken}
-    places = {(one.candidate.source, one.candidate.index): one.row.place for one in taken}
-    for key, raw in raws.items():
-        parse_record(raw, places[key], made.mix.taxonomy, out)
-    stages: dict[str, list[Raw]] = {}
+def _rows_of_files(made: MixPlan) -> dict[str, NDArray[np.bool_]]:
+    """File → which rows of the pool it holds."""
+    is_silent = made.pool.rows["head_only"]
+    files: dict[str, NDArray[np.bool_]] = {}
     for name, drawn in made.stages.items():
-        stages[name] = [raws[one.source, one.index] for one in drawn if not one.is_head_only]
-        silent = [raws[one.source, one.index] for one in drawn if one.is_head_only]
-        stages |= {HEAD_ONLY: silent} if silent else {}
-    return stages
+        is_in = np.zeros(len(made.pool), bool)
+        is_in[drawn] = True
+        files[f"{name}.jsonl"] = is_in & ~is_silent
+        files |= {f"{HEAD_ONLY}.jsonl": is_in & is_silent} if (is_in & is_silent).any() else {}
+    return files
+
+
+@contextmanager
+def _written_at_last(path: Path) -> Iterator[TextIO]:
+    """A text file that takes its name only when the block ends well."""
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _lines(made: MixPlan, out: Path) -> Iterator[tuple[int, str]]:
+    """(number in the pool, record) of every row of the pool, each checked as training will check it."""
+    names = _ImageNames(out, copies_all=made.mix.images == "copy")
+    usual = UsualRows(out, made.mix.taxonomy, out)
+    taken = _taken(made)
+    while block := list(islice(taken, ROWS_AT_ONCE)):
+        of_block = names.of(block)
+        for one in block:
+            raw = _raw(one, of_block)
+            if usual.packed(raw, one.row.place) is None:
+                parse_record(raw, one.row.place, made.mix.taxonomy, out)
+            yield one.number, json.dumps(raw, ensure_ascii=False) + "\n"
 
 
 def _raw(one: _Taken, names: Mapping[ImageFile, str]) -> Raw:
     images = [names[image] for image in one.row.images]
-    label = one.candidate.label
-    raw: Raw = {"id": one.id, "source": one.candidate.source}
+    label = one.label
+    raw: Raw = {"id": one.id, "source": one.source}
     raw |= {"image": images[0] if len(images) == 1 else images} if images else {}
     raw |= {"safe_type": label.category} if label.category else {}
     raw |= {"safe_level": label.level} if label.level else {}
     return {**raw, "conversations": [{"from": speaker, "value": text} for speaker, text in one.turns]}
 
 
-def _digests(out: Path, files: Mapping[str, Sequence[Raw]]) -> Raw:
-    rows = {name: {"rows": len(records), "sha256": file_digest(out / name)} for name, records in files.items()}
+def _digests(out: Path, files: Mapping[str, NDArray[np.bool_]]) -> Raw:
+    rows = {name: {"rows": int(is_in.sum()), "sha256": file_digest(out / name)} for name, is_in in files.items()}
     return {**rows, "taxonomy.yaml": {"sha256": file_digest(out / "taxonomy.yaml")}}
 
 

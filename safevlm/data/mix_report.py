@@ -5,16 +5,16 @@ Without times and without places of the machine it ran on, so that the same mix 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from safevlm.data import mix
-from safevlm.data.labels import KEPT, OVERRULED, UNLABELLED, Label
-from safevlm.data.mix import Candidate, MixPlan
+from safevlm.data.candidates import Candidates, first_come_counts
+from safevlm.data.labels import KEPT, OVERRULED, UNLABELLED
+from safevlm.data.mix import MixPlan
 from safevlm.data.sources import source_of
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.files import FileError, checked, read_json
@@ -93,7 +93,7 @@ def read_report(file: Path) -> Raw:
 
 def report_of(made: MixPlan) -> Raw:
     """What was asked for, found and taken; JSON, without times and without places of the machine it ran on."""
-    own = made.mix
+    own, taken = made.mix, _by_source(made, made.pool)
     return {
         "schema": SCHEMA,
         "version": installed("safevlm") or "unknown",
@@ -101,15 +101,19 @@ def report_of(made: MixPlan) -> Raw:
         "mix_sha256": file_digest(own.file),
         "seed": own.seed,
         "taxonomy": own.taxonomy.to_dict(),
-        "sources": {one.spec.name: _source_report(one, made.pool) for one in made.scans},
+        "sources": {one.spec.name: _source_report(one, taken.get(one.spec.name, 0)) for one in made.scans},
         "absent": list(made.absent),
         "short": list(made.short),
         "categories": {name: _category_report(made, name) for name in [*own.taxonomy.category_names, UNLABELLED]},
-        "stages": {name: _stage_report(drawn) for name, drawn in made.stages.items()},
+        "stages": {name: _stage_report(made, made.pool.take(drawn)) for name, drawn in made.stages.items()},
     }
 
 
-def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
+def _by_source(made: MixPlan, candidates: Candidates) -> dict[str, int]:
+    return first_come_counts(candidates.rows["source"], [one.spec.name for one in made.scans])
+
+
+def _source_report(one: mix.Scan, taken: int) -> Raw:
     source = source_of(one.spec.kind, one.spec.name)
     return {
         "kind": one.spec.kind,
@@ -126,34 +130,30 @@ def _source_report(one: mix.Scan, pool: Sequence[Candidate]) -> Raw:
         "own_labels": {what: dict(sorted(rules.items())) for what, rules in one.own_labels.items() if rules},
         "over_limit": one.over_limit,
         "usable": len(one.candidates),
-        "taken": sum(candidate.source == one.spec.name for candidate in pool),
+        "taken": taken,
         "files": {file.name: file_digest(file) for file in source.files(one.spec)},
     }
 
 
 def _category_report(made: MixPlan, name: str) -> Raw:
-    taken = [candidate for candidate in made.pool if candidate.label.bucket == name]
+    taken = made.pool.take(made.pool.buckets().get(name, np.zeros(0, "i8")))
     asked_for = made.mix.counts.get(name)
     return {
         "asked": "all" if asked_for is None else asked_for,
         "found": made.found.get(name, 0),
         "taken": len(taken),
-        "by_source": dict(Counter(candidate.source for candidate in taken)),
+        "by_source": _by_source(made, taken),
     }
 
 
-def _stage_report(drawn: Sequence[Candidate]) -> Raw:
+def _stage_report(made: MixPlan, drawn: Candidates) -> Raw:
     return {
         "rows": len(drawn),
-        "head_only": sum(candidate.is_head_only for candidate in drawn),
-        "categories": dict(Counter(candidate.label.bucket for candidate in drawn)),
-        "levels": dict(Counter(_level(candidate.label) for candidate in drawn)),
-        "sources": dict(Counter(candidate.source for candidate in drawn)),
+        "head_only": int(drawn.rows["head_only"].sum()),
+        "categories": drawn.counts(),
+        "levels": drawn.counts({label: label.level or UNLABELLED for label in drawn.labels}),
+        "sources": _by_source(made, drawn),
     }
-
-
-def _level(label: Label) -> str:
-    return label.level or UNLABELLED
 
 
 def lines(report: Raw) -> list[str]:

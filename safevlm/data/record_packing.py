@@ -58,7 +58,7 @@ def packed_records(
 ) -> Iterator[PackedRecord]:
     """The records of a file, or of a part of it, checked. RecordError: as `read_records`."""
     folder, unpacked = Path(images) if images else file.parent, packed_images.folder_of(file)
-    usual = _UsualRows(file, taxonomy, folder)
+    usual = UsualRows(file, taxonomy, folder)
     if part is None:
         for place, raw in row_reader(file):
             yield usual.packed(raw, place) or _packed(parse_record(raw, place, taxonomy, folder, unpacked), file)
@@ -113,7 +113,7 @@ def _packed(record: Record, file: Path) -> PackedRecord:
     return PackedRecord(line, b"".join(os.fsencode(one) + b"\0" for one in paths), fact(record))
 
 
-class _UsualRows:
+class UsualRows:
     """Packs rows of the usual layouts: flat, with turns of two texts, and paths without anything special."""
 
     def __init__(self, file: Path, taxonomy: Taxonomy, folder: Path) -> None:

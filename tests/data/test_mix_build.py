@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from safevlm.__main__ import main
 from safevlm.data import answers, mix_build, mix_report
 from safevlm.data.mix_file import MixError, read_mix
-from safevlm.data.records import read_records, verify_images
+from safevlm.data.records import RecordError, read_records, verify_images
 from safevlm.data.sources import llava
 from safevlm.miniature import dataset
 from safevlm.taxonomy import CLEAN, DEFAULT, Taxonomy
@@ -261,6 +262,91 @@ def test_another_mix_in_a_used_folder_is_refused_and_the_same_one_is_made_again(
     (tmp_path / "out/mix.json").unlink()
     mix_build.build(_one(home, tmp_path, "llava"), tmp_path / "out")
     assert not (tmp_path / "out/head_only.jsonl").exists(), "a file of an earlier mix does not stay"
+
+
+def _own_records(folder: Path, count: int) -> Path:
+    """A mix of so many records of 4 kB; every second id stands there twice."""
+    said = [("human", "q" * 2000), ("gpt", "a" * 2000)]
+    talk = [{"from": who, "value": text} for who, text in said]
+    rows = [{"id": str(n // 2 if n % 4 < 2 else n), "conversations": talk} for n in range(count)]
+    downloads.jsonl(folder / "own.jsonl", rows)
+    sources = {"own": {"kind": "llava", "path": "own.jsonl"}}
+    return _file(folder, folder, sources=sources, labels={"own": CLEAN_LABEL}, held_out=..., counts=..., stages=WHOLE)
+
+
+def test_rows_pass_through_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", 64)
+    peaks = {}
+    for count in (100, 100, 700):  # once before, for what is imported and remembered
+        file = _own_records(tmp_path, count)
+        tracemalloc.start()
+        report = mix_build.build(file, tmp_path / f"out{count}")
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert report["stages"]["stage2"]["rows"] == count
+    assert (peaks[700] - peaks[100]) / 600 < 400, "bytes a row; its text alone is 4,000"
+
+
+def test_ids_that_stand_twice_are_numbered_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", 1)
+    mix_build.build(_own_records(tmp_path, 8), tmp_path / "out")
+    ids = [row["id"] for row in _rows(tmp_path / "out/stage2.jsonl")]
+    assert ids == ["own/0", "own/0#2", "own/2", "own/3", "own/2#2", "own/2#3", "own/6", "own/7"]
+
+
+def test_a_wrong_record_late_in_a_mix_leaves_nothing_half_written(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", 2)
+    file = _own_records(tmp_path, 6)
+    mix_build.build(file, tmp_path / "out")
+    before = file_bytes(tmp_path / "out")
+
+    def parse(raw: Any, place: str, *more: Any) -> None:
+        raise RecordError(f"{place}: wrong")
+
+    monkeypatch.setattr(mix_build, "parse_record", parse)
+    monkeypatch.setattr(mix_build.UsualRows, "packed", lambda _, raw, place: None if place.endswith(":6") else raw)
+    with pytest.raises(RecordError, match=r"own\.jsonl:6: wrong"):
+        mix_build.build(file, tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_blocks_make_the_same_bytes(
+    home: Path, made: Path, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(mix_build, "IMAGES_AT_ONCE", at_once)
+    mix_build.build(_file(home, tmp_path), tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == file_bytes(made)
+
+
+def test_an_image_of_two_sources_lies_in_the_first_ones_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", 1)
+    sources = {name: SOURCES["pics"] for name in ("one", "two")}
+    labels = {name: LABELS["pics/blorp"] for name in sources}
+    file = _file(home, tmp_path, sources=sources, labels=labels, held_out=..., counts=..., stages=WHOLE, images="copy")
+    mix_build.build(file, tmp_path / "out")
+    rows = _rows(tmp_path / "out/stage2.jsonl")
+    assert Counter(row["source"] for row in rows) == {"one": 5, "two": 5}
+    assert all(row["image"].startswith("images/one/") for row in rows)
+
+
+def test_a_linked_image_is_named_by_where_it_is(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked/blorp").mkdir(parents=True)
+    (tmp_path / "linked/blorp/x.png").symlink_to(home / "pics/blorp/1.png")
+    (tmp_path / "linked/flat").symlink_to(home / "pics/blorp")
+    source = {"kind": "image_folder", "path": str(tmp_path / "linked"), "images": "flat"}
+    sources = {"pics": {**source, "images": "blorp"}, "flat": source}
+    labels = {name: LABELS["pics/blorp"] for name in sources}
+    file = _file(home, tmp_path, sources=sources, labels=labels, held_out=..., counts=..., stages=WHOLE)
+    mix_build.build(file, tmp_path / "out")
+    names = [row["image"] for row in _rows(tmp_path / "out/stage2.jsonl")]
+    folder = home.resolve() / "pics/blorp"
+    assert names == [str(folder / "1.png"), *(str(folder / f"{n}.png") for n in range(3))]
 
 
 # answers
