@@ -1,7 +1,6 @@
 """A tiny random model of each family, and its real processor around a byte-level tokenizer: seeded, offline.
 
-Weights are drawn wider than usual, so that what must matter moves the logits. Chat templates are short ones in the
-shape of the family's own.
+Weights are drawn wider than usual, so that what must matter moves the logits.
 """
 
 from __future__ import annotations
@@ -17,37 +16,38 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from safevlm.backbones.processors import without_video
 from safevlm.backbones.row import Backbone
 from safevlm.backbones.table import BACKBONES
+from tests.backbones.templates import SHAPES
 
 WIDTH, VOCABULARY, SIDE, PATCH = 32, 320, 16, 4
 STD = 0.1
-PAD, END = "<pad>", "<end>"
-ROLES = {"user": "<user>", "assistant": "<assistant>", "system": "<system>"}
-
-TEMPLATE = (
-    "{% for message in messages %}{{ '<' + message['role'] + '>' }}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ IMAGE }}{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{{ '<end>' }}\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
+PAD = "<pad>"
 
 
-def _tokenizer(**named: str) -> PreTrainedTokenizerFast:
+def _tokenizer(row: Backbone, **named: str) -> PreTrainedTokenizerFast:
     """Every byte a token, and special tokens; `named` ones are attributes of the tokenizer too."""
+    shape = SHAPES[row.model_type]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_alone = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_alone.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=bytes_alone, pad_token=PAD, eos_token=END, extra_special_tokens=named or None
+        tokenizer_object=bytes_alone,
+        pad_token=PAD,
+        bos_token=shape.first,
+        eos_token=shape.end,
+        extra_special_tokens=named or None,
     )
-    made.add_tokens(list(ROLES.values()), special_tokens=True)
+    made.add_tokens(list(shape.tokens), special_tokens=True)
+    if shape.first is not None:
+        made._tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{shape.first} $A", special_tokens=[(shape.first, made.bos_token_id)]
+        )
     return made
 
 
@@ -86,7 +86,7 @@ Made = tuple[Any, Any]
 
 def _qwen(row: Backbone) -> Made:
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    tokenizer = _tokenizer(**names, vision_start="<|vision_start|>", vision_end="<|vision_end|>")
+    tokenizer = _tokenizer(row, **names, vision_start="<|vision_start|>", vision_end="<|vision_end|>")
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     vision: dict[str, Any] = {"depth": 3, "num_heads": 4, "patch_size": PATCH, "initializer_range": STD}
     text = _text(tokenizer, rope_parameters=rope)
@@ -115,7 +115,7 @@ def _qwen(row: Backbone) -> Made:
 
 
 def _gemma3(row: Backbone) -> Made:
-    tokenizer = _tokenizer(boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
+    tokenizer = _tokenizer(row, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>")
     config = row.config_class(
         text_config=transformers.Gemma3TextConfig(
             **_text(tokenizer, num_key_value_heads=2, head_dim=8, sliding_window=64)
@@ -132,7 +132,11 @@ def _gemma3(row: Backbone) -> Made:
 
 def _internvl(row: Backbone) -> Made:
     tokenizer = _tokenizer(
-        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+        row,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
     )
     config = row.config_class(
         text_config=transformers.Qwen2Config(**_text(tokenizer)),
@@ -148,7 +152,7 @@ def _internvl(row: Backbone) -> Made:
 
 
 def _llava_next(row: Backbone) -> Made:
-    tokenizer = _tokenizer(image_token="<image>")
+    tokenizer = _tokenizer(row, image_token="<image>")
     config = row.config_class(
         text_config=transformers.LlamaConfig(**_text(tokenizer)),
         vision_config=transformers.CLIPVisionConfig(**VISION, projection_dim=24),
@@ -163,7 +167,7 @@ def _llava_next(row: Backbone) -> Made:
 
 
 def _llava_onevision(row: Backbone) -> Made:
-    tokenizer = _tokenizer(image_token="<image>", video_token="<video>")
+    tokenizer = _tokenizer(row, image_token="<image>", video_token="<video>")
     config = row.config_class(
         text_config=transformers.Qwen2Config(**_text(tokenizer)),
         vision_config=transformers.SiglipVisionConfig(**VISION),
@@ -177,8 +181,8 @@ def _llava_onevision(row: Backbone) -> Made:
 
 
 def _idefics3(row: Backbone) -> Made:
-    tokenizer = _tokenizer(image_token="<image>")
-    marks = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    tokenizer = _tokenizer(row, image_token="<image>")
+    marks = ["<fake_token_around_image>", "<global-img>"]
     marks += [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     tokenizer.add_tokens(marks, special_tokens=True)
     config = row.config_class(
@@ -196,7 +200,7 @@ def _idefics3(row: Backbone) -> Made:
 def _processor(row: Backbone, tokenizer: Any, images: Any, image: str, **fields: Any) -> Any:
     kind = without_video(row.processor_class)
     parts = {"tokenizer": tokenizer, "image_processor": images, "video_processor": None}
-    template = TEMPLATE.replace("IMAGE", repr(image))
+    template = SHAPES[row.model_type].template.replace("IMAGE", image)
     given = {name: parts[name] for name in row.processor_class.get_attributes()}
     return kind(**given, chat_template=template, **fields)
 

@@ -30,6 +30,7 @@ from safevlm.training.merge import fold
 from safevlm.training.run import train
 from safevlm.types import Generation, Request
 from tests.backbones import families
+from tests.backbones.templates import SHAPES
 
 each_family = families.each()
 SHORT = Generation(max_new_tokens=5)
@@ -103,14 +104,16 @@ def test_what_is_learnt_is_the_answers_with_their_ends_and_nothing_else(family: 
     _, processor = families.stock(family)
     batch = Collator(processor)(list(read_records([str(_data(tmp_path))], DEFAULT)))
     said = [processor.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
-    assert said[0] == "Thing 0.<end>" and said[6] == "Hi.<end>Yes.<end>" and said[7] == "Alike.<end>"
+    end = SHAPES[family].end
+    assert [text.strip() for text in said[:1]] == [f"Thing 0.{end}"]
+    assert said[6].replace(" ", "") == f"Hi.{end}Yes.{end}" and said[7].strip() == f"Alike.{end}"
     assert batch["images_per_row"].tolist() == [1] * 6 + [0, 2] and len(batch["pixel_values"]) == 8
 
 
 def test_a_template_that_writes_a_beginning_otherwise_is_refused(tmp_path: Path) -> None:
-    _, processor = families.stock("gemma3")
+    _, processor = families.stock("qwen3_vl")
     processor.chat_template = processor.chat_template.replace(
-        "{{ '<end>' }}", "{{ '<end>' if loop.last else '<eoi>' }}"
+        "<|im_end|>", "{{ '<|im_end|>' if loop.last else '<|im_start|>' }}"
     )
     records = list(read_records([str(_data(tmp_path))], DEFAULT))
     with pytest.raises(ValueError, match="template"):
