@@ -88,7 +88,9 @@ class ImageOpener:
                 raise ImageError(f"{width} x {height} pixels are over the limit of {self.limits.pixels:,}")
             image = open_image(data)
             check_fits(self.processor, image, "the image")
-            return FlatImage(sized(self.processor, image), hashlib.sha256(data).hexdigest())
+            flat = sized(self.processor, image).copy()  # no open file any more, whose other frames can be had
+            flat.info = {}  # goes into files too: with a colour profile of the client's, others may see another image
+            return FlatImage(flat, hashlib.sha256(data).hexdigest())
         except ImageError as error:
             said = str(error).removeprefix("image given as bytes: ")
             raise ApiError(400, f"{place}: {said}", param=place, code="invalid_image") from error

@@ -1,9 +1,12 @@
 """Requests that nobody should send, over all routes: `python -m tests.serve.bad_requests --count 10000 [--seed 0]`.
 
+With `--upstream` they go to a guard in front of a server that notes what it gets.
+
 Right bodies are spoiled (types swapped, keys dropped, repeated or misspelt, deep, long and endless values, half
 characters, bytes cut or of another encoding), images are cut, flipped and lied about, and what carries them is no HTTP.
 The server may answer, or say in OpenAI's form what is wrong. Anything else is a finding: a 5xx without a logged cause,
-an answer with a path or a traceback in it, no answer in SECONDS, more than MEMORY, a server that is unwell afterwards.
+an answer with a path or a traceback in it, no answer in SECONDS, more than MEMORY, a server that is unwell afterwards,
+an image at the upstream that the guard has not looked at.
 Nothing is random but by the seed.
 """
 
@@ -24,7 +27,8 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +38,8 @@ import httpx2
 
 from tests.engine import engines
 from tests.files.spoiling import RAW, STRANGE, changed, places, ways_to_spoil, with_part
-from tests.serve.serving import NAME, Served, asked, serving, uri
+from tests.serve.serving import NAME, Served, asked, listening, serving, uri
+from tests.serve.upstreams import Recorder, Watching, fronting
 
 SECONDS = 30.0
 """For one answer, on a machine that does other things too."""
@@ -54,6 +59,8 @@ OWN = re.escape(f"{Path(__file__).parents[3]}/")
 LEAKS = re.compile(rf"Traceback|File \"|site-packages|/home/|{OWN}|/tmp/|/usr/|safevlm/serve")
 JSON = {"Content-Type": "application/json"}
 MARK = "SPOILED-HERE"
+KEPT = 200
+"""Images that the guard has seen: of a request that is given up the upstream hears later."""
 
 
 @dataclass(frozen=True)
@@ -365,6 +372,34 @@ class Logged(logging.Handler):
         self.count += 1
 
 
+@dataclass(frozen=True)
+class Behind:
+    """What a guard in front of another server saw, and what that server got."""
+
+    watching: Watching
+    recorder: Recorder
+
+    def is_seen(self) -> bool:
+        """Whether all that went on since the last time was looked at."""
+        given, seen = self.recorder.images(), self.watching.seen[:]
+        self.recorder.bodies.clear()
+        del self.watching.seen[: max(0, len(seen) - KEPT)]
+        return set(given) <= set(seen)
+
+
+@contextmanager
+def served_by(upstream: bool) -> Iterator[tuple[Served, Behind | None]]:
+    """`upstream`: the model is at another server."""
+    engine = engines.engine("none")
+    if not upstream:
+        with serving(engine, **LIMITS) as served:
+            yield served, None
+        return
+    behind = Behind(Watching(), Recorder())
+    with listening(behind.recorder) as there, fronting(engine.behind(behind.watching), there, **LIMITS) as served:
+        yield served, behind
+
+
 @dataclass
 class Asker:
     """Sends requests to a server, and judges what it says."""
@@ -372,6 +407,7 @@ class Asker:
     served: Served
     logged: Logged
     client: httpx2.Client
+    behind: Behind | None = None
 
     def ask(self, request: BadRequest) -> tuple[str, str]:
         """The status or what came in its place, and why it is a finding; empty: it is none."""
@@ -385,6 +421,8 @@ class Asker:
         except (httpx2.HTTPError, OSError) as error:
             return "closed", f"closed without an answer: {type(error).__name__}"
         why = self._fault(status, said, self.logged.count > logged)
+        if self.behind is not None and not self.behind.is_seen():
+            why = "an image that nobody looked at went on"
         if time.monotonic() - began > SECONDS:
             why = f"took {time.monotonic() - began:.0f} s"
         return str(status), why
@@ -436,7 +474,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def run(count: int, seed: int = 0, every: int = 250) -> tuple[Counter[str], list[BadAnswer]]:
+def run(count: int, seed: int = 0, every: int = 250, upstream: bool = False) -> tuple[Counter[str], list[BadAnswer]]:
     """Answers to `count` requests, and the findings among them; `every` so many the server must be well."""
     counts: Counter[str] = Counter()
     findings: list[BadAnswer] = []
@@ -444,8 +482,8 @@ def run(count: int, seed: int = 0, every: int = 250) -> tuple[Counter[str], list
     logging.getLogger().addHandler(logged)
     logging.getLogger("uvicorn.error").addHandler(logged)
     try:
-        with serving(engines.engine("none"), **LIMITS) as served, httpx2.Client(timeout=SECONDS) as client:
-            asker = Asker(served, logged, client)
+        with served_by(upstream) as (served, behind), httpx2.Client(timeout=SECONDS) as client:
+            asker = Asker(served, logged, client, behind)
             assert asker.is_well(), "the server does not answer a right request"
             start = peak_bytes()
             for number in range(count):
@@ -470,8 +508,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--upstream", action="store_true")
     options = parser.parse_args()
-    counts, findings = run(options.count, options.seed)
+    counts, findings = run(options.count, options.seed, upstream=options.upstream)
     for one in findings:
         print(f"{one.request.method} {one.request.path}: {one.request.what[:150]}: {one.why}"[:600])
     print(dict(counts.most_common()), f"{len(findings)} findings in {options.count} requests")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import http.client
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from safevlm.defenses import Defense, ImageFeatures, Inputs, Policy, prompts
 from safevlm.engine import Engine
@@ -129,6 +131,58 @@ def test_what_goes_on_is_written_anew_with_the_images_that_were_looked_at(
     assert sent["messages"][3]["content"][0]["text"] == "Is < image> this < /s>?"
     expected = {key: value for key, value in fields.items() if key != "user"}
     assert {key: value for key, value in sent.items() if key != "messages"} == {"model": THERE, **expected}
+
+
+def _profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def _noted() -> PngImagePlugin.PngInfo:
+    noted = PngImagePlugin.PngInfo()
+    noted.add_text("comment", "another image")
+    noted.add_itxt("XML:com.adobe.xmp", "<x/>")
+    noted.add(b"gAMA", (20_000).to_bytes(4, "big"))
+    return noted
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.ImageDescription] = 6, "another image"
+    return exif
+
+
+BESIDE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a colour profile": ("RGB", "PNG", {"icc_profile": _profile()}),
+    "a colour profile of a JPEG": ("RGB", "JPEG", {"icc_profile": _profile(), "comment": b"another image"}),
+    "a colour profile of a WEBP": ("RGB", "WEBP", {"icc_profile": _profile(), "exif": _exif()}),
+    "words and a gamma": ("RGB", "PNG", {"pnginfo": _noted(), "dpi": (1, 1000)}),
+    "how it is turned": ("RGB", "PNG", {"exif": _exif()}),
+    "a colour that is clear": ("RGB", "PNG", {"transparency": engines.image(1).getpixel((3, 3))}),
+    "a shade that is clear": ("L", "PNG", {"transparency": 255}),
+    "entries that are clear": ("P", "PNG", {"transparency": b"\x00\x80" * 20}),
+    "a frame behind it": ("P", "GIF", {"save_all": True, "append_images": [engines.image(2).convert("P")]}),
+    "a frame of a PNG behind it": ("RGB", "PNG", {"save_all": True, "append_images": [engines.image(2)]}),
+    "a frame of a JPEG behind it": ("RGB", "MPO", {"save_all": True, "append_images": [engines.image(2)]}),
+}
+"""Mode, format and what is saved beside the pixels."""
+
+
+@pytest.mark.parametrize("size", [(64, 64), (700, 500)])
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_image_goes_on_as_its_pixels_alone(
+    front: Served, recorder: Recorder, watching: Watching, name: str, size: tuple[int, int]
+) -> None:
+    mode, format, beside = BESIDE[name]
+    given = uri(engines.image(1).resize(size).convert(mode), format, **beside)
+    assert post(front, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": given}}]}]).is_success
+    (part,) = recorder.bodies[0]["messages"][0]["content"]
+    png = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+    chunks, at = set(), 8
+    while at < len(png):
+        chunks.add(png[at + 4 : at + 8])
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    assert chunks == {b"IHDR", b"IDAT", b"IEND"}
+    assert recorder.images() == watching.seen and len(watching.seen) == 1
 
 
 def test_tools_go_on_as_words_that_the_guard_reads(front: Served, recorder: Recorder, watching: Watching) -> None:
