@@ -187,7 +187,7 @@ def test_an_interrupted_audit_goes_on_to_the_identical_result(
     assert audit(_settings(home, tmp_path / "out")).scanned == 0
 
 
-def test_an_audit_begun_by_an_earlier_version_goes_on(home: Path, whole: Path, tmp_path: Path) -> None:
+def test_an_audit_begun_by_an_earlier_version_goes_on(home: Path, whole: Path, tmp_path: Path, caplog: Any) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "parts").mkdir()
@@ -195,7 +195,11 @@ def test_an_audit_begun_by_an_earlier_version_goes_on(home: Path, whole: Path, t
         file.rename(out / "parts" / file.name.replace("shard", "part"))
     (out / "shards").rmdir()
     (out / "parts" / "part-000002.parquet").unlink()
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    del record["fingerprint_gap"]
+    (out / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert audit(_settings(home, out)).scanned == 16, "only the shard that is missing"
+    assert "without fingerprint_gap" in caplog.text
     assert not (out / "shards").exists() and _results(out) == _results(whole)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 from safevlm.data.atomic_write import write_new
 from safevlm.files import read_json
 
+log = logging.getLogger(__name__)
+
 NAME = "run.json"
+LATER = {"fingerprint_gap": "near-duplicates of which one is in an older shard may be missed"}
+"""What earlier versions did not write, and what a mixture with theirs means. It is told, and goes on."""
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -29,6 +34,10 @@ def _compare(path: Path, settings: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: not the record of an audit ({error}); choose another --out") from error
     keys = sorted({*found, *settings} if isinstance(found, dict) else settings)
+    for key in LATER.keys() & settings.keys():
+        if isinstance(found, dict) and key not in found:
+            found[key] = settings[key]
+            log.warning("%s: an audit of an earlier version, without %s: %s", path, key, LATER[key])
     differing = [key for key in keys if not isinstance(found, dict) or found.get(key) != settings.get(key)]
     if differing:
         told = "; ".join(_change(key, found, settings) for key in differing)

@@ -153,6 +153,7 @@ def _fixed(settings: AuditSettings, plan: ShardPlan, classifier: RiskClassifier)
         "threads": torch.get_num_threads() if classifier.device.type == "cpu" else None,
         "question": classifier.question if classifier.reads_text else None,
         "fingerprint": [fingerprint.GRID, fingerprint.SIDE, fingerprint.GREY, fingerprint.COLOUR],
+        "fingerprint_gap": fingerprint.GAP,
     }
 
 

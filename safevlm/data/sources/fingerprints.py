@@ -49,7 +49,9 @@ def pixel_digest(data: bytes, name: str) -> str:
 
 def image_digest(image: Image.Image) -> bytes:
     """sha256 of size and pixels: the same for the same image in another lossless file."""
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).digest()
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.digest()
 
 
 def pixel_fingerprints(images: Collection[ImageFile], title: str) -> dict[ImageFile, str]:
