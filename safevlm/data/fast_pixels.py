@@ -76,14 +76,15 @@ class Steps:
 
         if self.is_squared:
             image = _squared(image, self.mean)
-        if self.size:
-            image = image.resize(_resized(image, self.size), self.resample)
+        if self.size and (wanted := _resized(image, self.size)) != image.size:
+            image = image.resize(wanted, self.resample)
         if self.crop is not None:
             height, width = self.crop
             left, top = (image.width - width) // 2, (image.height - height) // 2
             if left < 0 or top < 0:
                 return None
-            image = image.crop((left, top, left + width, top + height))
+            if (width, height) != image.size:
+                image = image.crop((left, top, left + width, top + height))
         table, values = _table(self), numpy.asarray(image)
         made = numpy.empty((3, image.height, image.width), numpy.float32)
         for channel in range(3):
