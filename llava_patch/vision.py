@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,15 +33,23 @@ class VisionPass:
     """(b, p, v): what LLaVA's projector reads; v is multiplied when several layers are selected."""
     cls: Tensor
     """(b, v): token 0 of the same layer, which LLaVA throws away."""
-    clip_cls: Tensor
-    """(b, v): CLS of the last layer after post-layernorm, the vector that CLIP's visual projection expects."""
-    normed_cls: Tensor
-    """(b, v): `cls` after post-layernorm, layer by layer."""
     last_cls: Tensor
     """(b, v): CLS of the last layer before post-layernorm."""
+    norm: Callable[[Tensor], Tensor]
+    """The tower's post-layernorm."""
+
+    @cached_property
+    def clip_cls(self) -> Tensor:
+        """(b, v): CLS of the last layer after post-layernorm, the vector that CLIP's visual projection expects."""
+        return self.norm(self.last_cls)
+
+    @cached_property
+    def normed_cls(self) -> Tensor:
+        """(b, v): `cls` after post-layernorm, layer by layer."""
+        return torch.cat([self.norm(layer) for layer in self.cls.split(self.last_cls.shape[1], dim=1)], dim=1)
 
     def __getitem__(self, rows: slice) -> VisionPass:
-        return VisionPass(**{part.name: getattr(self, part.name)[rows] for part in dataclasses.fields(self)})
+        return dataclasses.replace(self, patches=self.patches[rows], cls=self.cls[rows], last_cls=self.last_cls[rows])
 
 
 def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
@@ -50,19 +59,15 @@ def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
     gradient checkpointing would otherwise build a graph through it (base facts §4.2).
     """
     tower: Any = parts.vision_tower(model)
-    wants_gradient = pixel_values.requires_grad or any(weight.requires_grad for weight in tower.parameters())
-    with contextlib.nullcontext() if wants_gradient else torch.no_grad():
+    with contextlib.nullcontext() if _wants_gradient(tower, pixel_values) else torch.no_grad():
         output = tower(pixel_values.to(tower.dtype), output_hidden_states=True)
-        layers = model.config.vision_feature_layer
-        selected = _selected(output.hidden_states, layers)
+        selected = _selected(output.hidden_states, model.config.vision_feature_layer)
         first_patch = 0 if fields.keeps_cls(model.config) else 1
-        last_cls = output.last_hidden_state[:, 0]
         return VisionPass(
             patches=selected[:, first_patch:],
             cls=selected[:, 0],
-            clip_cls=tower.post_layernorm(last_cls),
-            normed_cls=_normed(tower, output.hidden_states, layers),
-            last_cls=last_cls,
+            last_cls=output.last_hidden_state[:, 0],
+            norm=tower.post_layernorm,
         )
 
 
@@ -121,10 +126,10 @@ def lm_inputs(
     return {"inputs_embeds": embedded.masked_scatter(slots, tokens)}
 
 
-def _normed(tower: Any, hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:
-    """(b, v): CLS of the selected layers after post-layernorm."""
-    chosen = [layers] if isinstance(layers, int) else layers
-    return torch.cat([tower.post_layernorm(hidden_states[layer][:, 0]) for layer in chosen], dim=-1)
+def _wants_gradient(tower: Any, pixel_values: Tensor) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return pixel_values.requires_grad or any(weight.requires_grad for weight in tower.parameters())
 
 
 def _selected(hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:

@@ -156,9 +156,11 @@ def _check_numbers(name: str, values: Tensor) -> None:
 def settled(reply: Reply, asked: Reply) -> Reply:
     """What a hook answered, with what it left out taken from `asked`. TypeError: a field of the wrong type.
 
-    `asked`: the reply as the engine knows it. The request is always the caller's own; a verdict, prompt and trace that
-    the hook does not give are those of the engine.
+    `asked`: the reply as the engine knows it. The request is always the caller's own, and what the model read and wrote
+    is as the engine counts it; a verdict, prompt and trace that the hook does not give are those of the engine.
     """
+    if reply is asked:
+        return asked
     for name in ("text", "refused_by", "prompt"):
         if not isinstance(getattr(reply, name), str):
             raise TypeError(f"gave a Reply with {name}={getattr(reply, name)!r}, which is not text")
@@ -172,6 +174,9 @@ def settled(reply: Reply, asked: Reply) -> Reply:
         verdict=asked.verdict if reply.verdict == Verdict.not_looked() else reply.verdict,
         prompt=reply.prompt or asked.prompt,
         trace=tuple(reply.trace) or asked.trace,
+        prompt_tokens=asked.prompt_tokens,
+        answer_tokens=asked.answer_tokens,
+        ended=asked.ended,
     )
 
 

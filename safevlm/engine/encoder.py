@@ -8,7 +8,6 @@ from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from safevlm.backbones import config_facts, virtual_tokens
 from safevlm.backbones.image_inputs import ImageInputs
@@ -18,7 +17,7 @@ from safevlm.data.pixels import join_images, read_images
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs, opened_images
 from safevlm.engine.guard import GuardedRequest
-from safevlm.engine.lengths import check_length, surely_fits
+from safevlm.engine.lengths import WrittenAnswer, check_length, surely_fits
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, ImageVectors, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, words_of
 from safevlm.model.loading import Loaded
@@ -32,6 +31,7 @@ class Encoder:
         self.model: Any = loaded.safe_llava
         self.processor = loaded.processor
         self.device = device
+        self._image_token_id = config_facts.image_token_id(self.model.config)
 
     def features(self, requests: Sequence[Request], every_frame: bool = False) -> list[LazyImageFeatures]:
         """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there.
@@ -99,7 +99,7 @@ class Encoder:
         return Inputs(
             torch.tensor(prompt.ids, device=self.device),
             features.pixel_values,
-            image_token_id=config_facts.image_token_id(self.model.config),
+            image_token_id=self._image_token_id,
         )
 
     def check(self, after: Inputs, before: Inputs) -> Inputs:
@@ -132,9 +132,10 @@ class Encoder:
         ]
         return self.model.image_tokens([own for own in passes if own is not None])
 
-    def texts(self, new_ids: Tensor) -> list[str]:
-        """(b, new) → answers without white space around them."""
-        return [text.strip() for text in self.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)]
+    def texts(self, answers: Sequence[WrittenAnswer]) -> list[str]:
+        """Answers without white space around them."""
+        ids = [answer.ids for answer in answers]
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _slots(self, request: Request, features: LazyImageFeatures | None) -> list[str]:
         """What stands in the prompt for each image; one slot each, where images have not been read and differ."""
@@ -152,9 +153,8 @@ class Encoder:
     ) -> list[Prompt]:
         """ValueError: a prompt leaves no room for an answer."""
         prompts = chat.prompts(self.processor, requests, slots, answer_prefix)
-        image_token = config_facts.image_token_id(self.model.config)
         for prompt in prompts:
-            check_length(len(prompt.ids), prompt.ids.count(image_token), self.positions)
+            check_length(len(prompt.ids), prompt.ids.count(self._image_token_id), self.positions)
         return prompts
 
     @property

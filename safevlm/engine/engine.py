@@ -23,9 +23,9 @@ from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of
+from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of, written_by
 from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error, readable
-from safevlm.engine.lengths import Answers, cut_to_room
+from safevlm.engine.lengths import WrittenAnswer, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
@@ -254,7 +254,7 @@ class Engine:
                 for request, features, prompt in zip(requests, encoded, prompts, strict=True)
             ]
             answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
-            return self._encoder.texts(answers.ids)
+            return self._encoder.texts(answers)
 
     def _reply_all(
         self,
@@ -381,21 +381,24 @@ class Engine:
             return []
         growing = [self._growing(each) for each in asked]
         answers, prompt_tokens = self._generate(turns, asked, stop, growing)
-        replies = []
-        for row, (turn, whole) in enumerate(zip(turns, self._encoder.texts(answers.ids), strict=True)):
-            grown = growing[row]
-            text = grown.text if grown is not None else whole
-            reply = self._guard.review(turn, text, turn.prompt, self._told(answers.is_cut[row]))
-            is_stopped = answers.has_ended[row] or (grown is not None and grown.is_stopped)
-            replies.append(
-                dataclasses.replace(
-                    reply,
-                    prompt_tokens=prompt_tokens[row],
-                    answer_tokens=grown.tokens if grown is not None else answers.tokens[row],
-                    ended="stop" if is_stopped else "length",
-                )
-            )
-        return replies
+        rows = zip(turns, growing, answers, self._encoder.texts(answers), prompt_tokens, strict=True)
+        return [self._guard.review(row[0], self._written(*row)) for row in rows]
+
+    def _written(
+        self, turn: GuardedRequest, grown: GrowingAnswer | None, answer: WrittenAnswer, text: str, prompt_tokens: int
+    ) -> Reply:
+        """The model's own words, before the defense reviews them."""
+        is_stopped = answer.has_ended or (grown is not None and grown.is_stopped)
+        return Reply(
+            text=text if grown is None else grown.text,
+            request=turn.request,
+            verdict=turn.verdict,
+            prompt=turn.prompt,
+            trace=(*turn.trace, *self._told(answer.is_cut)),
+            prompt_tokens=prompt_tokens,
+            answer_tokens=len(answer.ids) if grown is None else grown.tokens,
+            ended="stop" if is_stopped else "length",
+        )
 
     def _growing(self, asked: BatchRequest) -> GrowingAnswer | None:
         """None where nobody hears the answer before its end, and nothing but its length ends it."""
@@ -415,14 +418,13 @@ class Engine:
         asked: Sequence[BatchRequest],
         stop: Event | None = None,
         growing: Sequence[GrowingAnswer | None] = (),
-    ) -> tuple[Answers, list[int]]:
+    ) -> tuple[list[WrittenAnswer], Sequence[int]]:
         """Answers, and the tokens of each prompt. `stop` ends them at the next token, the model's positions at the last
         one that they have."""
         if not self.loaded.has_lm:
             raise ValueError("this engine was loaded without its LLM; it looks at requests and answers none")
         batch = self._encoder.batch(turns)
-        prompt_tokens: list[int] = batch.attention_mask.sum(1).tolist()
-        room = [self._encoder.positions - tokens for tokens in prompt_tokens]
+        room = [self._encoder.positions - tokens for tokens in batch.tokens]
         wanted = [each.generation.max_new_tokens for each in asked]
         limits = [min(pair) for pair in zip(room, wanted, strict=True)]
         start = batch.input_ids.shape[1]
@@ -435,16 +437,10 @@ class Engine:
                 torch.manual_seed(how.seed)
             output = self.model.generate(
                 **batch.model_inputs,
-                max_new_tokens=max(limits),
-                do_sample=sampling,
-                temperature=how.temperature if sampling else None,
-                top_p=how.top_p if sampling else None,
-                top_k=None,
-                pad_token_id=self._encoder.pad_id,
+                generation_config=written_by(how, max(limits), self._encoder.pad_id),
                 stopping_criteria=[GrowingAnswers(start, limits, end_ids, growing, stop)],
             )
-        new_ids = output[:, start:]
-        return cut_to_room(new_ids, room, wanted, end_ids, self._encoder.pad_id), prompt_tokens
+        return cut_to_room(output[:, start:], room, wanted, end_ids), batch.tokens
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

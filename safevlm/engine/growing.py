@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from safevlm.types import Generation, Request
 
@@ -138,6 +138,15 @@ def sampling_of(asked: Sequence[BatchRequest]) -> Generation:
     if any(key(each.generation) != key(first) for each in asked):
         raise ValueError("requests that are answered together must have the same temperature, top_p and seed")
     return first
+
+
+def written_by(generation: Generation, max_new_tokens: int, pad_id: int) -> GenerationConfig:
+    """The same as `generate` reads it; what it does not say is the checkpoint's own."""
+    is_drawn = generation.temperature > 0
+    drawing: dict[str, Any] = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, pad_token_id=pad_id, do_sample=is_drawn, **(drawing if is_drawn else {})
+    )
 
 
 def key(generation: Generation) -> tuple[float, float, int]:

@@ -49,6 +49,13 @@ class GuardedRequest:
         """The verdict as hooks get it."""
         return _acted_on(self.verdict)
 
+    @property
+    def trace(self) -> tuple[str, ...]:
+        """What was done so far, one line for each step that changed something."""
+        asked = self.request.text.split("\n")
+        added = "\n".join(line for line in self.rewritten.text.split("\n") if line not in asked)
+        return (*_looked(self.verdict), *((f"added to the question: {added}",) if added else ()))
+
 
 class Guard:
     """A defense, and what to do when its detector fails."""
@@ -126,15 +133,12 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the same: fail closed
             return self._refusal(request, self._broken("rewrite", verdict, error))
 
-    def review(self, turn: GuardedRequest, text: str, prompt: str, told: tuple[str, ...] = ()) -> Reply:
-        """The reply, once the model has answered `text` to `prompt`. `told`: lines of the trace about the answer."""
-        trace = (*_trace(turn), *told)
-        reply = Reply(text=text, request=turn.request, verdict=turn.verdict, prompt=prompt, trace=trace)
+    def review(self, turn: GuardedRequest, written: Reply) -> Reply:
+        """The reply, once the model has `written` its own."""
         try:
-            return settled(given(Reply, self.defense.review(turn.request, reply, turn.acted_on)), reply)
+            return settled(given(Reply, self.defense.review(turn.request, written, turn.acted_on)), written)
         except Exception as error:  # noqa: BLE001 - the same: fail closed
-            refusal = self._refusal(turn.request, self._broken("review", turn.verdict, error))
-            return dataclasses.replace(refusal, prompt=prompt)
+            return settled(self._refusal(turn.request, self._broken("review", turn.verdict, error)), written)
 
     def _broken(self, hook: str, verdict: Verdict, error: Exception) -> Verdict:
         log.error("defense %s failed in %s: %s", self.defense.name, hook, error, exc_info=error)
@@ -172,12 +176,6 @@ def given(kind: type[Result], value: object) -> Result:
 def _acted_on(verdict: Verdict) -> Verdict:
     """Where one detector failed and another one saw something, that is acted on like any verdict."""
     return dataclasses.replace(verdict, error="") if verdict.error and verdict.looked else verdict
-
-
-def _trace(turn: GuardedRequest) -> tuple[str, ...]:
-    asked = turn.request.text.split("\n")
-    added = "\n".join(line for line in turn.rewritten.text.split("\n") if line not in asked)
-    return (*_looked(turn.verdict), *((f"added to the question: {added}",) if added else ()))
 
 
 def _looked(verdict: Verdict) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from safevlm.types import Request
@@ -15,17 +14,15 @@ SHORT = 64
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What b prompts were answered with."""
+class WrittenAnswer:
+    """What the model answered to one prompt."""
 
-    ids: Tensor
-    """(b, new), without the prompt; padded after an answer's end."""
-    is_cut: tuple[bool, ...]
-    """Where an answer did not end by itself, but where the model's positions do."""
-    has_ended: tuple[bool, ...]
-    """Where an answer ended by itself."""
-    tokens: tuple[int, ...]
-    """Of each answer, its end included."""
+    ids: list[int]
+    """Without the prompt and what came after the end; the token that ends it included."""
+    is_cut: bool
+    """It did not end by itself, but where the model's positions do."""
+    has_ended: bool
+    """It ended by itself."""
 
 
 def surely_fits(request: Request, slots: int, positions: int) -> bool:
@@ -48,25 +45,16 @@ def check_length(tokens: int, slots: int, positions: int) -> None:
 
 
 def cut_to_room(
-    new_ids: Tensor, room: Sequence[int], wanted: Sequence[int], end_ids: Sequence[int], pad_id: int
-) -> Answers:
+    new_ids: Tensor, room: Sequence[int], wanted: Sequence[int], end_ids: Sequence[int]
+) -> list[WrittenAnswer]:
     """(b, new) ids of answers, each at most as long as its prompt left `room` for, and as was `wanted`.
 
     Rows of a batch may be of different length: the largest decides how long is generated; what is too much is dropped.
     """
-    device = new_ids.device
-    allowed, asked_for = torch.tensor(room, device=device), torch.tensor(wanted, device=device)
-    limit = torch.minimum(allowed, asked_for)
-    ends = torch.tensor(end_ids, dtype=new_ids.dtype, device=device)
-    place = torch.arange(new_ids.shape[1], device=device)
-    beyond = place >= limit[:, None]
-    is_end = torch.isin(new_ids, ends) & ~beyond
-    has_ended = is_end.any(1)
-    is_cut = (allowed < asked_for) & (allowed <= new_ids.shape[1]) & ~has_ended
-    first_end = torch.where(has_ended, is_end.int().argmax(1) + 1, limit.clamp(max=new_ids.shape[1]))
-    return Answers(
-        new_ids.masked_fill(beyond, pad_id),
-        tuple(is_cut.tolist()),
-        tuple(has_ended.tolist()),
-        tuple(first_end.tolist()),
-    )
+    return [_cut(*row, end_ids) for row in zip(new_ids.tolist(), room, wanted, strict=True)]
+
+
+def _cut(ids: list[int], room: int, wanted: int, end_ids: Sequence[int]) -> WrittenAnswer:
+    own = ids[: min(room, wanted)]
+    end = next((place for place, token in enumerate(own, 1) if token in end_ids), 0)
+    return WrittenAnswer(own[: end or None], room < wanted and room <= len(ids) and not end, end > 0)

@@ -30,6 +30,8 @@ class EncodedBatch:
     """Which requests the rows are."""
     lm_arguments: Callable[[Tensor, Sequence[ImageVectors]], dict[str, Any]]
     """The model's: ids and image tokens → further arguments."""
+    tokens: tuple[int, ...]
+    """Of each row, without padding."""
 
     @property
     def model_inputs(self) -> dict[str, Any]:
@@ -46,12 +48,15 @@ def encode(
 ) -> EncodedBatch:
     """Pads rows of different length on the left with `pad_id`; `requests`: the index of each row's request."""
     ids = [ids for ids, _ in rows]
-    longest = max(map(len, ids))
-    padding = torch.tensor([longest - len(row) for row in ids], device=ids[0].device)
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side="left")
+    mask = torch.ones_like(input_ids)
+    for row, own in zip(mask, ids, strict=True):
+        row[: len(row) - len(own)] = 0
     return EncodedBatch(
-        input_ids=pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side="left"),
-        attention_mask=(torch.arange(longest, device=padding.device) >= padding[:, None]).to(ids[0].dtype),
+        input_ids=input_ids,
+        attention_mask=mask,
         image_tokens=tuple(tokens for _, own in rows for tokens in own),
         requests=tuple(requests),
         lm_arguments=lm_arguments,
+        tokens=tuple(map(len, ids)),
     )

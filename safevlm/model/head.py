@@ -36,18 +36,15 @@ class OneQueryAttention(nn.MultiheadAttention):
     and of the values only their mean: so the query goes through the keys' weights, and the mean through the values'.
     """
 
-    def forward(self, query: Tensor, features: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]  # fewer kinds
-        """(b, 1, d), (b, m, d), (b, m) bool, True at what is there → (b, 1, d). Of nothing: as torch's own."""
+    def forward(self, query: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]  # fewer kinds
+        """(b, 1, d), (b, m, d), (b, m) bool, True at what is there (none: all) → (b, 1, d). Of nothing: as torch's."""
         heads, width = self.num_heads, self.embed_dim
         of_query, of_key, of_value = (weight.unflatten(0, (heads, -1)) for weight in self.in_proj_weight.chunk(3))
         # a key's bias adds the same to every score
         bias_of_query, _, bias_of_value = (bias.unflatten(0, (heads, -1)) for bias in self.in_proj_bias.chunk(3))
         asked = torch.einsum("bd,hcd->bhc", query.squeeze(1), of_query) + bias_of_query
         asked = torch.einsum("bhc,hcd->bhd", asked, of_key) / (width // heads) ** 0.5
-        absent = ~mask.unsqueeze(1)
-        scores = asked @ features.transpose(1, 2)
-        scores = scores.masked_fill(absent, torch.finfo(scores.dtype).min)
-        shares = scores.softmax(-1).masked_fill(absent, 0)  # b heads m
+        shares = _shares(asked @ features.transpose(1, 2), mask)
         values = torch.einsum("bhd,hcd->bhc", shares @ features, of_value) + bias_of_value * shares.sum(-1, True)
         return self.out_proj(values.flatten(1)).unsqueeze(1)
 
@@ -80,7 +77,7 @@ class SafetyHead(nn.Module):
         words: Tensor | None = None,
         word_mask: Tensor | None = None,
     ) -> HeadLogits:
-        """(b, m, d), (b, m) bool, (b, t, d), (b, t) bool → logits. Masks are True where something is.
+        """(b, m, d), (b, m) bool, (b, t, d), (b, t) bool → logits. Masks are True where something is; none: everywhere.
 
         `words` are the LLM's input embeddings of the request; only a head that reads text looks at them.
         """
@@ -95,16 +92,25 @@ class SafetyHead(nn.Module):
             seen = _masked_mean(words + self._attend(words, keys, mask), word_mask)
         return HeadLogits(level=self.level(seen), category=self.category(seen))
 
-    def _keys(self, features: Tensor, feature_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        batch = features.shape[0]
-        mask = feature_mask if feature_mask is not None else features.new_ones(features.shape[:2], dtype=torch.bool)
+    def _keys(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.tokens is None:
             return features, mask
-        tokens = self.tokens(batch).to(features.dtype)
-        return torch.cat([tokens, features], 1), torch.cat([mask.new_ones(tokens.shape[:2]), mask], 1)
+        tokens = self.tokens(features.shape[0]).to(features.dtype)
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(tokens.shape[:2]), mask], 1)
+        return torch.cat([tokens, features], 1), mask
 
-    def _attend(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        return self.attention(queries.to(keys.dtype), keys, keys, key_padding_mask=~mask, need_weights=False)[0]
+    def _attend(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        unseen = None if mask is None else ~mask
+        return self.attention(queries.to(keys.dtype), keys, keys, key_padding_mask=unseen, need_weights=False)[0]
+
+
+def _shares(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """(b, heads, m), (b, m) → the softmax of what is there, 0 elsewhere."""
+    if mask is None:
+        return scores.softmax(-1)
+    absent = ~mask.unsqueeze(1)
+    return scores.masked_fill(absent, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(absent, 0)
 
 
 def build(safety: SafetyConfig, taxonomy: Taxonomy, width: int) -> SafetyHead:

@@ -63,9 +63,8 @@ class VisionBatch:
         words, mask = _padded(read) if read else (None, None)
         with for_verdicts(device):
             logits = self._model.judge(self.vision.patches[images], self.images[rows], words, mask)
-        taxonomy = self._model.config.taxonomy
-        levels = _probabilities(logits.level, taxonomy.level_names)
-        categories = _probabilities(logits.category, taxonomy.category_names)
+        levels = _probabilities(logits.level, self._model.level_names)
+        categories = _probabilities(logits.category, self._model.category_names)
         return [RiskProbabilities(*both) for both in zip(levels, categories, strict=True)]
 
     def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> list[Found | Exception]:

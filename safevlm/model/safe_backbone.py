@@ -29,6 +29,7 @@ from safevlm.backbones.row import Backbone
 from safevlm.backbones.shared_pass import ImagePass
 from safevlm.backbones.table import PREFIX
 from safevlm.config import SafetyConfig
+from safevlm.model.guard_output import with_guard
 from safevlm.model.safety_modules import SafetyModules, check_images
 from safevlm.model.safety_section import SafetySection
 from safevlm.model.tokens import TokenBank
@@ -161,7 +162,7 @@ class SafeBackbone(SafetyModules):
         if self.training:  # type: ignore[attr-defined]  # the Trainer says so to the model's config, the LLM asks its own
             arguments.setdefault("use_cache", False)
         output = family.forward(self, **arguments)
-        return _with_guard(type(output))(**output, **found) if isinstance(output, ModelOutput) else output
+        return with_guard(output, _guarded(type(output)), found) if isinstance(output, ModelOutput) else output
 
     @property
     def has_lm(self) -> bool:
@@ -261,7 +262,7 @@ def _forward(family: Any) -> Any:
 
 
 @functools.cache
-def _with_guard(kind: Any) -> Any:
+def _guarded(kind: Any) -> Any:
     """The family's output with the head's logits."""
     extra = [(name, Any, None) for name in ("level_logits", "category_logits", "idle")]
     return make_dataclass(f"Safe{kind.__name__}", extra, bases=(kind,))

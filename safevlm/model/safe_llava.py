@@ -8,10 +8,11 @@ Every parameter of ours has a name that starts with `safety_`; freezing, saving 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.cache_utils import Cache
 
 from llava_patch import checkpoints, classes, fields, image_tokens, parts, processor, vision
+from safevlm.model.guard_output import with_guard
 from safevlm.model.safety_modules import SafetyModules, check_images, is_safety_name
 from safevlm.model.safety_section import SafetySection
 from safevlm.model.tokens import TokenBank
@@ -34,15 +36,24 @@ class SafeLlavaConfig(SafetySection, classes.Config):
     base_checkpoint: str | None = None
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def signed(function: Function) -> Function:
+    """The function with its signature at hand: `generate` asks for it eight times a call, 3 % of a first token."""
+    function.__dict__["__signature__"] = inspect.signature(function)
+    return function
+
+
 @dataclass
 class SafeLlavaOutput(classes.Output):
     """LLaVA's output and the head's logits."""
 
     level_logits: Tensor | None = None
     """(b, levels), when the model has a head, and `pixel_values` and `input_ids` were given; of a row without an image
-    they mean nothing. Softmax gives the probabilities of `config.taxonomy.level_names`."""
+    they mean nothing. Softmax gives the probabilities of the model's `level_names`."""
     category_logits: Tensor | None = None
-    """(b, categories), likewise; `config.taxonomy.category_names`."""
+    """(b, categories), likewise; `category_names`."""
     idle: Tensor | None = None
     """A zero to add to the loss; in training, for a batch without an image (`SafeLlava._idle`)."""
 
@@ -62,12 +73,11 @@ class SafeLlava(SafetyModules, classes.Model):
         if self.safety_lm_tokens is not None:
             image_tokens.attach(self, self.safety_lm_tokens.prepend)
         self.add_guard(config, fields.patch_width(config), width)
-        self.post_init()
-
-    @property
-    def slots(self) -> int:
+        self.slots = processor.slots_per_image(config, safety.lm_tokens)
         """`<image>` tokens per image in `input_ids`."""
-        return processor.slots_per_image(self.config, self.config.safety_config.lm_tokens)
+        self.has_lm = parts.has_lm(self)
+        """Whether the model can answer: False when it was loaded without the LLM's layers."""
+        self.post_init()
 
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
@@ -104,11 +114,7 @@ class SafeLlava(SafetyModules, classes.Model):
         """Arguments of `forward` and `generate` besides ids and mask; a new dict per call, since both write into it."""
         return vision.as_arguments(tokens)
 
-    @property
-    def has_lm(self) -> bool:
-        """Whether the model can answer: False when it was loaded without the LLM's layers."""
-        return parts.has_lm(self)
-
+    @signed
     def forward(  # generate() inspects these names; *args would make it refuse pixel_values (base facts §3.5)
         self,
         input_ids: Tensor | None = None,
@@ -154,13 +160,13 @@ class SafeLlava(SafetyModules, classes.Model):
                 verdict = self.judge(patches, images_per_row, *words())
         elif self.training:
             idle = self._idle(*words())
-        logits: dict[str, Any] = {
+        found: dict[str, Any] = {
             "level_logits": verdict.level if verdict else None,
             "category_logits": verdict.category if verdict else None,
             "idle": idle,
         }
         if skip_lm:
-            return SafeLlavaOutput(**logits)
+            return SafeLlavaOutput(**found)
         if not self.has_lm:
             raise ValueError("this model was loaded without its LLM; it can encode and judge images, but not answer")
         if patches is not None:
@@ -176,7 +182,7 @@ class SafeLlava(SafetyModules, classes.Model):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        return SafeLlavaOutput(**output, **logits)
+        return cast(SafeLlavaOutput, with_guard(output, SafeLlavaOutput, found))
 
     def _patches(self, pixel_values: Tensor | None, known: Tensor | None, is_known: Tensor | None) -> Tensor:
         """(i, p, v) of all images, in order."""

@@ -41,8 +41,11 @@ class SafetyModules:
         """Builds projector and head as the config says; both are None where it says `none`."""
         self.safety_projector = projector.build(config.safety_config, patch_width, width)
         self.safety_head = None
+        taxonomy = config.taxonomy
+        self.level_names, self.category_names = taxonomy.level_names, taxonomy.category_names
+        """What the head's logits are of, in order."""
         if self.safety_projector is not None:
-            self.safety_head = heads.build(config.safety_config, config.taxonomy, width)
+            self.safety_head = heads.build(config.safety_config, taxonomy, width)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -140,9 +143,11 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     return next(weight.dtype for weight in module.parameters() if weight.is_floating_point())
 
 
-def _rows(features: Tensor, images_per_row: list[int]) -> tuple[Tensor, Tensor]:
-    """(i, q, d) → (b, most images · q, d) and its mask; rows without an image are empty."""
+def _rows(features: Tensor, images_per_row: list[int]) -> tuple[Tensor, Tensor | None]:
+    """(i, q, d) → (b, most images · q, d) and its mask, None where all rows are full; without an image one is empty."""
     per_image, most = features.shape[1], max([1, *images_per_row])
+    if min(images_per_row) == most:
+        return features.reshape(len(images_per_row), most * per_image, -1), None
     rows = features.new_zeros(len(images_per_row), most * per_image, features.shape[2])
     mask = torch.arange(most * per_image, device=features.device) < torch.tensor(
         [[count * per_image] for count in images_per_row], device=features.device

@@ -133,7 +133,7 @@ def test_stock_logits_are_ours_without_lm_tokens(home: Path) -> None:
     with torch.no_grad():
         theirs = LlavaForConditionalGeneration.from_pretrained(home / "guarded").eval()(**inputs).logits
         full.model.model.multi_modal_projector._forward_hooks.clear()  # takes the LM tokens off
-        full.model.config.safety = {**full.model.config.safety, "lm_tokens": 0}
+        full.safe_llava.slots = workshop.PATCHES
         assert torch.allclose(full.model(**inputs).logits, theirs, atol=1e-6)
         bare = loading.load(home / "guarded", guard=False)
         assert bare.kind == "stock" and torch.equal(bare.model(**inputs).logits, theirs)

@@ -92,6 +92,14 @@ def test_image_only_head_ignores_words_that_are_given() -> None:
     assert torch.equal(with_words, _flat(head(features))), "words handed to an image-only head reach its verdict"
 
 
+@pytest.mark.parametrize("reads_text", [False, True])
+def test_a_mask_that_hides_nothing_is_no_mask(reads_text: bool) -> None:
+    head, features = _head(reads_text), _noise(2, 6, WIDTH)
+    words = (_noise(2, 5, WIDTH, seed=1), torch.ones(2, 5, dtype=torch.bool))
+    seen = torch.ones(2, 6, dtype=torch.bool)
+    assert _change(_flat(head(features, seen, *words)), _flat(head(features, None, *words))) < TOLERANCE
+
+
 def test_image_only_head_needs_no_text_at_all() -> None:
     model = _model(reads_text=False)
     inputs = tiny.batch([1, 2], model.slots)

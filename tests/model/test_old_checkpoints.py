@@ -74,8 +74,17 @@ def test_old_run_goes_on_and_ends_as_it_ended(tmp_path: Path) -> None:
     stopped = load_file(FOLDERS / "run" / "checkpoint-2" / "safety.safetensors")
     assert set(ended) == set(before)
     for name, weight in before.items():
-        torch.testing.assert_close(ended[name], weight, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+        pair = (_without_key_bias(name, each) for each in (ended[name], weight))
+        torch.testing.assert_close(*pair, atol=TOLERANCE, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
     assert any((stopped[name] - weight).abs().max() > 10 * TOLERANCE for name, weight in before.items())
+
+
+def _without_key_bias(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """What is added to all keys changes no attention: its gradient is rounding, of which Adam makes whole steps."""
+    if not name.endswith("in_proj_bias"):
+        return weight
+    queries, _, values = weight.chunk(3)
+    return torch.cat([queries, values])
 
 
 def _same(found: torch.Tensor, expected: float | list[float]) -> None:

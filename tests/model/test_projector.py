@@ -98,3 +98,18 @@ def test_squeeze_excite_shrinks_to_a_quarter_of_the_blocks_input() -> None:
     module = CAbstractor(vision_width=8, width=16, depth=2, tokens=4, out=OUT)
     reduced = [part.squeeze.out_channels for part in module.modules() if isinstance(part, projector.SqueezeExcite)]
     assert reduced == [2, 4, 4, 4], "RegNet-Y: a quarter of the width that enters the block"
+
+
+@pytest.mark.parametrize("layer", [projector.Pointwise(6, 8, bias=True), projector.Depthwise(6)], ids=["1x1", "3x3"])
+def test_convolutions_with_channels_last_are_torchs_own(layer: nn.Conv2d) -> None:
+    stock = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        padding=layer.padding,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+    )
+    stock.load_state_dict(layer.state_dict())
+    grid = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(grid), stock(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

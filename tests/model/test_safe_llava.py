@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from safevlm.model.head import SafetyHead
-from safevlm.model.projector import LayerNorm2d
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig, SafeLlavaOutput
 from safevlm.model.safety_modules import PREFIX, is_safety_name
 from safevlm.model.tokens import STD, TokenBank
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE, Category, Level, Taxonomy
@@ -236,7 +236,7 @@ def _assert_initialised(path: str, module: nn.Module, name: str, weight: Tensor)
     assert weight.isfinite().all(), f"{path} holds uninitialised memory"
     if isinstance(module, TokenBank):
         _assert_normal(path, weight, STD)
-    elif isinstance(module, nn.LayerNorm | LayerNorm2d):
+    elif isinstance(module, nn.LayerNorm):
         assert (weight == (1.0 if name == "weight" else 0.0)).all(), f"{path}: a norm starts as ones and zeros"
     elif "bias" in name:
         assert (weight == 0).all(), f"{path}: a bias starts at zero"
@@ -557,3 +557,20 @@ def test_any_width_works() -> None:
         output = model(**inputs, safety_word_mask=tiny.words_of(inputs["input_ids"]))
         assert output.level_logits.shape == (1, 4)
         assert model.safety_lm_tokens.latent.shape == (3, width)
+
+
+def test_generate_can_read_what_forward_takes() -> None:
+    names = list(inspect.signature(tiny.safe_llava().forward).parameters)
+    assert names[:2] == ["input_ids", "pixel_values"] and "mm_encoder_outputs" in names
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_every_output_has_llavas_fields_and_ours(images: int) -> None:
+    model = tiny.safe_llava().eval()
+    with torch.no_grad():
+        output = model(**tiny.batch([images], model.slots))
+    assert isinstance(output, SafeLlavaOutput)
+    assert (output.level_logits is not None) == ("category_logits" in output) == bool(images)
+    assert type(output)(**output).logits is output.logits, (
+        "data-parallel training builds an output anew from its fields"
+    )

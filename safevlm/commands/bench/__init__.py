@@ -9,13 +9,14 @@ import argparse
 from types import ModuleType
 
 from safevlm.commands import USER_ERRORS, WRONG_USAGE, print_error
-from safevlm.commands.bench import ask, audit, data, guard, serve, stage1, train
+from safevlm.commands.bench import ask, audit, data, guard, serve, serve_cost, stage1, train
 
 TEXT = "Measure speed and cost: a guard over the bare model, ways to ask, a server, stage 1, an audit, images, records."
 COMMANDS: dict[str, ModuleType] = {
     "guard": guard,
     "ask": ask,
     "serve": serve,
+    "serve-cost": serve_cost,
     "stage1": stage1,
     "train": train,
     "audit": audit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from safevlm.command_line import COUNT, SEED
-from safevlm.commands import FINDING, OK
+from safevlm.commands import FINDING, OK, add_base
 from safevlm.commands.evaluation.suite_flags import add_suite, data_of
 from safevlm.evaluation.speed.serve_load import serve_load, told
 
@@ -20,6 +20,7 @@ def flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the result")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
     command.add_argument("--max-new-tokens", type=COUNT, metavar="N", help="longest reply (default: the suite's)")
+    add_base(command)
     command.add_argument("--clients", type=COUNT, default=64, metavar="N", help="clients at once (default: 64)")
     command.add_argument("--batch", type=COUNT, default=64, metavar="N", help="requests in a batch (default: 64)")
     command.add_argument("--blocks", type=COUNT, default=4, metavar="N", help="blocks that are timed (default: 4)")
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         batch=options.batch,
         max_new_tokens=options.max_new_tokens,
         device=options.device,
+        base=options.base,
         seed=options.seed,
     )
     print("\n".join(told(table)))
