@@ -109,7 +109,7 @@ class DataConfig:
     """Processes that load data."""
     feature_cache: str = ""
     """Folder that keeps what the vision tower makes of each image in head-only training (loss.lm: 0), for later runs
-    too; empty: `features` in run.out, for a run of several epochs, removed when the run is done."""
+    too; empty: `features` in run.out, for a run of several epochs, removed when the run ends."""
     feature_cache_gb: Weight = 16.0
     """Gigabytes (1e9 bytes) that this folder may take; images beyond them go through the tower every time; 0: none."""
 

@@ -89,14 +89,29 @@ def folder_of(recipe: Recipe) -> Path:
     return Path(recipe.data.feature_cache or Path(recipe.run.out) / FOLDER)
 
 
-def forget(recipe: Recipe) -> None:
-    """Removes what was kept for this run alone."""
-    if not recipe.data.feature_cache:
-        folder = folder_of(recipe)
-        with contextlib.suppress(OSError):
-            for file in (*feature_shards.files_in(folder), *feature_shards.unfinished_in(folder)):
-                file.unlink()
-            folder.rmdir()
+@contextlib.contextmanager
+def of_run(recipe: Recipe, process: int) -> Iterator[None]:
+    """Around a training: what was kept for this run alone goes away with its end, be that a result or an error.
+
+    A killed run leaves it, to go on with.
+    """
+    try:
+        yield
+    except Exception:
+        _forget(recipe)
+        raise
+    if process == 0:
+        _forget(recipe)
+
+
+def _forget(recipe: Recipe) -> None:
+    if recipe.data.feature_cache:
+        return
+    folder = folder_of(recipe)
+    with contextlib.suppress(OSError):
+        for file in (*feature_shards.files_in(folder), *feature_shards.unfinished_in(folder)):
+            file.unlink()
+        folder.rmdir()
 
 
 def _is_wanted(recipe: Recipe, loaded: Loaded, records: int, world: int) -> bool:

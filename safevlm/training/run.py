@@ -66,30 +66,29 @@ def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path
     model = prepare(loaded.safe_llava, stage, recipe)
     if recipe.run.compile:
         compile_layers(model)
-    trainer = stage.trainer(
-        recipe,
-        loaded,
-        records,
-        weights=recipe.loss,
-        group_by=recipe.data.group_by,
-        files=provenance.files(recipe, records, changes, trainable(model), arguments.world_size, read),
-        model=model,
-        args=arguments,
-    )
-    if last and resume.is_done(last, recipe):
-        trainer._load_from_checkpoint(last)
-        trainer.state = TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME))
-    else:
-        trainer.train(resume_from_checkpoint=last)
-    if trainer.args.should_save:
-        with atomic_write.atomic_folder(out / FINAL) as folder:
-            trainer.save_model(str(folder))
-            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-    else:
-        trainer.save_model()  # takes part in gathering, writes nothing
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        feature_cache.forget(recipe)
+    with feature_cache.of_run(recipe, arguments.process_index):
+        trainer = stage.trainer(
+            recipe,
+            loaded,
+            records,
+            weights=recipe.loss,
+            group_by=recipe.data.group_by,
+            files=provenance.files(recipe, records, changes, trainable(model), arguments.world_size, read),
+            model=model,
+            args=arguments,
+        )
+        if last and resume.is_done(last, recipe):
+            trainer._load_from_checkpoint(last)
+            trainer.state = TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME))
+        else:
+            trainer.train(resume_from_checkpoint=last)
+        if trainer.args.should_save:
+            with atomic_write.atomic_folder(out / FINAL) as folder:
+                trainer.save_model(str(folder))
+                trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        else:
+            trainer.save_model()  # takes part in gathering, writes nothing
+        trainer.accelerator.wait_for_everyone()
     return out / FINAL
 
 

@@ -29,6 +29,7 @@ from safevlm.training.prepare import prepare
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stages import stage_of
+from safevlm.training.trainer import SafeTrainer
 from tests import patience, tiny
 from tests.training import workshop
 
@@ -148,6 +149,19 @@ def test_a_run_that_names_no_folder_leaves_none(home: Path, tmp_path: Path, towe
     assert sum(tower) == IMAGES + 1
     assert FINAL in {path.name for path in final.parent.iterdir()}
     assert feature_cache.FOLDER not in {path.name for path in final.parent.iterdir()}
+
+
+@pytest.mark.parametrize(("end", "left"), [(RuntimeError, False), (KeyboardInterrupt, True)])
+def test_a_run_that_fails_leaves_none_and_one_that_is_stopped_leaves_it_to_go_on_with(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[BaseException], left: bool
+) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise end
+
+    monkeypatch.setattr(SafeTrainer, "train", ended)
+    with pytest.raises(end):
+        train(_recipe(home, tmp_path / "out"))
+    assert (tmp_path / "out" / feature_cache.FOLDER).exists() == left
 
 
 @pytest.mark.parametrize("optim", [{"epochs": 1}, {"max_steps": 4}], ids=["one epoch", "steps of one epoch"])
