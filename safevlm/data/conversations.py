@@ -16,7 +16,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER, Said
 
@@ -49,8 +49,7 @@ class ConversationError(ValueError):
     """A conversation that cannot be read; the message lacks the record's place."""
 
 
-@dataclass(frozen=True)
-class RecordTurn:
+class RecordTurn(NamedTuple):
     role: str
     text: str
     """With its `<image>` marks."""
@@ -70,7 +69,9 @@ class RecordContent:
 
 def is_record(raw: Any) -> bool:
     """Whether a row has one of the layouts, right or wrong inside."""
-    return isinstance(raw, Mapping) and (any(isinstance(raw.get(name), list) for name in LAYOUTS) or _is_trl(raw))
+    if type(raw) is not dict and not isinstance(raw, Mapping):
+        return False
+    return isinstance(raw.get("conversations"), list) or isinstance(raw.get("messages"), list) or _is_trl(raw)
 
 
 def read_conversation(raw: Any) -> RecordContent:
@@ -114,6 +115,21 @@ def _in_front(turns: Sequence[RecordTurn], images: int) -> list[RecordTurn]:
 
 
 def _turn(turn: Any, brought: list[ImageRef]) -> RecordTurn:
+    return _plain_turn(turn) or _any_turn(turn, brought)
+
+
+def _plain_turn(turn: Any) -> RecordTurn | None:
+    """LLaVA's own: two texts and no more. None: another one, or a wrong one."""
+    if type(turn) is not dict or len(turn) != 2:
+        return None
+    speaker, text = turn.get("from"), turn.get("value")
+    role = ROLES.get(speaker) if type(speaker) is str else None
+    if role is None or type(text) is not str or (role != USER and IMAGE in text):
+        return None
+    return RecordTurn(role, text)
+
+
+def _any_turn(turn: Any, brought: list[ImageRef]) -> RecordTurn:
     if not isinstance(turn, Mapping):
         raise ConversationError(f"a turn needs `from` and a text `value`, or `role` and `content`, not {turn!r}")
     speaker = _only(turn, SPEAKER)
@@ -185,6 +201,8 @@ def image_refs(raw: Mapping[str, Any]) -> list[ImageRef]:
 
 def image_ref(value: Any) -> ImageRef:
     """One image as a record names it → its path, or its bytes."""
+    if type(value) is str and 0 < len(value) <= LONGEST_PATH and ":" not in value:
+        return value
     if isinstance(value, Mapping):
         data = value.get("bytes")
         if isinstance(data, str):  # JSON has no bytes

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """One turn: who, which words, and how many images in front of them."""
 
     role: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -89,10 +90,7 @@ def is_animated(path: Path) -> bool:
 
 def is_there(path: Path) -> bool:
     """Whether a file is there; not where the path is too long, or has characters that none has."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return os.path.isfile(path)
 
 
 def image_size(data: bytes, formats: tuple[str, ...] | None = None) -> tuple[int, int]:

@@ -33,6 +33,8 @@ WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 def misspelt(raw: Mapping[str, Any], categories: Collection[str], levels: Collection[str]) -> str:
     """What is wrong with a record's keys; empty: nothing."""
+    if _are_plain(tuple(map(str, raw))):
+        return ""
     for key, value in raw.items():
         right = _near(str(key)) or (_labelled_key(value, categories, levels) if _has_word(str(key)) else "")
         if right and (_near(str(key)) or right not in raw):
@@ -43,6 +45,11 @@ def misspelt(raw: Mapping[str, Any], categories: Collection[str], levels: Collec
 def is_plain(key: str) -> bool:
     """Whether a key is one of ours, or can be no misspelling of one, whatever its value."""
     return not _near(key) and not _has_word(key)
+
+
+@lru_cache(maxsize=4096)
+def _are_plain(keys: tuple[str, ...]) -> bool:
+    return all(map(is_plain, keys))
 
 
 def _labelled_key(value: Any, categories: Collection[str], levels: Collection[str]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from safevlm.__main__ import main
-from safevlm.evaluation.speed import image_cost
+from safevlm.evaluation.speed import data_start, image_cost
 from tests import tiny
 
 
@@ -47,6 +49,20 @@ def test_images_are_measured_beside_transformers_and_the_bare_tower(tmp_path: Pa
 def test_records_are_measured_in_fresh_processes_that_read_the_same(tmp_path: Path) -> None:
     records = _measured(tmp_path, "--only", "records", "--records", "300", "--starts", "1")["records"]
     assert set(records["ways"]) == {"list", "first", "again"} and set(records["ratios"]) == {"first", "again"}
+
+
+@pytest.mark.slow
+def test_a_mix_is_measured_beside_a_script_that_writes_the_same(tmp_path: Path) -> None:
+    table = _measured(tmp_path, "--only", "mix", "--records", "300", "--starts", "1")
+    assert set(table) == {"mix", "made_by"} and set(table["mix"]["ways"]) == {"plain", "mix"}
+    assert all(way["peak_mb"] >= way["memory_mb"] >= 0 < way["cpu_seconds"] for way in table["mix"]["ways"].values())
+    assert table["mix"]["ratio"]["value"] > 0
+
+
+def test_processes_that_a_measured_one_starts_count() -> None:
+    work = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    _, told = data_start.metered(lambda: subprocess.run([sys.executable, "-c", work], check=True))
+    assert told["cpu_seconds"] >= 0.3
 
 
 def test_other_pixels_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ other trainers (`safevlm.data.conversations`). `path` is the file; `images` the 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,24 @@ def conversation(raw: Any, place: str) -> RecordContent:
 
 def conversation_row(spec: SourceSpec, place: str, raw: dict[str, Any], told: RecordContent) -> SourceRow:
     """A row in one of the layouts of records."""
-    folder = spec.path.parent / spec.images
+    folder = _folder(spec.path, spec.images)
     found = [folder / image if isinstance(image, str) else _unpacked(image, place, spec.path) for image in told.images]
+    there = list(map(is_there, found))
     return SourceRow(
         id=str(place.rpartition("/")[2] if raw.get("id") is None else raw["id"]),
         place=place,
         turns=tuple((SPEAKERS[turn.role], turn.text) for turn in told.turns),
-        images=tuple(ImageFile(path) for path in found if is_there(path)),
-        missing=tuple(str(path) for path in found if not is_there(path)),
+        images=tuple([ImageFile(path) for path, is_here in zip(found, there, strict=True) if is_here]),
+        missing=tuple([str(path) for path, is_here in zip(found, there, strict=True) if not is_here]),
         safe_type=_name(raw.get(label_keys.TYPE)),
         safe_level=_name(raw.get(label_keys.LEVEL)),
         split=str(raw.get("split") or spec.split),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _folder(file: Path, images: str) -> Path:
+    return file.parent / images
 
 
 def _unpacked(image: bytes, place: str, file: Path) -> Path:

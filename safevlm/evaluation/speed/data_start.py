@@ -5,7 +5,7 @@
     again    found packed, images looked for                     every other process, and every later start
 
 Each is a fresh process, which then reads records at random; a round has all three, in alternating order. Seconds are
-CPU seconds, so that a busy machine does not count; memory is the process's peak over what imports alone take.
+CPU seconds, those of processes that it starts among them; memory is the process's peak over what imports alone take.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -39,6 +40,8 @@ IMAGES = 64
 WORDS = ("the", "a", "picture", "shows", "person", "with", "red", "car", "street", "house", "water", "sky", "people")
 MB = 1e6
 
+Made = TypeVar("Made")
+
 
 def measure(records: int, rounds: int) -> dict[str, Any]:
     """ValueError: the ways read different records."""
@@ -49,15 +52,15 @@ def measure(records: int, rounds: int) -> dict[str, Any]:
         for index in range(rounds):
             cache = Path(made) / f"cache{index}"
             for way in ORDERS[index % 2]:
-                found[way].append(_in_fresh_process(way, file, cache))
+                found[way].append(in_fresh_process(__name__, way, file, cache))
     if len({one["digest"] for way in WAYS for one in found[way]}) > 1:
         raise ValueError("the ways read different records; nothing is written")
     return {
         "records": records,
         "bytes": size,
         "rounds": rounds,
-        "ways": {way: _medians(found[way]) for way in WAYS},
-        "ratios": {way: _ratio(found, way) for way in WAYS[1:]},
+        "ways": {way: medians(found[way]) for way in WAYS},
+        "ratios": {way: ratio(found[way], found["list"]) for way in WAYS[1:]},
     }
 
 
@@ -65,8 +68,8 @@ def told(table: Mapping[str, Any]) -> list[str]:
     """The table for a terminal."""
     lines = [f"{table['records']:,} records, {table['bytes'] / MB:,.0f} MB, {table['rounds']} rounds"]
     for way, row in table["ways"].items():
-        ratio = table["ratios"].get(way)
-        over = f"  {ratio['value']:.3f} x list [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else ""
+        of = table["ratios"].get(way)
+        over = f"  {of['value']:.3f} x list [{of['low']:.3f}, {of['high']:.3f}]" if of else ""
         start = f"{way:6} {row['cpu_seconds']:8.2f} CPU s ({row['seconds']:.2f} s)"
         each = f"{row['microseconds_a_read']:6.1f} µs a record read"
         lines.append(f"{start}  {row['memory_mb']:8.0f} MB over imports  {each}{over}")
@@ -99,20 +102,22 @@ def _words(rng: random.Random, least: int, most: int) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
 
 
-def _medians(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    names = ("cpu_seconds", "seconds", "memory_mb", "microseconds_a_read", "peak_mb")
+def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of every number that the rows have."""
+    names = [name for name, value in rows[0].items() if isinstance(value, float)]
     return {name: round(statistics.median(row[name] for row in rows), 3) for name in names}
 
 
-def _ratio(found: dict[str, list[dict[str, Any]]], way: str) -> dict[str, float]:
-    """CPU seconds of a start over those of the list, round by round: the median, with its 95 % interval."""
-    ratios = [ours["cpu_seconds"] / peer["cpu_seconds"] for ours, peer in zip(found[way], found["list"], strict=True)]
+def ratio(rows: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """CPU seconds over the peer's, round by round: the median, with its 95 % interval."""
+    ratios = [ours["cpu_seconds"] / peer["cpu_seconds"] for ours, peer in zip(rows, peers, strict=True)]
     low, high = bootstrap_median(ratios, seed=0)
     return {"value": statistics.median(ratios), "low": low, "high": high}
 
 
-def _in_fresh_process(way: str, file: Path, cache: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", __name__, way, str(file)]
+def in_fresh_process(module: str, way: str, place: Path, cache: Path) -> dict[str, Any]:
+    """What `module`, run as a script on a way and a place, prints. ValueError: it failed."""
+    command = [sys.executable, "-m", module, way, str(place)]
     done = subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{way}: the process failed: {done.stderr[-2000:]}")
@@ -120,25 +125,31 @@ def _in_fresh_process(way: str, file: Path, cache: Path) -> dict[str, Any]:
     return told
 
 
+def metered(work: Callable[[], Made]) -> tuple[Made, dict[str, float]]:
+    """What `work` gives; its CPU seconds with those of its processes, seconds, and this process's memory in MB."""
+    before, clock, cpu = _peak_mb(), time.perf_counter(), _cpu_seconds()
+    made = work()
+    seconds, cpu_seconds = time.perf_counter() - clock, _cpu_seconds() - cpu
+    peak = _peak_mb()
+    return made, {"cpu_seconds": cpu_seconds, "seconds": seconds, "memory_mb": peak - before, "peak_mb": peak}
+
+
 def _measured(way: str, file: Path) -> dict[str, Any]:
-    before, clock, cpu = _peak_mb(), time.perf_counter(), time.process_time()
-    records: Sequence[Record] = (read_records if way == "list" else open_records)([file], DEFAULT)
-    seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
+    read: Callable[..., Sequence[Record]] = read_records if way == "list" else open_records
+    records, told = metered(lambda: read([file], DEFAULT))
     cpu, texts = time.process_time(), list(_some(records))
     each = (time.process_time() - cpu) / len(texts)
-    return {
-        "cpu_seconds": cpu_seconds,
-        "seconds": seconds,
-        "memory_mb": _peak_mb() - before,
-        "peak_mb": _peak_mb(),
-        "microseconds_a_read": each * 1e6,
-        "digest": bytes_digest("\n".join(texts).encode()),
-    }
+    return {**told, "microseconds_a_read": each * 1e6, "digest": bytes_digest("\n".join(texts).encode())}
 
 
 def _some(records: Sequence[Record]) -> Iterator[str]:
     rng = random.Random(1)
     yield from (repr(records[rng.randrange(len(records))]) for _ in range(READS))
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _peak_mb() -> float:
