@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ import httpx2
 import pytest
 
 from safevlm.__main__ import main
-from safevlm.serve.server import GRACE
 from tests.engine import engines
 from tests.serve.paging import until
 from tests.serve.serving import asked
@@ -63,6 +61,12 @@ def _answers(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path)
         return False
 
 
+def _has_ended_well(log: Path) -> None:
+    """Nothing was in progress when the time for it was over; a clock would measure the machine."""
+    told = log.read_text()
+    assert "graceful" not in told and "Traceback" not in told
+
+
 @pytest.mark.slow
 def test_told_to_end_it_finishes_the_answer_in_progress_and_ends_well(tmp_path: Path) -> None:
     body = {"model": "miniature", "messages": [{"role": "user", "content": "What is it?"}], "stream": True}
@@ -70,12 +74,10 @@ def test_told_to_end_it_finishes_the_answer_in_progress_and_ends_well(tmp_path: 
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             events = answer.iter_lines()
             assert json.loads(next(events).removeprefix("data: "))["choices"]
-            began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert "data: [DONE]" in list(events)
-        assert process.wait(2 * GRACE) == 0
-        assert time.monotonic() - began < GRACE
-    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+        assert process.wait(STARTS) == 0
+    _has_ended_well(tmp_path / "log.txt")
 
 
 @pytest.mark.slow
@@ -92,7 +94,7 @@ def test_in_front_of_another_server_that_one_judges_its_own_answers(
         (choice,) = client.post("/v1/chat/completions", json=body).json()["choices"]
         assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "no.")
         process.send_signal(signal.SIGINT)
-        assert process.wait(2 * GRACE) == 0
+        assert process.wait(STARTS) == 0
     question, judged, *_ = [sent["messages"][-1]["content"] for sent in recorder.bodies]
     assert question[0] == judged[0] and "A cup." in judged[1]["text"] and len(recorder.bodies) == 4
 
@@ -116,11 +118,9 @@ def test_an_open_page_does_not_keep_it_from_ending_well(tmp_path: Path) -> None:
         assert client.get("/ui/").status_code == client.get("/ui/config").status_code == httpx2.codes.OK
         with client.stream("GET", "/ui/gradio_api/heartbeat/one") as beats:  # is open as long as a page is
             assert next(beats.iter_raw())
-            began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(2 * GRACE) == 0
-            assert time.monotonic() - began < GRACE
-    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+            assert process.wait(STARTS) == 0
+    _has_ended_well(tmp_path / "log.txt")
 
 
 def test_a_page_without_its_library_is_one_line_and_nothing_begins(tmp_path: Path) -> None:
