@@ -125,6 +125,26 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
         "security_tensor_visual": (_VISUAL, "methods §3.1, §3.2"),
     }.items()
 }
+_VLM = {
+    key: value
+    for key, value in _STAGE.items()
+    if key in ("optim.lr", "optim.epochs", "optim.effective_batch", "run.seed")
+}
+RECIPES |= {
+    "vlm_stage1": (
+        _VLM
+        | {"optim.warmup_steps": 20, "data.clean": 3000, "loss": LossWeights(1.0, 10.0, 10.0)}
+        | {"model.safety": SafetyConfig(projector="resampler", projector_tokens=64)},
+        "methods §1.3, §1.4",
+    ),
+    "vlm_stage1_head_only": (
+        _VLM
+        | {"optim.warmup_steps": 20, "data.clean": 3000, "loss": LossWeights(0, 10.0, 10.0)}
+        | {"model.safety": SafetyConfig(projector="resampler", projector_tokens=64, lm_tokens=0)},
+        "methods §1.3, §1.4",
+    ),
+    "vlm_stage2": (_VLM | {"optim.warmup_steps": 300, "lora": LoraSettings(256, 16, 0.05)}, "methods §1.4"),
+}
 """Every recipe for real models, and its values that a paper states."""
 
 MINIATURE: dict[str, dict[str, Any]] = {

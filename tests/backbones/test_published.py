@@ -1,0 +1,51 @@
+"""The recipes on the published models' real shapes, on the meta device; the manual states what they train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from safevlm.config import Recipe
+from safevlm.model import families as classes
+from safevlm.model.safety_modules import is_safety_name
+from safevlm.training.prepare import prepare, trainable
+from safevlm.training.recipe import parse
+from safevlm.training.stages import stage_of
+from tests.backbones.published import PUBLISHED, config_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+RECIPES = ("vlm_stage1_head_only", "vlm_stage1", "vlm_stage2")
+
+
+def _trained(name: str, recipe: Recipe) -> tuple[int, int]:
+    """Weights in all but ours, and weights that the recipe trains."""
+    stock = config_of(PUBLISHED[name])
+    safety = parse(["vlm_stage1"]).model.safety if recipe.stage == "stage2" else recipe.model.safety
+    config = classes.classes_of(stock).config.from_stock(stock, safety)
+    with torch.device("meta"):
+        model = classes.classes_of(stock).model(config)
+        stocks = sum(
+            weight.numel() for weight_name, weight in model.named_parameters() if not is_safety_name(weight_name)
+        )
+        prepared = prepare(model, stage_of(recipe), recipe)
+    return sum(size for path, size in sizes.items() if not is_safety_name(path)), sum(trainable(prepared).values())
+
+
+def _row(name: str) -> str:
+    counts = [_trained(name, parse([recipe])) for recipe in RECIPES]
+    cells = [f"{counts[0][0] / 1e9:.2f}", *(f"{trained / 1e6:.1f}" for _, trained in counts)]
+    return f"| {name} | `{PUBLISHED[name].family}` | " + " | ".join(cells) + " |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_fit_the_published_shapes_and_the_manual_says_what_they_train(name: str) -> None:
+    stocks, _ = _trained(name, parse(["vlm_stage1"]))
+    assert stocks / 1e9 == pytest.approx(PUBLISHED[name].billions, rel=0.02)
+    assert _row(name) in PAGE.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print("\n".join(map(_row, PUBLISHED)))
