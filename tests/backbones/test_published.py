@@ -26,9 +26,7 @@ def _trained(name: str, recipe: Recipe) -> tuple[int, int]:
     config = classes.classes_of(stock).config.from_stock(stock, safety)
     with torch.device("meta"):
         model = classes.classes_of(stock).model(config)
-        stocks = sum(
-            weight.numel() for weight_name, weight in model.named_parameters() if not is_safety_name(weight_name)
-        )
+        sizes = {path: weight.numel() for path, weight in model.named_parameters()}
         prepared = prepare(model, stage_of(recipe), recipe)
     return sum(size for path, size in sizes.items() if not is_safety_name(path)), sum(trainable(prepared).values())
 

@@ -125,11 +125,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
         "security_tensor_visual": (_VISUAL, "methods §3.1, §3.2"),
     }.items()
 }
-_VLM = {
-    key: value
-    for key, value in _STAGE.items()
-    if key in ("optim.lr", "optim.epochs", "optim.effective_batch", "run.seed")
-}
+_VLM = {key: _STAGE[key] for key in ("optim.lr", "optim.epochs", "optim.effective_batch", "run.seed")}
 RECIPES |= {
     "vlm_stage1": (
         _VLM
