@@ -27,6 +27,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
+from llava_patch import fresh
 from llava_patch.fresh import CLIP_336
 from safevlm.analysis.audit.images import read_ahead
 from safevlm.analysis.audit.plan import PlacedItem
@@ -34,9 +35,11 @@ from safevlm.analysis.audit.risk_classifier import RiskClassifier
 from safevlm.analysis.audit.scan import judge
 from safevlm.analysis.audit.sources import Item
 from safevlm.config import LoraSettings, SafetyConfig
+from safevlm.data.chat import CHAT_TEMPLATE
 from safevlm.data.pixels import pixel_values
 from safevlm.evaluation.speed.gpu_check import timing
 from safevlm.evaluation.speed.gpu_check.models import photo
+from safevlm.miniature import words
 from safevlm.training import bench
 from safevlm.training.bench import BenchShape
 
@@ -141,10 +144,11 @@ def _audited(head: SafetyConfig, files: Sequence[PlacedItem], rounds: int, title
     shape = BenchShape(LLM, VIT_B_16, head, LoraSettings(), batch=1, words=1)
     model = bench.random_model(shape, torch.device("cpu"), lm=False)
     classifier = RiskClassifier(model, None, torch.device("cpu"), Path())
-    processor, size = _crops(VIT_B_16["image_size"]), len(files)
-    pixels = [image.pixels for image in read_ahead(files, processor, 1) if image.pixels is not None]
+    processor = fresh.processor_of(words.build_tokenizer(), bench.stock_config(shape), CHAT_TEMPLATE)
+    size, found = len(files), list(read_ahead(files, processor, 1))
+    pixels = [image.pixels for image in found if image.pixels is not None]
     if len(pixels) != size:
-        raise ValueError("an image that was made for this could not be read")
+        raise ValueError(f"made images could not be read: {next(image.error for image in found if image.error)}")
 
     @torch.inference_mode()
     def tower() -> None:
