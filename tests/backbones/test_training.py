@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,13 @@ def test_a_template_that_writes_a_beginning_otherwise_is_refused(tmp_path: Path)
     records = list(read_records([str(_data(tmp_path))], DEFAULT))
     with pytest.raises(ValueError, match="template"):
         Collator(processor)(records)
+
+
+def test_a_folder_for_kept_features_is_refused_where_none_are_kept(tmp_path: Path) -> None:
+    stock = families.saved("gemma3", tmp_path / "stock")
+    _data(tmp_path)
+    recipe = _recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0))
+    named = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, feature_cache=str(tmp_path / "kept")))
+    with pytest.raises(ValueError, match=r"data\.feature_cache"):
+        train(named)
+    assert not (tmp_path / "kept").exists()
