@@ -23,6 +23,7 @@ from safevlm.data.record_facts import are_clean, facts_of
 from safevlm.data.record_table import choose
 from safevlm.data.records import Record
 from safevlm.data.sources import read_source, source_of
+from safevlm.data.sources.images import EmptyCells
 from safevlm.data.sources.row import HELD_OUT_SPLITS, SourceRow, SourceSpec
 from safevlm.data.sources.row import Counts as RowCounts
 from safevlm.data.sources.row import Rows as SourceRows
@@ -125,16 +126,16 @@ def split_absent(specs: Iterable[SourceSpec]) -> tuple[list[SourceSpec], tuple[s
 def scan(mix: Mix, spec: SourceSpec) -> Scan:
     """Reads a source and labels its rows; MixError says what is wrong with how many of them, naming the first."""
     made, candidates = Scan(spec), CandidateColumns()
-    problems = _Problems()
+    problems, empty = _Problems(), EmptyCells()
     for index, row in enumerate(_counted(read_source(spec), made)):
         made.rows += 1
         left_out = made.without_use
         found = _candidate(mix, row, made, problems)
         if found is None:
             made.dropped += made.without_use == left_out
-        elif row.missing:
+        elif missing := row.missing or empty.among(row.images):
             made.without_image += 1
-            made.missing += [f"{row.place}: {name}" for name in row.missing[: LISTED - len(made.missing)]]
+            made.missing += [f"{row.place}: {name}" for name in missing[: LISTED - len(made.missing)]]
         else:
             label, speaks = found
             candidates.add(index, label, row.id, not speaks)

@@ -463,6 +463,23 @@ def test_missing_images_are_an_error_unless_allowed_and_then_listed(home: Path, 
     assert len(_rows(tmp_path / "out/stage2.jsonl")) == 4
 
 
+@pytest.mark.parametrize("cell", [None, {"bytes": None, "path": "x.jpg"}, {"bytes": b"", "path": None}])
+def test_rows_with_an_empty_image_cell_are_rows_without_their_image(home: Path, tmp_path: Path, cell: Any) -> None:
+    whole = {"bytes": downloads.png("whole", "JPEG"), "path": None}
+    rows = [
+        {"question": "q", "chosen": "a", "image": cell if n == 3 else whole, "image_name": "Blorp/1.jpg"}
+        for n in range(6)
+    ]
+    downloads.parquet(tmp_path / "spa/data/train-00000-of-00001.parquet", rows, row_group_size=2)
+    place = "train-00000-of-00001.parquet:3"
+    _refused(
+        _one(home, tmp_path, "spa", path=str(tmp_path / "spa")), "1 rows whose image", "missing_images: allow", place
+    )
+    file = _one(home, tmp_path, "spa", path=str(tmp_path / "spa"), missing_images="allow")
+    told = mix_build.build(file, tmp_path / "out")["sources"]["spa"]
+    assert (told["without_image"], told["taken"]) == (1, 5) and place in told["missing_images"][0]
+
+
 def test_rows_that_no_rule_labels_are_an_error_that_names_their_words(home: Path, tmp_path: Path) -> None:
     file = _file(home, tmp_path, labels={"pics/florp": "drop"}, sources={"pics": SOURCES["pics"]}, counts=...)
     _refused(file, "3 rows without a label", "pics/blorp", "labels")

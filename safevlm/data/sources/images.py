@@ -108,6 +108,43 @@ def read_images(
             yield from _zip_bytes(path, members)
 
 
+class EmptyCells:
+    """Which rows of parquet files hold no image bytes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, set[str]] = {}
+
+    def among(self, images: Iterable[ImageFile]) -> tuple[str, ...]:
+        """The places of those that are empty."""
+        return tuple(f"{image} holds no image" for image in images if self._is_empty(image))
+
+    def _is_empty(self, image: ImageFile) -> bool:
+        if not image.member or image.path.suffix != ".parquet":
+            return False
+        if image.path not in self._known:
+            self._known[image.path] = set(_empty_rows(image.path))
+        return image.member in self._known[image.path]
+
+
+def _empty_rows(path: Path) -> Iterator[str]:
+    start, file = 0, parquet_file(path)
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        if _may_be_empty(file.metadata.row_group(group)):
+            cells = _cells(path, file, group, start, set(range(start, start + size)))
+            yield from (image.member for image, cell in cells if _content(cell) is None)
+        start += size
+
+
+def _may_be_empty(group: Any) -> bool:
+    """Whether a row group's statistics leave room for a cell without bytes, so that its images must be read to know."""
+    columns = [group.column(index) for index in range(group.num_columns)]
+    told = [one.statistics for one in columns if one.path_in_schema in ("image", "image.bytes")]
+    return any(
+        one is None or not one.has_null_count or one.null_count > 0 or (one.has_min_max and not one.min) for one in told
+    )
+
+
 def _images(place: Path) -> Iterator[tuple[str, ImageFile]]:
     if place.is_dir():
         for path in image_files(place):
