@@ -1,30 +1,37 @@
-"""A CLIP folder → what its text space needs: embedded texts, visual projection, scale, and the tower it belongs to.
+"""A CLIP or SigLIP folder → what its text space needs: embedded texts, projection, scale, and the tower it belongs to.
 
-The text tower is loaded, used once and gone. Texts are embedded one by one, without padding. The trap: CLIP pools at
-the end token, and who adds it depends on the tokenizer: CLIP's own does, one made elsewhere may not. Without it CLIP
-pools at the first token and says nothing, so every text is made to end in it, once.
+The text tower is loaded, used once and gone. Texts are embedded one by one, CLIP's without padding. The trap: CLIP
+pools at the end token, and who adds it depends on the tokenizer: CLIP's own does, one made elsewhere may not. Without
+it CLIP pools at the first token and says nothing, so every text is made to end in it, once. SigLIP's traps:
+`llava_patch.siglip`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
 
-from llava_patch.fingerprint import fingerprint
+from llava_patch import fingerprint, siglip
 from llava_patch.pretrained import from_folder
 from llava_patch.weights import read_table
 
 LEGACY_END = 2
 """Old published configs carry this id for the end token; CLIP then pools at the highest id (base facts §3.8)."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+Kind = Literal["clip", "siglip"]
+"""The `model_type` of a folder."""
+WHOLE: dict[Kind, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
+"""Tower and text side."""
+TOWERS: dict[Kind, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+"""The same without the text side."""
 
 
 @dataclass(frozen=True)
@@ -34,51 +41,94 @@ class TextSpace:
     texts: Tensor
     """(t, d), of length 1."""
     projection: Tensor
-    """(d, v): the visual projection."""
+    """(d, v): the visual projection; of a SigLIP, which has none, the identity."""
     scale: float
     """exp(logit_scale): what cosines are multiplied by."""
     tower: Tensor
     """Fingerprint of the vision tower."""
     sha256: str
     """Of the folder's weights."""
+    kind: Kind = "clip"
+    pooling: siglip.Pooling | None = None
+    """SigLIP's, which pools the tower's patches."""
+    head: dict[str, Tensor] = field(default_factory=dict)
+    """Its weights."""
 
 
 def read_text_space(folder: str | Path, texts: Sequence[str]) -> TextSpace:
     """Embeds the texts. ValueError: not a complete CLIP, or a text that it cannot read whole."""
     place = Path(folder)
+    kind = kind_of(place)
     model, tokenizer = _load(place)
-    ids = [_ids(text, tokenizer, model, place) for text in texts]
     with torch.inference_mode():
-        pooled = torch.cat([model.text_model(torch.tensor([row])).pooler_output for row in ids])
-        embedded = F.normalize(model.text_projection(pooled), dim=-1)
+        vectors = [TEXT_VECTORS[kind](model, tokenizer, text, place) for text in texts]
+        embedded = F.normalize(torch.cat(vectors), dim=-1)
+    pooling, head = siglip.pooling_of(model) if kind == "siglip" else (None, {})
     return TextSpace(
         texts=embedded.clone(),
-        projection=model.visual_projection.weight.detach().clone(),
+        projection=torch.eye(embedded.shape[1]) if pooling else model.visual_projection.weight.detach().clone(),
         scale=model.logit_scale.exp().item(),
-        tower=fingerprint(model.vision_model.state_dict()),
+        tower=fingerprint.of_tower(model.vision_model.state_dict()),
         sha256=_hash(place),
+        kind=kind,
+        pooling=pooling,
+        head=head,
     )
 
 
-def _load(folder: Path) -> tuple[CLIPModel, Any]:
+def load_tower(folder: str | Path) -> Any:
+    """The vision tower of a CLIP or SigLIP folder alone, in float32. ValueError: not such a folder, or incomplete."""
+    place = Path(folder)
+    return _weights(TOWERS[kind_of(place)], place).requires_grad_(False)
+
+
+def kind_of(folder: Path) -> Kind:
+    """ValueError: no CLIP and no SigLIP."""
     config = folder / "config.json"
-    kind = read_table(config).get("model_type") if config.is_file() else None
-    if kind != "clip":
-        found = f"model_type {kind!r}" if config.is_file() else "no config.json"
-        raise ValueError(f"{folder}: {found}; give the folder of a whole CLIP, text tower included, with --clip")
+    given = read_table(config).get("model_type") if config.is_file() else None
+    kind = next((kind for kind in WHOLE if kind == given), None)
+    if kind is None:
+        found = f"model_type {given!r}" if config.is_file() else "no config.json"
+        raise ValueError(f"{folder}: {found}; give the folder of a whole CLIP or SigLIP, text tower included")
+    return kind
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    return _weights(WHOLE[kind_of(folder)], folder), _tokenizer(folder)
+
+
+def _weights(kind: Any, folder: Path) -> Any:
     try:
         loaded: Any = from_folder(  # with loading info it is a pair
-            CLIPModel, folder, dtype=torch.float32, weights_only=True, output_loading_info=True
+            kind, folder, dtype=torch.float32, weights_only=True, output_loading_info=True
         )
-        tokenizer = from_folder(AutoTokenizer, folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder}: this CLIP cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    model: CLIPModel = loaded[0]
-    info: dict[str, Any] = loaded[1]
+    model, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise ValueError(f"{folder}: {len(missing)} weights missing or of another shape ({missing[0]}, …)")
-    return model.eval(), tokenizer
+    return model.eval()
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return from_folder(AutoTokenizer, folder)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"{folder}: its tokenizer cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _clip_vectors(model: CLIPModel, tokenizer: Any, text: str, folder: Path) -> Tensor:
+    """(1, d)."""
+    pooled = model.text_model(torch.tensor([_ids(text, tokenizer, model, folder)])).pooler_output
+    projected: Tensor = model.text_projection(pooled)
+    return projected
+
+
+TEXT_VECTORS: dict[Kind, Callable[[Any, Any, str, Path], Tensor]] = {
+    "clip": _clip_vectors,
+    "siglip": lambda model, tokenizer, text, _: siglip.text_vectors(model, tokenizer, text),
+}
 
 
 def _ids(text: str, tokenizer: Any, model: CLIPModel, folder: Path) -> list[int]:

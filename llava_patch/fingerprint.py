@@ -54,6 +54,12 @@ def fingerprint(weights: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([_sample(own[name]) for name in sorted(own)])
 
 
+def of_tower(weights: Mapping[str, Tensor]) -> Tensor:
+    """The same of a vision tower, without the head by which SigLIP pools: models built on its tower leave it out."""
+    is_head = re.compile(r"(?:vision_model\.)?head\.").match
+    return fingerprint({name: weight for name, weight in weights.items() if not is_head(name)})
+
+
 def of_folder(folder: Path) -> dict[str, Tensor]:
     """Fingerprints of the parts of the LLaVA in a folder, as far as they are there. ValueError: as `weights.of_folder`.
 

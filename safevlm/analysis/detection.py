@@ -22,7 +22,7 @@ from safevlm.defenses import Defense
 from safevlm.defenses.policy import Policy
 from safevlm.engine import setting_of
 from safevlm.model import loading
-from safevlm.model.image_features import LazyImageFeatures, encode_images, words_of
+from safevlm.model.image_features import LazyImageFeatures, encode_images, reopened, words_of
 from safevlm.types import Request
 from safevlm.usage import UsageError
 
@@ -74,7 +74,8 @@ def detect_all(
         words = [partial(words_of, loaded.processor, request, device) for request in requests]
         with torch.inference_mode():
             stack = join_images([own for _, own in batch]).to(device)
-            encoded_images = encode_images(model, stack, [len(own) for _, own in batch], words)
+            sources = [source for request in requests for source in request.images]
+            encoded_images = encode_images(model, stack, [len(own) for _, own in batch], words, reopened(sources))
             kept += [keep(request, features) for request, features in zip(requests, encoded_images, strict=True)]
     return kept
 

@@ -12,5 +12,6 @@ ROWS = (
         token_types="token_type_ids",
         cut=image_tokens.by_rows,
         merge=image_tokens.as_tensor,
+        wholes=lambda images: image_tokens.first_rows(len(image.tensors["pixel_values"]) for image in images),
     ),
 )

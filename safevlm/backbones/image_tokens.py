@@ -5,8 +5,9 @@ n tokens of an image in the prompt · d LLM width
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ def by_rows(output: Any, images: ImageInputs) -> list[ImageTokens]:
     """Of outputs (rows, n, d) with one row for each of an image's `pixel_values`: tiles, crops, or the whole."""
     rows = output.pooler_output.split([len(image.tensors["pixel_values"]) for image in images])
     return [ImageTokens(own.flatten(0, 1)) for own in rows]
+
+
+def first_rows(counts: Iterable[int]) -> list[int]:
+    """Where each image begins, of images with so many rows each."""
+    return [0, *accumulate(counts)][:-1]
 
 
 def as_list(tokens: Sequence[Tensor]) -> Any:

@@ -5,12 +5,10 @@ LLaVA-OneVision cuts an image into tiles only when it is its request's only one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from safevlm.backbones import reading
+from safevlm.backbones import image_tokens, reading
 from safevlm.backbones.image_inputs import ImageInput, ImageInputs
 from safevlm.backbones.row import Backbone
 
@@ -43,15 +41,6 @@ def _requests(images: ImageInputs) -> Tensor:
     return torch.tensor(counts)
 
 
-def _cls_of_whole(model: Any, output: Any, images: ImageInputs) -> Tensor:
-    """(i, w): CLIP's CLS of each whole image, its first tile, after post-layernorm."""
-    tower = model.get_submodule("model.vision_tower")
-    tiles = [image.tensors["pixel_values"].shape[1] for image in images]
-    first = torch.tensor([0, *tiles]).cumsum(0)[:-1]
-    cls: Tensor = tower.post_layernorm(output.last_hidden_state[first, 0])
-    return cls
-
-
 NEWLINE = ("model.image_newline",)
 """A learned vector at the end of every row of tiles."""
 ROWS = (
@@ -61,7 +50,7 @@ ROWS = (
         loose=NEWLINE,
         takes=("pixel_values", "image_sizes"),
         join=_tiles,
-        clip_cls=_cls_of_whole,
+        wholes=lambda images: image_tokens.first_rows(image.tensors["pixel_values"].shape[1] for image in images),
     ),
     Backbone(
         "llava_onevision",
@@ -70,5 +59,6 @@ ROWS = (
         takes=("pixel_values", "image_sizes"),
         read=reading.together,
         join=_tiles_of_the_only_image,
+        wholes=lambda images: image_tokens.first_rows(len(_shown(image)) for image in images),
     ),
 )

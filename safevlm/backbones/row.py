@@ -49,8 +49,9 @@ class Backbone:
     """What it returned → the tokens of each image."""
     merge: Callable[[Sequence[Tensor]], Any] = image_tokens.as_list
     """Tokens of all images of a batch → `pooler_output` as `forward` reads it."""
-    clip_cls: Callable[[Any, Any, ImageInputs], Tensor] | None = None
-    """Model, output, images → (i, w), the vector that the tower's own text space was trained on; None: it has none."""
+    wholes: Callable[[ImageInputs], Sequence[int]] | None = None
+    """Images → the row of the tower's output that is each image as a whole, for CLIP and SigLIP towers, which have a
+    text side; None: the family's tower is none of them."""
     needs: tuple[str, ...] = ()
     """Packages that transformers asks for besides."""
 

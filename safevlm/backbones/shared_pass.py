@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from safevlm.backbones import text_space
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.row import Backbone
@@ -28,13 +29,18 @@ class ImagePass:
 
     image_tokens: tuple[ImageTokens, ...]
     clip_cls: Tensor | None = None
-    """(i, w): the tower's own pooled vector of each whole image, where it has one that a text space belongs to."""
+    """(i, w): CLIP's CLS of each whole image, after post-layernorm, where the tower is a CLIP."""
+    siglip_patches: Tensor | None = None
+    """(i, p, w): SigLIP's patches of each whole image, after post-layernorm, where the tower is a SigLIP."""
 
     def __len__(self) -> int:
         return len(self.image_tokens)
 
     def __getitem__(self, rows: slice) -> ImagePass:
-        return ImagePass(self.image_tokens[rows], None if self.clip_cls is None else self.clip_cls[rows])
+        wholes = {"clip_cls": self.clip_cls, "siglip_patches": self.siglip_patches}
+        return ImagePass(
+            self.image_tokens[rows], **{name: None if own is None else own[rows] for name, own in wholes.items()}
+        )
 
     @property
     def patches(self) -> tuple[Tensor, ...]:
@@ -63,7 +69,7 @@ def encode(backbone: Backbone, model: Any, images: ImageInputs) -> ImagePass:
     with contextlib.nullcontext() if wants_gradient else torch.no_grad():
         output = model.base_model.get_image_features(**tensors, return_dict=True)
         tokens = backbone.cut(output, images)
-        return ImagePass(tuple(tokens), backbone.clip_cls(model, output, images) if backbone.clip_cls else None)
+        return ImagePass(tuple(tokens), **text_space.of_wholes(backbone, model, output, images))
 
 
 def forward_arguments(backbone: Backbone, tokens: Sequence[ImageTokens]) -> dict[str, Any]:

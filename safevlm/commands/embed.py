@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safevlm.command_line import COUNT, number
 from safevlm.commands import OK
 from safevlm.usage import UsageError
+
+if TYPE_CHECKING:
+    from safevlm.defenses.bank import Bank
 
 TEXT = "Make SafeCLIP's concept bank: concepts embedded by a CLIP, whose text tower is then not needed any more."
 
@@ -21,10 +25,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="concepts with their templates; none: the paper's eight in our own words (safevlm/defenses/concepts.yaml)",
     )
     parser.add_argument(
-        "--clip", required=True, metavar="DIR", help="the whole CLIP that the model's vision tower is from"
+        "--clip", required=True, metavar="DIR", help="the whole CLIP or SigLIP that the model's vision tower is from"
     )
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="the bank; MODEL/defenses/safe_clip.safetensors is found by itself"
+        "--model", metavar="DIR", help="the model it is for: its tower is checked, and the bank goes to its defenses"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="the bank; with --model, MODEL/defenses/safe_clip.safetensors, found by itself"
     )
     parser.add_argument(
         "--feature",
@@ -49,8 +56,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from safevlm.defenses.bank import hash_of, make_bank, write_bank
+    from safevlm.defenses.bank import BANK_FILE, hash_of, make_bank, write_bank
     from safevlm.defenses.concepts import DEFAULT_CONCEPTS, read_concepts
+    from safevlm.defenses.context import FOLDER
     from safevlm.sharding import alone
     from safevlm.taxonomy import DEFAULT, read_taxonomy
 
@@ -61,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
         if options.templates < 1:
             raise UsageError(f"--templates: {options.templates} is too small; give 1 or more")
         concepts = tuple(replace(one, templates=one.templates[: options.templates]) for one in concepts)
-    out = Path(options.out)
+    if not options.out and not options.model:
+        raise UsageError("--out: name the file of the bank, or the model that it is for: --model DIR")
+    out = Path(options.out or Path(options.model) / FOLDER / BANK_FILE)
     with alone(out.with_name(f".{out.name}.lock"), out):
         bank = make_bank(
             concepts,
@@ -71,7 +81,23 @@ def run(options: argparse.Namespace) -> int:
             file=hash_of(file),
             foreign=options.foreign_tower,
         )
+        if options.model:
+            _check(bank, options.model, options.clip)
         write_bank(bank, out)
     print(f"{len(concepts)} concepts, {len(bank.texts)} templates, feature {options.feature}, τ {options.tau}")
-    print(f"done: {options.out}")
+    print(f"done: {out}")
     return OK
+
+
+def _check(bank: Bank, model: str, clip: str) -> None:
+    """ValueError: the model cannot be looked through with this bank."""
+    import torch
+
+    from safevlm.defenses.policy import Policy
+    from safevlm.defenses.safe_clip import check_bank
+    from safevlm.engine import setting_of
+    from safevlm.model import loading
+
+    loaded = loading.load(model, lm=False)
+    setting = setting_of(loaded, Policy(loaded.safe_llava.config.taxonomy), {}, torch.device("cpu"))
+    check_bank(bank, setting.fitting(), clip)

@@ -5,7 +5,11 @@ say what it was made of: concepts, feature, τ, and hashes of the CLIP, of the c
 trap: a bank belongs to one vision tower. Cosines with the CLS of another tower look like numbers and mean nothing, so
 the bank carries the fingerprint of its tower and refuses others, unless it was made as `foreign`.
 
-    b images · t templates · c concepts · d text space · v vision tower
+A bank of a SigLIP reads patches, and carries the head that pools them. The rule is the same. SigLIP gives each text on
+its own the odds exp(s·cos + b) to fit the image (Zhai et al. 2023, arXiv 2303.15343, section 3.2); given that exactly
+one of the bank's texts fits, text k does with exp(s·cos_k) / Σ exp(s·cos), in which b has cancelled out: the softmax.
+
+    b images · p patches · t templates · c concepts · d text space · v vision tower
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from llava_patch.clip import read_text_space
-from llava_patch.fingerprint import fingerprint, is_same
+from llava_patch import fingerprint
+from llava_patch.clip import Kind, read_text_space
+from llava_patch.siglip import HEAD, Pooling, pooling_head
 from llava_patch.tensor_file import save_tensors
 from safevlm.data import used_folder
 from safevlm.data.atomic_write import atomic_file
@@ -58,6 +63,10 @@ class BankFacts:
     """SHA-256 of the concept file."""
     foreign: bool = False
     """Works with any tower of its width: the release's pairing of a 224-pixel CLIP with a 336-pixel tower."""
+    kind: Kind = "clip"
+    """Whose text side the concepts were embedded by."""
+    pooling: Pooling | None = None
+    """Of a SigLIP: what the head's weights do not say."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +78,21 @@ class Bank:
     projection: Tensor
     """(d, v)."""
     tower: Tensor
-    """Fingerprint of the vision tower."""
+    """Fingerprint of the vision tower, without a pooling head."""
+    head: nn.Module | None = None
+    """(b, p, v) → (b, v): SigLIP's pooling; None: CLIP's CLS is pooled already."""
 
     def probabilities(self, cls: Tensor) -> Tensor:
-        """(b, v) → (b, c): a softmax over all templates, and each concept's mass.
+        """(b, v), of a SigLIP (b, p, v) → (b, c): a softmax over all templates, and each concept's mass.
 
         A concept's mass is the mean of its templates times its prior. With equal counts and priors that is the paper's
         number; with unequal counts the paper's sum would favour the concept that has more paraphrases.
         """
-        if cls.shape[-1] != self.projection.shape[1]:
-            raise ValueError(
-                f"the bank reads a CLS of width {self.projection.shape[1]}, and the tower gives {cls.shape[-1]}; "
-                f"make one with the CLIP that this tower is from: {MAKE_IT}"
-            )
-        image = F.normalize(cls.float() @ self.projection.T, dim=-1)
+        self._check_width(cls.shape[-1])
+        if cls.dim() != (2 if self.head is None else 3):
+            raise ValueError(f"a bank of a {self.facts.kind} cannot read a tensor of shape {tuple(cls.shape)}")
+        pooled = cls.float() if self.head is None else self.head(cls.float())
+        image = F.normalize(pooled @ self.projection.T, dim=-1)
         logits = self.facts.scale * image @ self.texts.T
         counts = [len(concept.templates) for concept in self.concepts]
         weights = [math.log(concept.prior / len(concept.templates)) for concept in self.concepts]
@@ -91,14 +101,34 @@ class Bank:
 
     def check_tower(self, weights: Mapping[str, Tensor], where: object) -> None:
         """ValueError when the bank was made for another vision tower than the one with these weights."""
-        if not self.facts.foreign and not is_same(self.tower.cpu(), fingerprint(weights)):
+        if self.facts.foreign:
+            norms = [len(weight) for name, weight in weights.items() if name.endswith("post_layernorm.weight")]
+            self._check_width(*norms[:1] or [self.projection.shape[1]])
+            return
+        own, theirs = fingerprint.of_tower(weights), self.tower.cpu()
+        if not fingerprint.is_same(theirs, own):
+            left_out = f" ({len(own)} weights, and not {len(theirs)})" if len(own) != len(theirs) else ""
             raise ValueError(
-                f"{where}: made for another vision tower than this model's; make one with the CLIP that the tower is "
-                f"from ({MAKE_IT}), or, to compare, with --foreign-tower"
+                f"{where}: made for another vision tower than this model's{left_out}; make one with the CLIP that the "
+                f"tower is from ({MAKE_IT}), or, to compare, with --foreign-tower"
+            )
+
+    def _check_width(self, width: int) -> None:
+        if width != self.projection.shape[1]:
+            raise ValueError(
+                f"the bank reads a CLS of width {self.projection.shape[1]}, and the tower gives {width}; "
+                f"make one with the CLIP that this tower is from: {MAKE_IT}"
             )
 
     def to(self, device: torch.device) -> Bank:
-        return replace(self, texts=self.texts.to(device), projection=self.projection.to(device))
+        head = self.head.to(device) if self.head is not None else None
+        return replace(self, texts=self.texts.to(device), projection=self.projection.to(device), head=head)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by name."""
+        head = self.head.state_dict() if self.head is not None else {}
+        tensors = {name: getattr(self, name) for name in TENSORS} | {HEAD + name: head[name] for name in sorted(head)}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def make_bank(
@@ -113,8 +143,11 @@ def make_bank(
     """Embeds the concepts' templates with the CLIP of a folder; `file`: hash of where the concepts were read."""
     _check_settings(feature, tau)
     space = read_text_space(clip, [template for concept in concepts for template in concept.templates])
-    facts = BankFacts(feature, tau, space.scale, space.sha256, file, foreign)
-    return Bank(facts, tuple(concepts), space.texts, space.projection, space.tower)
+    if space.kind != "clip" and feature != "pooled":
+        raise UsageError(f"--feature: {feature} is a CLS, and a {space.kind} has none; leave it at pooled")
+    facts = BankFacts(feature, tau, space.scale, space.sha256, file, foreign, space.kind, space.pooling)
+    head = pooling_head(space.pooling, space.head) if space.pooling else None
+    return Bank(facts, tuple(concepts), space.texts, space.projection, space.tower, head)
 
 
 def write_bank(bank: Bank, path: str | Path) -> None:
@@ -123,7 +156,7 @@ def write_bank(bank: Bank, path: str | Path) -> None:
     about = json.dumps(table)
     if Path(path).exists():
         used_folder.refuse_other_facts(Path(path), _about(path)[0], table)
-    tensors = {name: getattr(bank, name).cpu().contiguous() for name in TENSORS}
+    tensors = bank.tensors()
     with atomic_file(Path(path)) as partial:
         save_tensors(tensors, partial, {"bank": about, "sha256": _digest(about, tensors)})
 
@@ -133,15 +166,26 @@ def read_bank(path: str | Path, taxonomy: Taxonomy) -> Bank:
     table, metadata = _about(path)
     try:
         with safe_open(path, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in TENSORS}
+            kept = stored.keys()
+            names = [*TENSORS, *sorted(name for name in kept if name.startswith(HEAD))]
+            tensors = {name: stored.get_tensor(name) for name in names}
         about = metadata["bank"]
         rows = table.pop("concepts")
         facts = checked(BankFacts, table, "its metadata")
+        head = _head(facts, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a concept bank ({error}); make one: {MAKE_IT}") from error
     if metadata.get("sha256") != _digest(about, tensors):
         raise ValueError(f"{path}: the bank is not what was written (its hash differs); make it again: {MAKE_IT}")
-    return Bank(facts, concepts_from(rows, taxonomy, path), **tensors)
+    own = {name: tensors[name] for name in TENSORS}
+    return replace(Bank(facts, concepts_from(rows, taxonomy, path), **own), head=head)
+
+
+def _head(facts: BankFacts, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    weights = {name.removeprefix(HEAD): tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
+    if (facts.kind == "siglip") != (facts.pooling is not None) or bool(weights) != (facts.pooling is not None):
+        raise ValueError(f"a bank of a {facts.kind} with{'' if weights else 'out'} a pooling head")
+    return pooling_head(facts.pooling, weights) if facts.pooling else None
 
 
 def _about(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -161,8 +205,8 @@ def hash_of(file: str | Path) -> str:
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(about.encode())
-    for name in TENSORS:
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+    for tensor in tensors.values():
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from safevlm.types import Reply, Request, Verdict
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -44,6 +45,13 @@ class ImageFeatures(Protocol):
         """What `make` finds in this request's images, one thing each.
 
         It gets the `VisionPass` of all images of the batch, once for all its requests.
+        """
+
+    def per_opened(self, make: Callable[[Iterator[Image]], Sequence[Found]]) -> Sequence[Found]:
+        """What `make` finds in this request's images themselves, one thing each.
+
+        It gets all images of the batch, once for all its requests: each is opened once more, upright and RGB, when its
+        turn comes. A frame of an animation that is looked at on its own is such an image.
         """
 
 

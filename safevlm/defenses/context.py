@@ -33,6 +33,10 @@ class ModelFacts:
     device: torch.device
     tower: Callable[[], Mapping[str, Tensor]]
     """Weights of the vision tower by name."""
+    text_side: str = "clip"
+    """Whose text side reads what the tower sees: `clip`, `siglip`; empty: it has none."""
+    clip_features: tuple[str, ...] = ("paper", "pooled")
+    """What a concept bank may read of a vision pass."""
     base: Mapping[str, Tensor] = field(default_factory=dict)
     """Fingerprints of the model's parts (`llava_patch.fingerprint`); empty: unknown."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from safevlm.defenses.base import Defense, ImageFeatures
-from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.context import DefenseContext, ModelFacts
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.row import DefenseRow
 from safevlm.taxonomy import Taxonomy
@@ -34,7 +34,14 @@ READINGS: dict[str, Callable[[Any], Tensor]] = {
     "last": lambda vision: vision.last_cls,
     "pooled": lambda vision: vision.clip_cls,
 }
-"""Feature → (b, v) out of a `VisionPass`. A bank is of the first or of the last; the other two are for comparison."""
+"""Feature → (b, v) out of a `VisionPass`. A bank is of the first or of the last; the other two are for comparison. Of
+a family's `ImagePass` only the last can be read."""
+
+
+def _siglip_patches(vision: Any) -> Tensor:
+    """(b, p, v) out of an `ImagePass`: what a bank of a SigLIP reads."""
+    patches: Tensor = vision.siglip_patches
+    return patches
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,17 @@ class SafeClipDetector:
         self.name = name
         self.bank = bank
         self.taxonomy = taxonomy
-        self.reading = READINGS[feature or bank.facts.feature]
+        self.reading = READINGS[feature or bank.facts.feature] if bank.facts.kind == "clip" else _siglip_patches
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         """The verdict on the gravest image."""
         if not features.images:
             return Verdict.not_looked(self.name)
-        return self.verdict(self.gravest([self._finding(row) for row in features.per_image(self.probabilities)]))
+        return self.verdict(self.gravest([self._finding(row) for row in self.found(features)]))
+
+    def found(self, features: ImageFeatures) -> Sequence[Sequence[float]]:
+        """Probabilities of every image of a request, in the bank's order."""
+        return features.per_image(self.probabilities)
 
     def look(self, vision: Any) -> list[ConceptMatch]:
         """One finding per image of a `VisionPass`."""
@@ -108,14 +119,39 @@ class SafeClipDetector:
         return sums
 
 
+def check_bank(bank: Bank, facts: ModelFacts, where: object, feature: Feature | None = None) -> None:
+    """ValueError: what the bank reads, or `feature` in its place, is not what the model's own tower gives."""
+    _check_side(facts, feature or bank.facts.feature)
+    if bank.facts.kind != facts.text_side:
+        raise ValueError(
+            f"{where}: made with a {bank.facts.kind}, and this model's vision tower is a {facts.text_side}'s; make one "
+            "with the model that the tower is from"
+        )
+    bank.check_tower(facts.tower(), where)
+
+
+def _check_side(facts: ModelFacts, feature: Feature | None) -> None:
+    if not facts.text_side:
+        raise ValueError(
+            "this model's vision tower is no CLIP's and no SigLIP's, and has no text side to hold images against; give "
+            f"it a companion: --defense {NAME}:companion=DIR"
+        )
+    if feature is not None and feature not in facts.clip_features:
+        raise ValueError(
+            f"the feature {feature!r} is the CLS of the layer that LLaVA-v1.5 reads, and this model has none; take "
+            f"{NAME}:pooled, with a bank of `safevlm embed --feature pooled`"
+        )
+
+
 def _builder(feature: Feature | None) -> Callable[[DefenseContext], Defense]:
     def build(context: DefenseContext) -> Defense:
         from safevlm.defenses.bank import BANK_FILE, MAKE_IT, read_bank  # late: it brings torch, and judges do without
 
         facts, taxonomy = context.fitting(), context.policy.taxonomy
+        _check_side(facts, feature)
         file = context.find(BANK_FILE, how=MAKE_IT)
         bank = read_bank(file, taxonomy)
-        bank.check_tower(facts.tower(), file)
+        check_bank(bank, facts, file, feature)
         detector = SafeClipDetector(bank.to(facts.device), taxonomy, feature, _name(feature))
         return Mixer(detector, context.policy)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safevlm.defenses import (
     best_of_n,
+    companion,
     fusion,
     learned_inputs,
     mixer,
@@ -37,6 +38,7 @@ OURS = (
     no_defense.ROW,
     safety_head.ROW,
     *safe_clip.ROWS,
+    companion.ROW,
     *learned_inputs.ROWS,
     mixer.ROW,
     oracle.ROW,

@@ -19,7 +19,7 @@ from safevlm.engine.checks import check_inputs, opened_images
 from safevlm.engine.guard import GuardedRequest
 from safevlm.engine.lengths import WrittenAnswer, check_length, surely_fits
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, ImageVectors, encode
-from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, words_of
+from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, reopened, words_of
 from safevlm.model.loading import Loaded
 from safevlm.types import Request
 
@@ -47,12 +47,13 @@ class Encoder:
             pixels = read_images(self.processor, images).to(self.device)
         words = [partial(words_of, self.processor, request, self.device) for request in requests]
         shown = [own for own, count in zip(words, counts, strict=True) if count]
-        encoded = encode_images(self.model, pixels, counts, shown)
+        sources = [source for request in requests for source in request.images]
+        encoded = encode_images(self.model, pixels, counts, shown, reopened(sources))
         if any(each.later is not None for each in opened):
             left = iter(opened)
-            for own, own_words in zip(encoded, words, strict=True):
+            for request, own, own_words in zip(requests, encoded, words, strict=True):
                 later = [each.later for each in islice(left, own.images)]
-                own.frames = encode_frames(self.model, later, own_words, self.device)
+                own.frames = encode_frames(self.model, request.images, later, own_words, self.device)
         return encoded
 
     def check_lengths(

@@ -25,6 +25,8 @@ def setting_of(
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
         tower=model.tower_state,
+        text_side=model.text_side,
+        clip_features=model.clip_features,
         base=loaded.base_fingerprints,
     )
     return DefenseContext(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
+from safevlm.data.images import open_frames, open_image
 from safevlm.data.pixels import Pixels
 from safevlm.model.precision import for_verdicts
-from safevlm.types import Request
+from safevlm.types import ImageSource, Request
 
 Words: TypeAlias = "Callable[[], Tensor]"
 """(w,) ids of a row's words (`words_of`); called only for a head that reads text, when it first looks."""
+Reopen: TypeAlias = "Callable[[slice], Iterator[Image]]"
+"""Opens those images of a batch once more, upright and RGB, one at a time. ImageError: as `open_image`."""
 Found = TypeVar("Found")
 
 FRAMES_PER_PASS = 16
@@ -38,14 +42,17 @@ class RiskProbabilities:
 class VisionBatch:
     """One pass of the tower over the images of a batch, and what is made of it, when somebody first asks for it."""
 
-    def __init__(self, model: Any, pixel_values: Pixels, images: Sequence[int], words: Sequence[Words]) -> None:
+    def __init__(
+        self, model: Any, pixel_values: Pixels, images: Sequence[int], words: Sequence[Words], reopen: Reopen
+    ) -> None:
         """`model`: one of ours; `pixel_values` of all rows, `images` of each row, one at least; `words` of the rows,
-        for a head that reads text."""
+        for a head that reads text; `reopen`: of all images."""
         self._model = model
         self._words = words
+        self._reopen = reopen
         self.pixel_values = pixel_values
         self.images = list(images)
-        self._made: dict[Callable[[VisionPass], Sequence[Any]], list[Any]] = {}
+        self._made: dict[Callable[[Any], Sequence[Any]], list[Any]] = {}
 
     @cached_property
     def vision(self) -> VisionPass:
@@ -71,6 +78,12 @@ class VisionBatch:
         """What `make` finds in the whole pass, one thing per image, or why it finds none; it is called once."""
         if make not in self._made:
             self._made[make] = _each(lambda images: make(self.vision[images]), range(len(self.pixel_values)))
+        return self._made[make]
+
+    def per_opened(self, make: Callable[[Iterator[Image]], Sequence[Found]]) -> list[Found | Exception]:
+        """The same of the images themselves, which are opened once more, one at a time."""
+        if make not in self._made:
+            self._made[make] = _each(lambda images: make(self._reopen(images)), range(len(self.pixel_values)))
         return self._made[make]
 
 
@@ -109,6 +122,11 @@ class LazyImageFeatures:
         found = self._vision_batch.per_image(make)[self.rows] if self._vision_batch is not None else ()
         return [_found(each) for each in found]
 
+    def per_opened(self, make: Callable[[Iterator[Image]], Sequence[Found]]) -> Sequence[Found]:
+        """What `make` finds in this request's images themselves; it sees those of the whole batch, once."""
+        found = self._vision_batch.per_opened(make)[self.rows] if self._vision_batch is not None else ()
+        return [_found(each) for each in found]
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -118,20 +136,38 @@ class Frame:
     features: LazyImageFeatures
 
 
-def encode_frames(model: Any, later: Sequence[Pixels | None], words: Words, device: torch.device) -> tuple[Frame, ...]:
+def encode_frames(
+    model: Any,
+    sources: Sequence[ImageSource],
+    later: Sequence[Pixels | None],
+    words: Words,
+    device: torch.device,
+) -> tuple[Frame, ...]:
     """Frames of a request's images behind the first of each, `FRAMES_PER_PASS` in a vision pass.
 
     `later`: per image (f, 3, h, w), or None; `words`: (w,) of the request.
     """
     frames: list[Frame] = []
-    for image, pixels in enumerate(later, 1):
+    for image, (source, pixels) in enumerate(zip(sources, later, strict=True), 1):
         count = 1 if pixels is None else 1 + len(pixels)
-        for start, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
-            of_part = encode_images(model, part.to(device), [1] * len(part), [words] * len(part))
+        for at, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
+            first = 1 + at * FRAMES_PER_PASS
+            reopen = reopened_frames(source, first)
+            of_part = encode_images(model, part.to(device), [1] * len(part), [words] * len(part), reopen)
             for row, features in enumerate(of_part):
-                name = f"frame {start * FRAMES_PER_PASS + row + 2} of {count} of image {image}"
+                name = f"frame {first + row + 1} of {count} of image {image}"
                 frames.append(Frame(name, features))
     return tuple(frames)
+
+
+def reopened(sources: Sequence[ImageSource]) -> Reopen:
+    """Of images of which the first frame is looked at."""
+    return lambda images: map(open_image, sources[images])
+
+
+def reopened_frames(source: ImageSource, first: int) -> Reopen:
+    """Of the frames or pages of one image, from the index `first` on."""
+    return lambda frames: islice(open_frames(source), first + frames.start, first + frames.stop)
 
 
 def words_of(processor: Processor, request: Request, device: torch.device) -> Tensor:
@@ -140,14 +176,16 @@ def words_of(processor: Processor, request: Request, device: torch.device) -> Te
 
 
 def encode_images(
-    model: Any, pixel_values: Pixels | None, images: Sequence[int], words: Sequence[Words]
+    model: Any, pixel_values: Pixels | None, images: Sequence[int], words: Sequence[Words], reopen: Reopen
 ) -> list[LazyImageFeatures]:
     """Features for each request of a batch; they share one vision pass and one call of the head.
 
-    `images`: images of each request; `words`: of those that have any.
+    `images`: images of each request; `words`: of those that have any; `reopen`: of all images of the batch.
     """
     shown = [count for count in images if count]
-    vision_batch = VisionBatch(model, pixel_values, shown, words) if pixel_values is not None and shown else None
+    vision_batch = None
+    if pixel_values is not None and shown:
+        vision_batch = VisionBatch(model, pixel_values, shown, words, reopen)
     rows, ends = accumulate(count > 0 for count in images), accumulate(images)
     return [
         LazyImageFeatures(vision_batch if count else None, row - 1, slice(end - count, end))

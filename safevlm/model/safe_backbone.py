@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
-from safevlm.backbones import config_facts, image_inputs, shared_pass
+from safevlm.backbones import config_facts, image_inputs, shared_pass, text_space
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.row import Backbone
@@ -99,6 +99,15 @@ class SafeBackbone(SafetyModules):
     def tower_state(self) -> dict[str, Tensor]:
         """The vision tower's weights by their own names, not copied."""
         return self.tower.state_dict()
+
+    clip_features: ClassVar[tuple[str, ...]] = ("pooled",)
+    """What a concept bank may read of a pass, where the tower has a text side."""
+
+    @property
+    def text_side(self) -> str:
+        """Whose text side reads what the tower sees, `clip` or `siglip`; empty: it has none."""
+        side = text_space.side_of(self.backbone, self)
+        return side.kind if side is not None else ""
 
     def encode_images(self, images: ImageInputs) -> ImagePass:
         """One vision pass; the only place that runs the tower."""

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,11 @@ class SafeLlava(SafetyModules, classes.Model):
     def tower_state(self) -> dict[str, Tensor]:
         """The vision tower's weights by their own names, not copied."""
         return parts.tower_state(self)
+
+    clip_features: ClassVar[tuple[str, ...]] = ("paper", "pooled")
+    """What a concept bank may read of a pass."""
+    text_side: ClassVar[str] = "clip"
+    """Whose text side reads what the tower sees."""
 
     def encode_images(self, pixel_values: Tensor) -> vision.VisionPass:
         """(i, 3, h, w) → one vision pass; the only place that runs the tower."""

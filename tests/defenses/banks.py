@@ -93,6 +93,14 @@ def clip_of(model: SafeLlava, positions: int = 16) -> CLIPModel:
     return clip.eval()
 
 
+def write_companion(model: SafeLlava, folder: Path, says: tuple[str, str] | None = None) -> Path:
+    """A companion whose tower is this model's own, image processor and bank included."""
+    clip_of(model).save_pretrained(folder)
+    engines.processor_of(model).image_processor.save_pretrained(folder)
+    write(model, folder, says)
+    return folder
+
+
 def clip_folder(model: SafeLlava, folder: Path, positions: int = 16) -> Path:
     clip_of(model, positions).save_pretrained(folder)
     engines.tokenizer().save_pretrained(folder)

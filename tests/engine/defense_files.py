@@ -21,5 +21,6 @@ def _written(model: SafeLlava, says: tuple[str, str] | None) -> TemporaryDirecto
 
     kept = TemporaryDirectory(prefix="tiny-defenses-")
     banks.write(model, Path(kept.name) / FOLDER, says)
+    banks.write_companion(model, Path(kept.name) / FOLDER / "companion", says)
     tensors.write(model, Path(kept.name) / FOLDER)
     return kept

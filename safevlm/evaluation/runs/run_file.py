@@ -25,7 +25,7 @@ SAME_FIELDS = ("suite", "defense", "max_new_tokens", "temperature", "seed", "gro
 PLACES = "groups_and_images"
 """Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
 PACKAGES = ("torch", "transformers")
-DEFENSE_FILES = ("*.safetensors", "*.yaml")
+DEFENSE_FILES = ("*.safetensors", "*.yaml", "preprocessor_config.json")
 
 
 class RunRecord(TypedDict, total=False):
