@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 from llava_patch import fingerprint, siglip
 from llava_patch.pretrained import from_folder
@@ -30,8 +30,6 @@ Kind = Literal["clip", "siglip"]
 """The `model_type` of a folder."""
 WHOLE: dict[Kind, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
 """Tower and text side."""
-TOWERS: dict[Kind, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
-"""The same without the text side."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,9 @@ def read_text_space(folder: str | Path, texts: Sequence[str]) -> TextSpace:
 
 
 def load_tower(folder: str | Path) -> Any:
-    """The vision tower of a CLIP or SigLIP folder alone, in float32. ValueError: not such a folder, or incomplete."""
+    """The vision tower of a CLIP or SigLIP folder, in float32. ValueError: not such a folder, or incomplete."""
     place = Path(folder)
-    return _weights(TOWERS[kind_of(place)], place).requires_grad_(False)
+    return _weights(WHOLE[kind_of(place)], place).vision_model.requires_grad_(False)
 
 
 def kind_of(folder: Path) -> Kind:

@@ -13,6 +13,8 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "stock export": EVERY,
     "virtual tokens": EVERY,
     "check, audit, chat, server": EVERY,
+    "SafeCLIP by its own tower": ("gemma3", "llava_next", "llava_onevision"),
+    "SafeCLIP by a companion": EVERY,
 }
 
 

@@ -20,9 +20,10 @@ from safevlm.engine import Engine
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Request
 from tests.backbones import families, text_sides
+from tests.backbones.features import FEATURES
 from tests.backbones.test_contract import SHORT, counted, guarded, requests
 
-WITH_TEXT_SIDE = ("llava_next", "gemma3", "llava_onevision")
+WITH_TEXT_SIDE = FEATURES["SafeCLIP by its own tower"]
 CONCEPTS = """concepts:
   - {name: plain, category: clean, level: safe, templates: [a plain thing, everyday life]}
   - {name: brax, category: illegal, level: may_refuse, templates: [a brax, something illegal, "a brax, seen"]}
@@ -202,7 +203,7 @@ def companion(home: Path, kind: str) -> Path:
     return place
 
 
-@families.each()
+@families.each(FEATURES["SafeCLIP by a companion"])
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_a_companion_looks_in_front_of_every_family(home: Path, family: str, kind: str) -> None:
     place = home / family
