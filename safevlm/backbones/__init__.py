@@ -7,3 +7,18 @@
 
 LLaVA-v1.5 is `llava_patch`'s, as it always was; every other family is a file here and a row of the table.
 """
+
+FAMILIES = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "gemma3",
+    "internvl",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "smolvlm",
+)
+"""Every `model_type` of the table, for who must know it without importing torch (`safevlm.model.registration`)."""
+PREFIX = "safe_"
+"""In front of a family's `model_type` in the config of a checkpoint of ours."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from safevlm.backbones import gemma3, idefics3, internvl, llava_anyres, qwen_vl
+from safevlm.backbones import PREFIX, gemma3, idefics3, internvl, llava_anyres, qwen_vl
 from safevlm.backbones.row import Backbone
 
-PREFIX = "safe_"
-"""In front of a family's `model_type` in the config of a checkpoint of ours."""
 BACKBONES: dict[str, Backbone] = {
     row.model_type: row
     for rows in (qwen_vl.ROWS, gemma3.ROWS, internvl.ROWS, llava_anyres.ROWS, idefics3.ROWS)

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from safevlm.backbones import PREFIX
 from safevlm.files import load_yaml
+from safevlm.model import families
 from safevlm.model.checkpoint_folder import Kind
-from safevlm.model.safe_llava import SafeLlavaConfig
 from safevlm.taxonomy import CLEAN, SAFE
 
 FILE = "README.md"
@@ -45,8 +46,12 @@ processor = AutoProcessor.from_pretrained("DIR")
 
 `model(**inputs)` gives `level_logits` and `category_logits` beside the LLM's logits.
 """
+WITH_A_FAMILY = """
+For transformers after `import safevlm`: `AutoModelForImageTextToText` reads this folder, and the model answers
+**without its guard**; its head judges what SafeVLM hands it.
+"""
 AS_STOCK = """
-This folder is a plain LLaVA, which any server loads; its guard lies in `safety/`, and only SafeVLM reads it:
+This folder is a plain model, which any server loads; its guard lies in `safety/`, and only SafeVLM reads it:
 **elsewhere the model answers without its guard.**
 """
 NEEDS_BASE = """
@@ -74,18 +79,18 @@ LOADING: Mapping[Kind, str] = {
 }
 
 
-def write(folder: Path, config: SafeLlavaConfig, kind: Kind, base: Path, run: str | None = None) -> None:
+def write(folder: Path, config: Any, kind: Kind, base: Path, run: str | None = None) -> None:
     """Writes `README.md`. `run`: text of the checkpoint's `run.json`, if it has one."""
     (folder / FILE).write_text(card(config, kind, base, run), encoding="utf-8")
 
 
-def card(config: SafeLlavaConfig, kind: Kind, base: Path, run: str | None = None) -> str:
+def card(config: Any, kind: Kind, base: Path, run: str | None = None) -> str:
     """The card's text. Its licence is the base's, as far as the base's own card tells one."""
-    front = yaml.safe_dump(_front(kind, base), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front(config, kind, base), sort_keys=False, allow_unicode=True)
     has_guard = config.safety_config.projector != "none"
     parts = [
-        f"---\n{front}---\n\n# LLaVA-v1.5 {GUARDED if has_guard else UNGUARDED}\n",
-        f"\nBase: `{base.name}`. Kind of folder: `{kind}`.\n\n## Load it\n\n{WITH_US}{LOADING[kind]}",
+        f"---\n{front}---\n\n# {families.title(config)} {GUARDED if has_guard else UNGUARDED}\n",
+        f"\nBase: `{base.name}`. Kind of folder: `{kind}`.\n\n## Load it\n\n{WITH_US}{_loading(config, kind)}",
         f"\n## What the guard does, and what it does not\n{GUARD if has_guard else NO_GUARD}",
         _taxonomy(config) if has_guard else "",
         _made(run),
@@ -93,7 +98,7 @@ def card(config: SafeLlavaConfig, kind: Kind, base: Path, run: str | None = None
     return "".join(parts)
 
 
-def _front(kind: Kind, base: Path) -> dict[str, Any]:
+def _front(config: Any, kind: Kind, base: Path) -> dict[str, Any]:
     told = _front_of(base / FILE)
     licence: dict[str, Any] = {name: told[name] for name in ("license", "license_name", "license_link") if name in told}
     known = {"base_model": told["base_model"]} if "base_model" in told else {}
@@ -102,8 +107,13 @@ def _front(kind: Kind, base: Path) -> dict[str, Any]:
         **known,
         "library_name": "transformers" if kind in ALONE else "safevlm",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["safevlm", "llava", "safety", "guardrail"],
+        "tags": ["safevlm", config.model_type.removeprefix(PREFIX), "safety", "guardrail"],
     }
+
+
+def _loading(config: Any, kind: Kind) -> str:
+    is_family = families.backbone_of(config) is not None
+    return WITH_A_FAMILY if is_family and kind == "full" else LOADING[kind]
 
 
 def _front_of(file: Path) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def _front_of(file: Path) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _taxonomy(config: SafeLlavaConfig) -> str:
+def _taxonomy(config: Any) -> str:
     categories = [name for name in config.taxonomy.category_names if name != CLEAN]
     levels = [name for name in config.taxonomy.level_names if name != SAFE]
     policy = f"\n\nIts policy:\n\n```json\n{json.dumps(config.policy, indent=1)}\n```" if config.policy else ""

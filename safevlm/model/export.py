@@ -36,7 +36,7 @@ SIDECAR_TYPE = "safevlm_sidecar"
 OURS = ("safety", "policy", "base_checkpoint", "model_type", "architectures", "transformers_version")
 """Fields of our config that a stock one must not have, or writes itself."""
 README = """\
-The guard of the LLaVA in the folder above: safety projector, head, tokens, taxonomy and policy (SafeVLM).
+The guard of the model in the folder above: safety projector, head, tokens, taxonomy and policy (SafeVLM).
 It fits that model only. `safevlm chat --model ..` puts it in front; servers that do not know it read past it.
 """
 

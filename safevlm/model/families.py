@@ -7,7 +7,7 @@ from typing import Any
 from llava_patch import classes, fields, names
 from llava_patch.fields import Sizes
 from llava_patch.processor import make_room
-from safevlm.backbones import config_facts, processors, table
+from safevlm.backbones import PREFIX, config_facts, processors, table
 from safevlm.backbones.row import Backbone
 from safevlm.model import layout, safe_backbone
 from safevlm.model.layout import Layout
@@ -24,17 +24,29 @@ def known() -> list[str]:
 
 def is_known(model_type: str) -> bool:
     """Whether a config of this `model_type`, a family's own or ours, can be loaded."""
-    return model_type.removeprefix(table.PREFIX) in known()
+    return model_type.removeprefix(PREFIX) in known()
 
 
 def is_ours(model_type: str) -> bool:
     """Whether a config of this `model_type` has a safety section."""
-    return model_type.startswith(table.PREFIX)
+    return model_type.startswith(PREFIX)
 
 
 def backbone_of(config: Any) -> Backbone | None:
     """The row of a config's family; None: LLaVA-v1.5."""
     return table.find(config.model_type)
+
+
+def config_class(model_type: str) -> Any:
+    """Of ours; what stands in for it until then is `safevlm.model.registration`'s."""
+    backbone = table.find(model_type)
+    return (LLAVA if backbone is None else safe_backbone.classes_of(backbone)).config
+
+
+def title(config: Any) -> str:
+    """What to call the model in a text for people."""
+    backbone = backbone_of(config)
+    return "LLaVA-v1.5" if backbone is None else backbone.model_type
 
 
 def classes_of(config: Any) -> Classes:

@@ -1,8 +1,8 @@
-"""Teaches transformers our `model_type`, whichever of the two packages is imported first, and without importing torch.
+"""Teaches transformers our `model_type`s, whichever of the two packages is imported first, and without importing torch.
 
 Only transformers' table of config classes is touched, at the moment its module has run: it gets a small stand-in for
-`SafeLlavaConfig`. The first `from_pretrained` of a folder of ours calls the stand-in, which imports
-`safevlm.model.safe_llava`; that module registers the real config, model and processor classes.
+each of our config classes. The first `from_pretrained` of a folder of ours calls the stand-in, which imports
+`safevlm.model.families`; that registers the real config, model and processor classes.
 
 The trap: importing our model right after an auto module has run would fail, since the user's own import
 (`from transformers import LlavaForConditionalGeneration`) may be what is bringing that module in, half way through.
@@ -20,10 +20,12 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
+from safevlm.backbones import FAMILIES, PREFIX
+
 AUTO = "transformers.models.auto.configuration_auto"
 MODEL_TYPE = "safe_llava"
-HOME = "safevlm.model.safe_llava"
-"""Registers the classes themselves when it is imported."""
+HOME = "safevlm.model.families"
+"""Registers the classes themselves: LLaVA's when it is imported, a family's when its config class is asked for."""
 
 
 class SafeLlavaConfig:
@@ -32,12 +34,22 @@ class SafeLlavaConfig:
     model_type = MODEL_TYPE
 
     def __new__(cls, *values: Any, **fields: Any) -> Any:
-        return _config_class()(*values, **fields)
+        return _config_class(cls.model_type)(*values, **fields)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any], **options: Any) -> Any:
         """What `AutoConfig.from_pretrained` calls."""
-        return _config_class().from_dict(table, **options)
+        return _config_class(cls.model_type).from_dict(table, **options)
+
+
+STAND_INS = {
+    MODEL_TYPE: SafeLlavaConfig,
+    **{
+        f"{PREFIX}{name}": type("SafeConfig", (SafeLlavaConfig,), {"model_type": f"{PREFIX}{name}"})
+        for name in FAMILIES
+    },
+}
+"""By `model_type`: LLaVA-v1.5's, and those of all families."""
 
 
 class _Finder(MetaPathFinder):
@@ -68,9 +80,10 @@ def install() -> None:
 
 
 def _register(module: ModuleType) -> None:
-    if MODEL_TYPE not in module.CONFIG_MAPPING:
-        module.AutoConfig.register(MODEL_TYPE, SafeLlavaConfig)
+    for model_type, stand_in in STAND_INS.items():
+        if model_type not in module.CONFIG_MAPPING:
+            module.AutoConfig.register(model_type, stand_in)
 
 
-def _config_class() -> Any:
-    return importlib.import_module(HOME).SafeLlavaConfig
+def _config_class(model_type: str) -> Any:
+    return importlib.import_module(HOME).config_class(model_type)

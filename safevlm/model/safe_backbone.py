@@ -22,12 +22,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.utils import ModelOutput
 
-from safevlm.backbones import config_facts, image_inputs, shared_pass, text_space
+from safevlm.backbones import PREFIX, config_facts, image_inputs, shared_pass, text_space
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.row import Backbone
 from safevlm.backbones.shared_pass import ImagePass
-from safevlm.backbones.table import PREFIX
 from safevlm.config import SafetyConfig
 from safevlm.model.guard_output import with_guard
 from safevlm.model.safety_modules import SafetyModules, check_images

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,19 @@ def test_a_folder_for_kept_features_is_refused_where_none_are_kept(tmp_path: Pat
     with pytest.raises(ValueError, match=r"data\.feature_cache"):
         train(named)
     assert not (tmp_path / "kept").exists()
+
+
+@each_family
+def test_transformers_reads_a_merged_folder_in_a_process_that_only_imports_the_package(
+    family: str, tmp_path: Path
+) -> None:
+    stock = families.saved(family, tmp_path / "stock")
+    sizes = {"projector_width": 16, "projector_depth": 1, "projector_tokens": 4, "head_tokens": 2, "head_heads": 4}
+    loaded = loading.load(stock, safety=SafetyConfig(projector="resampler", lm_tokens=0, **sizes))
+    loaded.model.save_pretrained(tmp_path / "full")
+    code = (
+        "import safevlm; from transformers import AutoModelForImageTextToText as Auto; "
+        f"print(type(Auto.from_pretrained({str(tmp_path / 'full')!r})).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith(type(loaded.model).__name__), done.stderr
