@@ -137,8 +137,8 @@ def metered(work: Callable[[], Made]) -> tuple[Made, dict[str, float]]:
 def _measured(way: str, file: Path) -> dict[str, Any]:
     read: Callable[..., Sequence[Record]] = read_records if way == "list" else open_records
     records, told = metered(lambda: read([file], DEFAULT))
-    cpu, texts = _cpu(), list(_some(records))
-    each = (_cpu() - cpu) / len(texts)
+    cpu, texts = time.process_time(), list(_some(records))
+    each = (time.process_time() - cpu) / len(texts)
     return {**told, "microseconds_a_read": each * 1e6, "digest": bytes_digest("\n".join(texts).encode())}
 
 
@@ -150,11 +150,6 @@ def _some(records: Sequence[Record]) -> Iterator[str]:
 def _cpu_seconds() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def _cpu() -> float:
-    """Seconds of this process and of those that it waited for."""
-    return time.process_time() + sum(os.times()[2:4])
 
 
 def _peak_mb() -> float:
