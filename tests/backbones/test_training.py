@@ -67,7 +67,7 @@ def _recipe(home: Path, stage: str, start: Path, out: str, **settings: Any) -> R
         ModelConfig(str(start), safety=safety),
         DataConfig([str(home / "data.json")]),
         RunConfig(str(home / out), device="cpu"),
-        optim=OptimConfig(lr=1e-2, epochs=1, batch_size=2, effective_batch=4, warmup_steps=1),
+        optim=OptimConfig(lr=1e-2, epochs=1, batch_size=1, effective_batch=4, warmup_steps=1),
         **settings,
     )
 
