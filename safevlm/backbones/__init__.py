@@ -12,6 +12,7 @@ FAMILIES = (
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_5",
     "gemma3",
     "internvl",
     "llava_next",

@@ -35,4 +35,5 @@ ROWS = (
     _row("qwen2_vl", "Qwen2VL"),
     _row("qwen2_5_vl", "Qwen2_5_VL"),
     _row("qwen3_vl", "Qwen3VL", cut=_with_deep),
+    _row("qwen3_5", "Qwen3_5", processor="Qwen3VLProcessor"),
 )

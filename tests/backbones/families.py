@@ -99,6 +99,11 @@ def _qwen(row: Backbone) -> Made:
     if row.model_type == "qwen3_vl":
         vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
         text |= {"head_dim": 8, "num_hidden_layers": 3, "rope_parameters": {**rope, "mrope_interleaved": True}}
+    if row.model_type == "qwen3_5":
+        vision |= {"num_position_embeddings": 64}
+        text |= {"head_dim": 8, "num_hidden_layers": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2}
+        text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        text["rope_parameters"] = {**rope, "mrope_interleaved": True, "partial_rotary_factor": 1.0}
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
     config = row.config_class(
         text_config=text,
@@ -209,6 +214,7 @@ MADE: Mapping[str, Callable[[Backbone], Made]] = {
     "qwen2_vl": _qwen,
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen,
+    "qwen3_5": _qwen,
     "gemma3": _gemma3,
     "internvl": _internvl,
     "llava_next": _llava_next,

@@ -62,6 +62,7 @@ SHAPES = {
     "qwen2_vl": Shape(CHATML.replace("DEFAULT", NOBODYS), "<|im_end|>", ("<|im_start|>",)),
     "qwen2_5_vl": Shape(CHATML.replace("DEFAULT", NOBODYS), "<|im_end|>", ("<|im_start|>",)),
     "qwen3_vl": _CHATML,
+    "qwen3_5": _CHATML,
     "gemma3": Shape(GEMMA, "<end_of_turn>", ("<start_of_turn>",), "<bos>"),
     "internvl": _CHATML,
     "llava_next": Shape(INST, "</s>", ("[INST]", "[/INST]"), "<s>"),
