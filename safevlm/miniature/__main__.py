@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
+BASE = Path("checkpoints/miniature")
 
 
 def main() -> int:
@@ -32,7 +33,11 @@ def main() -> int:
         return own
 
     build = command("build", _build, "train the small base (about 30 minutes on one core)")
-    build.add_argument("--out", type=Path, default=Path("checkpoints/miniature"), help="where the base goes")
+    build.add_argument("--out", type=Path, help=f"where the base goes (default {BASE}; with --family {BASE}-FAMILY)")
+    build.add_argument("--family", help="a base of another family out of the miniature: idefics3")
+    build.add_argument(
+        "--from", dest="miniature", type=Path, help=f"with --family: the miniature that it starts from (default {BASE})"
+    )
     build.add_argument("--seed", type=number(int, least=0, below=2**32), default=SEED, help=f"default {SEED}")
     _data_flags(command("data", _data, "write training records and the evaluation suite"))
     matched_pairs = command(
@@ -63,9 +68,22 @@ def main() -> int:
 
 
 def _build(options: argparse.Namespace) -> None:
+    if options.family is not None:
+        return _build_family(options)
+    if options.miniature is not None:
+        raise UsageError("--from goes with --family")
     from safevlm.miniature.build import BuildConfig, build
 
-    build(options.out, BuildConfig(seed=options.seed))
+    build(options.out or BASE, BuildConfig(seed=options.seed))
+
+
+def _build_family(options: argparse.Namespace) -> None:
+    from safevlm.miniature import family
+
+    if options.family not in family.FAMILIES:
+        raise UsageError(f"--family {options.family}: a small base is made of {', '.join(family.FAMILIES)}")
+    out = options.out or BASE.with_name(f"{BASE.name}-{options.family}")
+    family.build(out, options.family, options.miniature or BASE, family.FamilyConfig(seed=options.seed))
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ from safevlm.miniature.views import Camera
 from safevlm.miniature.world import SEED, Scene, sample_scene
 
 PATCH = 16
-PATCHES = (drawing.SIZE // PATCH) ** 2
+PLACEHOLDER = "<image>" * (drawing.SIZE // PATCH) ** 2
 CAPTION_TOKENS = 40
 READ_LAYER = -2  # the tower's layer that LLaVA reads
 TOWER = fresh.tower_sizes(
@@ -236,7 +236,7 @@ def train_llava(pictures: Pictures, clip: Clip, processor: Processor, config: Bu
     with tqdm(range(config.lm_steps), "LLaVA", mininterval=5) as bar:
         for step in bar:
             pool = pool or conversations.batches(
-                rng, processor, pictures.scenes, _lesson(pictures, config, step), config.lm_batch, PATCHES
+                rng, processor, pictures.scenes, _lesson(pictures, config, step), config.lm_batch, PLACEHOLDER
             )
             descent.step(_answer_loss(llava, camera, pictures.pixels, pool.pop()))
             bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
@@ -263,14 +263,15 @@ def _answer_loss(llava: Model, camera: Camera, pixels: Tensor, batch: Sequence[C
     if rows:
         seen, _ = camera.take(pixels[rows])
         projected = vision.project(llava, vision.encode_images(llava, seen).patches).unbind()
-    inputs = _pad([tokens for _, tokens in batch])
+    inputs = pad([tokens for _, tokens in batch])
     labels = inputs.pop("labels")[:, 1:]
     states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state[:, :-1]
     told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
     return F.cross_entropy(llava.get_output_embeddings()(states[told]), labels[told])
 
 
-def _pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+def pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+    """Ids, labels and mask of conversations, padded on the left."""
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([[0] * (longest - len(i)) + i for i, _ in rows])
     labels = torch.tensor([[IGNORED] * (longest - len(row)) + row for _, row in rows])

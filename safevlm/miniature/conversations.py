@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
-from llava_patch.classes import Processor
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED
+from safevlm.data.rendering import writes_first_token
 from safevlm.miniature import words
 from safevlm.miniature.world import RISKY, THINGS, Scene
 from safevlm.taxonomy import CLEAN
@@ -22,14 +23,14 @@ IN_WORDS = 0.2
 
 
 def batches(
-    rng: random.Random, processor: Processor, scenes: Sequence[Scene], rows: Sequence[int], size: int, slots: int
+    rng: random.Random, processor: Any, scenes: Sequence[Scene], rows: Sequence[int], size: int, placeholder: str
 ) -> list[list[Conversation]]:
     """Eight batches, sorted by length before they are cut so that little is padding, in random order.
 
-    `slots`: image tokens of an image.
+    `placeholder`: what stands in the prompt for an image.
     """
     made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
-    tokens = _tokenize(processor, [messages for _, messages in made], slots)
+    tokens = _tokenize(processor, [messages for _, messages in made], placeholder)
     paired = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
     cut = [paired[start : start + size] for start in range(0, len(paired), size)]
     rng.shuffle(cut)
@@ -73,13 +74,14 @@ def _with_note(rng: random.Random, question: str, plain: str, images: int) -> li
     return [chat.user(question, images), chat.assistant(plain)]
 
 
-def _tokenize(processor: Processor, dialogues: Sequence[list[chat.Message]], slots: int) -> list[Tokens]:
-    """Ids and labels per dialogue; labels are the answer, found by character offsets of the template's mark."""
+def _tokenize(processor: Any, dialogues: Sequence[list[chat.Message]], placeholder: str) -> list[Tokens]:
+    """Ids and labels per dialogue; labels are the answer, found by character offsets from the end of the text."""
     rows = []
     for messages in dialogues:
-        text = chat.dialogue_text(processor, messages).replace("<image>", "<image>" * slots)
-        answer = f" {messages[-1]['content'][0]['text']}</s>"
-        encoded = processor.tokenizer(text, return_offsets_mapping=True)
+        text = chat.dialogue_text(processor, messages).rstrip().replace(processor.image_token, placeholder)
+        answer = f" {messages[-1]['content'][0]['text']}{processor.tokenizer.eos_token}"
+        begins = not writes_first_token(processor, [text])
+        encoded = processor.tokenizer(text, add_special_tokens=begins, return_offsets_mapping=True)
         border = len(text) - len(answer)
         ids = encoded["input_ids"]
         labels = [i if end > border else IGNORED for i, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)]

@@ -145,6 +145,12 @@ RECIPES |= {
 
 MINIATURE: dict[str, dict[str, Any]] = {
     "miniature_stage1": {"optim.lr": 0.002, "optim.epochs": 5, "optim.effective_batch": 32, "loss": _HEAD_ONLY["loss"]},
+    "miniature_family_stage1": {
+        "optim.lr": 0.002,
+        "optim.epochs": 5,
+        "optim.effective_batch": 32,
+        "loss": _HEAD_ONLY["loss"],
+    },
     "miniature_stage1_lm_tokens": {
         "optim.lr": 0.002,
         "optim.epochs": 3,
