@@ -77,6 +77,11 @@ def _textual(context: DefenseContext) -> Defense:
 
 
 def _visual(context: DefenseContext) -> Defense:
+    if context.fitting().pixel_shape is None:
+        raise ValueError(
+            f"{Visual.name} is one change of the pixels of all images, which this family of models does not take; use "
+            f"{Textual.name}"
+        )
     file, tensor, facts = _find("visual", context)
     if tuple(tensor.values.shape) != facts.pixel_shape:
         raise _misfit(file, tensor, f"pixels of shape {facts.pixel_shape}")

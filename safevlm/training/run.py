@@ -58,6 +58,7 @@ def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path
         return out / FINAL
     set_seed(recipe.run.seed)
     loaded = start.load(recipe)
+    stage.check_model(loaded.safe_llava, recipe)
     records, changes = _records(recipe, stage, loaded, arguments)
     read = inputs.as_record(found)
     if stage.fit is not None:

@@ -58,6 +58,10 @@ def _any_recipe(recipe: Recipe) -> None:
     return None
 
 
+def _any_model(model: SafeLlava, recipe: Recipe) -> None:
+    return None
+
+
 def _any_records(records: Sequence[Record], recipe: Recipe) -> Mapping[str, Any]:
     return {}
 
@@ -97,6 +101,8 @@ class Stage:
     """Distributions that it needs beside those of every training run."""
     check_recipe: Callable[[Recipe], None] = _any_recipe
     """ValueError: settings that this stage cannot work with, and the fix."""
+    check_model: Callable[[SafeLlava, Recipe], None] = _any_model
+    """ValueError: a model that this stage cannot train with these settings, and the fix."""
     check_records: Callable[[Sequence[Record], Recipe], Mapping[str, Any]] = _any_records
     """RecordError: records that it cannot learn from. Returns counts for `run.json`."""
     defense: str = ""

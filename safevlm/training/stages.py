@@ -91,6 +91,12 @@ def _check_tensor(recipe: Recipe) -> None:
         raise ValueError("run.deepspeed: there is nothing to cut in one tensor; leave it out, torchrun works")
 
 
+def _check_shape(model: SafeLlava, recipe: Recipe) -> None:
+    from safevlm.training.tensors import shape_of
+
+    shape_of(model, recipe.tensor)
+
+
 def _check_pairs(records: Sequence[Record], recipe: Recipe) -> Mapping[str, Any]:
     from safevlm.training.tensor_stage import count_parts, split
 
@@ -106,6 +112,7 @@ SECURITY_TENSOR = Stage(
     trains="security_tensor".__eq__,
     trainer=_tensor_trainer,
     check_recipe=_check_tensor,
+    check_model=_check_shape,
     check_records=_check_pairs,
     defense="security-tensor:textual or security-tensor:visual",
 )

@@ -37,6 +37,8 @@ from safevlm.training.trainer import SafeTrainer, whole
 MALICIOUS, *CLEAN = PARTS
 BEST = "best"
 HELD_OUT = "held_out_loss"
+FED = ("input_ids", "attention_mask", "pixel_values", "labels", "images_per_row")
+"""Of a batch, to the model; LLaVA's has no `images_per_row`."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class TensorTrainer(SafeTrainer):
             self.add_callback(Bound(settings.epsilon / security_tensor.pixel_units(self.image_std)))
 
     def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], AnswerLogits]:
-        names = ("input_ids", "attention_mask", "pixel_values", "labels")
+        fed = {name: inputs[name] for name in FED if name in inputs}
         clean = torch.stack([(inputs[part] != IGNORED).any(1) for part in CLEAN]).any(0)
         untouched = clean if self.settings.benign == "kl" else torch.zeros_like(clean)
-        answers = model(**{name: inputs[name] for name in names}, untouched=untouched)
+        answers = model(**fed, untouched=untouched)
         learned = inputs["labels"][:, 1:] != IGNORED
         targets = inputs["labels"][:, 1:][learned]
         asked = untouched[:, None].expand_as(learned)[learned]

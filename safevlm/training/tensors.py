@@ -1,26 +1,32 @@
-"""A frozen LLaVA and the one tensor in front of it that learns (methods §3).
+"""A frozen model and the one tensor in front of it that learns (methods §3).
 
 textual   [δ | prompt | answer] ─▶ LLM           visual   tower(pixels + δ) ─▶ projector ─▶ LLM
           the gradient goes back through the LLM          …and on through projector and tower
 
-b rows · t tokens · n answer tokens of the batch, row after row · k virtual tokens · d LLM width
+A textual tensor fits any family of models; a visual one those whose pixels are one tensor.
+
+b rows · t tokens · i images · n answer tokens of the batch, row after row · k virtual tokens · d LLM width
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate, chain, compress, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_patch import fields, patch_basis, virtual_tokens, vision
+from llava_patch import patch_basis
+from safevlm.backbones import config_facts, virtual_tokens
 from safevlm.config import TensorSettings
 from safevlm.data.collate import IGNORED
+from safevlm.data.pixels import Pixels, join_images
 from safevlm.defenses.learned_inputs import place
-from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
+from safevlm.model.encoded import ImageVectors
+from safevlm.model.safe_llava import SafeLlava
 
 NAME = "security_tensor"
 """Of the parameter; the only one that trains."""
@@ -42,17 +48,20 @@ class TensorRecord(NamedTuple):
     """(t,)."""
     labels: Tensor
     """(t,)."""
-    features: Tensor
-    """(slots, d): what stands in its image slots."""
+    pixels: Pixels
+    """Of its images."""
+    tokens: tuple[ImageVectors, ...] = ()
+    """What stands in its image slots, in order."""
 
 
 class TensorLearner(nn.Module):
     def __init__(self, llava: SafeLlava, settings: TensorSettings) -> None:
         super().__init__()
-        self.llava = llava
+        self.llava: Any = llava  # or the model of another family
         self.settings = settings
-        in_patches = settings.basis == "patches"
-        shape = patch_basis.shape_of(llava.config) if in_patches else shape_of(llava.config, settings)
+        shape = shape_of(llava, settings)
+        if settings.basis == "patches":
+            shape = patch_basis.shape_of(llava.config)
         self.security_tensor = nn.Parameter(torch.randn(shape) * settings.init_std)
 
     @cached_property
@@ -66,7 +75,7 @@ class TensorLearner(nn.Module):
         return self.security_tensor
 
     def train(self, mode: bool = True) -> TensorLearner:
-        """The LLaVA stays as it is at inference; gradient checkpointing alone needs its training mode."""
+        """The model stays as it is at inference; gradient checkpointing alone needs its training mode."""
         super().train(mode)
         self.llava.train(mode and self.llava.is_gradient_checkpointing)
         return self
@@ -75,57 +84,78 @@ class TensorLearner(nn.Module):
         self.llava.gradient_checkpointing_enable(**options)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor, labels: Tensor, untouched: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Pixels,
+        labels: Tensor,
+        untouched: Tensor,
+        images_per_row: Tensor | None = None,
     ) -> AnswerLogits:
-        """(b, t), (b, t), (i, 3, h, w), (b, t), and (b,) bool: rows whose answers the bare model is asked about too."""
-        images = self.llava.images_per_row(input_ids)
+        """(b, t), (b, t), images, (b, t), and (b,) bool: rows whose answers the bare model is asked about too.
+
+        `images_per_row` (b,), where images differ in their number of slots.
+        """
+        counts = self.llava.images_per_row(input_ids) if images_per_row is None else images_per_row.tolist()
+        unseen = list(_rows(input_ids, attention_mask, labels, pixel_values, counts))
         is_visual = self.settings.kind == "visual"
-        features = self._encode_images(pixel_values + self.values() if is_visual else pixel_values)
+        rows = self._seen(unseen, self.values() if is_visual else None)
         bare = None
         if untouched.any():
-            own = untouched.repeat_interleave(torch.tensor(images, device=untouched.device))
             with torch.no_grad():
-                clean = self._encode_images(pixel_values[own]) if is_visual else features[own]
-                counts = [count for count, wanted in zip(images, untouched.tolist(), strict=True) if wanted]
-                bare = self._answers(_rows(input_ids, attention_mask, labels, untouched, clean.split(counts)))
-        rows = _rows(input_ids, attention_mask, labels, torch.ones_like(untouched), features.split(images))
+                clean = compress(unseen if is_visual else rows, untouched.tolist())
+                bare = self._answers(self._seen(list(clean)) if is_visual else list(clean))
         return AnswerLogits(self._answers(rows if is_visual else [self._with_tokens(row) for row in rows]), bare)
 
-    def _encode_images(self, pixel_values: Tensor) -> Tensor:
-        """(i, 3, h, w) → (i, n, d)."""
-        return self.llava.project(self.llava.encode_images(pixel_values).patches)
+    def _seen(self, rows: Sequence[TensorRecord], change: Tensor | None = None) -> list[TensorRecord]:
+        """The rows with what one vision pass gives for their images, `change` (3, h, w) added to each of these."""
+        pixels: Any = join_images([row.pixels for row in rows])
+        vision = self.llava.encode_images(pixels if change is None else pixels + change)
+        tokens = iter(self.llava.image_tokens([vision]))
+        return [row._replace(tokens=tuple(islice(tokens, len(row.pixels)))) for row in rows]
 
     def _with_tokens(self, row: TensorRecord) -> TensorRecord:
-        image, virtual = fields.image_token_id(self.llava.config), self.values()
+        image, virtual = config_facts.image_token_id(self.llava.config), self.values()
         at = place(row.ids, image, self.settings.position)
-        ids, features = virtual_tokens.insert(row.ids, row.features, [(virtual, at)], image)
+        ids, tokens = virtual_tokens.insert(row.ids, row.tokens, [(virtual, at)], image)
         unlabelled = row.labels.new_full((len(virtual),), IGNORED)
-        return TensorRecord(ids, torch.cat([row.labels[:at], unlabelled, row.labels[at:]]), features)
+        labels = torch.cat([row.labels[:at], unlabelled, row.labels[at:]])
+        return TensorRecord(ids, labels, row.pixels, (tokens,))
 
     def _answers(self, rows: Sequence[TensorRecord]) -> Tensor:
         """(n, vocabulary): logits that predict the labelled tokens, row after row."""
-        ids, labels, features = zip(*rows, strict=True)
+        ids, labels, pixels, tokens = zip(*rows, strict=True)
+        padded = pad_sequence(list(ids), batch_first=True)
         lengths = torch.tensor([len(row) for row in ids], device=ids[0].device)
         wanted = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)[:, 1:] != IGNORED
         columns = wanted.any(0).nonzero().squeeze(1)
         logits = self.llava(
-            input_ids=pad_sequence(list(ids), batch_first=True),
+            input_ids=padded,
             attention_mask=(torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long(),
-            **vision.as_arguments(features),
+            **self.llava.lm_arguments(padded, list(chain.from_iterable(tokens)), pixels),
             logits_to_keep=columns,
             use_cache=False,
         ).logits
         return logits[wanted[:, columns]]
 
 
-def shape_of(config: SafeLlavaConfig, settings: TensorSettings) -> tuple[int, ...]:
-    """From the config alone: no image is needed to start (methods §3.6, trap 8)."""
+def shape_of(model: SafeLlava, settings: TensorSettings) -> tuple[int, ...]:
+    """From the config alone: no image is needed to start (methods §3.6, trap 8).
+
+    ValueError: a visual tensor for a family of models whose pixels are opaque.
+    """
     if settings.kind == "textual":
-        return settings.tokens, fields.hidden_size(config)
-    return fields.pixel_shape(config)
+        return settings.tokens, config_facts.hidden_size(model.config)
+    if model.pixel_shape is None:
+        raise ValueError(
+            f"tensor.kind: visual is one change of the pixels of all images, which {model.config.model_type} does not "
+            "take; use textual"
+        )
+    return model.pixel_shape
 
 
-def _rows(ids: Tensor, mask: Tensor, labels: Tensor, wanted: Tensor, features: Sequence[Tensor]) -> list[TensorRecord]:
-    """The wanted rows of a batch; `features` are theirs, (images, n, d) each."""
-    real = zip(ids[wanted], mask[wanted].bool(), labels[wanted], features, strict=True)
-    return [TensorRecord(row[kept], targets[kept], images.flatten(0, 1)) for row, kept, targets, images in real]
+def _rows(ids: Tensor, mask: Tensor, labels: Tensor, pixels: Pixels, images: Sequence[int]) -> Iterator[TensorRecord]:
+    """The rows of a batch without padding; `images` of each."""
+    ends = accumulate(images)
+    for row, real, targets, count, end in zip(ids, mask.bool(), labels, images, ends, strict=True):
+        yield TensorRecord(row[real], targets[real], pixels[end - count : end])

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.config import Grouping, LossWeights, Recipe
 from safevlm.data import atomic_write
 from safevlm.data.batches import GroupedSampler
@@ -67,6 +68,10 @@ class SafeTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         step = self.args.train_batch_size * self.args.world_size
         return GroupedSampler(cast(RecordDataset, self.train_dataset).records, by, step, self.args.seed)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """To the device, images of any family too; a loader's batches are there already."""
+        return data.to(self.args.device) if isinstance(data, ImageInputs) else super()._prepare_input(data)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """(terms,) labelled items of the whole update, over all processes."""

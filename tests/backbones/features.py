@@ -12,6 +12,8 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "stage 2, merge": EVERY,
     "stock export": EVERY,
     "virtual tokens": EVERY,
+    "policies, stacks, fusion, self-check, ETA": EVERY,
+    "textual security tensor": EVERY,
     "check, audit, chat, server": EVERY,
     "SafeCLIP by its own tower": ("gemma3", "llava_next", "llava_onevision"),
     "SafeCLIP by a companion": EVERY,

@@ -53,8 +53,9 @@ def folder(home: Path, family: str) -> Path:
 
 def guarded(home: Path, family: str, defense: str = "safety-head", **safety: Any) -> Engine:
     config = SafetyConfig(**{**vars(SAFETY), **safety})
+    place = folder(home, family)
     torch.manual_seed(1)
-    loaded = loading.load(folder(home, family), safety=config)
+    loaded = loading.load(place, safety=config)
     policy = read_policy(None, loaded.safe_llava.config.taxonomy, None)
     return Engine(loaded, defenses.build(defense, setting_of(loaded, policy, {}, CPU)), CPU)
 

@@ -47,9 +47,7 @@ WHY = "the guard's lamp went out"
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random models do not stop by themselves; what a defense asks them is cut short."""
-    ask = Engine._ask
-    monkeypatch.setattr(Engine, "_ask", lambda *given, **options: ask(*given, **options | {"max_new_tokens": 4}))
+    engines.cut_asks(monkeypatch, 4)
 
 
 def _guarded(name: str, says: tuple[str, str] = RISK, **options: Any) -> Engine:

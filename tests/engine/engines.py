@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -184,6 +185,12 @@ def generating(guarded: Engine, generate: Any) -> Iterator[None]:
         yield
     finally:
         del guarded.model.generate
+
+
+def cut_asks(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Random models do not stop by themselves; what a defense asks them ends after so many tokens."""
+    ask = Engine._ask
+    monkeypatch.setattr(Engine, "_ask", lambda *given, **options: ask(*given, **options | {"max_new_tokens": tokens}))
 
 
 @contextmanager
