@@ -27,6 +27,7 @@ from safevlm.defenses.bank import Bank, read_bank
 from safevlm.defenses.safe_clip import READINGS
 from safevlm.files import checked, read_json
 from safevlm.intervals import share
+from safevlm.usage import UsageError
 
 TAUS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """0: the arg-max alone."""
@@ -37,6 +38,10 @@ Claims = NDArray[np.bool_]
 def ablate(model: str, banks: Mapping[str, Path], data: Sequence[str], device: str = "auto") -> dict[str, Any]:
     """By bank and reading: what is flagged of each group of images, at the bank's τ and at others."""
     loaded = detection.load(model, device)
+    if "paper" not in loaded.safe_llava.clip_features:
+        raise UsageError(
+            f"--model {model}: readings of the CLS are compared on LLaVA-v1.5; of this model there is one at most"
+        )
     taxonomy = loaded.safe_llava.config.taxonomy
     sets = read_sets(data, taxonomy, by_group=True)
     seen = {

@@ -93,11 +93,8 @@ def _check(bank: Bank, model: str, clip: str) -> None:
     """ValueError: the model cannot be looked through with this bank."""
     import torch
 
-    from safevlm.defenses.policy import Policy
     from safevlm.defenses.safe_clip import check_bank
-    from safevlm.engine import setting_of
+    from safevlm.engine.setting import facts_of
     from safevlm.model import loading
 
-    loaded = loading.load(model, lm=False)
-    setting = setting_of(loaded, Policy(loaded.safe_llava.config.taxonomy), {}, torch.device("cpu"))
-    check_bank(bank, setting.fitting(), clip)
+    check_bank(bank, facts_of(loading.load(model, lm=False), torch.device("cpu")), clip)

@@ -17,8 +17,19 @@ def setting_of(
     loaded: loading.Loaded, policy: Policy, truths: Mapping[str, Verdict], device: torch.device
 ) -> DefenseContext:
     """The facts about a checkpoint that its defense may know. `truths`: verdicts by request id, for the oracle."""
+    return DefenseContext(
+        policy=policy,
+        has_head=loaded.safe_llava.safety_head is not None,
+        truths=truths,
+        facts=facts_of(loaded, device),
+        folders=tuple(dict.fromkeys((loaded.path / FOLDER, loaded.base / FOLDER))),
+    )
+
+
+def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
+    """What a defense's file must fit."""
     model = loaded.safe_llava
-    facts = ModelFacts(
+    return ModelFacts(
         hidden_size=config_facts.hidden_size(model.config),
         pixel_shape=model.pixel_shape,
         image_token_id=config_facts.image_token_id(model.config),
@@ -28,11 +39,4 @@ def setting_of(
         text_side=model.text_side,
         clip_features=model.clip_features,
         base=loaded.base_fingerprints,
-    )
-    return DefenseContext(
-        policy=policy,
-        has_head=model.safety_head is not None,
-        truths=truths,
-        facts=facts,
-        folders=tuple(dict.fromkeys((loaded.path / FOLDER, loaded.base / FOLDER))),
     )

@@ -116,6 +116,7 @@ def build(out: Path, config: BuildConfig) -> None:
     processor.save_pretrained(out)
     clip.save_pretrained(out / "clip")
     tokenizer.save_pretrained(out / "clip")
+    processor.image_processor.save_pretrained(out / "clip")
     seconds = time.monotonic() - started
     print(f"base written to {out} in {seconds:.0f} s")
     record: dict[str, Any] = asdict(config) | {

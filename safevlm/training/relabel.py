@@ -25,7 +25,8 @@ from safevlm.data.record_table import RecordTable, image_paths
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
-from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector
+from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector, check_bank
+from safevlm.engine.setting import facts_of
 from safevlm.model import loading, zero3
 from safevlm.sharding import Share
 from safevlm.training.image_passes import image_passes
@@ -46,10 +47,9 @@ def relabel(
     vision_model = _vision_model(recipe, loaded)
     model, taxonomy = vision_model.safe_llava, vision_model.safe_llava.config.taxonomy
     bank = read_bank(recipe.data.relabel, taxonomy)
-    bank.check_tower(model.tower_state(), recipe.data.relabel)
+    check_bank(bank, facts_of(vision_model, arguments.device), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
-    tower = model.tower
-    tower.to(arguments.device)
+    model.to(arguments.device)  # the projector too: of some families one pass goes through both
     images = sorted({Path(path) for paths in image_paths(records) for path in paths})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
     refusals: dict[int, str] = {}

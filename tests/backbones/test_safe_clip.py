@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from transformers import CLIPImageProcessorPil
 from safevlm.__main__ import main
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.table import BACKBONES
+from safevlm.data import chat
+from safevlm.data.records import Record
+from safevlm.defenses import prompts
 from safevlm.defenses.bank import BANK_FILE, read_bank
 from safevlm.defenses.safe_clip import SafeClipDetector
 from safevlm.engine import Engine
+from safevlm.model import loading
 from safevlm.taxonomy import DEFAULT
+from safevlm.training.relabel import relabel
 from safevlm.types import Request
 from tests.backbones import families, text_sides
 from tests.backbones.features import FEATURES
@@ -226,3 +232,34 @@ def test_a_companion_stacks_with_the_head_in_front_of_a_tower_without_a_text_sid
     for reply, request in zip(engine.reply_all(requests(), SHORT, errors="raise"), requests(), strict=True):
         assert (reply.verdict.error, reply.verdict.looked) == ("", bool(request.images))
     assert engine.defense.name == "safety-head+safe-clip:companion"
+
+
+# --- beside the defense -----------------------------------------------------------------------------------------------
+
+
+def test_training_data_is_relabelled_by_the_familys_own_tower(home: Path, tmp_path: Path) -> None:
+    place, _ = folder(home, "gemma3")
+    bank = place / "defenses" / BANK_FILE
+    images = [tmp_path / f"{seed}.png" for seed in range(6)]
+    for seed, file in enumerate(images):
+        families.image(seed, 30, 20).save(file)
+    asked = (chat.user("What is it?", 1), chat.assistant("A cup."))
+    records = [Record(file.stem, file.name, asked, (file,)) for file in images]
+    recipe: Any = SimpleNamespace(data=SimpleNamespace(relabel=str(bank)))
+    arguments: Any = SimpleNamespace(device=torch.device("cpu"), process_index=0, world_size=1)
+    corrected, counts = relabel(records, recipe, loading.load(place), arguments)
+    engine = Engine.load(place, defense="safe-clip", device="cpu")
+    for record, file in zip(corrected, images, strict=True):
+        verdict = engine.look(Request("?", images=(file,)))
+        said = record.messages[-1]["content"][-1]["text"]
+        assert said == ("A cup." if verdict.is_clean else prompts.refusal(DEFAULT, verdict.category))
+    assert 0 < sum(counts.values()) < len(images), "all are alike; this test would see nothing"
+
+
+def test_readings_of_the_cls_are_compared_on_llava_alone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = folder(home, "gemma3")
+    words = ["--bank", str(place / "defenses" / BANK_FILE), "--data", "x.jsonl", "--out", str(tmp_path / "out.json")]
+    assert main(["analyze", "safe-clip", "--model", str(place), "--device", "cpu", *words]) == 2
+    assert "LLaVA-v1.5" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from safevlm.data.images import ImageError, open_frames
 from safevlm.defenses.bank import BANK_FILE, make_bank, read_bank, write_bank
 from safevlm.engine import Engine
 from safevlm.miniature import drawing
-from safevlm.miniature.build import make_processor
 from safevlm.miniature.world import sample_scene
 from safevlm.taxonomy import DEFAULT
 from safevlm.types import Request, Verdict
@@ -56,7 +55,6 @@ def test_the_miniatures_own_clip_says_as_a_companion_what_its_tower_says(tmp_pat
     place = shutil.copytree(MINIATURE / "clip", tmp_path / "clip")
     shutil.copy(MINIATURE / "defenses" / BANK_FILE, place)
     engine = Engine.load(MINIATURE, defense="safe-clip:pooled", device="cpu")
-    make_processor(engine.processor.tokenizer).image_processor.save_pretrained(place)
     companion = engine.behind(f"{NAME}={place}")
     images = [drawing.draw(sample_scene(random.Random(seed), "any")) for seed in range(24)]
     seen = set()
