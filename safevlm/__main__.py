@@ -26,6 +26,7 @@ from safevlm.commands import (
     merge,
     mix,
     pair,
+    plan,
     print_error,
     serve,
     shuffle_tensor,
@@ -49,6 +50,7 @@ COMMANDS = {
     "audit": audit,
     "eval": evaluation,
     "bench": bench,
+    "plan": plan,
 }
 
 

@@ -120,6 +120,7 @@ DRY_RUNS = {
     "scripts/stage2.sh": "m d o --optim.lr 0.5",
     "scripts/merge.sh": "run o --stock",
     "scripts/train_defenses.sh": "m d o",
+    "scripts/slurm/audit.sbatch": "d m o --threads 1",
     "scripts/slurm/stage1.sbatch": "m d o",
     "scripts/slurm/stage2.sbatch": "m d o",
     "eval/rtvlm.sh": "m d o --judge-model j",
@@ -129,7 +130,10 @@ DRY_RUNS = {
     "eval/ablations/safevlm.sh": "m {data} o",
 }
 """Arguments of every script that knows DRY_RUN; `{data}` is a folder with the miniature's suite."""
-SLURM = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_NODEID": "1"}
+SLURM = {
+    **{"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_NODEID": "1"},
+    **{"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"},
+}
 STANDINS = {"scontrol": "echo first", "srun": 'shift; exec "$@"'}
 """Of Slurm's own commands."""
 
@@ -179,6 +183,51 @@ def test_every_command_that_a_script_prints_is_understood(script: str, data: Pat
             parse(command[1:])
         else:
             parser_for(command[0]).parse_args(command)
+
+
+def _task(number: int, *words: str, first: int = 0, count: int = 3, **environment: str) -> tuple[int, list[list[str]]]:
+    """Exit code and commands of a task of the audit's array."""
+    array = {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_MIN": first, "SLURM_ARRAY_TASK_COUNT": count}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/slurm/audit.sbatch"), *words],
+        env={
+            **{key: value for key, value in os.environ.items() if key not in ("SHARES", "PARTS")},
+            **{key: str(value) for key, value in array.items()},
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "DRY_RUN": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "count", "shares", "share"),
+    [(0, 0, 3, "", "1/3"), (2, 0, 3, "", "3/3"), (7, 3, 2, "64", "8/64"), (7, 3, 2, "", None), (64, 3, 2, "64", None)],
+    ids=str,
+)
+def test_a_task_of_an_audits_array_takes_its_share_or_ends(
+    number: int, first: int, count: int, shares: str, share: str | None
+) -> None:
+    code, commands = _task(number, "d", "m", "o", first=first, count=count, SHARES=shares)
+    taken = [one[one.index("--shard") + 1] for one in commands]
+    assert (code, taken) == ((0, [share]) if share else (2, []))
+
+
+def test_an_array_deals_out_every_part_once(tmp_path: Path) -> None:
+    for name in ("a", "b b", "c", "d"):
+        (tmp_path / name).mkdir()
+    dealt = [_task(number, str(tmp_path), "m", "o", "--top", "3", PARTS="1") for number in range(3)]
+    assert [code for code, _ in dealt] == [0, 0, 0]
+    parsed = [parser_for("audit").parse_args(one[1:]) for _, commands in dealt for one in commands]
+    assert sorted((str(one.data), str(one.out)) for one in parsed) == [
+        (str(tmp_path / name), f"o/{name}") for name in ("a", "b b", "c", "d")
+    ]
+    assert all(one.shard is None and one.top == 3 for one in parsed)
+    assert _task(0, str(tmp_path / "a"), "m", "o", PARTS="1")[0] == 2, "no parts in it"
 
 
 def test_all_tables_copies_only_files_that_are_among_the_committed_results() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +392,35 @@ def test_two_processes_at_once_give_the_result_of_one(home: Path, whole: Path, t
     both = [_start(_words(home, tmp_path), RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
     assert [patience.finish(process) for process in both] == [0, 0]
     assert _results(tmp_path) == _results(whole)
+
+
+@pytest.mark.slow
+def test_two_tasks_of_an_array_over_tars_give_the_result_of_one_process(home: Path, tmp_path: Path) -> None:
+    """The body of the sbatch script, as SLURM starts it twice at once."""
+    root, data = Path(__file__).parents[2], tmp_path / "data"
+    data.mkdir()
+    files = sorted((home / "data" / "images").rglob("*.*"))
+    for number in range(3):
+        with tarfile.open(data / f"{number:05}.tar", "w") as archive:
+            for file in files[number::3]:
+                archive.add(file, file.name)
+    command = tmp_path / "bin" / "safevlm"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safevlm "$@"\n')
+    command.chmod(0o755)
+    _, _, _, model, _, out, *flags = _words(home, tmp_path / "two")
+    environment = {
+        "PATH": os.pathsep.join([str(command.parent), os.environ["PATH"]]),
+        "SLURM_SUBMIT_DIR": str(root),
+        "SLURM_ARRAY_TASK_MIN": "0",
+        "SLURM_ARRAY_TASK_COUNT": "2",
+    }
+    words = ["bash", "scripts/slurm/audit.sbatch", str(data), model, out, *flags]
+    both = [patience.start(words, root, **environment, SLURM_ARRAY_TASK_ID=str(number)) for number in (0, 1)]
+    assert [patience.finish(process) for process in both] == [0, 0]
+    audit(_settings(home, tmp_path / "one", data=data))
+    assert _results(tmp_path / "two") == _results(tmp_path / "one")
+    assert len(_rows(tmp_path / "two")) == N
 
 
 def test_the_contaminated_set_holds_exactly_what_was_asked_for(home: Path) -> None:
