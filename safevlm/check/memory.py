@@ -22,7 +22,8 @@ Bytes, for N processes; b is 2 with bf16 and 4 without.
   checkpointing keeps b h per layer, and a layer is at work in full: what it keeps, and as much of gradients.
   (Compare Korthikanti et al., arXiv 2205.05198: 34 h per token and layer for a trained GPT layer in 16 bits.)
   Nothing is kept where no gradient passes the LLM: head-only training, and stage 1 without LM tokens.
-* Logits: 2 b per token and word (logits and a shifted copy) and 12 per answer token and word (fp32).
+* Logits: 2 b per token and word (logits and a copy) and 12 per answer token and word (fp32). Too much by up to 2.5 % of
+  those steps: they computed all logits, and training computes those at positions before labels alone.
 * Vision tower, under no_grad and gone before what follows it: its hidden states, fp32 because autocast's norms are, and
   one layer at work. The patches stay, fp32 and two copies to compute with.
 * Safety projector, per position and width of a block: 28 (inputs of three norms, two activations and the gate, and the

@@ -1,6 +1,7 @@
 """Records → one padded batch.
 
 input_ids, attention_mask, labels   (b, t)   labels are -100 except on answers
+logits_to_keep                      (c,)     positions whose next token has a label in any row: the loss needs no others
 pixel_values                        (i, 3, h, w), in the order of the image slots; absent without images
 safe_level, safe_type               (b,)     -100 where a record has no label or no image
 safety_words, safety_word_mask      (b, w)   words of the request, without hint and answers, for a head that reads text
@@ -59,11 +60,13 @@ class Collator:
             self._check_row(record, ids[row], answers[row])
             self._tell_cut(record, int(mask[row].sum()))
         ids, mask, answers = ids[:, : self.max_length], mask[:, : self.max_length], answers[:, : self.max_length]
+        labels = ids.masked_fill(~answers, IGNORED)
         return {
             **encoded,
             "input_ids": ids,
             "attention_mask": mask.long(),
-            "labels": ids.masked_fill(~answers, IGNORED),
+            "labels": labels,
+            "logits_to_keep": columns_before_labels(labels),
             **verdicts(records),
             **words(self.processor, records),
             "ids": [record.id for record in records],
@@ -95,6 +98,14 @@ class Collator:
                 tokens,
                 self.max_length,
             )
+
+
+def columns_before_labels(labels: Tensor) -> Tensor:
+    """(b, t) → (c,) positions, ascending, whose next token has a label in any row.
+
+    Here and not on the device, where the number of them would have to be waited for.
+    """
+    return (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
 
 
 def verdicts(records: Sequence[Record]) -> dict[str, Tensor]:

@@ -18,10 +18,16 @@ class Term:
     count: Tensor
 
 
-def language_modeling(logits: Tensor, labels: Tensor) -> Term:
-    """(b, t, vocabulary), (b, t) → cross-entropy of each next token that has a label, in float32."""
+def language_modeling(logits: Tensor, labels: Tensor, columns: Tensor | None = None) -> Term:
+    """(b, t, vocabulary), (b, t) → cross-entropy of each next token that has a label, in float32.
+
+    `columns` (c,): the positions that `logits` (b, c, vocabulary) stand for, where a model was asked for no others.
+    Every position before a label is one of them (`safevlm.data.collate.columns_before_labels`).
+    """
     targets = labels[:, 1:]
-    return _cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    if columns is None:
+        return _cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    return _cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten())
 
 
 def classification(logits: Tensor, labels: Tensor) -> Term:

@@ -75,8 +75,6 @@ class SafeLlava(SafetyModules, classes.Model):
         self.add_guard(config, fields.patch_width(config), width)
         self.slots = processor.slots_per_image(config, safety.lm_tokens)
         """`<image>` tokens per image in `input_ids`."""
-        self.has_lm = parts.has_lm(self)
-        """Whether the model can answer: False when it was loaded without the LLM's layers."""
         self.post_init()
 
     @property
@@ -93,6 +91,11 @@ class SafeLlava(SafetyModules, classes.Model):
     def lm_layers(self) -> nn.ModuleList:
         """The LLM's decoder layers; empty in a model that was loaded without its LLM."""
         return parts.lm_layers(self)
+
+    @property
+    def has_lm(self) -> bool:
+        """Whether the model can answer: False while it has no layers of an LLM, which a caller may add later."""
+        return parts.has_lm(self)
 
     def tower_state(self) -> dict[str, Tensor]:
         """The vision tower's weights by their own names, not copied."""

@@ -29,7 +29,7 @@ from safevlm.config import (
     RunConfig,
     SafetyConfig,
 )
-from safevlm.data.collate import IGNORED
+from safevlm.data.collate import IGNORED, columns_before_labels
 from safevlm.model import loading, losses, quantization
 from safevlm.model.safe_llava import SafeLlava, SafeLlavaConfig
 from safevlm.model.safety_modules import is_safety_name
@@ -226,12 +226,14 @@ def batch(shape: BenchShape, model: Any, size: int, device: torch.device) -> dic
     ids = torch.cat([words[:, :1], images, words[:, 1:]], dim=1)
     answers = torch.zeros_like(ids, dtype=torch.bool)
     answers[:, -(shape.words // 2) :] = True
+    labels = ids.masked_fill(~answers, IGNORED)
     made = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn(size, *fields.pixel_shape(model.config), generator=noise),
         "safety_word_mask": ~answers & (ids != image),
-        "labels": ids.masked_fill(~answers, IGNORED),
+        "labels": labels,
+        "logits_to_keep": columns_before_labels(labels),
         "safe_level": torch.randint(0, len(taxonomy.levels), (size,), generator=noise),
         "safe_type": torch.randint(0, len(taxonomy.categories), (size,), generator=noise),
     }
@@ -245,7 +247,7 @@ def loss_of(model: Any, inputs: dict[str, Tensor], weights: LossWeights) -> Tens
     outputs = model(**fed, skip_lm=not weights.lm)
     terms = {}
     if outputs.logits is not None:
-        terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"])
+        terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"], inputs["logits_to_keep"])
     terms["level"] = losses.classification(outputs.level_logits, labels["level"])
     terms["category"] = losses.classification(outputs.category_logits, labels["category"])
     return sum(getattr(weights, name) * term.total / term.count for name, term in terms.items())

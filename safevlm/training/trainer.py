@@ -106,7 +106,7 @@ class SafeTrainer(Trainer):
         outputs = model(**fed, skip_lm=not self.weights["lm"])
         terms = {}
         if outputs.logits is not None:
-            terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"])
+            terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"], inputs.get("logits_to_keep"))
         if outputs.level_logits is not None:
             terms["level"] = losses.classification(outputs.level_logits, labels["level"])
             terms["category"] = losses.classification(outputs.category_logits, labels["category"])

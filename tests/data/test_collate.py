@@ -63,6 +63,7 @@ def test_batch_holds_what_the_docstring_promises(processor: LlavaProcessor, reco
         "input_ids",
         "attention_mask",
         "labels",
+        "logits_to_keep",
         "pixel_values",
         "safe_level",
         "safe_type",
@@ -86,6 +87,15 @@ def test_labels_are_the_answers_in_place(processor: LlavaProcessor, records: lis
     for row, record in enumerate(records):
         assert processor.tokenizer.decode(labels[row][kept[row]]) == _answers(record)
     assert not (kept & ~batch["attention_mask"].bool()).any(), "padding has a label"
+
+
+def test_logits_to_keep_are_the_positions_before_labels_of_any_row(
+    processor: LlavaProcessor, records: list[Record]
+) -> None:
+    batch = Collator(processor)(records)
+    found, length = batch["logits_to_keep"].tolist(), batch["labels"].shape[1]
+    before = {at - 1 for row in batch["labels"] for at in range(1, length) if row[at] != IGNORED}
+    assert found == sorted(before) and 0 < len(found) < length
 
 
 def test_pixels_stand_in_the_order_of_the_slots(processor: LlavaProcessor, records: list[Record]) -> None:

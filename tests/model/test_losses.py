@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from safevlm.data.collate import columns_before_labels
 from safevlm.model import losses
 from safevlm.model.losses import IGNORED
 
@@ -80,6 +81,23 @@ def test_a_label_more_is_a_term_more() -> None:
     single = F.cross_entropy(logits[0, 2:3], torch.tensor([4]))
     assert (more.count - less.count) == 1
     torch.testing.assert_close(more.total - less.total, single)
+
+
+@pytest.mark.parametrize("labelled", ["some", "none"])
+def test_logits_of_the_columns_before_labels_give_the_same_sum_and_gradients(labelled: str) -> None:
+    labels = _labels(4, 9, 20) if labelled == "some" else torch.full((4, 9), IGNORED)
+    labels[:, 4:6] = IGNORED
+    columns = columns_before_labels(labels)
+    assert len(columns) == (6 if labelled == "some" else 0)
+    whole, some = (_noise(4, 9, 20).requires_grad_() for _ in range(2))
+    expected, found = (
+        losses.language_modeling(whole, labels),
+        losses.language_modeling(some[:, columns], labels, columns),
+    )
+    assert found.total == expected.total and found.count == expected.count
+    expected.total.backward()
+    found.total.backward()
+    assert torch.equal(some.grad, whole.grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

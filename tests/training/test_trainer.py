@@ -224,9 +224,9 @@ def test_terms_are_means_over_labelled_items(home: Path, tmp_path: Path, monkeyp
     language_modeling, classification = losses.language_modeling, losses.classification
 
     def remember(kind: str, real: Any) -> Any:
-        def term(logits: Tensor, labels: Tensor) -> losses.Term:
+        def term(logits: Tensor, labels: Tensor, *columns: Tensor | None) -> losses.Term:
             kept = labels[:, 1:] if kind == "lm" else labels
-            result = real(logits, labels)
+            result = real(logits, labels, *columns)
             assert int(result.count) == int((kept != losses.IGNORED).sum())
             seen[kind].append((result.total.item(), int(result.count)))
             return result
