@@ -72,7 +72,7 @@ def _message(message: object, where: str) -> tuple[str, Spoken]:
     _check_keys(message, ("role", "content"), where)
     spoken = _content(message.get("content"), where)
     if spoken.images and role != "user":
-        raise ValueError(f"{where}: an image in a {role} message; images belong to user messages")
+        raise ValueError(f"{where}: an image in a message of the {role}; images belong to a user or a tool")
     if not spoken.text and not spoken.images:
         raise ValueError(f"{where}: the {role} message is empty; leave it out, or give it words")
     return str(role), spoken

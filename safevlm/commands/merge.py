@@ -27,7 +27,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="type of the weights as written; merging and comparing are float32 always",
     )
     parser.add_argument(
-        "--stock", action="store_true", help="write a plain LLaVA for stock servers, and the guard beside it in safety/"
+        "--stock", action="store_true", help="write a plain model for stock servers, and the guard beside it in safety/"
     )
     add_base(parser)
 

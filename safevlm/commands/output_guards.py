@@ -103,7 +103,11 @@ def _judge(name: str, options: argparse.Namespace) -> Assess:
     from safevlm.serve.output_guard import AnswerVerdict
 
     asked = JudgeOptions(options.output_model, options.output_url, max_retries=1, timeout=options.output_timeout)
-    if judge_of(name, "--output-guard").needs_model and not options.output_model:
+    try:
+        row = judge_of(name, "--output-guard")
+    except ValueError as error:
+        raise UsageError(f"{error}; or {SELF_CHECK}, or {MODERATIONS}") from error
+    if row.needs_model and not options.output_model:
         raise UsageError(f"--output-guard {name}: it asks a model; name it by --output-model, and its --output-url")
     judge, ask = one_by_one(name, asked)
 

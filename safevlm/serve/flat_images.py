@@ -83,7 +83,9 @@ class ImageOpener:
             data = _bytes(uri, self.limits.image_bytes)
             width, height = image_size(data, FORMATS)
             if not width * height:
-                raise ImageError(f"no image that this server opens; send one of {', '.join(FORMATS)}")
+                raise ImageError(
+                    f"no image that this server opens, or one of absurd size; send one of {', '.join(FORMATS)}"
+                )
             if width * height > self.limits.pixels:
                 raise ImageError(f"{width} x {height} pixels are over the limit of {self.limits.pixels:,}")
             image = open_image(data)

@@ -65,7 +65,7 @@ def fold(
 ) -> MergeResult:
     """Any checkpoint of ours → one complete folder that needs neither adapter nor base.
 
-    It is of kind `full`, or with `stock` of kind `guarded`: a plain LLaVA and our files beside it. ValueError when
+    It is of kind `full`, or with `stock` of kind `guarded`: a plain model and our files beside it. ValueError when
     the merged logits differ by more than the tolerance, or rounded weights are no numbers; then nothing is written.
     """
     if out.exists() and any(out.iterdir()):
@@ -104,7 +104,8 @@ def describe(merged: MergeResult, out: str, tolerance: float) -> str:
     if merged.dtype != "float32":
         lines.append(f"written as {merged.dtype}; that moves a logit by up to {merged.rounding:.2e} of the largest")
     if merged.stock:
-        lines.append(f"a plain LLaVA; its guard is in {Path(out) / export.SIDECAR}, for `safevlm chat --model {out}`")
+        place = Path(out) / export.SIDECAR
+        lines.append(f"a plain model of its family; its guard is in {place}, for `safevlm chat --model {out}`")
     if merged.stock and merged.lm_tokens:
         lines.append(f"{merged.lm_tokens} LM tokens are in {export.SIDECAR}/ only: a stock server answers without them")
     return "\n".join(lines)
