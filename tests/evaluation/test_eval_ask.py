@@ -40,6 +40,21 @@ def test_a_reply_row_holds_request_reply_verdict_and_truth(tmp_path: Path, data:
     assert (record["n"], record["dtype"]) == (18, "torch.float32")
 
 
+def test_batches_hold_prompts_of_like_length_and_replies_stand_in_the_order_of_the_suite(
+    tmp_path: Path, data: Path
+) -> None:
+    rows = [json.loads(line) for line in (data / "eval.jsonl").read_text().splitlines()]
+    for index, row in enumerate(rows):
+        row["question"] = "What is it?" + " Say." * (7 * index % len(rows))
+    write_rows(data, rows)
+    suite, parrot = load(data), Parrot(helpful)
+    assert ask(SUITE, data, "m", "none", tmp_path / "out", batch_size=4, engine=parrot) == len(suite)
+    prompts = {sample.request.id: (len(sample.request.images), len(sample.request.text)) for sample in suite}
+    asked = [prompts[name] for name in parrot.asked]
+    assert asked == sorted(asked, reverse=True) and len(set(asked)) > 4
+    assert ids(tmp_path / "out") == [sample.request.id for sample in suite] != parrot.asked
+
+
 @pytest.mark.parametrize("torn", ["", '{"id": "harm', '{"id": "x"}'])
 def test_resume_leaves_no_duplicate_and_no_gap(tmp_path: Path, data: Path, torn: str) -> None:
     out = tmp_path / "out"

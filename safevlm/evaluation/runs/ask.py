@@ -268,12 +268,23 @@ def _ask_all(
 
 
 def _batches(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequence[Sample]]]:
-    """(repeat, samples): of questions that are asked several times, one asking after the other, as seeds differ."""
+    """(repeat, samples): of questions that are asked several times, one asking after the other, as seeds differ.
+
+    Within one, the longest prompts first: a batch waits for its longest answer, and prompts alike have answers alike.
+    """
     of_repeat: dict[int, list[Sample]] = {}
     for sample in samples:
         of_repeat.setdefault(sample.expected.get(REPEAT, 0), []).append(sample)
-    for repeat, own in of_repeat.items():
+    for repeat, mixed in of_repeat.items():
+        own = sorted(mixed, key=_prompt_length, reverse=True)
         yield from ((repeat, own[start : start + size]) for start in range(0, len(own), size))
+
+
+def _prompt_length(sample: Sample) -> tuple[int, int]:
+    """Images and letters; letters stand for tokens, so that nothing is tokenized twice."""
+    request = sample.request
+    said = (request.system, request.text, *(text for pair in request.history for text in pair))
+    return len(request.images), sum(map(len, said))
 
 
 def _usable(answers: Sequence[Reply | Failure], partial: bool) -> list[Reply | Failure]:

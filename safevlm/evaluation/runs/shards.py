@@ -1,7 +1,8 @@
 """A run's replies while they come in: one file per process, and one file in the suite's order when all are there.
 
-A lone process adds to `replies.jsonl`. Of several, each adds to its own `replies.<rank>.jsonl`, and whoever finds that
-every request is answered joins them. Which process asks what: `safevlm.sharding`.
+A lone process adds to `replies.jsonl`, and brings it into the suite's order at the end. Of several, each adds to its
+own `replies.<rank>.jsonl`, and whoever finds that every request is answered joins them. Which process asks what:
+`safevlm.sharding`.
 
 The trap: a killed process leaves half a line, and a living one may be writing its last line just now. So half a line is
 passed over here, and only the owner of a file cuts it off.
@@ -9,7 +10,7 @@ passed over here, and only the owner of a file cuts it off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,23 @@ def read_all(out: Path) -> dict[str, Row]:
 def join(out: Path, ids: Sequence[str], wanted: Sequence[str]) -> bool:
     """One `replies.jsonl` in the order of `ids`, once every wanted one is answered; whether this is so now."""
     if not _files(out):
-        return set(wanted) <= set(read_all(out))
+        rows = read_all(out)
+        is_whole = set(wanted) <= set(rows)
+        if is_whole and set(rows) <= set(ids) and list(rows) != [name for name in ids if name in rows]:
+            _write_in_order(out, rows, ids)
+        return is_whole
     with locked(out / JOIN):
         rows = read_all(out)
         if not set(wanted) <= set(rows):
             return False
-        write_rows(out / REPLIES, [rows[name] for name in ids if name in rows])
+        _write_in_order(out, rows, ids)
         for file in _files(out):
             file.unlink(missing_ok=True)
         return True
+
+
+def _write_in_order(out: Path, rows: Mapping[str, Row], ids: Sequence[str]) -> None:
+    write_rows(out / REPLIES, [rows[name] for name in ids if name in rows])
 
 
 def _files(out: Path) -> list[Path]:
