@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ def test_training_on_a_narrow_image_names_the_record(narrow: Path) -> None:
 
 def test_the_audit_and_passes_over_files_name_a_narrow_image(narrow: Path) -> None:
     for processor in (PADS, CROPS):
-        error = read(PlacedItem(0, 0, Item(0, "narrow.png", file=str(narrow))), processor).error
+        whole = SimpleNamespace(image_processor=processor)
+        error = read(PlacedItem(0, 0, Item(0, "narrow.png", file=str(narrow))), whole).error
         assert "too long and narrow" in error
         with pytest.raises(ImageError, match="narrow.png"):
             open_fitting(processor, narrow)

@@ -287,7 +287,7 @@ def test_operations_by_formula_are_those_that_are_run(mode: str) -> None:
     with FlopCounterMode(display=False) as counter:
         bench.loss_of(model, inputs, how.loss).backward()
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    size = flops.StepSize(2, inputs["input_ids"].shape[1], 2)
+    size = flops.StepSize(2, inputs["input_ids"].shape[1], 2, len(inputs["logits_to_keep"]))
     work = flops.training_step(inner, size, stage_of(bench.recipe_of(shape, how)), runs_llm=bool(how.loss.lm))
     formula = sum(work.values()) + work.get("attention", 0)
     assert formula == pytest.approx(counter.get_total_flops(), rel=0.1)

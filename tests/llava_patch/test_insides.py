@@ -27,6 +27,14 @@ ROOMS = ("safevlm/backbones/",)
 ALLOWED = {
     "safevlm/model/safe_llava.py": {"mm_encoder_outputs"},  # generate() reads the names of forward's arguments
     "safevlm/model/convert.py": {"vision_tower"},  # the flag --vision-tower
+    "safevlm/defenses/bank.py": {"post_layernorm"},  # how a stored fingerprint tells an incomplete tower
+    "safevlm/evaluation/speed/image_cost.py": {
+        "CLIPImageProcessorPil",
+        "LlavaImageProcessorPil",
+        "patch_size",
+    },  # peers
+    "safevlm/miniature/family.py": {"vision_config", "text_config", "patch_size", "vision_feature_layer"},  # builds one
+    "safevlm/training/feature_cache.py": {"vision_config", "vision_feature_layer", "vision_feature_select_strategy"},
     "safevlm/data/fast_pixels.py": {"CLIPImageProcessorPil", "LlavaImageProcessorPil"},  # whose steps it has
     "safevlm/commands/convert.py": {"vision_tower"},
 }

@@ -116,7 +116,10 @@ def test_a_kernel_from_a_hub_is_refused(tmp_path: Path, kind: str) -> None:
 ELSEWHERE = {
     ("safevlm/model/stored.py", "PeftModel"),  # `check_adapter` has let a LoRA through, which names no library
     ("safevlm/check/checkpoint.py", "LoraConfig"),
-    ("safevlm/check/checkpoint.py", "SafeLlava"),  # of no folder: from a config and names of weights
+    (
+        "safevlm/check/checkpoint.py",
+        "families.classes_of(config).model",
+    ),  # of no folder: from a config and names of weights
 }
 
 

@@ -38,6 +38,8 @@ class StepSize:
     """Per row, image slots included."""
     images: int
     """Of all rows."""
+    logits: int = 0
+    """Positions per row of which the LLM gives logits."""
 
 
 def training_step(model: SafeLlava, size: StepSize, stage: Stage, *, runs_llm: bool = True) -> dict[str, int]:
@@ -53,7 +55,8 @@ def training_step(model: SafeLlava, size: StepSize, stage: Stage, *, runs_llm: b
         through = 2 if stage.learns_through_llm(model.config.safety_config) else 1
         work |= {
             "projector": 2 * _weights(parts.projector(model)) * size.images * _patches(model),
-            "llm": through * 2 * (layer_weights(model.config) * len(parts.lm_layers(model)) + _lm_head(model)) * tokens,
+            "llm": through * 2 * layer_weights(model.config) * len(parts.lm_layers(model)) * tokens,
+            "logits": through * 2 * _lm_head(model) * size.rows * size.logits,
             "attention": (1 + 2 * (through - 1)) * _causal_attention(model, size),
             "lora": 3 * 2 * _lora(model) * tokens,
         }
@@ -110,12 +113,13 @@ def _safety_projector(model: SafeLlava, size: StepSize) -> int:
 
 
 def _head(model: SafeLlava, size: StepSize) -> int:
-    """Keys and values of every feature and head token; the one query is too small to count."""
+    """Scores and weighted sums of every feature and head token. A head with one query of its own makes no keys and
+    values of them: each of its heads reads them as they are; one that reads text makes both."""
     if model.safety_head is None:
         return 0
-    safety = model.config.safety_config
+    safety, width = model.config.safety_config, fields.hidden_size(model.config)
     keys = safety.projector_tokens * size.images + safety.head_tokens * size.rows
-    return 2 * 2 * fields.hidden_size(model.config) ** 2 * keys
+    return 2 * 2 * width * (width if safety.reads_text else safety.head_heads) * keys
 
 
 def _patches(model: SafeLlava) -> int:

@@ -32,7 +32,7 @@ def train(session: Session, *, mode: str, batch: int, steps: int = STEPS) -> dic
     seconds = bench.timed_steps(model, inputs, how, steps)
     peak = session.memory()
     stage = stage_of(bench.recipe_of(session.shape, how))
-    size = flops.StepSize(batch, inputs["input_ids"].shape[1], batch)
+    size = flops.StepSize(batch, inputs["input_ids"].shape[1], batch, len(inputs["logits_to_keep"]))
     inner = loading.inner_of(model)
     parts = flops.training_step(inner, size, stage, runs_llm=bool(how.loss.lm))
     work, middle = sum(parts.values()), median(seconds)
