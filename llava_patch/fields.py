@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,17 +110,6 @@ def lm_layers(config: Config) -> int:
 def set_lm_layers(config: Config, layers: int) -> None:
     """Changes the config in place."""
     text(config).num_hidden_layers = layers
-
-
-@contextlib.contextmanager
-def with_lm_layers(config: Config, layers: int) -> Iterator[None]:
-    """Models that are built from this config in here have so many decoder layers; 0 leaves the LLM on the disk."""
-    before = lm_layers(config)
-    set_lm_layers(config, layers)
-    try:
-        yield
-    finally:
-        set_lm_layers(config, before)
 
 
 def _vision(config: Config) -> Any:

@@ -1,13 +1,25 @@
-"""What the config of any family says about its LLM. No model is needed."""
+"""What the config of any family says about its LLM, by the names of LLaVA's own. No model is needed."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from typing import Any
 
-from llava_patch.fields import Sizes
+from llava_patch.fields import Sizes, hidden_size, image_token_id, lm_layers, positions, text, vocabulary_size
+
+__all__ = [
+    "copy_lm_layers",
+    "hidden_size",
+    "image_token_id",
+    "lm_layers",
+    "positions",
+    "set_lm_layers",
+    "sizes",
+    "text",
+    "vocabulary_size",
+    "with_lm_layers",
+]
 
 TYPICAL_PATCHES = 4096
 """Of an image of about 900 x 900 pixels in patches of 14: what a tower that takes any size is reckoned with."""
@@ -15,45 +27,15 @@ PER_LAYER = "layer_types"
 """Some configs list their layers by kind; the list is as long as there are layers."""
 
 
-def text(config: Any) -> Any:
-    """The LLM's own config. Its class depends on the LLM, hence `Any`."""
-    return config.text_config
-
-
-def hidden_size(config: Any) -> int:
-    """d, the LLM's width, which is also the width of an image token."""
-    return int(text(config).hidden_size)
-
-
-def vocabulary_size(config: Any) -> int:
-    """Rows of the LLM's embedding table."""
-    return int(text(config).vocab_size)
-
-
-def image_token_id(config: Any) -> int:
-    """Id that fills the image slots of `input_ids`."""
-    return int(config.image_token_id)
-
-
-def positions(config: Any) -> int:
-    """Tokens of prompt and answer together that the LLM was made for."""
-    return int(text(config).max_position_embeddings)
-
-
-def lm_layers(config: Any) -> int:
-    """Decoder layers of the LLM."""
-    return int(text(config).num_hidden_layers)
-
-
 @contextlib.contextmanager
 def with_lm_layers(config: Any, layers: int) -> Iterator[None]:
     """Models that are built from this config in here have so many decoder layers; 0 leaves the LLM on the disk."""
-    before = copy.deepcopy(config)
+    before = _layers(config)
     set_lm_layers(config, layers)
     try:
         yield
     finally:
-        copy_lm_layers(before, config)
+        _give(config, *before)
 
 
 def set_lm_layers(config: Any, layers: int) -> None:
@@ -67,10 +49,19 @@ def set_lm_layers(config: Any, layers: int) -> None:
 
 def copy_lm_layers(source: Any, config: Any) -> None:
     """Gives `config` the layers that `source` says, in place."""
-    own, kinds = text(config), getattr(text(source), PER_LAYER, None)
+    _give(config, *_layers(source))
+
+
+def _layers(config: Any) -> tuple[int, list[str] | None]:
+    """How many the LLM has, and their kinds where the config lists them."""
+    return lm_layers(config), getattr(text(config), PER_LAYER, None)
+
+
+def _give(config: Any, layers: int, kinds: list[str] | None) -> None:
+    own = text(config)
     if kinds is not None:
         setattr(own, PER_LAYER, list(kinds))
-    own.num_hidden_layers = lm_layers(source)
+    own.num_hidden_layers = layers
 
 
 def sizes(config: Any) -> Sizes:

@@ -56,7 +56,7 @@ ROWS = (
         "llava_onevision",
         "LlavaOnevision",
         loose=NEWLINE,
-        takes=("pixel_values", "image_sizes"),
+        takes=("pixel_values", "image_sizes", "batch_num_images"),
         read=reading.together,
         join=_tiles_of_the_only_image,
         wholes=lambda images: image_tokens.first_rows(len(_shown(image)) for image in images),

@@ -34,7 +34,7 @@ class Backbone:
     llm: str = "model.language_model"
     """Path of the LLM without its lm_head."""
     takes: tuple[str, ...] = ("pixel_values",)
-    """What `get_image_features` takes of an image processor's outputs."""
+    """What `get_image_features` takes of what `join` makes."""
     positions: tuple[str, ...] = ()
     """Those of them that `forward` takes besides the tokens, to place these."""
     token_types: str = ""
@@ -65,7 +65,12 @@ class Backbone:
 
     @property
     def processor_class(self) -> Any:
-        return getattr(transformers, self.processor or f"{self.name}Processor")
+        return getattr(transformers, self.processor_name)
+
+    @property
+    def processor_name(self) -> str:
+        """Of the class."""
+        return self.processor or f"{self.name}Processor"
 
     @property
     def seen(self) -> tuple[str, ...]:

@@ -61,7 +61,8 @@ def encode(backbone: Backbone, model: Any, images: ImageInputs) -> ImagePass:
 
     Frozen parts run under `no_grad`, unless the pixels want a gradient.
     """
-    tensors = backbone.join(images)
+    joined = backbone.join(images)
+    tensors = {name: joined[name] for name in backbone.takes}
     seen = [model.get_submodule(name) for name in backbone.seen]
     wants_gradient = any(each.requires_grad for each in tensors.values()) or any(
         weight.requires_grad for part in seen for weight in part.parameters()

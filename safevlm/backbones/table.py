@@ -14,12 +14,15 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+_BY_PROCESSOR = {row.processor_name: row for row in reversed(BACKBONES.values())}
+"""Some families share a class and read alike: the first of them."""
+
+
 def find(model_type: str) -> Backbone | None:
     """The family of a stock `model_type`, or of one of ours; None: no row has it."""
     return BACKBONES.get(model_type.removeprefix(PREFIX))
 
 
 def of_processor(processor: Any) -> Backbone | None:
-    """The family of a processor; None: LLaVA's, or one of no row. Some families share a class, and read alike."""
-    name = type(processor).__name__
-    return next((row for row in BACKBONES.values() if (row.processor or f"{row.name}Processor") == name), None)
+    """The family of a processor; None: LLaVA's, or one of no row."""
+    return _BY_PROCESSOR.get(type(processor).__name__)

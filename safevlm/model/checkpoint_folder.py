@@ -120,7 +120,6 @@ def config_of(folder: Path, kind: Kind, safety: SafetyConfig | None) -> SafeLlav
     """The model's config; of a stock folder with a safety section from `safety`. CheckpointError: broken or foreign."""
     _check_sections(folder / "config.json")
     try:
-        families.register(_read_table(folder / "config.json").get("model_type", ""))
         config = from_folder(AutoConfig, folder)
         _ = config_facts.text(config) if kind in ("stock", "guarded") else config.taxonomy  # reads the safety section
     except ForeignCodeError as error:  # names its own file

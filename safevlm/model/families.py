@@ -84,10 +84,3 @@ def is_seen(config: Any, name: str, *, words: bool) -> bool:
     backbone = backbone_of(config)
     looks = names.is_tower(name) if backbone is None else backbone.looks_through(name)
     return looks or (words and names.is_embedding(name))
-
-
-def register(model_type: str) -> None:
-    """Teaches transformers the classes of this `model_type`, before it reads a config of it."""
-    backbone = table.find(model_type)
-    if backbone is not None:
-        safe_backbone.classes_of(backbone)

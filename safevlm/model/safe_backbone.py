@@ -29,7 +29,7 @@ from safevlm.backbones.row import Backbone
 from safevlm.backbones.shared_pass import ImagePass
 from safevlm.config import SafetyConfig
 from safevlm.model.guard_output import with_guard
-from safevlm.model.safety_modules import SafetyModules, check_images
+from safevlm.model.safety_modules import SafetyModules, check_images, is_safety_name
 from safevlm.model.safety_section import SafetySection
 from safevlm.model.tokens import TokenBank
 
@@ -76,11 +76,6 @@ class SafeBackbone(SafetyModules):
 
     slots: ClassVar[None] = None
     """`<image>` tokens per image: images differ in them."""
-
-    @property
-    def lm_tokens(self) -> int:
-        """Learned tokens in front of every image."""
-        return int(self.config.safety_config.lm_tokens)
 
     pixel_shape: ClassVar[None] = None
     """(channels, height, width) of every image: there is no one shape."""
@@ -182,7 +177,7 @@ class SafeBackbone(SafetyModules):
 
         Why: `SafeLlava._idle`.
         """
-        ours = [weight for name, weight in self.named_parameters() if name.startswith("safety_")]  # type: ignore[attr-defined]
+        ours = [weight for name, weight in self.named_parameters() if is_safety_name(name)]  # type: ignore[attr-defined]
         if not torch.is_grad_enabled() or not any(weight.requires_grad for weight in ours):
             return None
         reached = []

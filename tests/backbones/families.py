@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from safevlm.backbones.processors import without_video
 from safevlm.backbones.row import Backbone
 from safevlm.backbones.table import BACKBONES
+from safevlm.config import SafetyConfig
 from tests.backbones.templates import SHAPES
 
 WIDTH, VOCABULARY, SIDE, PATCH = 32, 320, 16, 4
@@ -238,9 +239,8 @@ def _shared(model_type: str) -> tuple[Any, Any]:
 
 
 def stock(model_type: str) -> tuple[Any, Any]:
-    """A stock model of transformers' own class, the caller's own, and its processor."""
-    model, processor = _shared(model_type)
-    return copy.deepcopy(model), processor
+    """A stock model of transformers' own class and its processor, both the caller's own."""
+    return copy.deepcopy(_shared(model_type))
 
 
 def saved(model_type: str, folder: Path) -> Path:
@@ -251,6 +251,16 @@ def saved(model_type: str, folder: Path) -> Path:
     return folder
 
 
+SAFETY = SafetyConfig(
+    projector="resampler",
+    projector_width=16,
+    projector_depth=1,
+    projector_tokens=4,
+    lm_tokens=3,
+    head_tokens=2,
+    head_heads=4,
+)
+"""Safety modules of a size with these models."""
 QUICK = ("qwen3_vl", "gemma3", "llava_next")
 """Families whose contract the fast tests check: flattened patches with deep features, squares, tiles."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from safevlm.__main__ import main
-from safevlm.config import SafetyConfig
 from safevlm.engine import load
 from safevlm.model import export, loading
 from safevlm.types import Generation, Request
@@ -17,21 +17,12 @@ from tests.backbones import families
 from tests.serve.serving import asked, serving
 
 each_family = families.each()
-SAFETY = SafetyConfig(
-    projector="resampler",
-    projector_width=16,
-    projector_depth=1,
-    projector_tokens=4,
-    lm_tokens=0,
-    head_tokens=2,
-    head_heads=4,
-)
 
 
 def _guarded(family: str, place: Path) -> Path:
     """A stock folder with an untrained guard beside it."""
     torch.manual_seed(1)
-    loaded = loading.load(families.saved(family, place / "stock"), safety=SAFETY)
+    loaded = loading.load(families.saved(family, place / "stock"), safety=replace(families.SAFETY, lm_tokens=0))
     with torch.no_grad():  # opinions far apart, so that rounding decides nothing
         loaded.model.safety_head.category.weight.mul_(1e3)
         loaded.model.safety_head.level.weight.mul_(1e3)

@@ -29,15 +29,6 @@ from tests.backbones.templates import SHAPES
 
 CPU = torch.device("cpu")
 SHORT = Generation(max_new_tokens=6)
-SAFETY = SafetyConfig(
-    projector="resampler",
-    projector_width=16,
-    projector_depth=1,
-    projector_tokens=4,
-    lm_tokens=3,
-    head_tokens=2,
-    head_heads=4,
-)
 each_family = families.each()
 
 
@@ -52,7 +43,7 @@ def folder(home: Path, family: str) -> Path:
 
 
 def guarded(home: Path, family: str, defense: str = "safety-head", **safety: Any) -> Engine:
-    config = SafetyConfig(**{**vars(SAFETY), **safety})
+    config = SafetyConfig(**{**vars(families.SAFETY), **safety})
     place = folder(home, family)
     torch.manual_seed(1)
     loaded = loading.load(place, safety=config)
@@ -252,7 +243,7 @@ def test_the_c_abstractor_is_refused_where_no_grid_is(home: Path, family: str) -
 
 @each_family
 def test_without_the_llm_it_looks_and_does_not_answer(home: Path, family: str) -> None:
-    loaded = loading.load(folder(home, family), safety=SAFETY, lm=False)
+    loaded = loading.load(folder(home, family), safety=families.SAFETY, lm=False)
     whole = guarded(home, family)
     loaded.safe_llava.load_state_dict(
         {name: weight for name, weight in whole.model.state_dict().items() if is_safety_name(name)}, strict=False

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from safevlm.config import (
     OptimConfig,
     Recipe,
     RunConfig,
-    SafetyConfig,
 )
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import read_records
@@ -59,9 +59,7 @@ def _data(home: Path) -> Path:
 
 
 def _recipe(home: Path, stage: str, start: Path, out: str, **settings: Any) -> Recipe:
-    tokens = settings.pop("lm_tokens", 3)
-    sizes = {"projector_width": 16, "projector_depth": 1, "projector_tokens": 4, "head_tokens": 2, "head_heads": 4}
-    safety = SafetyConfig(projector="resampler", lm_tokens=tokens, **sizes)
+    safety = replace(families.SAFETY, lm_tokens=settings.pop("lm_tokens", 3))
     return Recipe(
         stage,
         ModelConfig(str(start), safety=safety),
@@ -138,8 +136,7 @@ def test_transformers_reads_a_merged_folder_in_a_process_that_only_imports_the_p
     family: str, tmp_path: Path
 ) -> None:
     stock = families.saved(family, tmp_path / "stock")
-    sizes = {"projector_width": 16, "projector_depth": 1, "projector_tokens": 4, "head_tokens": 2, "head_heads": 4}
-    loaded = loading.load(stock, safety=SafetyConfig(projector="resampler", lm_tokens=0, **sizes))
+    loaded = loading.load(stock, safety=replace(families.SAFETY, lm_tokens=0))
     loaded.model.save_pretrained(tmp_path / "full")
     code = (
         "import safevlm; from transformers import AutoModelForImageTextToText as Auto; "

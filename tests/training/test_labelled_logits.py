@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from safevlm.config import LossWeights, SafetyConfig
+from safevlm.config import LossWeights
 from safevlm.data.collate import IGNORED, Collator, columns_before_labels
 from safevlm.data.records import read_records
 from safevlm.model import loading
@@ -26,15 +26,6 @@ from tests.training import workshop
 KEY = "logits_to_keep"
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """How far two gradients may be apart."""
-SAFETY = SafetyConfig(
-    projector="resampler",
-    projector_width=16,
-    projector_depth=1,
-    projector_tokens=4,
-    lm_tokens=3,
-    head_tokens=2,
-    head_heads=4,
-)
 
 
 class AllLogits(workshop.WatchedTrainer):
@@ -152,7 +143,7 @@ def _loaded_and_batch(family: str, folder: Path) -> tuple[loading.Loaded, dict[s
         for name, said in turns.items()
     ]
     data = workshop.save_rows(folder / "data.jsonl", rows)
-    loaded = loading.load(families.saved(family, folder / "stock"), safety=SAFETY)
+    loaded = loading.load(families.saved(family, folder / "stock"), safety=families.SAFETY)
     loaded.model.train()
     return loaded, dict(Collator(loaded.processor)(list(read_records([str(data)], DEFAULT))))
 
