@@ -19,6 +19,7 @@ FAMILIES = (
     "llava_onevision",
     "idefics3",
     "smolvlm",
+    "mistral3",
 )
 """Every `model_type` of the table, for who must know it without importing torch (`safevlm.model.registration`)."""
 PREFIX = "safe_"

@@ -25,6 +25,8 @@ class Backbone:
     """Of transformers' classes: `{name}ForConditionalGeneration`, `{name}Config`."""
     processor: str = ""
     """transformers' class of processor; empty: `{name}Processor`."""
+    own_processor: Any = None
+    """In the place of a class of transformers that needs more than images and words do."""
     tower: str = "model.vision_tower"
     """Path of the vision tower in the model."""
     between: tuple[str, ...] = ("model.multi_modal_projector",)
@@ -65,12 +67,12 @@ class Backbone:
 
     @property
     def processor_class(self) -> Any:
-        return getattr(transformers, self.processor_name)
+        return self.own_processor or getattr(transformers, self.processor_name)
 
     @property
     def processor_name(self) -> str:
         """Of the class."""
-        return self.processor or f"{self.name}Processor"
+        return self.own_processor.__name__ if self.own_processor else self.processor or f"{self.name}Processor"
 
     @property
     def seen(self) -> tuple[str, ...]:

@@ -203,6 +203,19 @@ def _idefics3(row: Backbone) -> Made:
     return config, _processor(row, tokenizer, images, "<image>", image_seq_len=4)
 
 
+def _mistral3(row: Backbone) -> Made:
+    tokenizer = _tokenizer(row, image_token="[IMG]")
+    tokenizer.add_tokens(["[IMG_BREAK]", "[IMG_END]"], special_tokens=True)
+    config = row.config_class(
+        text_config=transformers.MistralConfig(**_text(tokenizer), head_dim=8),
+        vision_config=transformers.PixtralVisionConfig(**{**VISION, "image_size": 3 * SIDE}, head_dim=8),
+        image_token_index=tokenizer.image_token_id,
+        spatial_merge_size=2,
+    )
+    images = transformers.PixtralImageProcessorPil(size={"longest_edge": 2 * SIDE}, patch_size=PATCH)
+    return config, _processor(row, tokenizer, images, "[IMG]", patch_size=PATCH, spatial_merge_size=2)
+
+
 def _processor(row: Backbone, tokenizer: Any, images: Any, image: str, **fields: Any) -> Any:
     kind = without_video(row.processor_class)
     parts = {"tokenizer": tokenizer, "image_processor": images, "video_processor": None}
@@ -222,6 +235,7 @@ MADE: Mapping[str, Callable[[Backbone], Made]] = {
     "llava_onevision": _llava_onevision,
     "idefics3": _idefics3,
     "smolvlm": _idefics3,
+    "mistral3": _mistral3,
 }
 
 

@@ -38,6 +38,12 @@ INST = (
     "{% elif message['role'] == 'user' %}[INST] {% for part in message['content'] if part['type'] == 'image' %}IMAGE\n"
     "{% endfor %}" + TEXT + " [/INST]{% else %} " + TEXT + "</s>{% endif %}{% endfor %}"
 )
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}[SYSTEM_PROMPT]" + TEXT + "[/SYSTEM_PROMPT]"
+    "{% elif message['role'] == 'user' %}[INST]" + EACH + "[/INST]{% else %}" + TEXT + "{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
 SMOL = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{{ ':' if message['content'][0]['type'] == 'image' else ': ' }}" + EACH + "<end_of_utterance>\n{% endfor %}"
@@ -69,4 +75,5 @@ SHAPES = {
     "llava_onevision": _CHATML,
     "idefics3": Shape(SMOL, "<end_of_utterance>", ("<|im_start|>",)),
     "smolvlm": Shape(SMOL, "<end_of_utterance>", ("<|im_start|>",)),
+    "mistral3": Shape(MISTRAL, "</s>", ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "<s>"),
 }
