@@ -22,8 +22,8 @@ Bytes, for N processes; b is 2 with bf16 and 4 without.
   checkpointing keeps b h per layer, and a layer is at work in full: what it keeps, and as much of gradients.
   (Compare Korthikanti et al., arXiv 2205.05198: 34 h per token and layer for a trained GPT layer in 16 bits.)
   Nothing is kept where no gradient passes the LLM: head-only training, and stage 1 without LM tokens.
-* Logits: 2 b per token and word (logits and a copy) and 12 per answer token and word (fp32). Too much by up to 2.5 % of
-  those steps: they computed all logits, and training computes those at positions before labels alone.
+* Logits: 2 b per column and word (logits and their gradient) and 12 per answer token and word (fp32). Columns are the
+  positions before labels of any row, the only ones that training asks the LLM about; those steps asked about all.
 * Vision tower, under no_grad and gone before what follows it: its hidden states, fp32 because autocast's norms are, and
   one layer at work. The patches stay, fp32 and two copies to compute with.
 * Safety projector, per position and width of a block: 28 (inputs of three norms, two activations and the gate, and the
@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from safevlm.config import Quantization
@@ -68,6 +68,8 @@ LIVE_LAYERS = 2
 ADAM = 12
 """An fp32 weight (DeepSpeed's master) and two moments."""
 FP32 = 4
+BATCHES = (1, 2, 4, 8, 16)
+"""Of the table."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Load:
     answer_tokens: int
     images: int
     """Per record, like the tokens."""
+    columns: int = 0
+    """Positions whose next token is an answer's in any record of the batch; 0: the records' answers lie in the same."""
     batch: int = 1
     accumulates: bool = False
     """Whether an update has several micro-batches, so that gradients wait while the next is read."""
@@ -175,12 +179,16 @@ def host(shape: ModelShape, load: Load) -> int:
     return (weights if load.offloads_weights else 0) + (ADAM * shape.trained if load.offloads_optimizer else 0)
 
 
-def table(shape: ModelShape, load: Load, gpu: float, batches: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[str]:
-    """GiB per GPU by ZeRO stage and batch size; `*` marks the recipe's, `!` what is over `gpu` GiB."""
-    sizes = sorted({*batches, load.batch})
+def table(shape: ModelShape, load: Load, gpu: float, columns: Callable[[int], int]) -> list[str]:
+    """GiB per GPU by ZeRO stage and batch size; `*` marks the recipe's, `!` what is over `gpu` GiB.
+
+    `columns`: those of a batch of so many records.
+    """
+    sizes = sorted({*BATCHES, load.batch})
     lines = ["GiB per GPU        " + "".join(f"{f'batch {size}':>11}" for size in sizes)]
+    loads = [dataclasses.replace(load, batch=size, columns=columns(size)) for size in sizes]
     for stage in _stages(load):
-        cells = [_cell(shape, dataclasses.replace(load, stage=stage, batch=size), load, gpu) for size in sizes]
+        cells = [_cell(shape, dataclasses.replace(tried, stage=stage), load, gpu) for tried in loads]
         lines.append(f"{'no ZeRO' if not stage else f'ZeRO-{stage}':<19}" + "".join(f"{cell:>11}" for cell in cells))
     return lines
 
@@ -250,7 +258,8 @@ def _held(shape: ModelShape, load: Load) -> int:
 def _logits(shape: ModelShape, load: Load) -> int:
     if not shape.runs_llm:
         return 0
-    return load.batch * shape.vocabulary * (2 * load.bytes * load.tokens + 12 * load.answer_tokens)
+    columns = min(load.tokens, load.columns or load.answer_tokens)
+    return load.batch * shape.vocabulary * (2 * load.bytes * columns + 12 * load.answer_tokens)
 
 
 def _tower(shape: ModelShape, load: Load) -> int:

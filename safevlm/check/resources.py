@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from safevlm.check import checkpoint, disk, dry_run, memory, model, zero
@@ -12,7 +13,7 @@ from safevlm.check.findings import Finding, size
 from safevlm.check.lazy_parts import PROBLEMS, Skipped
 from safevlm.check.model_shape import model_shape
 from safevlm.check.plan import RunPlan
-from safevlm.check.samples import EncodedRecord
+from safevlm.check.samples import EncodedRecord, columns
 from safevlm.training.arguments import frozen_dtype
 from safevlm.training.prepare import trainable
 
@@ -80,7 +81,7 @@ def _table(plan: RunPlan, shape: memory.ModelShape, load: memory.Load, gib: floa
     if plan.recipe.run.device == "cpu":
         return []
     where = f"{load.processes} processes, {load.tokens} tokens per record; * this recipe, ! does not fit"
-    return [*memory.table(shape, load, gib), where]
+    return [*memory.table(shape, load, gib, partial(columns, _rows(plan))), where]
 
 
 def disk_space(plan: RunPlan) -> Iterator[Finding]:
@@ -140,6 +141,7 @@ def load_of(plan: RunPlan) -> memory.Load:
         tokens=min(plan.longest, max((row.length for row in rows), default=(plan.skeleton.slots or 0) + QUESTION)),
         answer_tokens=max((row.learned for row in rows), default=QUESTION),
         images=max((len(row.record.images) for row in rows), default=1),
+        columns=columns(rows, recipe.optim.batch_size),
         batch=recipe.optim.batch_size,
         accumulates=_accumulates(plan),
         stage=found.stage,

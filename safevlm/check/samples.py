@@ -18,7 +18,7 @@ from llava_patch.classes import Processor
 from safevlm.backbones import table
 from safevlm.check.lazy_parts import one_line
 from safevlm.data import chat
-from safevlm.data.collate import IGNORED, Collator
+from safevlm.data.collate import IGNORED, Collator, columns_before_labels
 from safevlm.data.pixels import slot_id
 from safevlm.data.records import Record
 from safevlm.taxonomy import Taxonomy
@@ -93,6 +93,13 @@ def lengths(rows: Sequence[EncodedRecord]) -> str:
         f"{min(sizes)} to {max(sizes)} tokens, median {statistics.median(sizes):g}; {share:.0%} are image slots; "
         f"{statistics.median(learned):g} are learned (median)"
     )
+
+
+def columns(rows: Sequence[EncodedRecord], batch: int) -> int:
+    """Positions that the LLM is asked about in a batch of such records, at most (`columns_before_labels`)."""
+    apart = sum(sorted((row.learned for row in rows), reverse=True)[:batch])
+    together = {column for row in rows for column in columns_before_labels(row.labels[None]).tolist()}
+    return min(apart, len(together))
 
 
 def typical(rows: Sequence[EncodedRecord], taxonomy: Taxonomy) -> EncodedRecord:

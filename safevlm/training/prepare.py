@@ -19,13 +19,16 @@ def prepare(model: SafeLlava, stage: Stage, recipe: Recipe) -> Any:
     """
     prepared = stage.add(model, recipe)
     for name, parameter in prepared.named_parameters():
-        parameter.requires_grad = stage.trains(name)
+        parameter.requires_grad = stage.trains(name) and stage.reaches(name, recipe)
         if parameter.requires_grad and not zero3.is_planned():
             parameter.data = parameter.data.float()
         elif parameter.requires_grad and not zero3.is_cut(parameter):
             parameter.data = parameter.data.to(model.dtype)  # ZeRO-3 wants one type and keeps fp32 masters itself
     if not any(parameter.requires_grad for parameter in prepared.parameters()):
-        raise ValueError("nothing to train: this checkpoint has no safety modules; set model.safety in the recipe")
+        raise ValueError(
+            "nothing to train: this checkpoint has no safety modules that the loss reaches; set model.safety in the "
+            "recipe, or give a term of loss a weight"
+        )
     return prepared
 
 

@@ -54,6 +54,10 @@ def _nothing(name: str) -> bool:
     return False
 
 
+def _reaches_all(name: str, recipe: Recipe) -> bool:
+    return True
+
+
 def _any_recipe(recipe: Recipe) -> None:
     return None
 
@@ -87,6 +91,9 @@ class Stage:
     """Puts on the model what it does not have yet, such as a LoRA; returns the model to train."""
     trains: Callable[[str], bool] = _nothing
     """Whether a parameter of this name trains, after `add`. All others are frozen."""
+    reaches: Callable[[str, Recipe], bool] = _reaches_all
+    """Whether a recipe's loss reaches such a parameter. What it does not reach is frozen too: several processes would
+    wait for its gradient."""
     trainer: Callable[..., SafeTrainer] = _trainer
     """(recipe, loaded, records, **arguments of SafeTrainer) → the Trainer; it also saves."""
     fit: Callable[[StageRun], None] | None = None

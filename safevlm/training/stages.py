@@ -32,10 +32,17 @@ def _is_safety(name: str) -> bool:
     return is_safety_name(name)
 
 
+def _reached_in_stage1(name: str, recipe: Recipe) -> bool:
+    """LM tokens stand before the LLM alone; the head and its projector learn from verdicts alone."""
+    loss = recipe.loss
+    return bool(loss.lm if name.startswith("safety_lm_tokens.") else loss.level or loss.category)
+
+
 STAGE1 = Stage(
     "stage1",
     "safety tokens, safety projector and safety head",
     trains=_is_safety,
+    reaches=_reached_in_stage1,
     leaves="safety",
     trains_head=True,
     learns_through_llm=lambda safety: safety.lm_tokens > 0,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from safevlm.check import disk, memory
+from safevlm.check import disk, memory, samples
 from safevlm.check.memory import GIB, Load, ModelShape
+from safevlm.data import records
+from safevlm.data.collate import IGNORED, columns_before_labels
 
 LAYERS, REST, LORA = 6_476_267_520, 587_034_624, 639_631_360
 """Weights of 7B: the LLM's layers, all the rest, and a LoRA of rank 256."""
@@ -34,6 +39,11 @@ SEVEN_B = ModelShape(
 STAGE1 = dataclasses.replace(SEVEN_B, lora=False, trained=107_814_619)
 HEAD_ONLY = dataclasses.replace(STAGE1, llm=0, runs_llm=False)
 LOAD = Load(tokens=750, answer_tokens=60, images=1, batch=2, stage=2, processes=8)
+
+
+def _alike(batch: int) -> int:
+    """Columns of records whose answers lie in the same ones."""
+    return 0
 
 
 def total(shape: ModelShape = SEVEN_B, **fields: Any) -> int:
@@ -115,6 +125,25 @@ def test_frozen_safety_modules_stay_float32_without_deepspeed() -> None:
     assert total(ours, stage=0) - total(stage=0) == 4000 and total(ours, stage=2) - total(stage=2) == 2000
 
 
+def test_logits_count_where_a_label_follows_in_any_record_and_nowhere_else() -> None:
+    counted = [memory.estimate(STAGE1, dataclasses.replace(LOAD, columns=count)).logits for count in (0, 60, 100, 9999)]
+    words = LOAD.batch * STAGE1.vocabulary
+    assert counted == [words * (2 * LOAD.bytes * columns + 12 * 60) for columns in (60, 60, 100, LOAD.tokens)]
+
+
+def test_no_batch_of_the_sampled_records_has_more_columns_than_are_counted() -> None:
+    record = records.Record("id", "rows.jsonl:1", ())
+    labels = [torch.tensor([IGNORED] * before + [7] * learned) for before, learned in ((5, 2), (5, 4), (9, 1), (2, 3))]
+    rows = [samples.EncodedRecord(record, own, own, "none", 0) for own in labels]
+    for size in range(1, len(rows) + 1):
+        counted = samples.columns(rows, size)
+        batches = (pad_sequence(some, True, IGNORED) for some in itertools.combinations(labels, size))
+        worst = max(len(columns_before_labels(batch)) for batch in batches)
+        assert worst <= counted <= sum(sorted(row.learned for row in rows)[-size:])
+        assert size not in (1, len(rows)) or counted == worst
+    assert samples.columns([], 4) == 0
+
+
 def test_offloading_never_needs_more() -> None:
     assert total(stage=2, offloads_optimizer=True) < total(stage=2)
     assert total(stage=3, offloads_optimizer=True, offloads_weights=True) < total(stage=3)
@@ -137,12 +166,14 @@ def test_nothing_is_kept_of_an_llm_that_no_gradient_passes() -> None:
 
 
 def test_the_table_marks_the_recipe_and_what_does_not_fit() -> None:
-    lines = memory.table(SEVEN_B, LOAD, 24)
+    lines = memory.table(SEVEN_B, LOAD, 24, _alike)
     assert [line.split()[0] for line in lines[1:]] == ["no", "ZeRO-2", "ZeRO-3"]
     assert sum(line.count("*") for line in lines) == 1 and "*" in lines[2]
     assert any("!" in line for line in lines)
-    assert not any("!" in line for line in memory.table(SEVEN_B, LOAD, 1000))
-    assert not any("ZeRO-3" in line for line in memory.table(SEVEN_B, dataclasses.replace(LOAD, quantize="nf4"), 24))
+    assert not any("!" in line for line in memory.table(SEVEN_B, LOAD, 1000, _alike))
+    assert not any(
+        "ZeRO-3" in line for line in memory.table(SEVEN_B, dataclasses.replace(LOAD, quantize="nf4"), 24, _alike)
+    )
 
 
 def test_disk_counts_every_checkpoint_that_lies_there_at_once() -> None:

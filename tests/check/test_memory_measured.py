@@ -41,6 +41,7 @@ def load_of(row: dict[str, Any]) -> Load:
         tokens=row["tokens"],
         answer_tokens=bench.SHAPES["7b"].words // 2,
         images=1,
+        columns=row["tokens"],  # these steps computed all logits
         batch=row["batch"],
         checkpointing=mode["checkpointing"],
         quantize=mode["quantize"],

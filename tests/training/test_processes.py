@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert loading.load(two).kind == ("safety" if stage == "stage1" else "adapter")
     assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-2", "checkpoint-3", "final"]
     _resume(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions, stage)
+
+
+def test_a_head_that_trains_alone_beside_lm_tokens_learns_the_same_in_two_processes(
+    home: Path, tmp_path: Path, extensions: Path
+) -> None:
+    """Its loss reaches no LM token: the processes must not wait for a gradient of theirs."""
+    made = (_recipe(home, "stage1", tmp_path / name, batch) for name, batch in (("one", 2), ("two", 1)))
+    one, two = (replace(recipe, loss=replace(recipe.loss, lm=0.0)) for recipe in made)
+    first, second = (
+        _weights(folder, "stage1") for folder in (train(one), _launch("torchrun", two, tmp_path, extensions))
+    )
+    assert "safety_lm_tokens.latent" in first.keys() & second.keys()
+    for name, tensor in first.items():
+        assert (tensor - second[name]).abs().max() < 1e-4, f"{name} differs"
 
 
 def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path, extensions: Path) -> None:

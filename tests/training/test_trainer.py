@@ -22,7 +22,7 @@ from safevlm.model import base_print, loading, losses, saving
 from safevlm.model.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_FILE, FINAL, SAFETY_FILE
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import bench
-from safevlm.training.prepare import prepare
+from safevlm.training.prepare import prepare, trainable
 from safevlm.training.run import train
 from safevlm.training.stages import stage_of
 from tests import tiny
@@ -113,6 +113,7 @@ def test_head_only_training_never_runs_the_llm(home: Path, tmp_path: Path, monke
     changed = trainers[0].changed()
     assert all(name.startswith(("safety_projector", "safety_head")) for name in changed)
     assert any(name.startswith("safety_projector") for name in changed) and "safety_lm_tokens.latent" not in changed
+    assert changed == set(trainable(trainers[0].model)), "what the loss does not reach must be frozen"
     logged = workshop.history(final)
     assert all(line["loss"] > 0 and "loss_level" in line and "loss_lm" not in line for line in logged)
 
