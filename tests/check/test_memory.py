@@ -137,7 +137,7 @@ def test_no_batch_of_the_sampled_records_has_more_columns_than_are_counted() -> 
     rows = [samples.EncodedRecord(record, own, own, "none", 0) for own in labels]
     for size in range(1, len(rows) + 1):
         counted = samples.columns(rows, size)
-        batches = (pad_sequence(some, True, IGNORED) for some in itertools.combinations(labels, size))
+        batches = (pad_sequence(list(some), True, IGNORED) for some in itertools.combinations(labels, size))
         worst = max(len(columns_before_labels(batch)) for batch in batches)
         assert worst <= counted <= sum(sorted(row.learned for row in rows)[-size:])
         assert size not in (1, len(rows)) or counted == worst
