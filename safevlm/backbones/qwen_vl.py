@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from safevlm.backbones.image_inputs import ImageInputs
+from safevlm.backbones.image_inputs import ImageInput, ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.row import Backbone
 
@@ -15,6 +15,12 @@ from safevlm.backbones.row import Backbone
 def _with_deep(output: Any, images: ImageInputs) -> list[ImageTokens]:
     deep = zip(*output.deepstack_features, strict=True)
     return [ImageTokens(tokens, own) for tokens, own in zip(output.pooler_output, deep, strict=True)]
+
+
+def _size(processor: Any, image: ImageInput) -> tuple[int, int]:
+    _, rows, columns = image.tensors["image_grid_thw"][0].tolist()
+    side = processor.image_processor.patch_size
+    return rows * side, columns * side
 
 
 def _row(model_type: str, name: str, processor: str = "", **differing: Any) -> Backbone:
@@ -27,6 +33,7 @@ def _row(model_type: str, name: str, processor: str = "", **differing: Any) -> B
         takes=("pixel_values", "image_grid_thw"),
         positions=("image_grid_thw",),
         token_types="mm_token_type_ids",
+        native_size=_size,
         **differing,
     )
 

@@ -48,3 +48,9 @@ def slot(processor: Any) -> str:
 def has_one_size(image_processor: Any) -> bool:
     """Whether every image is brought to the same size, whatever it was; else to its own, or to tiles besides."""
     return not hasattr(image_processor, "image_grid_pinpoints") and "longest_edge" not in (image_processor.size or {})
+
+
+def size_of_values(processor: Any, image: ImageInput) -> tuple[int, int]:
+    """(height, width) of an image, or of its first tile."""
+    height, width = image.tensors["pixel_values"].shape[-2:]
+    return height, width

@@ -54,6 +54,8 @@ class Backbone:
     wholes: Callable[[ImageInputs], Sequence[int]] | None = None
     """Images → the row of the tower's output that is each image as a whole, for CLIP and SigLIP towers, which have a
     text side; None: the family's tower is none of them."""
+    native_size: Callable[[Any, ImageInput], tuple[int, int]] = reading.size_of_values
+    """Processor and an image → (height, width) at which the tower reads it."""
     needs: tuple[str, ...] = ()
     """Packages that transformers asks for besides."""
 

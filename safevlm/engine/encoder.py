@@ -31,7 +31,7 @@ class Encoder:
         self.model: Any = loaded.safe_llava
         self.processor = loaded.processor
         self.device = device
-        self._image_token_id = config_facts.image_token_id(self.model.config)
+        self.image_token_id = config_facts.image_token_id(self.model.config)
 
     def features(self, requests: Sequence[Request], every_frame: bool = False) -> list[LazyImageFeatures]:
         """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there.
@@ -100,7 +100,7 @@ class Encoder:
         return Inputs(
             torch.tensor(prompt.ids, device=self.device),
             features.pixel_values,
-            image_token_id=self._image_token_id,
+            image_token_id=self.image_token_id,
         )
 
     def check(self, after: Inputs, before: Inputs) -> Inputs:
@@ -155,7 +155,7 @@ class Encoder:
         """ValueError: a prompt leaves no room for an answer."""
         prompts = chat.prompts(self.processor, requests, slots, answer_prefix)
         for prompt in prompts:
-            check_length(len(prompt.ids), prompt.ids.count(self._image_token_id), self.positions)
+            check_length(len(prompt.ids), prompt.ids.count(self.image_token_id), self.positions)
         return prompts
 
     @property

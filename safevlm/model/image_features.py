@@ -18,6 +18,7 @@ from llava_patch.vision import VisionPass
 from safevlm.data import chat
 from safevlm.data.images import open_frames, open_image
 from safevlm.data.pixels import Pixels
+from safevlm.model.head import HeadLogits
 from safevlm.model.precision import for_verdicts
 from safevlm.types import ImageSource, Request
 
@@ -64,15 +65,34 @@ class VisionBatch:
         ends = list(accumulate(self.images, initial=0))
         return _each(lambda rows: self._judged(rows, slice(ends[rows.start], ends[rows.stop])), range(len(self.images)))
 
-    def _judged(self, rows: slice, images: slice) -> list[RiskProbabilities]:
-        device = self.pixel_values.device
+    def head_logits(self) -> HeadLogits:
+        """The head's read-outs of all rows, with a gradient where the pixels want one. ValueError without a head."""
+        return self._read_outs(slice(0, len(self.images)), slice(0, sum(self.images)))
+
+    def _read_outs(self, rows: slice, images: slice) -> HeadLogits:
         read = [words() for words in self._words[rows]] if self._model.reads_text else []
         words, mask = _padded(read) if read else (None, None)
-        with for_verdicts(device):
-            logits = self._model.judge(self.vision.patches[images], self.images[rows], words, mask)
-        levels = _probabilities(logits.level, self._model.level_names)
-        categories = _probabilities(logits.category, self._model.category_names)
+        with for_verdicts(self.pixel_values.device):
+            logits: HeadLogits = self._model.judge(self.vision.patches[images], self.images[rows], words, mask)
+        return logits
+
+    def _judged(self, rows: slice, images: slice) -> list[RiskProbabilities]:
+        logits = self._read_outs(rows, images)
+        levels = _probabilities(logits.level, self.level_names)
+        categories = _probabilities(logits.category, self.category_names)
         return [RiskProbabilities(*both) for both in zip(levels, categories, strict=True)]
+
+    @property
+    def level_names(self) -> Sequence[str]:
+        """Of the head's read-out of levels, in its order."""
+        names: Sequence[str] = self._model.level_names
+        return names
+
+    @property
+    def category_names(self) -> Sequence[str]:
+        """Of the head's read-out of categories, in its order."""
+        names: Sequence[str] = self._model.category_names
+        return names
 
     def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> list[Found | Exception]:
         """What `make` finds in the whole pass, one thing per image, or why it finds none; it is called once."""

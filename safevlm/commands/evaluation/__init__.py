@@ -20,16 +20,20 @@ def commands() -> dict[str, ModuleType]:
         ablations,
         agreement,
         ask,
+        attack,
         compare,
         grid,
         judge,
         refusals,
         report,
+        robustness,
         suites,
     )
 
     return {
         "ask": ask,
+        "attack": attack,
+        "robustness": robustness,
         "judge": judge,
         "refusals": refusals,
         "agreement": agreement,

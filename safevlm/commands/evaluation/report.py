@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from safevlm.command_line import AMOUNT
 from safevlm.commands import FINDING, OK
+from safevlm.commands.evaluation.run_flags import named_folders
 from safevlm.evaluation.report.gallery import PER_GROUP
 from safevlm.evaluation.report.page import TITLE, report
-from safevlm.usage import UsageError
 
 TEXT = "tables and pages from judged runs, without the model"
 DESCRIPTION = "Writes OUT/report.html (one file, no network), OUT/table.md, OUT/table.tex and OUT/summary.json."
@@ -35,7 +34,7 @@ def flags(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     summary = report(
-        _named(options.run),
+        named_folders(options.run),
         options.out,
         head=options.head,
         seconds=options.seconds,
@@ -45,14 +44,3 @@ def run(options: argparse.Namespace) -> int:
     print((Path(options.out) / "table.md").read_text(encoding="utf-8"))
     print(f"{Path(options.out) / 'report.html'}")
     return OK if all(run["finished"] for run in summary["runs"].values()) else FINDING
-
-
-def _named(runs: Sequence[str]) -> list[tuple[str, Path]]:
-    """NAME=DIR, in the order given; a name may come with several suites."""
-    pairs = []
-    for run in runs:
-        name, equals, folder = run.partition("=")
-        if not (name and equals and folder):
-            raise UsageError(f"--run: {run!r} is not NAME=DIR")
-        pairs.append((name, Path(folder)))
-    return pairs

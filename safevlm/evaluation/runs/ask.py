@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 from typing_extensions import TypedDict
@@ -34,6 +34,17 @@ from safevlm.types import Generation, Reply, Sample, Verdict
 from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
+
+
+class RequestChange(Protocol):
+    """What is done to requests before they are asked. Its `str` tells it from another one in `run.json`."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """More of it for `run.json`."""
+
+    def change(self, samples: Sequence[Sample], folder: Path, engine: Any) -> list[Sample]:
+        """The samples in order, each with its id and a changed request; changed images lie in the folder."""
 
 
 class FailedRow(TypedDict):
@@ -60,6 +71,7 @@ def ask(
     groups: Sequence[str] = (),
     perturb: str = "",
     images: str | Path | None = None,
+    attack: RequestChange | None = None,
     partial: bool = False,
     device: str = "auto",
     base: str | None = None,
@@ -72,7 +84,8 @@ def ask(
 
     `max_new_tokens` is the suite's unless given. `shard` I/N: ask only the I-th of N parts; without it, what torchrun
     says in the environment, or everything. `partial`: go on with a suite that is not complete. `groups`: only these.
-    `perturb`: ask about changed images (`safevlm.data.perturbations`), which are kept in `images`.
+    `perturb`: ask about changed images (`safevlm.data.perturbations`), which are kept in `images`. `attack`: ask
+    changed requests.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size: {batch_size} is too small; give 1 or more")
@@ -97,6 +110,7 @@ def ask(
         "batch_size": batch_size,
         "groups": list(groups) or None,
         "perturb": str(perturbation) if perturbation else None,
+        **({"attack": str(attack), **attack.facts} if attack else {}),
         "partial": partial,
         "processes": share.world,
         "seed": seed,
@@ -130,6 +144,8 @@ def ask(
             if perturbation:
                 place = Path(images) if images else earlier.changed_images(folder, changed_images.FOLDER)
                 waiting = changed_images.changed(waiting, perturbation, place)
+            if attack:
+                waiting = attack.change(waiting, folder / changed_images.FOLDER, engine)
             generation = Generation(max_new_tokens=max_new_tokens, temperature=asked.temperature, seed=seed)
             count = _ask_all(engine, waiting, folder, share, batch_size, generation, partial)
     shards.join(folder, [sample.request.id for sample in everything], [sample.request.id for sample in samples])

@@ -21,7 +21,18 @@ from safevlm.types import Sample
 
 FILE = "run.json"
 PATH_FIELDS = ("data", "model", "policy", "base")
-SAME_FIELDS = ("suite", "defense", "max_new_tokens", "temperature", "seed", "groups", "perturb", *PATH_FIELDS)
+SAME_FIELDS = (
+    "suite",
+    "defense",
+    "max_new_tokens",
+    "temperature",
+    "seed",
+    "groups",
+    "perturb",
+    "attack",
+    "effort",
+    *PATH_FIELDS,
+)
 PLACES = "groups_and_images"
 """Key of a digest that runs written before it do not have; they are told apart by their other digests alone."""
 PACKAGES = ("torch", "transformers")
@@ -39,6 +50,8 @@ class RunRecord(TypedDict, total=False):
     policy: str | None
     base: str | None
     perturb: str | None
+    attack: str
+    effort: dict[str, int]
     dtype: str | None
     command: str | None
     started: str

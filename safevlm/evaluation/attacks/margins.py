@@ -1,0 +1,98 @@
+"""How far a detector is from calling an image clean, as a number with a gradient.
+
+A margin above 0 is a risk, below 0 clean; the attacker pushes it down. Every detector has its own rule, so every one
+has a row here; one that is not here says it itself, by a method `margin(vision_batch)` → (b,). An attack on a detector
+that nobody can see through would be weak and look like robustness: it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safevlm.defenses import Defense
+from safevlm.defenses.fusion import Fusion
+from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.safe_clip import SafeClipDetector
+from safevlm.defenses.safety_head import SafetyHeadDetector
+from safevlm.defenses.stack import Stack
+from safevlm.model.image_features import VisionBatch
+from safevlm.taxonomy import CLEAN, SAFE
+from safevlm.usage import UsageError
+
+Margin = Callable[[VisionBatch], Tensor]
+"""A batch of requests with one image each → (b,)."""
+
+
+def margins_of(defense: Defense) -> list[Margin]:
+    """Of every detector of a defense. UsageError: one that nobody can see through."""
+    return [_margin(detector) for detector in detectors_of(defense)]
+
+
+def detectors_of(defense: Defense) -> Iterator[Any]:
+    """What looks, of a defense or of every member of a stack."""
+    if isinstance(defense, Stack):
+        for member in defense.members:
+            yield from detectors_of(member)
+    elif isinstance(defense, Mixer):
+        yield defense.detector
+    elif defense.detects:
+        yield defense
+
+
+def _margin(detector: Any) -> Margin:
+    own: Margin | None = getattr(detector, "margin", None)
+    if own is not None:
+        return own
+    if type(detector) not in MARGINS:
+        raise UsageError(
+            f"--attack: the detector {detector.name!r} has no margin that an attack could go by; give its class a "
+            "method margin(vision_batch) -> (b,), above 0 for a risk"
+        )
+    return MARGINS[type(detector)](detector)
+
+
+def _of_head(detector: SafetyHeadDetector) -> Margin:
+    """Clean is what is clean by level or by category: the easier of both."""
+
+    def margin(batch: VisionBatch) -> Tensor:
+        logits = batch.head_logits()
+        level = _lead(logits.level, batch.level_names.index(SAFE))
+        return torch.minimum(level, _lead(logits.category, batch.category_names.index(CLEAN)))
+
+    return margin
+
+
+def _of_safe_clip(detector: SafeClipDetector) -> Margin:
+    """Risky is what is likelier than every neutral concept, and likelier than τ."""
+    neutral = torch.tensor([concept.is_neutral for concept in detector.bank.concepts])
+
+    def margin(batch: VisionBatch) -> Tensor:
+        likely = detector.bank.probabilities(detector.reading(batch.vision)).clamp_min(1e-12).log()
+        risk = likely[:, ~neutral].amax(-1)
+        return torch.minimum(risk - likely[:, neutral].amax(-1), risk - math.log(max(detector.bank.facts.tau, 1e-12)))
+
+    return margin
+
+
+def _of_fusion(detector: Fusion) -> Margin:
+    """Every member has to be fooled; of a mean that is more than is needed, and never less."""
+    members = [_margin(member) for member in detector.members]
+    return lambda batch: torch.stack([member(batch) for member in members]).amax(0)
+
+
+def _lead(logits: Tensor, clean: int) -> Tensor:
+    """By how much the likeliest risky label leads the clean one."""
+    risky = torch.arange(logits.shape[-1], device=logits.device) != clean
+    return logits[:, risky].float().amax(-1) - logits[:, clean].float()
+
+
+MARGINS: dict[type, Callable[[Any], Margin]] = {
+    SafetyHeadDetector: _of_head,
+    SafeClipDetector: _of_safe_clip,
+    Fusion: _of_fusion,
+}

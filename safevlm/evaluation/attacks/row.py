@@ -1,0 +1,48 @@
+"""One row of the table of attacks, and an attack as it is asked for: `NAME` or `NAME:STRENGTH`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from safevlm.evaluation.attacks.job import AttackJob
+from safevlm.types import Sample
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """What an attack is called, what its strength means, and how requests are changed by it."""
+
+    name: str
+    text: str
+    """What its strength is, in a few words; of an attack without one, what it does."""
+    make: Callable[[AttackJob], list[Sample]]
+    """The job's samples, in order, each with a changed request of the same id."""
+    strength: float = 0.0
+    """Where none is given."""
+    least: float = 0.0
+    most: float = 0.0
+    """Equal to `least`: the attack has no strength."""
+    is_sized: bool = False
+    """Its strength is the largest change of a value, in steps of 255, of each image on its own."""
+    kind: str = "blind"
+    """`blind`: changes images and knows nothing of the model; `words`: changes words; `gradient`: goes by the gradient
+    of detectors and model; `queries`: asks them for their scores."""
+
+    @property
+    def needs_white_box(self) -> bool:
+        return self.kind in ("gradient", "queries")
+
+
+@dataclass(frozen=True)
+class Attack:
+    row: AttackRow
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.row.name}:{self.strength:g}" if self.row.most > self.row.least else self.row.name
+
+    @property
+    def folder(self) -> str:
+        """Name of its run's folder."""
+        return str(self).replace(":", "-")

@@ -1,0 +1,129 @@
+"""What the attacker goes by is what the engine does: verdicts, answers, and images that may be sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from safevlm.data.images import open_image
+from safevlm.defenses import Defense
+from safevlm.engine import Engine
+from safevlm.evaluation.attacks.descent import Box, apgd, descend, pgd, rank
+from safevlm.evaluation.attacks.job import Effort
+from safevlm.evaluation.attacks.margins import margins_of
+from safevlm.evaluation.attacks.row import AttackRow
+from safevlm.evaluation.attacks.white_box import WhiteBox, frozen
+from safevlm.evaluation.attacks.white_box_rows import ROWS
+from safevlm.types import Generation, Verdict
+from safevlm.usage import UsageError
+from tests.engine import engines
+from tests.evaluation.attacks.attacked import QUICK, job, samples
+
+LOOKING = ("safety-head", "safe-clip:pooled", "safety-head+safe-clip:pooled", "fusion:max")
+SHORT = Generation(max_new_tokens=5)
+
+
+def engine(defense: str) -> Engine:
+    return engines.engine(defense, own=engines.model())
+
+
+def opened(defense: str, folder: Path, answers: bool = False, count: int = 6) -> tuple[Engine, WhiteBox]:
+    made = engine(defense)
+    found = samples(folder, count)
+    said = [""] * count
+    if answers:
+        bare = made.behind("none")
+        said = [reply.text for reply in bare.reply_all([each.request for each in found], SHORT)]
+    return made, WhiteBox(frozen(made), found, said)
+
+
+@pytest.mark.parametrize("defense", LOOKING)
+def test_margin_is_below_zero_exactly_where_the_engine_calls_an_image_clean(defense: str, tmp_path: Path) -> None:
+    made, box = opened(defense, tmp_path, count=24)
+    unseen = box.losses(box.originals.float() / 255).is_unseen
+    assert unseen.tolist() == [made.look(sample.request).is_clean for sample in box.samples]
+
+
+def test_margins_of_the_head_are_on_both_sides_of_zero_for_some_images(tmp_path: Path) -> None:
+    _, box = opened("safety-head", tmp_path, count=24)
+    assert 0 < box.losses(box.originals.float() / 255).is_unseen.sum() < 24
+
+
+TRANSFORMING = ("none", "safety-head", "security-tensor:textual", "security-tensor:visual", "static-prompt")
+
+
+@pytest.mark.parametrize("defense", TRANSFORMING)
+def test_loss_of_the_answer_is_that_of_the_prompt_that_the_engine_reads(defense: str, tmp_path: Path) -> None:
+    made = engines.engine(defense, own=engines.model(says=("safe", "clean")), says=("safe", "clean"))
+    found, answer = samples(tmp_path, 3), "There is a cup."
+    box = WhiteBox(frozen(made), found, [answer] * 3)
+    images = box.originals.float() / 255
+    losses = box.losses(images)
+    asked = made.encoded([each.request for each in found])
+    assert asked is not None
+    said = torch.tensor(made.processor.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"])
+    ids = torch.cat([asked.input_ids, said.expand(3, -1)], 1)
+    mask = torch.ones_like(ids)
+    mask[:, : asked.input_ids.shape[1]] = asked.attention_mask
+    further = asked.lm_arguments(ids, asked.image_tokens)
+    logits = made.model(input_ids=ids, attention_mask=mask, **further).logits[:, -len(said) - 1 : -1]
+    expected = F.cross_entropy(logits.transpose(1, 2), said.expand(3, -1), reduction="none").mean(-1)
+    torch.testing.assert_close(losses.answer, expected, rtol=1e-4, atol=1e-4)
+    assert losses.is_answered.tolist() == (logits.argmax(-1) == said).all(-1).tolist()
+
+
+def test_detector_that_nobody_sees_through_is_refused() -> None:
+    class Opaque(Defense):
+        name = "opaque"
+
+        def detect(self, request: Any, features: Any) -> Verdict:
+            return Verdict()
+
+    with pytest.raises(UsageError, match="opaque"):
+        margins_of(Opaque())
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_attacked_file_stays_within_its_budget(row: AttackRow, tmp_path: Path) -> None:
+    made, box = opened("safety-head", tmp_path / "seen", answers=True)
+    strength = 25.0 if row.name == "patch" else 8.0
+    own = job(tmp_path, made, strength, answers={"scene/0": "There is a cup."})
+    for sample, old in zip(row.make(own), own.samples, strict=True):
+        image = box.map.native(open_image(sample.request.images[0])).int()
+        change = (image - box.map.native(open_image(old.request.images[0])).int()).abs()
+        assert 0 < change.max() <= (255 if row.name == "patch" else 8)
+        if row.name == "patch":
+            assert not change[:, 16:].any() and not change[:, :, 16:].any()
+
+
+@pytest.mark.parametrize("step", [pgd, apgd])
+def test_attack_finds_images_that_no_detector_sees(step: Any, tmp_path: Path) -> None:
+    _, box = opened("safety-head", tmp_path, count=12)
+    best = descend(box, Box(box.originals.float(), 255), step, Effort(steps=30, starts=2), 0)
+    assert box.losses(best.images / 255).is_unseen.all()
+
+
+def test_more_effort_never_helps_the_defender(tmp_path: Path) -> None:
+    _, box = opened("safety-head", tmp_path, answers=True)
+    limits = Box(box.originals.float(), 8)
+    few, more = (descend(box, limits, pgd, replace(QUICK, starts=starts), 0) for starts in (1, 3))
+    assert (more.ranks <= few.ranks).all()
+    torch.testing.assert_close(rank(box.losses(more.images / 255)), more.ranks, rtol=1e-4, atol=1e-4)
+
+
+def test_unseen_and_answered_ranks_before_unseen_before_seen(tmp_path: Path) -> None:
+    from safevlm.evaluation.attacks.white_box import Losses
+
+    ranks = rank(
+        Losses(
+            torch.tensor([[-1.0], [-1.0], [0.1], [5.0]]),
+            torch.tensor([0.2, 3.0, 0.0, 0.0]),
+            torch.tensor([True, False, True, True]),
+        )
+    )
+    assert ranks.tolist() == sorted(ranks.tolist())
