@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -227,10 +226,3 @@ def _gradient(
         with torch.no_grad():
             losses = box.losses(images / 255, rows.tolist())
     return gradient, total, Losses(losses.margins.detach(), losses.answer.detach(), losses.is_answered)
-
-
-def to_images(pixels: Tensor) -> list[Any]:
-    """(b, 3, h, w) of whole numbers → images."""
-    from PIL import Image
-
-    return [Image.fromarray(each.permute(1, 2, 0).to(torch.uint8).cpu().numpy()) for each in pixels]

@@ -15,7 +15,7 @@ from safevlm.evaluation.attacks import descent
 from safevlm.evaluation.attacks.descent import Box, Step, apgd, descend, pgd
 from safevlm.evaluation.attacks.job import AttackJob
 from safevlm.evaluation.attacks.square import squares
-from safevlm.evaluation.attacks.white_box import WhiteBox, frozen
+from safevlm.evaluation.attacks.white_box import WhiteBox, frozen, to_images
 from safevlm.types import Sample
 
 Find = Callable[[AttackJob, WhiteBox, int], Tensor]
@@ -32,7 +32,7 @@ def attacked(find: Find, job: AttackJob) -> list[Sample]:
             seed = job.chance(samples[0]).getrandbits(62)
             with torch.enable_grad():
                 found = find(job, box, seed)
-            for sample, image in zip(samples, descent.to_images(found), strict=True):
+            for sample, image in zip(samples, to_images(found), strict=True):
                 job.keep(sample, image)
             bar.update(len(samples))
     return job.changed()
@@ -99,7 +99,7 @@ def _universal(job: AttackJob) -> list[Sample]:
         for sample in waiting:
             own = WhiteBox(engine, [sample], [""])
             moved = Box(own.originals.float(), job.strength).project(own.originals + change)
-            job.keep(sample, descent.to_images(moved)[0])
+            job.keep(sample, to_images(moved)[0])
     return job.changed()
 
 

@@ -7,6 +7,7 @@ detectors are fooled, since otherwise there is none.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from safevlm.data.pixel_map import PixelMap
@@ -48,7 +50,10 @@ class Losses:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A request's prompt as the model reads it once its detectors are fooled, with the wanted answer behind it."""
+    """A request's prompt as the model reads it once its detectors are fooled, with the wanted answer behind it.
+
+    It is about the image as the model reads it, since others may have another number of slots.
+    """
 
     request: Request
     ids: Tensor
@@ -78,7 +83,11 @@ class WhiteBox:
         self.map = PixelMap.of(engine.processor, images[0])
         self.originals = torch.stack([self.map.native(image) for image in images]).to(engine.device)
         """(b, 3, h, w) uint8: the images as the model reads them."""
-        self.wanted = [self._wanted(sample.request, answer) for sample, answer in zip(samples, answers, strict=True)]
+        read = [
+            dataclasses.replace(sample.request, images=(image,))
+            for sample, image in zip(samples, to_images(self.originals), strict=True)
+        ]
+        self.wanted = [self._wanted(request, answer) for request, answer in zip(read, answers, strict=True)]
 
     def losses(self, images: Tensor, rows: Sequence[int] | None = None, with_answer: bool = True) -> Losses:
         """Of (b, 3, h, w) images in 0-1; `rows`: which samples they are of."""
@@ -130,6 +139,11 @@ class WhiteBox:
         before = Inputs(wanted.ids, features.pixel_values, image_token_id=self.encoder.image_token_id)
         inputs = self.engine.defense.transform(before, unseen)
         return GuardedRequest(wanted.request, unseen, wanted.request, features, inputs)
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """(b, 3, h, w) of whole numbers → images."""
+    return [Image.fromarray(each.permute(1, 2, 0).to(torch.uint8).cpu().numpy()) for each in pixels]
 
 
 def frozen(engine: Any) -> Any:
