@@ -15,6 +15,7 @@ from safevlm.evaluation.attacks import descent
 from safevlm.evaluation.attacks.descent import Box, Step, apgd, descend, pgd
 from safevlm.evaluation.attacks.job import AttackJob
 from safevlm.evaluation.attacks.square import squares
+from safevlm.evaluation.attacks.suffix import suffixes
 from safevlm.evaluation.attacks.white_box import WhiteBox, frozen, to_images
 from safevlm.types import Sample
 
@@ -130,5 +131,6 @@ MAKERS: dict[str, Callable[[AttackJob], list[Sample]]] = {
     "patch": partial(attacked, _patch),
     "universal": _universal,
     "square": partial(attacked, squares),
+    "suffix": suffixes,
 }
 """By name of the attack."""

@@ -30,5 +30,6 @@ ROWS = (
     _row("eot", f"{SIZE}, by PGD over images changed by chance", 8),
     _row("square", f"{SIZE}, by scores alone", 8, kind="queries"),
     _row("patch", "percent of each side of a square in the corner, in which anything may stand", 25, 100, False),
+    _row("suffix", "tokens behind the question, searched against the model behind the guard (GCG)", 8, 64, False),
     _row("universal", "steps of 255 of one change for all images", 16, is_sized=False),
 )

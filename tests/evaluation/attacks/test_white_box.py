@@ -17,6 +17,7 @@ from safevlm.evaluation.attacks.descent import Box, apgd, descend, pgd, rank
 from safevlm.evaluation.attacks.job import Effort
 from safevlm.evaluation.attacks.margins import margins_of
 from safevlm.evaluation.attacks.row import AttackRow
+from safevlm.evaluation.attacks.suffix import SuffixTarget, suffixes
 from safevlm.evaluation.attacks.white_box import WhiteBox, frozen
 from safevlm.evaluation.attacks.white_box_rows import ROWS
 from safevlm.types import Generation, Verdict
@@ -88,7 +89,7 @@ def test_detector_that_nobody_sees_through_is_refused() -> None:
         margins_of(Opaque())
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name != "suffix"], ids=lambda row: row.name)
 def test_attacked_file_stays_within_its_budget(row: AttackRow, tmp_path: Path) -> None:
     made, box = opened("safety-head", tmp_path / "seen", answers=True)
     strength = 25.0 if row.name == "patch" else 8.0
@@ -127,3 +128,38 @@ def test_unseen_and_answered_ranks_before_unseen_before_seen(tmp_path: Path) -> 
         )
     )
     assert ranks.tolist() == sorted(ranks.tolist())
+
+
+@pytest.mark.parametrize("defense", ["static-prompt", "security-tensor:textual"])
+def test_suffix_stands_behind_the_question_and_makes_the_answer_likelier(defense: str, tmp_path: Path) -> None:
+    made, answer = engine(defense), "There is a cup."
+    own = job(
+        tmp_path,
+        made,
+        3,
+        count=2,
+        answers={f"scene/{number}": answer for number in range(2)},
+        effort=Effort(queries=64),
+    )
+    first = job(tmp_path, made, 3, count=2, answers=own.answers, effort=Effort(queries=0))
+    for found, start, old in zip(suffixes(own), suffixes(first), own.samples, strict=True):
+        assert found.request.text.startswith(f"{old.request.text} ") and found.request.images == old.request.images
+        target = SuffixTarget(made, old.request, answer)
+        losses = [
+            target.losses([asked])
+            for each in (found, start)
+            if (asked := target.asked(each.request.text[len(old.request.text) + 1 :]))
+        ]
+        assert losses[0][0] < losses[1][0]
+
+
+def test_request_that_the_guard_answers_itself_gets_no_suffix(tmp_path: Path) -> None:
+    own = engines.model(says=("must_refuse", "illegal"))
+    made = engines.engine(
+        "safety-head",
+        own=own,
+        says=("must_refuse", "illegal"),
+        policy=engines.Policy(own.config.taxonomy, {"must_refuse": "refuse"}),
+    )
+    given = job(tmp_path, made, 3, count=1, answers={"scene/0": "There is a cup."})
+    assert [each.request for each in suffixes(given)] == [each.request for each in given.samples]
