@@ -98,3 +98,28 @@ def test_an_unknown_suite_is_named(tmp_path: Path) -> None:
 def test_a_missing_argument_is_named(script: str) -> None:
     done = run(script, "m", "d")
     assert done.returncode != 0 and "OUT" in done.stderr
+
+
+def test_every_target_is_attacked_alike_and_asked_untouched_and_transfer_is_from_the_first() -> None:
+    targets = ("head=my model=safety-head", "both=other=safety-head+safe-clip=F")
+    done = run("robustness.sh", "da ta", "out", *targets, DRY_RUN="1", LIMIT="7", ANSWERS="bare")
+    commands = printed(done)
+    assert [words[0] for words in commands] == [
+        *["attack", "ask", "judge"],
+        *["attack"] * 2,
+        "ask",
+        "judge",
+        "robustness",
+        "report",
+    ]
+    for words in commands:
+        parsed(words)
+    first, second, moved = (parsed(commands[place]) for place in (0, 3, 4))
+    assert (first.model, first.defense, first.limit, first.answers) == ("my model", "safety-head", 7, "bare")
+    assert (second.defense, second.attack) == ("safety-head+safe-clip=F", first.attack)
+    assert (moved.model, moved.images_of) == ("other", first.out)
+
+
+def test_target_that_is_no_target_is_named() -> None:
+    done = run("robustness.sh", "data", "out", "head=model", DRY_RUN="1")
+    assert done.returncode == 2 and "head=model" in done.stderr
