@@ -18,6 +18,7 @@ TensorKind = Literal["textual", "visual"]
 Position = Literal["start", "after_image"]
 BenignTerm = Literal["kl", "ce"]
 Basis = Literal["pixels", "patches"]
+Objective = Literal["trades", "madry"]
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -107,6 +108,11 @@ class DataConfig:
     """Decode every image once before training starts."""
     workers: Amount = 0
     """Processes that load data."""
+    augment: list[str] = field(default_factory=list)
+    """Changes of the images that head-only training (loss.lm: 0) draws from, each with its utmost strength if another
+    than its own is wanted: `rotate:20`; docs/training.md lists them. Labels stay true under all of them."""
+    augment_share: Annotated[float, Range(above=0, most=1)] = 0.5
+    """Share of the images that are changed, drawn anew in every epoch."""
     feature_cache: str = ""
     """Folder that keeps what the vision tower makes of each image in head-only training (loss.lm: 0), for later runs
     too; empty: `features` in run.out, for a run of several epochs, removed when the run ends."""
@@ -130,6 +136,32 @@ class LossWeights:
         ranges.check(self, "loss")
         if not (self.lm or self.level or self.category):
             raise ValueError("loss: lm, level and category are all 0, so nothing is learned; give one of them a weight")
+
+
+@dataclass(frozen=True)
+class AdversarialSettings:
+    """Adversarial training of the safety head (stage 1 with loss.lm: 0): each step makes changes of the pixels that
+    mislead the head of that moment, through the frozen vision tower, and learns from clean and changed images."""
+
+    epsilon: Annotated[float, Range(least=0, most=255)] = 0.0
+    """Largest change of a pixel, on the scale of 0 to 255; 0: no adversarial training."""
+    steps: Count = 5
+    """Steps of gradient ascent (PGD) from a random start; 1: the fast method of arXiv 2001.03994."""
+    step_size: Weight = 0.0
+    """Change of a pixel in one step, on the same scale; 0: 2.5 epsilon / steps, and 1.25 epsilon for a single step."""
+    objective: Objective = "trades"
+    """trades: cross-entropy on clean images, and KL from what the head says of them to what it says of changed ones.
+    madry: cross-entropy on both."""
+    weight: Weight = 1.0
+    """What the changed images count: of trades, the factor of the KL (1/lambda of its paper); of madry, their share of
+    the loss, at most 1, which leaves clean ones out."""
+    ramp: Annotated[float, Range(least=0, most=1)] = 0.3
+    """Share of the updates in which epsilon grows from 0 to its value."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self, "adversarial")
+        if self.objective == "madry" and self.weight > 1:
+            raise ValueError(f"adversarial.weight: {self.weight:g} is the share of changed images in madry; at most 1")
 
 
 @dataclass(frozen=True)
@@ -267,6 +299,7 @@ class Recipe:
     loss: LossWeights = LossWeights()
     lora: LoraSettings = LoraSettings()
     tensor: TensorSettings = TensorSettings()
+    adversarial: AdversarialSettings = AdversarialSettings()
     optim: OptimConfig = OptimConfig()
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of a stage of your own; ours have none."""
@@ -283,5 +316,29 @@ class Recipe:
             raise ValueError(
                 "data.feature_cache: not under run.deepspeed, which may cut the tower; leave one of them out"
             )
+        self._check_changed_images()
         if self.run.compile and self.model.quantize != "none":
             raise ValueError(f"run.compile: layers of {self.model.quantize} weights cannot be compiled; leave out one")
+
+    def _check_changed_images(self) -> None:
+        """ValueError: something that does not go with images that are others each time."""
+        changes = (
+            "data.augment" if self.data.augment else "",
+            "adversarial.epsilon" if self.adversarial.epsilon else "",
+        )
+        for key in filter(None, changes):
+            if self.loss.lm:
+                raise ValueError(
+                    f"{key} is for head-only training (loss.lm: 0): answers would not be about the changed images; "
+                    "leave it out"
+                )
+            if self.data.feature_cache:
+                raise ValueError(
+                    f"data.feature_cache keeps what the tower made of an image, and with {key} the tower sees another "
+                    "one each time; leave one of them out"
+                )
+        if self.adversarial.epsilon and self.run.deepspeed:
+            raise ValueError(
+                "adversarial.epsilon: not under run.deepspeed, which may cut the tower that the attack goes through; "
+                "leave one of them out, torchrun works"
+            )

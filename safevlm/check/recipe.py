@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from safevlm.check import content, input_paths, model, resources
+from safevlm.check import changed_images, content, input_paths, model, resources
 from safevlm.check.findings import Finding
 from safevlm.check.plan import RunPlan
 
@@ -20,6 +20,8 @@ CHECKS: tuple[tuple[str, Callable[[RunPlan], Iterable[Finding]]], ...] = (
     ("records", content.records),
     ("labels", content.labels),
     ("images", content.images),
+    ("data.augment", changed_images.augmentation),
+    ("adversarial.epsilon", changed_images.attack),
     ("image slots", content.slots),
     ("sample", content.sample),
     ("what trains", resources.trained),

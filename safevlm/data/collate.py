@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from safevlm.data import chat
+from safevlm.data.augment import Augmentation
 from safevlm.data.pixels import open_fitting, slot_id
 from safevlm.data.records import Record, RecordError
 
@@ -49,6 +49,7 @@ class RecordDataset(Dataset[Record]):
 class Collator:
     processor: chat.ChatProcessor
     max_length: int = 2048
+    augmentation: Augmentation | None = None
     told: list[str] = field(default_factory=list, compare=False)
     """The first record that was cut, once one was."""
 
@@ -73,7 +74,10 @@ class Collator:
         }
 
     def _encode(self, records: Sequence[Record]) -> dict[str, Any]:
-        images = [[open_fitting_of(record, path, self.processor) for path in record.images] for record in records]
+        images = [
+            [open_fitting_of(record, index, self.processor, self.augmentation) for index in range(len(record.images))]
+            for record in records
+        ]
         return chat.encode_dialogues(self.processor, [record.lm_messages for record in records], images)
 
     def _check_row(self, record: Record, ids: Tensor, answers: Tensor) -> None:
@@ -123,10 +127,13 @@ def words(processor: chat.ChatProcessor, records: Sequence[Record]) -> dict[str,
     return {"safety_words": _padded(rows), "safety_word_mask": _padded(masks)}
 
 
-def open_fitting_of(record: Record, path: Path, processor: chat.ChatProcessor) -> Image:
-    """An image of a record. RecordError: it cannot be used."""
+def open_fitting_of(
+    record: Record, index: int, processor: chat.ChatProcessor, augmentation: Augmentation | None = None
+) -> Image:
+    """The image of this index in a record, as it is trained on. RecordError: it cannot be used."""
     try:
-        return open_fitting(processor.image_processor, path)
+        image = open_fitting(processor.image_processor, record.images[index])
+        return image if augmentation is None else augmentation(image, record, index)
     except ValueError as error:
         raise RecordError(f"{record.place}: {error}") from error
 

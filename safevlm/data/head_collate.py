@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from safevlm.data import chat
+from safevlm.data.augment import Augmentation
 from safevlm.data.collate import IGNORED, open_fitting_of, verdicts, words
 from safevlm.data.pixels import pixel_values
 from safevlm.data.records import Record
@@ -35,6 +36,7 @@ class HeadCollator:
     reads_text: bool
     """Whether the head does."""
     features: KnownPatches | None = None
+    augmentation: Augmentation | None = None
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
         return {
@@ -51,11 +53,11 @@ class HeadCollator:
         return (torch.arange(int(counts.max())) < counts).long() * self.processor.image_token_id
 
     def _images(self, records: Sequence[Record]) -> dict[str, Tensor]:
-        shown = [(record, path) for record in records for path in record.images]
-        known = [self.features(path) if self.features is not None else None for _, path in shown]
+        shown = [(record, index) for record in records for index in range(len(record.images))]
+        known = [self.features(record.images[index]) if self.features is not None else None for record, index in shown]
         found = [patches for patches in known if patches is not None]
         left = [
-            open_fitting_of(*image, self.processor)
+            open_fitting_of(*image, self.processor, self.augmentation)
             for image, patches in zip(shown, known, strict=True)
             if patches is None
         ]

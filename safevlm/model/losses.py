@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,3 +39,9 @@ def classification(logits: Tensor, labels: Tensor) -> Term:
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Term:
     kept = labels != IGNORED
     return Term(F.cross_entropy(logits[kept].float(), labels[kept], reduction="sum"), kept.sum())
+
+
+def divergence(logits: Tensor, reference: Tensor) -> Term:
+    """(n, classes) twice → KL(reference ‖ logits) of each row, in float32. Gradients go into both."""
+    ours, theirs = logits.float().log_softmax(-1), reference.float().log_softmax(-1)
+    return Term(F.kl_div(ours, theirs, reduction="sum", log_target=True), torch.tensor(len(logits)))

@@ -117,6 +117,9 @@ def _forget(recipe: Recipe) -> None:
 def _is_wanted(recipe: Recipe, loaded: Loaded, records: int, world: int) -> bool:
     if not recipe.data.feature_cache_gb or recipe.run.deepspeed:
         return False
+    if recipe.data.augment or recipe.adversarial.epsilon:
+        log.info("no features are kept: images change each time (data.augment, adversarial.epsilon)")
+        return False
     if any(weight.requires_grad for weight in loaded.safe_llava.tower.parameters()):
         if recipe.data.feature_cache:
             raise ValueError(

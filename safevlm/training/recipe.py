@@ -83,7 +83,7 @@ def parse(words: Sequence[str]) -> Recipe:
         made = vars(parser.instantiate_classes(values))
         recipe = Recipe(**{key: value for key, value in made.items() if key != "recipe"})
         stage = stage_of(recipe)
-        stage.check_recipe(recipe)
+        stage.check(recipe)
         if stage.fit is None:
             updates.check_warmup(recipe.optim, recipe.optim.max_steps)
     except ValueError as error:

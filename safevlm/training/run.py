@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 def train(recipe: Recipe) -> Path:
     """Runs a recipe; returns the folder of its result, `OUT/final`. Resumes from the newest checkpoint in OUT."""
     stage = stage_of(recipe)
-    stage.check_recipe(recipe)
+    stage.check(recipe)
     arguments = training_arguments(recipe)  # before the model: ZeRO-3 cuts it up while it loads
     if stage.fit is not None and arguments.world_size > 1:
         raise ValueError(f"stage {stage.name} trains by itself, in one process; start it without a launcher")

@@ -74,10 +74,10 @@ def _through_llm(safety: SafetyConfig) -> bool:
     return True
 
 
-def _trainer(*given: Any, **options: Any) -> SafeTrainer:
-    from safevlm.training.trainer import trainer  # late: a row is free of torch
+def _trainer(recipe: Recipe, *given: Any, **options: Any) -> SafeTrainer:
+    from safevlm.training import adversarial, trainer  # late: a row is free of torch
 
-    return trainer(*given, **options)
+    return (adversarial if recipe.adversarial.epsilon else trainer).trainer(recipe, *given, **options)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,20 @@ class Stage:
     """RecordError: records that it cannot learn from. Returns counts for `run.json`."""
     defense: str = ""
     """Defense that uses what was learned; a `{file}` in it becomes the run's folder."""
+
+    def check(self, recipe: Recipe) -> None:
+        """ValueError: settings that this stage cannot work with, or would pass over, and the fix."""
+        if self.fit is not None or self.trainer is not _trainer:
+            for key, value in (
+                ("adversarial.epsilon", recipe.adversarial.epsilon),
+                ("data.augment", recipe.data.augment),
+            ):
+                if value:
+                    raise ValueError(f"{key}: stage {self.name} has a training of its own, without it; leave it out")
+        from safevlm.data import augment  # late: it opens images
+
+        augment.parse(recipe.data.augment)
+        self.check_recipe(recipe)
 
     @property
     def adds_lora(self) -> bool:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -74,7 +73,7 @@ class TensorTrainer(SafeTrainer):
         for part in PARTS:
             mine = inputs[part][:, 1:][learned] != IGNORED
             if mine.any() and part in CLEAN and self.settings.benign == "kl":
-                terms[part] = divergence(answers.logits[mine], answers.untouched[mine[asked]])
+                terms[part] = losses.divergence(answers.logits[mine], answers.untouched[mine[asked]])
             elif mine.any():
                 terms[part] = losses.classification(answers.logits[mine], targets[mine])
         return terms, answers
@@ -149,12 +148,6 @@ class Bound(TrainerCallback):
         with torch.no_grad():
             bound = self.bound.to(model.security_tensor)
             model.security_tensor.clamp_(-bound, bound)
-
-
-def divergence(logits: Tensor, untouched: Tensor) -> losses.Term:
-    """(n, vocabulary) twice → forward KL(untouched ‖ model) of each answer token, in float32."""
-    ours, theirs = logits.float().log_softmax(-1), untouched.float().log_softmax(-1)
-    return losses.Term(F.kl_div(ours, theirs, reduction="sum", log_target=True), torch.tensor(len(logits)))
 
 
 def count_parts(records: Sequence[Record]) -> dict[str, int]:

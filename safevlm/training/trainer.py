@@ -10,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.config import Grouping, LossWeights, Recipe
 from safevlm.data import atomic_write
+from safevlm.data.augment import Augmentation
 from safevlm.data.batches import GroupedSampler
 from safevlm.data.collate import IGNORED, Collator, RecordDataset
 from safevlm.data.head_collate import HeadCollator
@@ -101,9 +102,7 @@ class SafeTrainer(Trainer):
 
     def _terms(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], Any]:
         """The loss terms of a micro-batch by name, and what the model returned."""
-        labels = {term: inputs[key] for term, key in LABELS.items()}
-        fed = {name: value for name, value in inputs.items() if name not in (*LABELS.values(), "ids")}
-        outputs = model(**fed, skip_lm=not self.weights["lm"])
+        labels, outputs = {term: inputs[key] for term, key in LABELS.items()}, self._outputs(model, inputs)
         terms = {}
         if outputs.logits is not None:
             terms["lm"] = losses.language_modeling(outputs.logits, labels["lm"], inputs.get("logits_to_keep"))
@@ -111,6 +110,11 @@ class SafeTrainer(Trainer):
             terms["level"] = losses.classification(outputs.level_logits, labels["level"])
             terms["category"] = losses.classification(outputs.category_logits, labels["category"])
         return terms, outputs
+
+    def _outputs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
+        """What the model makes of a micro-batch."""
+        fed = {name: value for name, value in inputs.items() if name not in (*LABELS.values(), "ids")}
+        return model(**fed, skip_lm=not self.weights["lm"])
 
     def _weigh(self, terms: dict[str, losses.Term], counts: Tensor) -> Tensor:
         """Weighted sum of the terms. Gradients are averaged over processes, hence the factor."""
@@ -231,25 +235,51 @@ def _targets(batch: dict[str, Any], key: str) -> Tensor:
     return batch[key][:, 1:] if batch[key].dim() == 2 else batch[key]
 
 
-def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **options: Any) -> SafeTrainer:
-    """The Trainer of a recipe's records; `options` are those of `SafeTrainer`.
+def trainer(
+    recipe: Recipe,
+    loaded: loading.Loaded,
+    records: Sequence[Record],
+    kind: Callable[..., SafeTrainer] | None = None,
+    **options: Any,
+) -> SafeTrainer:
+    """The Trainer of a recipe's records; `options` are those of `kind`, or of `SafeTrainer`.
 
     ValueError: `data.feature_cache` names a folder, and the vision tower trains, or is of another family than LLaVA's.
     """
-    return SafeTrainer(
+    augmentation = Augmentation.of(recipe, records, loaded.safe_llava.config.taxonomy)
+    made = (kind or SafeTrainer)(
         loaded=loaded,
         train_dataset=RecordDataset(records),
-        data_collator=_collator(recipe, loaded, records, options["model"], options["args"]),
+        data_collator=_collator(recipe, loaded, records, augmentation, options["model"], options["args"]),
         **options,
     )
+    if augmentation is not None:
+        made.add_callback(EveryEpoch(augmentation))
+    return made
+
+
+class EveryEpoch(TrainerCallback):
+    """Tells an augmentation which epoch begins. Processes that load data are made after that."""
+
+    def __init__(self, augmentation: Augmentation) -> None:
+        self.augmentation = augmentation
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **given: Any) -> None:
+        updates = -(-len(given["train_dataloader"]) // args.gradient_accumulation_steps)
+        self.augmentation.epoch = state.global_step // max(1, updates)
 
 
 def _collator(
-    recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], model: Any, arguments: TrainingArguments
+    recipe: Recipe,
+    loaded: loading.Loaded,
+    records: Sequence[Record],
+    augmentation: Augmentation | None,
+    model: Any,
+    arguments: TrainingArguments,
 ) -> Collator | HeadCollator:
     if recipe.loss.lm or not isinstance(model, SafeLlava):
         if recipe.data.feature_cache:
             raise ValueError("data.feature_cache: only of LLaVA's own kind of tower is anything kept; leave it out")
-        return Collator(loaded.processor, longest(recipe, loaded.safe_llava.config))
+        return Collator(loaded.processor, longest(recipe, loaded.safe_llava.config), augmentation)
     features = feature_cache.open_cache(recipe, loaded, records, arguments)
-    return HeadCollator(loaded.processor, model.slots, model.reads_text, features)
+    return HeadCollator(loaded.processor, model.slots, model.reads_text, features, augmentation)

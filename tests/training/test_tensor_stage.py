@@ -25,14 +25,14 @@ from safevlm.data.collate import IGNORED
 from safevlm.data.records import PARTS, Record, RecordError, read_records
 from safevlm.defenses import security_tensor
 from safevlm.engine import Engine
-from safevlm.model import loading
+from safevlm.model import loading, losses
 from safevlm.model.checkpoint_folder import FINAL
 from safevlm.taxonomy import DEFAULT
 from safevlm.training import tensor_stage
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.run import train
 from safevlm.training.stages import STAGES
-from safevlm.training.tensor_stage import PartCollator, TensorTrainer, count_parts, divergence, split
+from safevlm.training.tensor_stage import PartCollator, TensorTrainer, count_parts, split
 from safevlm.training.tensors import NAME, TensorLearner
 from safevlm.types import Request
 from tests import tiny
@@ -315,8 +315,9 @@ def test_logged_terms_add_up_to_the_loss(whole: Callable[[str], Whole], way: str
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite_names_the_pairs(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = lambda logits, untouched: dataclasses.replace(divergence(logits, untouched), total=logits.sum() * math.nan)  # noqa: E731
-    monkeypatch.setattr(tensor_stage, "divergence", broken)
+    whole_term = losses.divergence
+    broken = lambda logits, untouched: dataclasses.replace(whole_term(logits, untouched), total=logits.sum() * math.nan)  # noqa: E731
+    monkeypatch.setattr(losses, "divergence", broken)
     with pytest.raises(FloatingPointError, match="records"):
         train(_recipe(home, tmp_path / "out"))
     assert not workshop.file_bytes(tmp_path / "out"), "a broken run left something behind"
@@ -459,9 +460,9 @@ def test_trap_5_divergence_is_forward_kl_per_position_checked_by_hand() -> None:
     ours = [[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]
     pairs = zip(sum(theirs, []), sum(ours, []), strict=True)
     by_hand = sum(p * math.log(p / q) for p, q in pairs)
-    term = divergence(torch.tensor(ours).log() + 3.0, torch.tensor(theirs).log() - 1.0)
+    term = losses.divergence(torch.tensor(ours).log() + 3.0, torch.tensor(theirs).log() - 1.0)
     assert (term.total.item(), int(term.count)) == (pytest.approx(by_hand, rel=1e-5), 2)
-    other_way = divergence(torch.tensor(theirs).log(), torch.tensor(ours).log())
+    other_way = losses.divergence(torch.tensor(theirs).log(), torch.tensor(ours).log())
     assert other_way.total.item() != pytest.approx(by_hand, rel=1e-2), "this example cannot tell the direction"
 
 
@@ -581,7 +582,7 @@ def test_trap_9_place_and_benign_term_are_chosen_by_the_recipe_and_matter(home: 
 def test_trap_9_the_ce_term_never_asks_the_bare_model(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_stage, "divergence", None)
+    monkeypatch.setattr(losses, "divergence", None)
     logged = workshop.history(train(_recipe(home, tmp_path / "out", tensor={"benign": "ce"}, optim={"epochs": 1})))
     assert max(line.get("loss_benign", 0.0) for line in logged) > 1, "cross-entropy of a random model is large"
 

@@ -1,0 +1,32 @@
+"""The checks of what a recipe does to its images: augmentation, and adversarial training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safevlm.check.findings import Finding
+from safevlm.check.plan import RunPlan
+from safevlm.data.augment import Augmentation
+from safevlm.training.adversarial import pixel_scale
+
+
+def augmentation(plan: RunPlan) -> Iterator[Finding]:
+    """Whether there are clean records, where images are put beside theirs."""
+    made = Augmentation.of(plan.recipe, plan.records, plan.taxonomy)
+    if made is not None:
+        told = ", ".join(plan.recipe.data.augment)
+        yield Finding(True, f"data.augment: {made.share:.0%} of the images are changed in each epoch: {told}")
+
+
+def attack(plan: RunPlan) -> Iterator[Finding]:
+    """Whether the checkpoint's pixels can be attacked."""
+    settings = plan.recipe.adversarial
+    if not settings.epsilon:
+        return
+    pixel_scale(plan.processor)
+    passes = settings.steps + (settings.objective == "trades") + 2
+    yield Finding(
+        True,
+        f"adversarial.epsilon: {settings.epsilon:g} of 255, {settings.objective}; an image goes through the vision "
+        f"tower {passes} times in a step, and {settings.steps} times back",
+    )

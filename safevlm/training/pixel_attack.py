@@ -1,0 +1,116 @@
+"""Projected gradient ascent on the pixels of an image, through a frozen vision tower (Madry et al., arXiv 1706.06083).
+
+What a tower takes are normalised pixels: (v - mean) / std of a pixel v in [0, 1], channel by channel. A bound of the
+pixels is therefore another one in each channel there, and what is no pixel (v below 0 or above 1) is cut off.
+
+    i images · b requests
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safevlm.backbones.image_inputs import ImageInput, ImageInputs
+from safevlm.data.pixels import Pixels, read_images
+
+TRIALS = ((64, 48), (48, 64), (200, 200))
+"""Width and height of images that must all become one (3, h, w)."""
+PIXELS = "pixel_values"
+MOST = 255
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """Where the pixels that a tower takes lie."""
+
+    lowest: Tensor
+    """(3, 1, 1): black."""
+    highest: Tensor
+    """(3, 1, 1): white."""
+
+    @classmethod
+    def of(cls, processor: Any) -> PixelScale:
+        """Of a whole processor. ValueError: what it makes of an image is not one image of one size and scale."""
+        images = processor.image_processor
+        if not getattr(images, "do_rescale", True):
+            raise ValueError("its image processor leaves pixels on their own scale (do_rescale: false)")
+        factor = float(getattr(images, "rescale_factor", 1 / MOST))
+        normalises = getattr(images, "do_normalize", True)
+        mean, std = (images.image_mean, images.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
+        read = [read_images(processor, [[Image.new("RGB", size, "white")]]) for size in TRIALS]
+        shapes = {tuple(_only(each).shape) if isinstance(each, ImageInputs) else tuple(each.shape) for each in read}
+        if len(shapes) > 1 or len(shape := next(iter(shapes))) != 4 or shape[:2] != (1, 3):
+            raise ValueError(f"images become {_told(shapes)}, not one (3, height, width) each, of one size")
+        middle, spread = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
+        return cls((0 - middle) / spread, (MOST * factor - middle) / spread)
+
+    def to(self, device: torch.device) -> PixelScale:
+        return PixelScale(self.lowest.to(device), self.highest.to(device))
+
+    def change(self, pixels: float) -> Tensor:
+        """(3, 1, 1): so many steps of 0 to 255."""
+        return (self.highest - self.lowest) * (pixels / MOST)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How far, in how many steps."""
+
+    epsilon: float
+    """Largest change of a pixel, on the scale of 0 to 255."""
+    steps: int
+    step_size: float
+    """Of one step, on the same scale."""
+
+    def __call__(self, images: Tensor, start: Tensor, scale: PixelScale, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """(i, 3, h, w) → images within the bound that make `loss` of them larger; it is a sum over images.
+
+        `start`, of the same shape: where to start from, in bounds of -1 to 1. No weight gets a gradient, and no other
+        process is waited for.
+        """
+        bound, step = scale.change(self.epsilon), scale.change(self.step_size)
+        changed = _within(images, images + start.to(images) * bound, bound, scale)
+        for _ in range(self.steps):
+            changed.requires_grad_()
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(loss(changed), changed)
+            changed = _within(images, changed.detach() + step * slope.sign(), bound, scale)
+        return changed
+
+
+def tensor_of(images: Pixels) -> Tensor:
+    """(i, 3, h, w) of images that `PixelScale.of` has let through."""
+    return torch.cat([_only_of(each) for each in images]) if isinstance(images, ImageInputs) else images
+
+
+def with_tensor(images: Pixels, pixels: Tensor) -> Pixels:
+    """The same images with other pixels (i, 3, h, w)."""
+    if not isinstance(images, ImageInputs):
+        return pixels
+    rows = zip(images, pixels.split(1), strict=True)
+    return ImageInputs(replace(each, tensors={**each.tensors, PIXELS: own}) for each, own in rows)
+
+
+def _within(images: Tensor, changed: Tensor, bound: Tensor, scale: PixelScale) -> Tensor:
+    near = torch.minimum(torch.maximum(changed, images - bound), images + bound)
+    return torch.minimum(torch.maximum(near, scale.lowest), scale.highest)
+
+
+def _only(images: ImageInputs) -> Tensor:
+    """The pixels of a single image."""
+    return _only_of(images[0]) if len(images) == 1 else torch.empty(0)
+
+
+def _only_of(image: ImageInput) -> Tensor:
+    dense = [each for each in image.tensors.values() if each.is_floating_point()]
+    return image.tensors[PIXELS] if PIXELS in image.tensors and len(dense) == 1 else torch.empty(0)
+
+
+def _told(shapes: set[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, sorted(shapes)))
