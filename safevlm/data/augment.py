@@ -32,7 +32,7 @@ Change = Callable[[Image.Image, float, random.Random, Harmless], Image.Image]
 
 
 @dataclass(frozen=True)
-class Kind:
+class ChangeKind:
     change: Change
     text: str
     strength: float | None = None
@@ -44,10 +44,10 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenChange:
     """One change of a recipe, with its utmost strength."""
 
-    kind: Kind
+    kind: ChangeKind
     strength: float
 
     def __call__(self, image: Image.Image, draw: random.Random, harmless: Harmless) -> Image.Image:
@@ -58,7 +58,7 @@ class Choice:
 class Augmentation:
     """What a recipe says of changing images."""
 
-    choices: Sequence[Choice]
+    choices: Sequence[ChosenChange]
     share: float
     seed: int
     records: Sequence[Record]
@@ -94,12 +94,12 @@ class Augmentation:
         return open_image(draw.choice(record.images))
 
 
-def parse(given: Sequence[str]) -> list[Choice]:
+def parse(given: Sequence[str]) -> list[ChosenChange]:
     """Of `NAME` or `NAME:STRENGTH` each. ValueError names the key, what is wrong and the choices."""
     return [_choice(text) for text in given]
 
 
-def _choice(text: str) -> Choice:
+def _choice(text: str) -> ChosenChange:
     name, colon, strength = text.partition(":")
     kind = AUGMENTATIONS.get(name)
     if kind is None:
@@ -107,7 +107,7 @@ def _choice(text: str) -> Choice:
     if kind.strength is None:
         if colon:
             raise ValueError(f"data.augment: {name} has no strength; write {name}")
-        return Choice(kind, 0)
+        return ChosenChange(kind, 0)
     try:
         wanted = float(strength) if colon else kind.strength
     except ValueError:
@@ -115,7 +115,7 @@ def _choice(text: str) -> Choice:
     if not kind.least <= wanted <= kind.most:
         limits = f"{kind.least:g}-{kind.most:g}, as in {name}:{kind.strength:g}"
         raise ValueError(f"data.augment: {text}: the strength ({kind.text}) must lie in {limits}")
-    return Choice(kind, wanted)
+    return ChosenChange(kind, wanted)
 
 
 def _names(given: Sequence[str]) -> list[str]:
@@ -211,21 +211,23 @@ def _share_of(size: tuple[int, int], percent: float) -> tuple[int, int]:
 
 
 AUGMENTATIONS = {
-    "scale": Kind(
+    "scale": ChangeKind(
         _scale, "the whole image at so many percent of each side, anywhere in its old size", 50, 100, 30, 100
     ),
-    "crop": Kind(
+    "crop": ChangeKind(
         _perturbed("crop"), "so many percent of each side are kept, at a place drawn by chance", 95, 100, 50, 100
     ),
-    "collage": Kind(_collage, "half of the canvas, the other half an image of a clean record"),
-    "mosaic": Kind(_mosaic, "a quarter of the canvas, the others images of clean records"),
-    "rotate": Kind(_rotate, "turned by so many degrees, either way", 20, 0, 0, 180),
-    "contrast": Kind(_perturbed("contrast"), "so many percent of the contrast, about the mean grey", 30, 100, 20, 400),
-    "invert": Kind(_invert, "its negative"),
-    "mirror": Kind(_mirror, "left and right change places"),
-    "jpeg": Kind(_perturbed("jpeg"), "quality of JPEG", 30, 95, 10, 95),
-    "blur": Kind(_perturbed("blur"), "Gaussian blur, its deviation in percent of the shorter side", 1.5, 0, 0, 5),
-    "noise": Kind(_perturbed("noise"), "Gaussian noise, its deviation in steps of 0-255", 16, 0, 0, 64),
-    "alpha": Kind(_alpha, "so many percent of it over a ground of any colour", 50, 100, 30, 100),
+    "collage": ChangeKind(_collage, "half of the canvas, the other half an image of a clean record"),
+    "mosaic": ChangeKind(_mosaic, "a quarter of the canvas, the others images of clean records"),
+    "rotate": ChangeKind(_rotate, "turned by so many degrees, either way", 20, 0, 0, 180),
+    "contrast": ChangeKind(
+        _perturbed("contrast"), "so many percent of the contrast, about the mean grey", 30, 100, 20, 400
+    ),
+    "invert": ChangeKind(_invert, "its negative"),
+    "mirror": ChangeKind(_mirror, "left and right change places"),
+    "jpeg": ChangeKind(_perturbed("jpeg"), "quality of JPEG", 30, 95, 10, 95),
+    "blur": ChangeKind(_perturbed("blur"), "Gaussian blur, its deviation in percent of the shorter side", 1.5, 0, 0, 5),
+    "noise": ChangeKind(_perturbed("noise"), "Gaussian noise, its deviation in steps of 0-255", 16, 0, 0, 64),
+    "alpha": ChangeKind(_alpha, "so many percent of it over a ground of any colour", 50, 100, 30, 100),
 }
 WITH_OTHERS = (_collage, _mosaic)

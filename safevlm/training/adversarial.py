@@ -27,7 +27,7 @@ from safevlm.data.collate import IGNORED
 from safevlm.data.records import Record
 from safevlm.model import loading, losses
 from safevlm.training import trainer as trainers
-from safevlm.training.pixel_attack import Attack, PixelScale, tensor_of, with_tensor
+from safevlm.training.pixel_attack import PixelAscent, PixelScale, tensor_of, with_tensor
 from safevlm.training.trainer import LABELS, SafeTrainer
 
 CHANGED = "_changed"
@@ -91,7 +91,7 @@ class AdversarialTrainer(SafeTrainer):
         step = settings.step_size or epsilon * (1.25 if settings.steps == 1 else 2.5 / settings.steps)
         pixels = tensor_of(inputs[PIXELS])
         start = self._start(inputs["ids"], images_per_row(model, inputs), pixels.shape[1:])
-        return with_tensor(inputs[PIXELS], Attack(epsilon, settings.steps, step)(pixels, start, self.scale, loss))
+        return with_tensor(inputs[PIXELS], PixelAscent(epsilon, settings.steps, step)(pixels, start, self.scale, loss))
 
     def _epsilon(self) -> float:
         """Of this update: it grows within the first ones."""

@@ -1,7 +1,8 @@
 """Projected gradient ascent on the pixels of an image, through a frozen vision tower (Madry et al., arXiv 1706.06083).
 
 What a tower takes are normalised pixels: (v - mean) / std of a pixel v in [0, 1], channel by channel. A bound of the
-pixels is therefore another one in each channel there, and what is no pixel (v below 0 or above 1) is cut off.
+pixels is therefore another one in each channel there, and what is no pixel (v below 0 or above 1) is cut off. The scale
+is asked of the image processor itself (`safevlm.data.pixel_map`).
 
     i images · b requests
 """
@@ -16,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safevlm.backbones.image_inputs import ImageInput, ImageInputs
+from safevlm.backbones.image_inputs import ImageInputs
+from safevlm.data.pixel_map import VALUES, PixelMap
 from safevlm.data.pixels import Pixels, read_images
 
 TRIALS = ((64, 48), (48, 64), (200, 200))
 """Width and height of images that must all become one (3, h, w)."""
-PIXELS = "pixel_values"
 MOST = 255
 
 
@@ -36,21 +37,21 @@ class PixelScale:
 
     @classmethod
     def of(cls, processor: Any) -> PixelScale:
-        """Of a whole processor. ValueError: what it makes of an image is not one image of one size and scale."""
-        images = processor.image_processor
-        if not getattr(images, "do_rescale", True):
-            raise ValueError("its image processor leaves pixels on their own scale (do_rescale: false)")
-        factor = float(getattr(images, "rescale_factor", 1 / MOST))
-        normalises = getattr(images, "do_normalize", True)
-        mean, std = (images.image_mean, images.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
-        read = [read_images(processor, [[Image.new("RGB", size, "white")]]) for size in TRIALS]
-        shapes = {tuple(_only(each).shape) if isinstance(each, ImageInputs) else tuple(each.shape) for each in read}
+        """Of a whole processor. ValueError: what it makes of images is not one image of one size each."""
+        read = [read_images(processor, [[Image.new("RGB", size)]]) for size in TRIALS]
+        shapes = {tuple(tensor_of(each).shape) for each in read}
         if len(shapes) > 1 or len(shape := next(iter(shapes))) != 4 or shape[:2] != (1, 3):
-            raise ValueError(f"images become {_told(shapes)}, not one (3, height, width) each, of one size")
-        middle, spread = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
-        return cls((0 - middle) / spread, (MOST * factor - middle) / spread)
+            raise ValueError(
+                f"images become {', '.join(map(str, sorted(shapes)))}, not one (3, height, width) each, of one size"
+            )
+        found = PixelMap(processor, *shape[2:])
+        if not torch.equal(found.index.flatten(), torch.arange(found.index.numel())):
+            raise ValueError("its image processor moves pixels to other places")
+        low, high = (each.float().flatten(0, -3)[..., :1, :1] for each in (found.low, found.low + found.gain))
+        return cls(low, high)
 
     def to(self, device: torch.device) -> PixelScale:
+        """The same on another device."""
         return PixelScale(self.lowest.to(device), self.highest.to(device))
 
     def change(self, pixels: float) -> Tensor:
@@ -59,7 +60,7 @@ class PixelScale:
 
 
 @dataclass(frozen=True)
-class Attack:
+class PixelAscent:
     """How far, in how many steps."""
 
     epsilon: float
@@ -85,8 +86,8 @@ class Attack:
 
 
 def tensor_of(images: Pixels) -> Tensor:
-    """(i, 3, h, w) of images that `PixelScale.of` has let through."""
-    return torch.cat([_only_of(each) for each in images]) if isinstance(images, ImageInputs) else images
+    """(i, 3, h, w) of images that `PixelScale.of` lets through."""
+    return torch.cat([each.tensors[VALUES] for each in images]) if isinstance(images, ImageInputs) else images
 
 
 def with_tensor(images: Pixels, pixels: Tensor) -> Pixels:
@@ -94,23 +95,9 @@ def with_tensor(images: Pixels, pixels: Tensor) -> Pixels:
     if not isinstance(images, ImageInputs):
         return pixels
     rows = zip(images, pixels.split(1), strict=True)
-    return ImageInputs(replace(each, tensors={**each.tensors, PIXELS: own}) for each, own in rows)
+    return ImageInputs(replace(each, tensors={**each.tensors, VALUES: own}) for each, own in rows)
 
 
 def _within(images: Tensor, changed: Tensor, bound: Tensor, scale: PixelScale) -> Tensor:
     near = torch.minimum(torch.maximum(changed, images - bound), images + bound)
     return torch.minimum(torch.maximum(near, scale.lowest), scale.highest)
-
-
-def _only(images: ImageInputs) -> Tensor:
-    """The pixels of a single image."""
-    return _only_of(images[0]) if len(images) == 1 else torch.empty(0)
-
-
-def _only_of(image: ImageInput) -> Tensor:
-    dense = [each for each in image.tensors.values() if each.is_floating_point()]
-    return image.tensors[PIXELS] if PIXELS in image.tensors and len(dense) == 1 else torch.empty(0)
-
-
-def _told(shapes: set[tuple[int, ...]]) -> str:
-    return ", ".join(map(str, sorted(shapes)))

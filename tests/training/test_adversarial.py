@@ -25,7 +25,7 @@ from safevlm.model.safety_modules import is_safety_name
 from safevlm.training import adversarial, feature_cache
 from safevlm.training import recipe as recipes
 from safevlm.training.adversarial import AdversarialTrainer, pixel_scale
-from safevlm.training.pixel_attack import Attack, PixelScale
+from safevlm.training.pixel_attack import PixelAscent, PixelScale
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stages import SECURITY_TENSOR
@@ -127,10 +127,10 @@ def test_more_steps_find_no_smaller_loss() -> None:
     weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
     loss = lambda pixels: (pixels * weight).sum().tanh()  # noqa: E731
     start = torch.zeros_like(images)
-    found = [loss(Attack(8, steps, 8 / max(1, steps))(images, start, scale, loss)) for steps in (0, 1, 4)]
+    found = [loss(PixelAscent(8, steps, 8 / max(1, steps))(images, start, scale, loss)) for steps in (0, 1, 4)]
     assert found[0] <= found[1] <= found[2] and found[0] < found[2]
     corner = torch.minimum(torch.maximum(images + weight.sign() * 8 / 255, torch.zeros(())), torch.ones(()))
-    assert torch.allclose(Attack(8, 4, 8)(images, start, scale, loss), corner, atol=1e-6), "of a plane it is known"
+    assert torch.allclose(PixelAscent(8, 4, 8)(images, start, scale, loss), corner, atol=1e-6), "of a plane it is known"
 
 
 # The loss

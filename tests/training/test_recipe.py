@@ -57,7 +57,7 @@ def test_shipped_recipe_parses(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
 def test_resolved_recipe_is_a_recipe_again(file: Path, tmp_path: Path) -> None:
-    recipe = parse([str(file), "--loss.lm", "0.5"])
+    recipe = parse([str(file), "--loss.category", "0.5"])
     (tmp_path / "recipe.yaml").write_text(provenance.recipe_yaml(recipe), encoding="utf-8")
     assert parse([str(tmp_path / "recipe.yaml")]) == recipe, "the recipe beside a checkpoint cannot be run again"
 
