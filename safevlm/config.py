@@ -291,7 +291,8 @@ class Recipe:
     """One training run."""
 
     stage: Annotated[str, Filled()]
-    """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights;
+    """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights,
+    robust_tower the vision tower;
     package.module:ROW is a stage of your own."""
     model: ModelConfig
     data: DataConfig

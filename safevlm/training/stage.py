@@ -106,6 +106,8 @@ class Stage:
     """Whether gradients pass the LLM of a model with these safety modules; its activations are then kept."""
     packages: tuple[str, ...] = ()
     """Distributions that it needs beside those of every training run."""
+    reads: tuple[str, ...] = ()
+    """Keys of a recipe that a training of its own makes use of: `adversarial.epsilon`, `data.augment`."""
     check_recipe: Callable[[Recipe], None] = _any_recipe
     """ValueError: settings that this stage cannot work with, and the fix."""
     check_model: Callable[[SafeLlava, Recipe], None] = _any_model
@@ -122,7 +124,7 @@ class Stage:
                 ("adversarial.epsilon", recipe.adversarial.epsilon),
                 ("data.augment", recipe.data.augment),
             ):
-                if value:
+                if value and key not in self.reads:
                     raise ValueError(f"{key}: stage {self.name} has a training of its own, without it; leave it out")
         from safevlm.data import augment  # late: it opens images
 

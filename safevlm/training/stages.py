@@ -5,6 +5,7 @@
 | stage1          | safety tokens, projector and head      | vision tower, projector, LLM  |
 | stage2          | a LoRA on the LLM's linear layers      | all the rest                  |
 | security_tensor | one tensor in front of the model       | the model                     |
+| robust_tower    | the vision tower                       | all the rest                  |
 
 A stage of a user's own is a `Stage` that a recipe names: `stage: package.module:ROW`, or an entry point of the group
 `safevlm.stages`.
@@ -125,13 +126,70 @@ SECURITY_TENSOR = Stage(
 )
 
 
+def _with_tower(model: SafeLlava, recipe: Recipe) -> Any:
+    from safevlm.training.robust_tower import TowerLearner
+
+    return TowerLearner(model)
+
+
+def _tower_trainer(*given: Any, **options: Any) -> SafeTrainer:
+    from safevlm.training.robust_tower import trainer
+
+    return trainer(*given, **options)
+
+
+def _check_tower(recipe: Recipe) -> None:
+    safety = recipe.model.safety
+    if safety.projector != "none" or safety.lm_tokens or safety.head_tokens:
+        raise ValueError(
+            "model.safety: the vision tower is trained before any head is; set "
+            "{projector: none, lm_tokens: 0, head_tokens: 0}"
+        )
+    if recipe.loss.lm:
+        raise ValueError(
+            "loss.lm: the vision tower learns from its own features; set it to 0, and the LLM is not loaded"
+        )
+    if not recipe.adversarial.epsilon:
+        raise ValueError("adversarial.epsilon: 0 leaves nothing to learn; 4 to 8 steps of 255 are usual")
+    if recipe.run.deepspeed:
+        raise ValueError("run.deepspeed: there is little to cut in a vision tower; leave it out, torchrun works")
+
+
+def _check_tower_model(model: SafeLlava, recipe: Recipe) -> None:
+    from safevlm.training.robust_tower import check_model
+
+    check_model(model, recipe)
+
+
+def _check_tower_records(records: Sequence[Record], recipe: Recipe) -> Mapping[str, Any]:
+    from safevlm.training.robust_tower import check_records
+
+    return check_records(records, recipe)
+
+
+ROBUST_TOWER = Stage(
+    "robust_tower",
+    "the vision tower, to see changed images as it sees untouched ones",
+    add=_with_tower,
+    trains=lambda name: name.startswith("tower."),
+    trainer=_tower_trainer,
+    reads=("adversarial.epsilon",),
+    learns_through_llm=lambda safety: False,
+    check_recipe=_check_tower,
+    check_model=_check_tower_model,
+    check_records=_check_tower_records,
+)
+
+
 def _adopt(name: str, found: object) -> Stage:
     if not isinstance(found, Stage):
         raise ValueError(f"an object of {type(found).__name__} is no stage; name a safevlm.training.stage.Stage")
     return dataclasses.replace(found, name=name)
 
 
-STAGES: Registry[Stage] = Registry("stages", {row.name: row for row in (STAGE1, STAGE2, SECURITY_TENSOR)}, _adopt)
+STAGES: Registry[Stage] = Registry(
+    "stages", {row.name: row for row in (STAGE1, STAGE2, SECURITY_TENSOR, ROBUST_TOWER)}, _adopt
+)
 
 
 def stage_of(recipe: Recipe) -> Stage:

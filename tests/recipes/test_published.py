@@ -125,6 +125,16 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
         "security_tensor_visual": (_VISUAL, "methods §3.1, §3.2"),
     }.items()
 }
+RECIPES |= {
+    "llava7b_stage1_robust": (
+        {key: _HEAD_ONLY[key] for key in ("loss", "model.safety", "run.seed", "optim.lr", "optim.effective_batch")},
+        "methods §1.3, §1.4",
+    ),
+    "llava7b_robust_tower": (
+        {"optim.lr": 1e-5, "optim.effective_batch": 128, "adversarial.epsilon": 4, "loss.lm": 0},
+        "arXiv 2402.12336: AdamW, lr 1e-5, batch 128, 10 steps within 4/255, two epochs of ImageNet",
+    ),
+}
 _VLM = {key: _STAGE[key] for key in ("optim.lr", "optim.epochs", "optim.effective_batch", "run.seed")}
 RECIPES |= {
     "vlm_stage1": (
@@ -145,6 +155,20 @@ RECIPES |= {
 
 MINIATURE: dict[str, dict[str, Any]] = {
     "miniature_stage1": {"optim.lr": 0.002, "optim.epochs": 5, "optim.effective_batch": 32, "loss": _HEAD_ONLY["loss"]},
+    "miniature_stage1_robust": {
+        "optim.lr": 0.002,
+        "optim.epochs": 5,
+        "optim.effective_batch": 32,
+        "loss": _HEAD_ONLY["loss"],
+        "adversarial.epsilon": 8,
+    },
+    "miniature_robust_tower": {
+        "optim.lr": 0.0003,
+        "optim.epochs": 8,
+        "optim.effective_batch": 64,
+        "loss.lm": 0,
+        "adversarial.epsilon": 8,
+    },
     "miniature_family_stage1": {
         "optim.lr": 0.002,
         "optim.epochs": 5,
@@ -214,6 +238,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "tensor.epsilon": 0.0,
         "tensor.held_out": 0,
     },
+    "robust_tower": {"adversarial.steps": 10, "optim.epochs": 2, "optim.batch_size": 16},
 }
 """What the papers and their code have where a recipe of ours may differ (methods §1.1, §1.4, §3.1, §3.2)."""
 

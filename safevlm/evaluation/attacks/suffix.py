@@ -33,7 +33,7 @@ CHOSEN_FROM = 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedWith:
     """One suffix as the model is asked with it."""
 
     turn: GuardedRequest
@@ -53,7 +53,7 @@ class SuffixTarget:
     def with_suffix(self, suffix: str) -> Request:
         return replace(self.request, text=f"{self.request.text} {suffix}".rstrip())
 
-    def asked(self, suffix: str) -> Asked | None:
+    def asked(self, suffix: str) -> AskedWith | None:
         """None: the guard answers in the model's place."""
         rewritten = self.engine.defense.rewrite(self.with_suffix(suffix), self.verdict)
         if isinstance(rewritten, Reply):
@@ -68,9 +68,9 @@ class SuffixTarget:
         before = Inputs(ids, self.features.pixel_values, image_token_id=self.encoder.image_token_id)
         inputs = self.engine.defense.transform(before, self.verdict)
         turn = GuardedRequest(rewritten, self.verdict, rewritten, self.features, inputs)
-        return Asked(turn, len(answered) - start)
+        return AskedWith(turn, len(answered) - start)
 
-    def losses(self, suffixes: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    def losses(self, suffixes: Sequence[AskedWith]) -> tuple[Tensor, Tensor]:
         """(s,) each: loss of the answer, and whether greedy decoding says it."""
         encoded = self.encoder.batch([one.turn for one in suffixes])
         longest = max(one.answer for one in suffixes)
