@@ -20,6 +20,10 @@ FAMILIES = (
     "idefics3",
     "smolvlm",
     "mistral3",
+    "paligemma",
+    "gemma4",
+    "llama4",
+    "mllama",
 )
 """Every `model_type` of the table, for who must know it without importing torch (`safevlm.model.registration`)."""
 PREFIX = "safe_"

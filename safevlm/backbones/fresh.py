@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from safevlm.backbones.image_inputs import ImageInput, ImageInputs
-from safevlm.backbones.processors import without_video
+from safevlm.backbones.processors import images_and_words
 from safevlm.backbones.table import BACKBONES
 
 
@@ -62,7 +62,7 @@ def build(model_type: str, tokenizer: Any, sizes: SmallSizes) -> tuple[Any, Any]
     model = row.model_class(config)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, name, getattr(tokenizer, name))
-    kind = without_video(row.processor_class)
+    kind = images_and_words(row.processor_class)
     return model, kind(images, tokenizer, chat_template=own.template, **own.fields(sizes))
 
 

@@ -55,6 +55,11 @@ def by_rows(output: Any, images: ImageInputs) -> list[ImageTokens]:
     return [ImageTokens(own.flatten(0, 1)) for own in rows]
 
 
+def ones_of_images(own: Tensor, labels: Tensor | None) -> Tensor:
+    """(b, t): 1 at an image's own tokens, 0 at words and at learned tokens, which are read as words are."""
+    return own.long()
+
+
 def first_rows(counts: Iterable[int]) -> list[int]:
     """Where each image begins, of images with so many rows each."""
     return [0, *accumulate(counts)][:-1]

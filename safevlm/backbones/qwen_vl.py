@@ -9,7 +9,7 @@ from typing import Any
 
 from safevlm.backbones.image_inputs import ImageInput, ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
-from safevlm.backbones.row import Backbone
+from safevlm.backbones.row import LINEAR, Backbone
 
 
 def _with_deep(output: Any, images: ImageInputs) -> list[ImageTokens]:
@@ -38,9 +38,11 @@ def _row(model_type: str, name: str, processor: str = "", **differing: Any) -> B
     )
 
 
+DELTA_NET = r"linear_attn\.(in_proj_(qkv|z|b|a)|out_proj)"
+"""The linear layers of Qwen3.5's attention without softmax, which three of four layers have."""
 ROWS = (
     _row("qwen2_vl", "Qwen2VL"),
     _row("qwen2_5_vl", "Qwen2_5_VL"),
     _row("qwen3_vl", "Qwen3VL", cut=_with_deep),
-    _row("qwen3_5", "Qwen3_5", processor="Qwen3VLProcessor"),
+    _row("qwen3_5", "Qwen3_5", processor="Qwen3VLProcessor", linear=rf"({LINEAR}|{DELTA_NET})"),
 )

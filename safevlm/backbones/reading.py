@@ -47,7 +47,8 @@ def slot(processor: Any) -> str:
 
 def has_one_size(image_processor: Any) -> bool:
     """Whether every image is brought to the same size, whatever it was; else to its own, or to tiles besides."""
-    return not hasattr(image_processor, "image_grid_pinpoints") and "longest_edge" not in (image_processor.size or {})
+    size = image_processor.size or {"longest_edge": None}  # none: it is the patches that are bounded
+    return not hasattr(image_processor, "image_grid_pinpoints") and "longest_edge" not in size
 
 
 def size_of_values(processor: Any, image: ImageInput) -> tuple[int, int]:

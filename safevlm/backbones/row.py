@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,14 @@ from torch import Tensor
 from safevlm.backbones import image_tokens, reading
 from safevlm.backbones.image_inputs import ImageInput, ImageInputs
 from safevlm.backbones.image_tokens import ImageTokens
+
+LINEAR = r"(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""The linear layers in a layer of most LLMs."""
+
+
+def look(model: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """transformers' own seam."""
+    return model.base_model.get_image_features(**tensors, return_dict=True)
 
 
 @dataclass(frozen=True)
@@ -27,20 +35,38 @@ class Backbone:
     """transformers' class of processor; empty: `{name}Processor`."""
     own_processor: Any = None
     """In the place of a class of transformers that needs more than images and words do."""
+    own_image_processor: Any = None
+    """Likewise."""
+    chat_template: str = ""
+    """Writes prompts where a folder has no template of its own."""
+    looks_only: str = ""
+    """Why the family's model does not answer here, where it is only looked at; empty: it does answer."""
     tower: str = "model.vision_tower"
     """Path of the vision tower in the model."""
     between: tuple[str, ...] = ("model.multi_modal_projector",)
     """Paths of what stands between tower and LLM, where that is no part of the tower."""
     loose: tuple[str, ...] = ()
     """Weights between tower and LLM that belong to no module."""
+    look: Callable[[Any, Mapping[str, Tensor]], Any] = look
+    """Model, arguments of its vision pass → what that gives."""
+    projector_in_forward: str = ""
+    """Path of the projector, where `get_image_features` leaves it to `forward`."""
     llm: str = "model.language_model"
     """Path of the LLM without its lm_head."""
+    linear: str = LINEAR
+    """Regular expression for the linear layers in a layer of the LLM: what a LoRA changes."""
+    wide_as_layers: tuple[str, ...] = ()
+    """Prefixes of the LLM's weights outside its layers whose shape hangs on the number of these."""
+    words_beyond: int = 0
+    """Rows of the embedding table that the config's vocabulary does not count."""
     takes: tuple[str, ...] = ("pixel_values",)
-    """What `get_image_features` takes of what `join` makes."""
+    """What the vision pass takes of what `join` makes."""
     positions: tuple[str, ...] = ()
     """Those of them that `forward` takes besides the tokens, to place these."""
     token_types: str = ""
-    """`forward`'s argument that tells image tokens from words."""
+    """`forward`'s argument that tells image tokens from words, or answers from what they answer."""
+    token_kinds: Callable[[Tensor, Tensor | None], Tensor] = image_tokens.ones_of_images
+    """What it says: (b, t) where an image's own tokens are, and labels (b, t) if there are any, → (b, t)."""
     has_square_grid: bool = False
     """Whether an image's tokens are a square, row by row, as the c_abstractor needs it."""
     read: Callable[[Any, Sequence[Any]], list[ImageInput]] = reading.one_by_one
@@ -93,4 +119,4 @@ class Backbone:
     @property
     def lora_targets(self) -> str:
         """Regular expression for the LLM's linear layers and nothing else."""
-        return rf"{re.escape(self.lm_layers)}\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+        return rf"{re.escape(self.lm_layers)}\d+\.{self.linear}"

@@ -62,13 +62,18 @@ def encode(backbone: Backbone, model: Any, images: ImageInputs) -> ImagePass:
     Frozen parts run under `no_grad`, unless the pixels want a gradient.
     """
     joined = backbone.join(images)
-    tensors = {name: joined[name] for name in backbone.takes}
+    dtype = next(model.get_submodule(backbone.tower).parameters()).dtype
+    tensors = {
+        name: joined[name].to(dtype) if joined[name].is_floating_point() else joined[name] for name in backbone.takes
+    }
     seen = [model.get_submodule(name) for name in backbone.seen]
     wants_gradient = any(each.requires_grad for each in tensors.values()) or any(
         weight.requires_grad for part in seen for weight in part.parameters()
     )
     with contextlib.nullcontext() if wants_gradient else torch.no_grad():
-        output = model.base_model.get_image_features(**tensors, return_dict=True)
+        output = backbone.look(model, tensors)
+        if backbone.projector_in_forward:
+            output.pooler_output = model.get_submodule(backbone.projector_in_forward)(output.last_hidden_state)
         tokens = backbone.cut(output, images)
         return ImagePass(tuple(tokens), **text_space.of_wholes(backbone, model, output, images))
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from safevlm.backbones import PREFIX, gemma3, idefics3, internvl, llava_anyres, mistral3, qwen_vl
+from safevlm.backbones import (
+    PREFIX,
+    gemma3,
+    gemma4,
+    idefics3,
+    internvl,
+    llama4,
+    llava_anyres,
+    mistral3,
+    mllama,
+    paligemma,
+    qwen_vl,
+)
 from safevlm.backbones.row import Backbone
 
 BACKBONES: dict[str, Backbone] = {
     row.model_type: row
-    for rows in (qwen_vl.ROWS, gemma3.ROWS, internvl.ROWS, llava_anyres.ROWS, idefics3.ROWS, mistral3.ROWS)
-    for row in rows
+    for family in (qwen_vl, gemma3, internvl, llava_anyres, idefics3, mistral3, paligemma, gemma4, llama4, mllama)
+    for row in family.ROWS
 }
 
 

@@ -108,7 +108,7 @@ def processor(subject: Examined) -> Iterator[Finding]:
     made, config = subject.processor, subject.checkpoint.config
     template = "in the folder" if _has_template(subject.checkpoint.folder) else "SafeVLM's; the folder has none"
     if families.backbone_of(config) is not None:
-        yield Finding(True, f"processor: {_tried(made)}", f"{type(made).__name__}\nchat template: in the folder")
+        yield Finding(True, f"processor: {_tried(made)}", f"{type(made).__name__}\nchat template: {template}")
         return
     pads = getattr(made.image_processor, "do_pad", False)
     crops = getattr(made.image_processor, "do_center_crop", False)

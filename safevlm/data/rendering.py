@@ -42,9 +42,9 @@ def ids_of(processor: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def writes_first_token(processor: Any, texts: Sequence[str]) -> bool:
-    """Whether these prompts begin with the token that the tokenizer would put there."""
+    """Whether the token that the tokenizer would put first is in these prompts, at their beginning or behind images."""
     first = processor.tokenizer.bos_token
-    return bool(first and texts and texts[0].startswith(first))
+    return bool(first and texts and first in texts[0])
 
 
 def as_text(processor: Any, message: Message) -> Message:

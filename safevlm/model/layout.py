@@ -14,6 +14,8 @@ class Layout:
 
     lm_layers: str
     """Prefix of the weights of the LLM's decoder layers."""
+    left_out: tuple[str, ...]
+    """Prefixes of the weights that a model without its LLM has none of."""
     lora_targets: str
     """Regular expression for the LLM's linear layers and nothing else."""
     packed_below: str
@@ -22,7 +24,7 @@ class Layout:
     """Modules with linear layers that stay in full precision; names from the start of the full path."""
 
 
-LLAVA = Layout(names.LM_LAYERS, names.LORA_TARGETS, names.PACKED_BELOW, names.NEVER_PACKED)
+LLAVA = Layout(names.LM_LAYERS, (names.LM_LAYERS,), names.LORA_TARGETS, names.PACKED_BELOW, names.NEVER_PACKED)
 
 
 def of(backbone: Backbone | None) -> Layout:
@@ -30,4 +32,5 @@ def of(backbone: Backbone | None) -> Layout:
     if backbone is None:
         return LLAVA
     kept = (*backbone.seen, names.LM_HEAD)
-    return Layout(backbone.lm_layers, backbone.lora_targets, f"{backbone.llm}.", kept)
+    left_out = (backbone.lm_layers, *backbone.wide_as_layers)
+    return Layout(backbone.lm_layers, left_out, backbone.lora_targets, f"{backbone.llm}.", kept)

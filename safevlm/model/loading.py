@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -155,6 +156,8 @@ def _load(
     kind = checkpoint_folder.kind_of(folder)
     kind = "stock" if kind == "guarded" and not guard else kind
     config = checkpoint_folder.config_of(folder, kind, safety)
+    if lm:
+        _check_answers(folder, config)
     weights = checkpoint_folder.weights_folder(folder, kind, config, base)
     fingerprints = fingerprints or check_base(folder, kind, weights)
     packing = pack(families.layout_of(config))
@@ -172,6 +175,16 @@ def _load(
     stored.check_finite(ours, folder, "such a guard would refuse everything; the training failed, take an earlier one")
     wrapped = stored.load_adapter(model, folder) if kind == "adapter" and lm else model
     return Loaded(wrapped.eval(), processor, kind, folder.resolve(), weights.resolve(), ours, fingerprints, lm)
+
+
+def _check_answers(folder: Path, config: Any) -> None:
+    """CheckpointError: the family is only looked at, and somebody wants to load its LLM."""
+    backbone = families.backbone_of(config)
+    if backbone is not None and backbone.looks_only:
+        raise CheckpointError(
+            f"{folder}: {backbone.model_type} does not answer here: {backbone.looks_only}; train a head "
+            "alone (vlm_stage1_head_only), audit images with it, or guard a server (safevlm serve --upstream URL)"
+        )
 
 
 def check_base(folder: Path, kind: Kind, weights: Path) -> Fingerprints:
@@ -198,6 +211,7 @@ def load_processor(folder: Path, config: SafeLlavaConfig) -> Processor:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
     tokens, rows = 1 + max(processor.tokenizer.get_vocab().values()), config_facts.vocabulary_size(config)
+    rows += backbone.words_beyond if backbone is not None else 0
     if tokens > rows:
         raise CheckpointError(
             f"{folder}: the tokenizer knows {tokens} tokens, and the model's embedding has {rows} rows; this is "
@@ -255,23 +269,25 @@ def _load_base(
     model: SafeLlava = loaded[0]
     quantization.settle(model, packing, families.layout_of(config))
     config_facts.copy_lm_layers(config, model.config)  # what `saving` writes; `SafeLlava.forward` counts layers
-    _check_complete(loaded[1], folder, "" if lm else families.layout_of(config).lm_layers, ours_may_be_missing)
+    _check_complete(loaded[1], folder, () if lm else families.layout_of(config).left_out, ours_may_be_missing)
     return model
 
 
-def _check_complete(info: Mapping[str, Any], folder: Path, left_out: str, ours_may_be_missing: bool) -> None:
+def _check_complete(
+    info: Mapping[str, Any], folder: Path, left_out: tuple[str, ...], ours_may_be_missing: bool
+) -> None:
     """CheckpointError unless transformers found all weights and no other ones, but those that begin with `left_out`."""
 
     def may_be_missing(name: str) -> bool:
         return ours_may_be_missing and is_safety_name(name)
 
     def may_be_left(name: str) -> bool:
-        return may_be_missing(name) or (left_out != "" and name.startswith(left_out))
+        return may_be_missing(name) or name.startswith(left_out)
 
     problems = {
         "missing": {name for name in info["missing_keys"] if not may_be_missing(name)},
         "unexpected": {name for name in info["unexpected_keys"] if not may_be_left(name)},
-        "of another shape": {key[0] for key in info["mismatched_keys"]},
+        "of another shape": {key[0] for key in info["mismatched_keys"] if not key[0].startswith(left_out)},
     }
     for what, wrong in problems.items():
         if wrong:
@@ -287,7 +303,9 @@ def quiet() -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")  # tables of a left-out LLM
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bars:

@@ -116,27 +116,43 @@ class SafeBackbone(SafetyModules):
         return [_behind(learned.to(own.tokens), own) for own in tokens]
 
     def lm_arguments(
-        self, input_ids: Tensor, tokens: Sequence[ImageTokens], images: Sequence[ImageInputs]
+        self,
+        input_ids: Tensor,
+        tokens: Sequence[ImageTokens],
+        images: Sequence[ImageInputs],
+        labels: Tensor | None = None,
     ) -> dict[str, Any]:
         """Arguments of `forward` and `generate` besides ids and mask; a new dict per call, since both write into it.
 
         `tokens` fill the image slots of `input_ids` (b, t) in order. `images`: those whose tokens are among them.
+        `labels` (b, t), where there are answers.
         """
-        given = shared_pass.forward_arguments(self.backbone, tokens)
+        if self.backbone.projector_in_forward:
+            given = self._among_words(input_ids, tokens)
+        else:
+            given = shared_pass.forward_arguments(self.backbone, tokens)
         joined = self.backbone.join(image_inputs.join(images)) if images and self.backbone.positions else {}
         given |= {name: joined[name] for name in self.backbone.positions if name in joined}
-        if self.backbone.token_types:
-            given[self.backbone.token_types] = self._token_types(input_ids, tokens)
-        return given
+        return given | self._token_types(input_ids, tokens, labels)
 
-    def _token_types(self, input_ids: Tensor, tokens: Sequence[ImageTokens]) -> Tensor:
-        """(b, t): 1 at an image's own tokens, 0 at words and at learned tokens, which are read as words are."""
+    def _among_words(self, input_ids: Tensor, tokens: Sequence[ImageTokens]) -> dict[str, Tensor]:
+        """Projected tokens in their slots, for a family whose `forward` would project them again."""
+        if not tokens:
+            return {}
+        words = self.get_input_embeddings()(input_ids)  # type: ignore[attr-defined]  # the family's
         slots = input_ids == config_facts.image_token_id(self.config)
-        kinds = slots.long()
+        filling = torch.cat([each.tokens for each in tokens]).to(words)
+        return {"inputs_embeds": words.masked_scatter(slots[..., None], filling)}
+
+    def _token_types(
+        self, input_ids: Tensor, tokens: Sequence[ImageTokens], labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        if not self.backbone.token_types:
+            return {}
+        own = slots = input_ids == config_facts.image_token_id(self.config)
         if tokens:
-            own = torch.cat([each.is_of_image for each in tokens]).to(kinds)
-            kinds = kinds.masked_scatter(slots, own)
-        return kinds
+            own = slots.masked_scatter(slots, torch.cat([each.is_of_image for each in tokens]).to(slots))
+        return {self.backbone.token_types: self.backbone.token_kinds(own, labels)}
 
     def guarded_forward(self, family: Any, arguments: dict[str, Any]) -> Any:
         """`forward`, once its arguments have names."""
@@ -155,11 +171,15 @@ class SafeBackbone(SafetyModules):
                 verdict = self.judge(vision.patches, counts, *words())
                 found = {"level_logits": verdict.level, "category_logits": verdict.category}
             if not own["skip_lm"] and input_ids is not None:
-                arguments |= self.lm_arguments(input_ids, self.image_tokens([vision]), [images])
+                arguments |= self.lm_arguments(input_ids, self.image_tokens([vision]), [images], labels)
         elif self.training and images is None:  # type: ignore[attr-defined]  # nn.Module's
             found = {"idle": self._idle(*words())}
+            if input_ids is not None:
+                arguments |= self._token_types(input_ids, [], labels)
         if own["skip_lm"]:
             return GuardOutput(**found)
+        if arguments.get("inputs_embeds") is not None:
+            arguments["input_ids"] = None  # they stand for the same tokens
         if not self.has_lm:
             raise ValueError("this model was loaded without its LLM; it can encode and judge images, but not answer")
         if self.training:  # type: ignore[attr-defined]  # the Trainer says so to the model's config, the LLM asks its own

@@ -118,7 +118,9 @@ class SafeLlava(SafetyModules, classes.Model):
         """What stands in the slots of every image, (n, d) each, LM tokens included; in one call of the projector."""
         return self.project(torch.cat([each.patches for each in passes])).unbind() if passes else ()
 
-    def lm_arguments(self, input_ids: Tensor, tokens: Sequence[Tensor], images: Any) -> dict[str, Any]:
+    def lm_arguments(
+        self, input_ids: Tensor, tokens: Sequence[Tensor], images: Any, labels: Tensor | None = None
+    ) -> dict[str, Any]:
         """Arguments of `forward` and `generate` besides ids and mask; a new dict per call, since both write into it."""
         return vision.as_arguments(tokens)
 

@@ -127,12 +127,13 @@ class TensorLearner(nn.Module):
         ids, labels, pixels, tokens = zip(*rows, strict=True)
         padded = pad_sequence(list(ids), batch_first=True)
         lengths = torch.tensor([len(row) for row in ids], device=ids[0].device)
-        wanted = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)[:, 1:] != IGNORED
+        said = pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)
+        wanted = said[:, 1:] != IGNORED
         columns = wanted.any(0).nonzero().squeeze(1)
         logits = self.llava(
             input_ids=padded,
             attention_mask=(torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long(),
-            **self.llava.lm_arguments(padded, list(chain.from_iterable(tokens)), pixels),
+            **self.llava.lm_arguments(padded, list(chain.from_iterable(tokens)), pixels, said),
             logits_to_keep=columns,
             use_cache=False,
         ).logits

@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from safevlm.backbones.processors import without_video
+from safevlm.backbones.processors import OTHERS, images_and_words
 from safevlm.backbones.row import Backbone
 from safevlm.backbones.table import BACKBONES
 from safevlm.config import SafetyConfig
@@ -216,10 +216,80 @@ def _mistral3(row: Backbone) -> Made:
     return config, _processor(row, tokenizer, images, "[IMG]", patch_size=PATCH, spatial_merge_size=2)
 
 
+def _paligemma(row: Backbone) -> Made:
+    tokenizer = _tokenizer(row, image_token="<image>")
+    images = transformers.SiglipImageProcessorPil(size=SIZE)
+    images.image_seq_length = (SIDE // PATCH) ** 2
+    processor = _processor(row, tokenizer, images, "")
+    text = _text(tokenizer, vocab_size=len(tokenizer), num_key_value_heads=1, head_dim=8)
+    config = row.config_class(
+        text_config=transformers.GemmaConfig(**text),
+        vision_config=transformers.SiglipVisionConfig(**VISION, projection_dim=WIDTH),
+        image_token_index=tokenizer.image_token_id,
+        projection_dim=WIDTH,
+    )
+    return config, processor
+
+
+def _gemma4(row: Backbone) -> Made:
+    sound = {"audio_token": "<sound>", "boa_token": "<boa>", "eoa_token": "<eoa>"}
+    tokenizer = _tokenizer(row, boi_token="<boi>", eoi_token="<eoi>", image_token="<soft>", **sound)
+    images = transformers.Gemma4ImageProcessorPil(patch_size=PATCH, pooling_kernel_size=2, max_soft_tokens=70)
+    processor = _processor(row, tokenizer, images, "<soft>")
+    own = {"head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8, "sliding_window": 64}
+    own |= {"vocab_size_per_layer_input": VOCABULARY, "num_hidden_layers": 4, "num_kv_shared_layers": 2}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    vision = {name: value for name, value in VISION.items() if name != "image_size"}
+    config = row.config_class(
+        text_config=transformers.Gemma4TextConfig(
+            **_text(tokenizer, **own), layer_types=kinds, use_bidirectional_attention="vision"
+        ),
+        vision_config={**vision, "num_key_value_heads": 4, "head_dim": 8, "pooling_kernel_size": 2},
+        audio_config=None,
+        image_token_id=tokenizer.image_token_id,
+        boi_token_id=tokenizer.boi_token_id,
+        eoi_token_id=tokenizer.eoi_token_id,
+        video_token_id=processor.video_token_id,
+        audio_token_id=tokenizer.audio_token_id,
+    )
+    return config, processor
+
+
+def _llama4(row: Backbone) -> Made:
+    tokenizer = _tokenizer(row)
+    marks = ["<|image|>", "<|patch|>", "<|image_start|>", "<|image_end|>"]
+    tokenizer.add_tokens([*marks, "<|tile_x_separator|>", "<|tile_y_separator|>"], special_tokens=True)
+    images = row.own_image_processor(size=SIZE, max_patches=4)
+    own = {"intermediate_size_mlp": 2 * WIDTH, "num_local_experts": 2, "head_dim": 8, "interleave_moe_layer_step": 2}
+    joined = {"projector_input_dim": WIDTH, "projector_output_dim": WIDTH, "vision_output_dim": WIDTH}
+    config = row.config_class(
+        text_config=transformers.Llama4TextConfig(**_text(tokenizer, **own)),
+        vision_config={**VISION, "intermediate_size": 4 * WIDTH, "pixel_shuffle_ratio": 0.5, **joined},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
+    )
+    return config, _processor(row, tokenizer, images, "<|image|>", patch_size=PATCH, pixel_shuffle_ratio=0.5)
+
+
+def _mllama(row: Backbone) -> Made:
+    tokenizer = _tokenizer(row)
+    tokenizer.add_tokens(["<|python_tag|>", "<|image|>"], special_tokens=True)
+    images = transformers.MllamaImageProcessorPil(size=SIZE, max_image_tiles=4)
+    text = _text(tokenizer, vocab_size=len(tokenizer) - 1, num_hidden_layers=3, cross_attention_layers=[1])
+    text["bos_token_id"] = tokenizer.bos_token_id
+    vision = {name: value for name, value in VISION.items() if name != "num_attention_heads"}
+    vision |= {"attention_heads": 4, "num_global_layers": 1, "max_num_tiles": 4, "intermediate_layers_indices": [0, 1]}
+    config = row.config_class(
+        text_config=text,
+        vision_config={**vision, "vision_output_dim": 3 * WIDTH},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )
+    return config, _processor(row, tokenizer, images, "<|image|>")
+
+
 def _processor(row: Backbone, tokenizer: Any, images: Any, image: str, **fields: Any) -> Any:
-    kind = without_video(row.processor_class)
-    parts = {"tokenizer": tokenizer, "image_processor": images, "video_processor": None}
-    template = SHAPES[row.model_type].template.replace("IMAGE", image)
+    kind = images_and_words(row.processor_class)
+    parts = {"tokenizer": tokenizer, "image_processor": images, **dict.fromkeys(OTHERS)}
+    template = SHAPES[row.model_type].template.replace("IMAGE", image) or row.chat_template
     given = {name: parts[name] for name in row.processor_class.get_attributes()}
     return kind(**given, chat_template=template, **fields)
 
@@ -236,6 +306,10 @@ MADE: Mapping[str, Callable[[Backbone], Made]] = {
     "idefics3": _idefics3,
     "smolvlm": _idefics3,
     "mistral3": _mistral3,
+    "paligemma": _paligemma,
+    "gemma4": _gemma4,
+    "llama4": _llama4,
+    "mllama": _mllama,
 }
 
 
@@ -245,7 +319,8 @@ def _shared(model_type: str) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = BACKBONES[model_type].model_class(config).eval()
     for name, weight in model.named_parameters():
-        if name.endswith(("image_newline", "mm_input_projection_weight")):  # zeros, before training
+        if name.endswith(("image_newline", "mm_input_projection_weight", "gate", "gate_attn", "gate_ffn")):
+            # zeros, before training
             torch.nn.init.normal_(weight, std=STD)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -279,7 +354,10 @@ QUICK = ("qwen3_vl", "gemma3", "llava_next")
 """Families whose contract the fast tests check: flattened patches with deep features, squares, tiles."""
 
 
-def each(names: Iterable[str] = BACKBONES) -> pytest.MarkDecorator:
+ANSWERING = tuple(name for name, row in BACKBONES.items() if not row.looks_only)
+
+
+def each(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
     """A test for each family, the quick ones among the fast tests."""
     return pytest.mark.parametrize("family", [pytest.param(name, marks=_marks(name)) for name in names])
 

@@ -44,6 +44,21 @@ MISTRAL = (
     "{% elif message['role'] == 'user' %}[INST]" + EACH + "[/INST]{% else %}" + TEXT + "{{ eos_token }}{% endif %}"
     "{% endfor %}"
 )
+GEMMA4 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}\n\nIMAGE\n\n{% else %}"
+    "{{ part['text'] | trim }}{% endif %}{% endfor %}<turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for message in messages %}<|header_start|>{{ message['role'] }}<|header_end|>\n\n"
+    + EACH
+    + "<|eot|>{% endfor %}{% if add_generation_prompt %}<|header_start|>assistant<|header_end|>\n\n{% endif %}"
+)
+LLAMA3 = (
+    LLAMA.replace("header_start", "start_header_id").replace("header_end", "end_header_id").replace("eot", "eot_id")
+)
 SMOL = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{{ ':' if message['content'][0]['type'] == 'image' else ': ' }}" + EACH + "<end_of_utterance>\n{% endfor %}"
@@ -56,6 +71,7 @@ class Shape:
     """A family's template, and the tokens in it."""
 
     template: str
+    """Empty: the row's own, since the family has none."""
     end: str
     """What ends an answer."""
     tokens: tuple[str, ...]
@@ -76,4 +92,13 @@ SHAPES = {
     "idefics3": Shape(SMOL, "<end_of_utterance>", ("<|im_start|>",)),
     "smolvlm": Shape(SMOL, "<end_of_utterance>", ("<|im_start|>",)),
     "mistral3": Shape(MISTRAL, "</s>", ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "<s>"),
+    "paligemma": Shape("", "<eos>", ("<loc0000>",), "<bos>"),
+    "gemma4": Shape(GEMMA4, "<turn|>", ("<|turn>",), "<bos>"),
+    "mllama": Shape(
+        LLAMA3,
+        "<|eot_id|>",
+        ("<|start_header_id|>", "<|end_header_id|>"),
+        "<|begin_of_text|>",
+    ),
+    "llama4": Shape(LLAMA, "<|eot|>", ("<|header_start|>", "<|header_end|>"), "<|begin_of_text|>"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,8 +90,20 @@ def _made(processor: Any, text: str, request: Request) -> Any:
     """What the processor itself makes of prompt and images; a first token that the template wrote is not doubled."""
     first = processor.tokenizer.bos_token
     images = [list(request.images)] if request.images else None
+    if type(processor).__name__ == "PaliGemmaProcessor":
+        return _by_paligemma(processor, text, images)
     written = bool(first) and text.startswith(first)
     return processor(text=[text], images=images, return_tensors="pt", add_special_tokens=not written)
+
+
+def _by_paligemma(processor: Any, text: str, images: Any) -> Any:
+    """It writes first token and line end itself, and reads no words without images."""
+    if images is None:
+        return processor.tokenizer([text], return_token_type_ids=True, return_tensors="pt")
+    bare = text.replace(processor.tokenizer.bos_token, "").removesuffix("\n")
+    made = processor(text=[bare], images=images, return_tensors="pt")
+    del made["labels"]
+    return made
 
 
 @each_family
@@ -175,6 +188,14 @@ def test_the_prompt_is_the_one_that_the_processor_itself_makes(home: Path, famil
 
 
 @each_family
+@pytest.mark.parametrize("medium", ["videos", "audio"])
+def test_video_and_sound_are_refused(home: Path, family: str, medium: str) -> None:
+    processor = Engine.load(folder(home, family), defense="none", device="cpu").processor
+    with pytest.raises(ValueError, match="video"):
+        processor(text=["What happens?"], **{medium: [torch.zeros(2, 3, 16, 16)]})
+
+
+@each_family
 def test_a_token_of_the_template_in_a_users_words_stays_text(home: Path, family: str) -> None:
     engine = guarded(home, family)
     control = [reading.slot(engine.processor), engine.processor.image_token, SHAPES[family].end, *SHAPES[family].tokens]
@@ -221,6 +242,14 @@ def test_virtual_tokens_that_are_words_say_what_the_words_say(home: Path, family
             if scale is None:  # else an embedding is scaled behind the table, which a virtual token is not
                 assert torch.allclose(bare.model(**changed.model_inputs).logits[0, -1], said, atol=1e-5)
         assert changed.input_ids.shape[1] == words.shape[1]
+
+
+@each_family
+def test_a_lora_reaches_every_linear_layer_of_the_llms_layers_and_nothing_else(family: str) -> None:
+    row, (model, _) = BACKBONES[family], families.stock(family)
+    modules = dict(model.named_modules())
+    linear = {name for name, own in modules.items() if type(own) is torch.nn.Linear and name.startswith(row.lm_layers)}
+    assert {name for name in modules if re.fullmatch(row.lora_targets, name)} == linear
 
 
 @each_family

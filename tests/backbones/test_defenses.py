@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from safevlm import defenses
-from safevlm.backbones.table import BACKBONES
 from safevlm.defenses import Defense, Policy, prompts, security_tensor
 from safevlm.defenses.base import ImageFeatures
 from safevlm.defenses.fusion import RULES, Fusion
@@ -58,7 +57,7 @@ every_defense = pytest.mark.parametrize(
     ("family", "name"),
     [
         pytest.param(family, name, marks=() if family == QUICK else pytest.mark.slow)
-        for family, name in itertools.product(BACKBONES, NAMES)
+        for family, name in itertools.product(families.ANSWERING, NAMES)
     ],
 )
 

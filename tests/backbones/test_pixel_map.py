@@ -14,7 +14,7 @@ from tests.backbones import families
 from tests.engine import engines
 
 RESIZING = ("idefics3", "smolvlm")
-COPYING = [name for name in families.BACKBONES if name not in RESIZING]
+COPYING = [name for name in families.ANSWERING if name not in RESIZING]
 SIZES = ((64, 64), (100, 75))
 
 

@@ -24,7 +24,7 @@ from safevlm.training.run import train
 from tests.backbones import families
 from tests.backbones.test_training import _data
 
-DENSE = ("gemma3",)
+DENSE = ("gemma3", "paligemma")
 SAFETY = dataclasses.replace(families.SAFETY, lm_tokens=0)
 
 

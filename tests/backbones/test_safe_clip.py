@@ -138,7 +138,7 @@ def check_alone(engine: Engine, together: list[Any], name: str) -> None:
     assert len(seen) > 3, "verdicts are all alike"
 
 
-@families.each(sorted(set(BACKBONES) - set(WITH_TEXT_SIDE)))
+@families.each(sorted(set(families.ANSWERING) - set(WITH_TEXT_SIDE)))
 def test_a_tower_without_a_text_side_is_refused_with_the_way_out(home: Path, family: str) -> None:
     place = home / family
     if not place.is_dir():

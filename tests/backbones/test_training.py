@@ -23,6 +23,7 @@ from safevlm.config import (
     Recipe,
     RunConfig,
 )
+from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import read_records
 from safevlm.engine import load
@@ -109,6 +110,24 @@ def test_what_is_learnt_is_the_answers_with_their_ends_and_nothing_else(family: 
     assert [text.strip() for text in said[:1]] == [f"Thing 0.{end}"]
     assert said[6].replace(" ", "") == f"Hi.{end}Yes.{end}" and said[7].strip() == f"Alike.{end}"
     assert batch["images_per_row"].tolist() == [1] * 6 + [0, 2] and len(batch["pixel_values"]) == 8
+
+
+@families.each(["paligemma"])
+def test_paligemma_learns_what_its_own_processor_makes(family: str, tmp_path: Path) -> None:
+    """Question and answer as `suffix` has them: the same ids, and the same tokens that only answers are read with."""
+    model, processor = families.stock(family)
+    image = families.image(0)
+    messages = (chat.user("What is it?", 1), chat.assistant("A cup."))
+    ours = chat.encode_dialogues(processor, [messages], [[image]])
+    theirs = processor(text=["<image>What is it?"], images=[[image]], suffix=["A cup."], return_tensors="pt")
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    assert torch.equal(ours["assistant_masks"], (theirs["labels"] != IGNORED).long())
+    labels = theirs["labels"]
+    loaded = loading.load(families.saved(family, tmp_path / "stock")).model.train()
+    with torch.no_grad():
+        given = {"pixel_values": ours["pixel_values"], "images_per_row": ours["images_per_row"], "labels": labels}
+        own = loaded(input_ids=ours["input_ids"], attention_mask=ours["attention_mask"], **given).logits
+        torch.testing.assert_close(own, model.train()(**theirs).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_template_that_writes_a_beginning_otherwise_is_refused(tmp_path: Path) -> None:
