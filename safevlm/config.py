@@ -215,6 +215,9 @@ class TensorSettings:
     of them. What is saved are pixels."""
     benign: BenignTerm = "kl"
     """What holds the clean answers: kl to the untouched model's next-token probabilities, or ce on its own answers."""
+    kl_words: Amount = 64
+    """Likeliest next words whose probabilities are compared, all others as one; they are computed once. 0: every word,
+    computed again in every epoch."""
     weights: PartWeights = PartWeights()
     held_out: Amount = 0
     """Pairs of each part that are kept from training, for the loss that chooses `best`."""

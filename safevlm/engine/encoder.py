@@ -13,11 +13,12 @@ from safevlm.backbones import config_facts, virtual_tokens
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.data import chat
 from safevlm.data.chat import Prompt
-from safevlm.data.pixels import join_images, read_images
+from safevlm.data.pixels import join_images
 from safevlm.defenses import Inputs
-from safevlm.engine.checks import check_inputs, opened_images
+from safevlm.engine.checks import check_inputs
 from safevlm.engine.guard import GuardedRequest
 from safevlm.engine.lengths import WrittenAnswer, check_length, surely_fits
+from safevlm.engine.reading import ReadAhead, images_of
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, ImageVectors, encode
 from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, reopened, words_of
 from safevlm.model.loading import Loaded
@@ -31,6 +32,7 @@ class Encoder:
         self.model: Any = loaded.safe_llava
         self.processor = loaded.processor
         self.device = device
+        self.ahead = ReadAhead(self.processor)
         self.image_token_id = config_facts.image_token_id(self.model.config)
 
     def features(self, requests: Sequence[Request], every_frame: bool = False) -> list[LazyImageFeatures]:
@@ -38,21 +40,17 @@ class Encoder:
 
         `every_frame`: with the other frames of animations, which have passes of their own.
         """
-        opened = list(opened_images(requests, self.processor, every_frame))
+        images = self.ahead.take(requests, every_frame) or images_of(requests, self.processor, every_frame)
         counts = [len(request.images) for request in requests]
-        pixels = None
-        if opened:
-            left = iter(opened)
-            images = [[each.image for each in islice(left, count)] for count in counts]
-            pixels = read_images(self.processor, images).to(self.device)
+        pixels = images.pixels.to(self.device) if images.pixels is not None else None
         words = [partial(words_of, self.processor, request, self.device) for request in requests]
         shown = [own for own, count in zip(words, counts, strict=True) if count]
         sources = [source for request in requests for source in request.images]
         encoded = encode_images(self.model, pixels, counts, shown, reopened(sources))
-        if any(each.later is not None for each in opened):
-            left = iter(opened)
+        if any(each is not None for each in images.later):
+            left = iter(images.later)
             for request, own, own_words in zip(requests, encoded, words, strict=True):
-                later = [each.later for each in islice(left, own.images)]
+                later = list(islice(left, own.images))
                 own.frames = encode_frames(self.model, request.images, later, own_words, self.device)
         return encoded
 

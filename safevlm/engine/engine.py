@@ -149,6 +149,15 @@ class Engine:
         """
         return self._reply_all(requests, generation, batch_size, errors)
 
+    def read_ahead(self, requests: Sequence[Request]) -> None:
+        """Begins to read the images of the next batch, in a thread, while the model answers another; returns at once.
+
+        These very requests are then given to `reply_all`, as one batch. Only the last such call counts; an image that
+        cannot be used is told there.
+        """
+        if any(request.images for request in requests):
+            self._encoder.ahead.begin(requests, self.defense.detects)
+
     def reply_each(self, asked: Sequence[BatchRequest], stop: Event | None = None) -> list[Reply]:
         """Answers requests as one batch, in order: each with a length and stop texts of its own, and heard as it grows.
 

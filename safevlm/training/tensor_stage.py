@@ -4,21 +4,23 @@
     contrastive, benign      KL(untouched model ‖ model behind the tensor), or cross-entropy of the model's own answer
 
 Each term is a mean over the answer tokens of its part in one update, so that the sum does not depend on how the update
-is cut (`SafeTrainer`). A checkpoint holds the tensor alone; `final` is the last one, `best` the one with the lowest
-loss on held-out pairs among those that were saved.
+is cut (`SafeTrainer`). What the untouched model says of the clean pairs is computed once, before the first update
+(`safevlm.training.top_words`). A checkpoint holds the tensor alone; `final` is the last one, `best` the one with the
+lowest loss on held-out pairs among those that were saved.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from safevlm.config import Recipe, TensorSettings
@@ -29,54 +31,114 @@ from safevlm.defenses import security_tensor
 from safevlm.defenses.security_tensor import SecurityTensor
 from safevlm.model import loading, losses
 from safevlm.model.stored import read_tensors
+from safevlm.training import top_words, updates
 from safevlm.training.longest import longest
 from safevlm.training.tensors import AnswerLogits, TensorLearner
+from safevlm.training.top_words import TopWords
 from safevlm.training.trainer import SafeTrainer, whole
 
 MALICIOUS, *CLEAN = PARTS
 BEST = "best"
 HELD_OUT = "held_out_loss"
+KEPT_BYTES = 1 << 30
+"""Of what the untouched model says; of pairs beyond them it is asked whenever they come."""
 FED = ("input_ids", "attention_mask", "pixel_values", "labels", "images_per_row")
 """Of a batch, to the model; LLaVA's has no `images_per_row`."""
 
 
 @dataclass(frozen=True)
 class PartCollator(Collator):
-    """Adds labels of its own for each part, (b, t), -100 in the rows of the others."""
+    """Adds `places`, and labels of its own for each part, (b, t), -100 in the rows of the others."""
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
         batch = super().__call__(records)
         others = {part: torch.tensor([record.part != part for record in records]) for part in PARTS}
-        return batch | {part: batch["labels"].masked_fill(rows[:, None], IGNORED) for part, rows in others.items()}
+        own = {part: batch["labels"].masked_fill(rows[:, None], IGNORED) for part, rows in others.items()}
+        return batch | own | {"places": [record.place for record in records]}
 
 
 class TensorTrainer(SafeTrainer):
     labels = {part: part for part in PARTS}
 
-    def __init__(self, *, settings: TensorSettings, held_out: Sequence[Record], **kwargs: Any) -> None:
+    def __init__(
+        self, *, settings: TensorSettings, held_out: Sequence[Record], keeps_words: bool = False, **kwargs: Any
+    ) -> None:
+        """`keeps_words`: whether what the untouched model says is computed before the first update."""
         super().__init__(**kwargs)
-        self.settings, self.held_out = settings, held_out
+        self.settings, self.held_out, self.keeps_words = settings, held_out, keeps_words
+        self._kept: dict[str, TopWords] | None = None
         self.weights = asdict(settings.weights)
         self.image_std = self.loaded.processor.image_processor.image_std
         if settings.epsilon:
             self.add_callback(Bound(settings.epsilon / security_tensor.pixel_units(self.image_std)))
 
     def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, losses.Term], AnswerLogits]:
-        fed = {name: inputs[name] for name in FED if name in inputs}
         clean = torch.stack([(inputs[part] != IGNORED).any(1) for part in CLEAN]).any(0)
-        untouched = clean if self.settings.benign == "kl" else torch.zeros_like(clean)
-        answers = model(**fed, untouched=untouched)
+        compared = clean if self.settings.benign == "kl" else torch.zeros_like(clean)
+        kept = self._known_words()  # in every process, whatever its batch holds
+        pairs = zip(inputs["places"], compared.tolist(), strict=True)
+        known = [kept.get(place) if is_compared else None for place, is_compared in pairs]
+        asked = compared & torch.tensor([each is None for each in known], device=compared.device)
+        answers = model(**_fed(inputs), untouched=asked)
         learned = inputs["labels"][:, 1:] != IGNORED
         targets = inputs["labels"][:, 1:][learned]
-        asked = untouched[:, None].expand_as(learned)[learned]
         terms = {}
+        untouched = self._untouched(answers, known, asked, learned.sum(1).tolist()) if compared.any() else None
+        of_compared = compared[:, None].expand_as(learned)[learned]
         for part in PARTS:
             mine = inputs[part][:, 1:][learned] != IGNORED
-            if mine.any() and part in CLEAN and self.settings.benign == "kl":
-                terms[part] = losses.divergence(answers.logits[mine], answers.untouched[mine[asked]])
+            if mine.any() and part in CLEAN and untouched is not None:
+                terms[part] = untouched(answers.logits[mine], mine[of_compared])
             elif mine.any():
                 terms[part] = losses.classification(answers.logits[mine], targets[mine])
         return terms, answers
+
+    def _untouched(
+        self, answers: AnswerLogits, known: Sequence[TopWords | None], asked: Tensor, sizes: Sequence[int]
+    ) -> Callable[[Tensor, Tensor], losses.Term]:
+        """(logits of some compared tokens, which of all compared tokens they are) → their KL.
+
+        `sizes`: answer tokens of each row.
+        """
+        said = answers.untouched
+        if said is not None and not self.settings.kl_words:
+            return lambda logits, which: losses.divergence(logits, said[which])
+        new: Iterator[TopWords] = iter(())
+        if said is not None:
+            own = [size for size, is_asked in zip(sizes, asked.tolist(), strict=True) if is_asked]
+            new = top_words.top_words(said, self.settings.kl_words).split(own)
+        rows = [next(new) if is_asked else words for words, is_asked in zip(known, asked.tolist(), strict=True)]
+        words = top_words.joined([row.to(self.args.device) for row in rows if row is not None])
+        return lambda logits, which: top_words.divergence(logits, words.of(which))
+
+    def _known_words(self) -> dict[str, TopWords]:
+        """Place of a pair → what the untouched model says of it. At the first call every process asks about a share."""
+        if self._kept is None:
+            self._kept = {}
+            if self.keeps_words and self.settings.kl_words and self.settings.benign == "kl":
+                for part in _gathered(self._words_of_my_share(), self.args.world_size):
+                    self._kept |= part
+        return self._kept
+
+    def _words_of_my_share(self) -> dict[str, TopWords]:
+        collate: Any = self.data_collator  # ours, of records
+        records = cast(RecordDataset, self.train_dataset).records
+        clean = [record for record in (*records, *self.held_out) if record.part in CLEAN]
+        size, room = self.args.per_device_train_batch_size, KEPT_BYTES // self.args.world_size
+        found: dict[str, TopWords] = {}
+        learner = self.accelerator.unwrap_model(self.model)
+        batches = range(self.args.process_index * size, len(clean), size * self.args.world_size)
+        for start in tqdm(batches, "asking the untouched model", leave=False):
+            batch = self._prepare_inputs(collate(clean[start : start + size]))
+            with self.accelerator.autocast():
+                said = learner.untouched(**_fed(batch))
+            words = top_words.top_words(said, self.settings.kl_words).to("cpu")
+            room -= words.bytes
+            if room < 0:
+                break
+            sizes = (batch["labels"][:, 1:] != IGNORED).sum(1).tolist()
+            found |= dict(zip(batch["places"], words.split(sizes), strict=True))
+        return found
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -150,6 +212,18 @@ class Bound(TrainerCallback):
             model.security_tensor.clamp_(-bound, bound)
 
 
+def _fed(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: inputs[name] for name in FED if name in inputs}
+
+
+def _gathered(mine: dict[str, TopWords], processes: int) -> list[dict[str, TopWords]]:
+    """Every process's."""
+    found = [mine] * processes
+    if processes > 1:
+        torch.distributed.all_gather_object(found, mine)
+    return found
+
+
 def count_parts(records: Sequence[Record]) -> dict[str, int]:
     """Pairs by part. RecordError: one without a part or an image, or a part without pairs."""
     for record in records:
@@ -175,9 +249,12 @@ def split(records: Sequence[Record], held_out: int, seed: int) -> tuple[list[Rec
 
 def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> TensorTrainer:
     trained, held_out = split(records, recipe.tensor.held_out, recipe.run.seed)
+    optim, processes = recipe.optim, kwargs["args"].world_size
+    seen = updates.in_all(optim, len(trained), processes) * updates.effective_batch(optim, processes)
     return TensorTrainer(
         settings=recipe.tensor,
         held_out=held_out,
+        keeps_words=seen > len(trained),
         loaded=loaded,
         train_dataset=RecordDataset(trained),
         data_collator=PartCollator(loaded.processor, longest(recipe, loaded.safe_llava.config)),

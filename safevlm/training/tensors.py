@@ -96,8 +96,7 @@ class TensorLearner(nn.Module):
 
         `images_per_row` (b,), where images differ in their number of slots.
         """
-        counts = self.llava.images_per_row(input_ids) if images_per_row is None else images_per_row.tolist()
-        unseen = list(_rows(input_ids, attention_mask, labels, pixel_values, counts))
+        unseen = self._unseen(input_ids, attention_mask, pixel_values, labels, images_per_row)
         is_visual = self.settings.kind == "visual"
         rows = self._seen(unseen, self.values() if is_visual else None)
         bare = None
@@ -106,6 +105,29 @@ class TensorLearner(nn.Module):
                 clean = compress(unseen if is_visual else rows, untouched.tolist())
                 bare = self._answers(self._seen(list(clean)) if is_visual else list(clean))
         return AnswerLogits(self._answers(rows if is_visual else [self._with_tokens(row) for row in rows]), bare)
+
+    @torch.no_grad()
+    def untouched(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Pixels,
+        labels: Tensor,
+        images_per_row: Tensor | None = None,
+    ) -> Tensor:
+        """(n, vocabulary): what the bare model says of each answer token; arguments are those of `forward`."""
+        return self._answers(self._seen(self._unseen(input_ids, attention_mask, pixel_values, labels, images_per_row)))
+
+    def _unseen(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Pixels,
+        labels: Tensor,
+        images_per_row: Tensor | None,
+    ) -> list[TensorRecord]:
+        counts = self.llava.images_per_row(input_ids) if images_per_row is None else images_per_row.tolist()
+        return list(_rows(input_ids, attention_mask, labels, pixel_values, counts))
 
     def _seen(self, rows: Sequence[TensorRecord], change: Tensor | None = None) -> list[TensorRecord]:
         """The rows with what one vision pass gives for their images, `change` (3, h, w) added to each of these."""

@@ -77,6 +77,9 @@ class Parrot:
         self.calls = 0
         self.rng = random.Random(0)
 
+    def read_ahead(self, requests: Sequence[Request]) -> None:
+        pass
+
     def reply_all(self, requests: Sequence[Request], generation: Generation, *, batch_size: int) -> list[Reply]:
         self.calls += 1
         if self.dies_after is not None and self.calls > self.dies_after:

@@ -46,6 +46,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "tensor.tokens": COUNTED,
     "tensor.init_std": NONE_BELOW_ZERO,
     "tensor.epsilon": (-1, 256, ".nan", ".inf"),
+    "tensor.kl_words": NONE_BELOW_ZERO,
     "tensor.held_out": NONE_BELOW_ZERO,
     "tensor.weights.malicious": NONE_BELOW_ZERO,
     "tensor.weights.contrastive": NONE_BELOW_ZERO,

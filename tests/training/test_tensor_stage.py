@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ from safevlm.engine import Engine
 from safevlm.model import loading, losses
 from safevlm.model.checkpoint_folder import FINAL
 from safevlm.taxonomy import DEFAULT
-from safevlm.training import tensor_stage
+from safevlm.training import run, start, tensor_stage
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.run import train
 from safevlm.training.stages import STAGES
@@ -56,6 +58,8 @@ WHOLE: dict[str, Any] = {
     "run": {"save_steps": 2},
 }
 """18 of 24 pairs, 8 to an update: six updates; checkpoint-2 lies inside the first epoch, checkpoint-4 in the second."""
+ALL_WORDS = 10**6
+"""More than there are: the loss is exact, though the untouched model is asked once."""
 BOUND = 8.0
 """Of the whole visual run, in pixels; its start is larger."""
 
@@ -125,7 +129,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
 
 def _recipe(home: Path, out: Path, way: str = "textual", data: Path | None = None, **sections: Any) -> Recipe:
     """12 + 6 + 6 pairs, 8 to an update; `sections` as in `workshop.recipe`, and `tensor`."""
-    tensor = {**WAYS[way], "tokens": 3, "weights": WEIGHTS, **sections.pop("tensor", {})}
+    tensor = {**WAYS[way], "tokens": 3, "weights": WEIGHTS, "kl_words": ALL_WORDS, **sections.pop("tensor", {})}
     sections["model"] = {"safety": SafetyConfig(**tiny.BARE), **sections.get("model", {})}
     start = sections.pop("start", home / "base")
     made = workshop.recipe(start, data or home / "data" / "pairs.jsonl", out, **sections)
@@ -289,17 +293,23 @@ def test_eight_by_one_equals_two_by_four_equals_one_by_eight(home: Path, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tmp_path: Path, extensions: Path) -> None:
-    """Of whole updates: the last batch of an epoch is filled up where it does not reach for every process."""
+    """Of whole updates: the last batch of an epoch is filled up where it does not reach for every process.
+
+    24 pairs train, 8 to an update, so that the fourth has pairs of which the words are known.
+    """
     tensor = {**WHOLE["tensor"], "epsilon": BOUND}
+    lines = (home / "data" / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    data = home / "data" / "more_pairs.jsonl"
+    data.write_text("".join([*lines, *lines[-6:]]), encoding="utf-8")
     one, two = (
-        _recipe(home, tmp_path / name, "visual", tensor=tensor, optim={"batch_size": size, "max_steps": 2})
+        _recipe(home, tmp_path / name, "visual", data, tensor=tensor, optim={"batch_size": size, "max_steps": 4})
         for name, size in (("one", 4), ("two", 2))
     )
     alone, together = train(one), launched("torchrun", two, tmp_path, extensions)
     first, second = _tensor(alone, "visual"), _tensor(together, "visual")
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=1e-4)
     assert second.about["held_out_loss"] == pytest.approx(first.about["held_out_loss"], rel=1e-4)
-    assert sorted(path.name for path in together.parent.iterdir()) == ["best", "checkpoint-2", "final"]
+    assert sorted(path.name for path in together.parent.iterdir()) == ["best", "checkpoint-4", "final"]
     for line, other in zip(workshop.history(alone), workshop.history(together), strict=True):
         assert other.keys() == line.keys()
         for key in {"grad_norm", *line} - {"learning_rate", "epoch", "step"}:
@@ -319,8 +329,47 @@ def test_loss_that_is_not_finite_names_the_pairs(home: Path, tmp_path: Path, mon
     broken = lambda logits, untouched: dataclasses.replace(whole_term(logits, untouched), total=logits.sum() * math.nan)  # noqa: E731
     monkeypatch.setattr(losses, "divergence", broken)
     with pytest.raises(FloatingPointError, match="records"):
-        train(_recipe(home, tmp_path / "out"))
+        train(_recipe(home, tmp_path / "out", tensor={"kl_words": 0}))
     assert not workshop.file_bytes(tmp_path / "out"), "a broken run left something behind"
+
+
+@pytest.mark.slow
+def test_the_untouched_model_is_asked_once_about_each_clean_pair(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 of 18 clean pairs and 6 malicious ones train, or are held out; the loss stays the exact one."""
+    fed, logged = {}, {}
+    for words in (0, ALL_WORDS, 64):
+        with _rows_of_the_model(monkeypatch) as rows:
+            made = _whole(home, tmp_path / str(words), "textual")
+            settings = dataclasses.replace(made.tensor, kl_words=words)
+            logged[words] = workshop.history(train(dataclasses.replace(made, tensor=settings)))
+        fed[words] = sum(rows)
+    updates, clean_trained, clean_held_out, saves = 2 * 18, 4 + 4, 2 + 2, 3
+    alone = updates + saves * 6
+    assert fed[ALL_WORDS] == fed[64] == alone + clean_trained + clean_held_out
+    assert fed[0] == alone + 2 * clean_trained + saves * clean_held_out
+    for exact, kept, few in zip(logged[0], logged[ALL_WORDS], logged[64], strict=True):
+        assert kept["loss"] == pytest.approx(exact["loss"], rel=1e-5)
+        assert few.get("loss_benign", 0.0) <= exact.get("loss_benign", 0.0) * (1 + 1e-3)
+
+
+@contextlib.contextmanager
+def _rows_of_the_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many rows the model is given, at each of its calls."""
+    rows: list[int] = []
+
+    def counted(module: torch.nn.Module, args: Any, given: dict[str, Any]) -> None:
+        rows.append(len(given["input_ids"]))
+
+    def begin(recipe: Recipe) -> loading.Loaded:
+        loaded = start.load(recipe)
+        loaded.safe_llava.register_forward_pre_hook(counted, with_kwargs=True)
+        return loaded
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "start", SimpleNamespace(load=begin))
+        yield rows
 
 
 # Saving and resuming

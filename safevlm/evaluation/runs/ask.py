@@ -1,19 +1,21 @@
 """Put a suite's questions to a model behind a defense: `replies.jsonl` and `run.json`.
 
 A run that was stopped goes on where it was: replies are on disk after every batch, and ids that are there are not
-asked again. Several processes (torchrun, or `--shard I/N` each) ask a part each (`safevlm.evaluation.runs.shards`).
-A request that a served model could not answer goes to `failed.jsonl` and is asked again the next time; it never
-becomes a reply. The engine (and torch) is imported late, so that judging and reporting never load it.
+asked again. The images of the next batch are read while the model answers one. Several processes (torchrun, or
+`--shard I/N` each) ask a part each (`safevlm.evaluation.runs.shards`). A request that a served model could not answer
+goes to `failed.jsonl` and is asked again the next time; it never becomes a reply. The engine (and torch) is imported
+late, so that judging and reporting never load it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 from typing_extensions import TypedDict
@@ -34,6 +36,7 @@ from safevlm.types import Generation, Reply, Sample, Verdict
 from safevlm.usage import UsageError
 
 FAILED = "failed.jsonl"
+Item = TypeVar("Item")
 
 
 class RequestChange(Protocol):
@@ -265,8 +268,12 @@ def _ask_all(
     drop_half_written_line(part)
     name = "ask" if share.world == 1 else f"ask {share.rank + 1}/{share.world}"
     with tqdm(total=len(samples), desc=name, unit="request", position=share.rank) as bar:
-        for repeat, batch in _batches(samples, batch_size):
-            requests = [sample.request for sample in batch]
+        batches = (
+            (repeat, batch, [sample.request for sample in batch]) for repeat, batch in _batches(samples, batch_size)
+        )
+        for (repeat, batch, requests), following in _with_next(batches):
+            if following is not None:
+                engine.read_ahead(following[2])
             drawn = replace(generation, seed=generation.seed + repeat)
             answers = _usable(engine.reply_all(requests, drawn, batch_size=batch_size), partial)
             pairs = list(zip(batch, answers, strict=True))
@@ -294,6 +301,12 @@ def _batches(samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Sequen
     for repeat, mixed in of_repeat.items():
         own = sorted(mixed, key=_prompt_length, reverse=True)
         yield from ((repeat, own[start : start + size]) for start in range(0, len(own), size))
+
+
+def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Each item and the one behind it; None behind the last."""
+    now, ahead = itertools.tee(items)
+    return zip(now, itertools.chain(itertools.islice(ahead, 1, None), [None]), strict=True)
 
 
 def _prompt_length(sample: Sample) -> tuple[int, int]:

@@ -65,6 +65,9 @@ class Served:
             },
         }
 
+    def read_ahead(self, requests: Sequence[Request]) -> None:
+        """Nothing: images are read call by call, many at once."""
+
     def reply_all(
         self, requests: Sequence[Request], generation: Generation | None = None, *, batch_size: int = 8
     ) -> list[Reply | Failure]:
