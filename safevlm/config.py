@@ -19,6 +19,7 @@ Position = Literal["start", "after_image"]
 BenignTerm = Literal["kl", "ce"]
 Basis = Literal["pixels", "patches"]
 Objective = Literal["trades", "madry"]
+Goal = Literal["wrong", "clean"]
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -149,6 +150,9 @@ class AdversarialSettings:
     """Steps of gradient ascent (PGD) from a random start; 1: the fast method of arXiv 2001.03994."""
     step_size: Weight = 0.0
     """Change of a pixel in one step, on the same scale; 0: 2.5 epsilon / steps, and 1.25 epsilon for a single step."""
+    goal: Goal = "wrong"
+    """What an attack wants, and of which images. wrong: another label than is true, of all. clean: that a risky image
+    passes, by level or category, whichever is easier; nobody gains by a harmless one that is refused."""
     objective: Objective = "trades"
     """trades: cross-entropy on clean images, and KL from what the head says of them to what it says of changed ones.
     madry: cross-entropy on both."""

@@ -24,9 +24,9 @@ def attack(plan: RunPlan) -> Iterator[Finding]:
     if not settings.epsilon:
         return
     pixel_scale(plan.processor)
-    passes = settings.steps + (settings.objective == "trades") + 2
+    which = "risky images" if settings.goal == "clean" else "labelled images"
     yield Finding(
         True,
-        f"adversarial.epsilon: {settings.epsilon:g} of 255, {settings.objective}; an image goes through the vision "
-        f"tower {passes} times in a step, and {settings.steps} times back",
+        f"adversarial.epsilon: {settings.epsilon:g} of 255; in each step {which} go through the vision tower "
+        f"{settings.steps} times forth and back, and all of them once more",
     )

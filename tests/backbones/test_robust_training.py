@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.table import BACKBONES
+from safevlm.check import changed_images
+from safevlm.check.lazy_parts import run
+from safevlm.check.plan import RunPlan
 from safevlm.config import (
     AdversarialSettings,
     DataConfig,
@@ -46,8 +50,8 @@ def test_changed_images_reach_the_head(family: str, tmp_path: Path, monkeypatch:
     pairs: list[tuple[ImageInputs, ImageInputs]] = []
 
     class Watched(AdversarialTrainer):
-        def _attacked(self, inputs):  # type: ignore[no-untyped-def]
-            pairs.append((inputs["pixel_values"], super()._attacked(inputs)))
+        def _changed(self, model: Any, inputs: dict[str, Any]) -> Any:
+            pairs.append((inputs["pixel_values"], super()._changed(model, inputs)))
             return pairs[-1][1]
 
     monkeypatch.setattr(adversarial, "AdversarialTrainer", Watched)
@@ -63,3 +67,17 @@ def test_changed_images_reach_the_head(family: str, tmp_path: Path, monkeypatch:
 def test_pixels_that_are_no_image_are_refused_by_the_key(family: str) -> None:
     with pytest.raises(ValueError, match=r"adversarial\.epsilon.*not one \(3, height, width\)"):
         pixel_scale(families.stock(family)[1])
+
+
+def test_check_and_start_refuse_it_alike(tmp_path: Path) -> None:
+    recipe = _recipe("qwen3_vl", tmp_path)
+    (finding,) = run((("adversarial.epsilon", changed_images.attack),), RunPlan(recipe))
+    assert not finding.ok and "adversarial.epsilon" in finding.title
+    with pytest.raises(ValueError, match=r"adversarial\.epsilon"):
+        train(recipe)
+    assert not (tmp_path / "out" / "final").exists()
+
+
+def test_check_says_what_an_attack_costs(tmp_path: Path) -> None:
+    (finding,) = run((("adversarial.epsilon", changed_images.attack),), RunPlan(_recipe("gemma3", tmp_path)))
+    assert finding.ok and "2 times" in finding.title

@@ -22,6 +22,7 @@ from safevlm.data.pixels import read_images
 from safevlm.model import losses
 from safevlm.model.checkpoint_folder import FINAL, SAFETY_FILE
 from safevlm.model.safety_modules import is_safety_name
+from safevlm.taxonomy import DEFAULT
 from safevlm.training import adversarial, feature_cache
 from safevlm.training import recipe as recipes
 from safevlm.training.adversarial import AdversarialTrainer, pixel_scale
@@ -38,6 +39,7 @@ READS_TEXT = dataclasses.replace(SAFETY, reads_text=True)
 AUGMENT = ["rotate:20", "collage", "noise"]
 TRADES = AdversarialSettings(epsilon=8, steps=2, weight=2.0, ramp=0.5)
 MADRY = AdversarialSettings(epsilon=8, steps=1, objective="madry", weight=0.25, ramp=0.0)
+HIDING = dataclasses.replace(MADRY, goal="clean")
 WEIGHTS = {"lm": 0.0, "level": 3.0, "category": 5.0}
 
 
@@ -70,18 +72,21 @@ class Watched(AdversarialTrainer):
         super().__init__(**given)
         self.before = {name: each.detach().clone() for name, each in self.model.state_dict().items()}
         self.pairs: list[tuple[Tensor, Tensor, float]] = []
+        self.attacked_ids: set[str] = set()
 
-    def _attacked(self, inputs: dict[str, Any]) -> Any:
-        changed = super()._attacked(inputs)
+    def _changed(self, model: Any, inputs: dict[str, Any]) -> Any:
+        changed = super()._changed(model, inputs)
         self.pairs.append((inputs["pixel_values"], changed, self._epsilon()))
+        self.attacked_ids |= set(inputs["ids"])
         return changed
 
 
 def _watched(home: Path, out: Path, **sections: Any) -> Watched:
     made: list[Watched] = []
+    settings = sections.pop("settings", TRADES)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(adversarial, "AdversarialTrainer", lambda **given: made.append(Watched(**given)) or made[-1])
-        train(_recipe(home, out, **sections))
+        train(_recipe(home, out, settings, **sections))
     return made[0]
 
 
@@ -146,7 +151,7 @@ def test_trades_is_its_formula() -> None:
     assert (term.total.item(), int(term.count)) == (pytest.approx(by_hand, rel=1e-5), 2)
 
 
-@pytest.mark.parametrize("settings", [TRADES, MADRY], ids=["trades", "madry"])
+@pytest.mark.parametrize("settings", [TRADES, MADRY, HIDING], ids=["trades", "madry", "hiding"])
 def test_logged_terms_add_up_to_the_objective(home: Path, tmp_path: Path, settings: AdversarialSettings) -> None:
     final = train(_recipe(home, tmp_path / "out", settings, optim={"epochs": 1}))
     share = settings.weight if settings.objective == "madry" else 0.0
@@ -163,12 +168,12 @@ def test_terms_are_those_of_the_images_that_the_attack_made(whole: Watched, home
     batch = whole._prepare_inputs(whole.data_collator([whole.train_dataset[index] for index in range(4)]))
     terms, _ = whole._terms(whole.model, batch)
     clean, changed, _ = whole.pairs.pop()
-    assert torch.equal(clean, batch["pixel_values"])
-    outputs = [whole.model(batch["input_ids"], pixel_values=each, skip_lm=True) for each in (clean, changed)]
     kept = batch["safe_level"] != -100
     assert 0 < int(kept.sum()) < 4
+    ids = batch["input_ids"][kept]
+    outputs = [whole.model(ids, pixel_values=each, skip_lm=True) for each in (clean, changed)]
     for name, key in (("level", "safe_level"), ("category", "safe_type")):
-        one, other = (getattr(each, f"{name}_logits")[kept] for each in outputs)
+        one, other = (getattr(each, f"{name}_logits") for each in outputs)
         wanted = torch.nn.functional.cross_entropy(one, batch[key][kept], reduction="sum")
         assert terms[name].total.item() == pytest.approx(wanted.item(), rel=1e-4)
         divergence = torch.nn.functional.kl_div(other.log_softmax(-1), one.softmax(-1), reduction="sum")
@@ -186,6 +191,36 @@ def test_the_objective_does_not_hang_on_how_an_update_is_cut(home: Path, tmp_pat
         assert [cut[key] for key in ("loss", "grad_norm")] == pytest.approx(
             [whole_step[key] for key in ("loss", "grad_norm")], rel=2e-3
         )
+
+
+def test_only_labelled_images_are_attacked_and_with_the_goal_clean_only_risky_ones(
+    whole: Watched, home: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (home / "data" / "mixed.jsonl").read_text().splitlines()]
+    labelled = {row["id"] for row in rows if "image" in row and "safe_type" in row}
+    risky = {row["id"] for row in rows if "image" in row and row.get("safe_type", 6) != DEFAULT.category_id("clean")}
+    hiding = _watched(home, tmp_path / "out", settings=HIDING, optim={"epochs": 1})
+    assert whole.attacked_ids == labelled and hiding.attacked_ids == risky and risky < labelled
+
+
+def test_the_goal_clean_lowers_the_lead_of_the_easier_read_out(home: Path, tmp_path: Path) -> None:
+    settings = AdversarialSettings(epsilon=16, steps=8, goal="clean", ramp=0.0)
+    trainer = _watched(home, tmp_path / "out", settings=settings, optim={"max_steps": 1, "lr": 1e-9})
+    scale = pixel_scale(trainer.loaded.processor)
+    assert scale.lowest.shape == (3, 1, 1)
+    for clean, changed, _ in trainer.pairs:
+        ids = torch.full((len(clean), trainer.loaded.safe_llava.slots), workshop.processor().image_token_id)
+        before, after = (_leads(trainer, ids, images) for images in (clean, changed))
+        assert (after < before).all()
+
+
+def _leads(trainer: Watched, ids: Tensor, images: Tensor) -> Tensor:
+    """(b,) of the read-out that is nearer to clean, by hand."""
+    outputs = trainer.model(ids, pixel_values=images, skip_lm=True)
+    level, category = outputs.level_logits, outputs.category_logits
+    clean = DEFAULT.category_id("clean")
+    risks = torch.cat([category[:, :clean], category[:, clean + 1 :]], 1)
+    return torch.minimum(level[:, 1:].amax(1) - level[:, 0], risks.amax(1) - category[:, clean])
 
 
 # What changes, and what comes out of a run
