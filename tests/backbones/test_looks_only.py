@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from safevlm import defenses
 from safevlm.__main__ import main
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.table import BACKBONES
 from safevlm.config import LossWeights
-from safevlm.engine import Engine, load
+from safevlm.engine import Engine, load, setting_of
 from safevlm.model import loading
 from safevlm.model.safety_modules import is_safety_name
+from safevlm.taxonomy import DEFAULT
 from safevlm.training.run import train
 from safevlm.types import Request
 from tests.backbones import families
-from tests.backbones.test_contract import counted
+from tests.backbones.test_contract import CPU, counted
+from tests.backbones.test_defenses import REFUSES
 from tests.backbones.test_training import _data, _recipe
+from tests.serve.serving import NAME, asked, listening
+from tests.serve.upstreams import Recorder, fronting
 
 each_family = families.each([name for name, row in BACKBONES.items() if row.looks_only])
 
@@ -66,6 +73,24 @@ def test_a_head_is_trained_alone_and_looks(family: str, tmp_path: Path, capsys: 
     audited = json.loads((tmp_path / "audit" / "summary.json").read_text(encoding="utf-8"))
     alone = [engine.look(Request("?", images=(str(tmp_path / f"{index}.png"),))) for index in (*range(6), 1, 3)]
     assert audited["images"] == 8 and audited["level"] == _counted(audited["level"], [each.level for each in alone])
+
+
+@each_family
+@pytest.mark.parametrize(("level", "category"), [("safe", "clean"), ("must_refuse", "illegal")])
+def test_it_guards_a_server_that_answers(family: str, level: str, category: str, tmp_path: Path) -> None:
+    head = dataclasses.replace(families.SAFETY, lm_tokens=0)
+    loaded = loading.load(families.saved(family, tmp_path / "stock"), safety=head, lm=False)
+    with torch.no_grad():
+        loaded.safe_llava.safety_head.level.bias[DEFAULT.level_names.index(level)] += 1e4
+        loaded.safe_llava.safety_head.category.bias[DEFAULT.category_names.index(category)] += 1e4
+    engine = Engine(loaded, defenses.build("safety-head", setting_of(loaded, REFUSES, {}, CPU)), CPU)
+    upstream = Recorder()
+    with listening(upstream) as there, fronting(engine, there) as served, served.client() as client:
+        messages: Any = [asked("What is it?", families.image(0))]
+        answer = client.chat.completions.create(model=NAME, messages=messages).choices[0]
+    is_safe = level == "safe"
+    assert (answer.message.content == "A cup.", len(upstream.bodies)) == (is_safe, int(is_safe))
+    assert answer.finish_reason == ("stop" if is_safe else "content_filter")
 
 
 @each_family
