@@ -209,6 +209,12 @@ class Verdict:
     `level` and `category` then say nothing about the request."""
     frame: str = ""
     """Of images with several frames or pages, all of which are looked at: which one the verdict is about."""
+    view: str = ""
+    """Of a detector that looks at an image more than once: which look the verdict is about, where it is not the image
+    as it is."""
+    radius: float | None = None
+    """Of a smoothed detector that is sure: no change of the pixels of smaller l2 norm, in units of 0 to 1 as the tower
+    reads them, gives another answer to "risky or not"."""
 
     def __post_init__(self) -> None:
         says_something = (self.level, self.category) != (SAFE, CLEAN) or self.source == ORACLE
@@ -235,10 +241,13 @@ class Verdict:
             error=table.get("error") or "",
             looked=table.get("looked", not said_nothing or table.get("source") == ORACLE),
             frame=table.get("frame") or "",
+            view=table.get("view") or "",
+            radius=table.get("radius"),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready. `level` and `category` are null where nobody looked; `frame` is there for animations only."""
+        """JSON-ready. `level` and `category` are null where nobody looked; `frame` is there for animations only, `view`
+        and `radius` for detectors that give them."""
         return {
             "looked": self.looked,
             "level": self.level if self.looked else None,
@@ -248,6 +257,8 @@ class Verdict:
             "source": self.source,
             "error": self.error,
             **({"frame": self.frame} if self.frame else {}),
+            **({"view": self.view} if self.view else {}),
+            **({"radius": self.radius} if self.radius is not None else {}),
         }
 
     @property

@@ -11,6 +11,7 @@ from llava_patch.fields import Sizes, hidden_size, image_token_id, lm_layers, po
 __all__ = [
     "copy_lm_layers",
     "hidden_size",
+    "image_side",
     "image_token_id",
     "lm_layers",
     "positions",
@@ -21,6 +22,8 @@ __all__ = [
     "with_lm_layers",
 ]
 
+TYPICAL_SIDE = 448
+"""Of a view of an image, for a tower that takes any size."""
 TYPICAL_PATCHES = 4096
 """Of an image of about 900 x 900 pixels in patches of 14: what a tower that takes any size is reckoned with."""
 PER_LAYER = "layer_types"
@@ -85,11 +88,21 @@ def sizes(config: Any) -> Sizes:
 
 
 def _positions_of_tower(tower: Any) -> int:
-    side = getattr(tower, "image_size", None)
+    side = _side(tower)
     if side is None:
         return TYPICAL_PATCHES
-    side, patch = (value[0] if isinstance(value, list | tuple) else value for value in (side, tower.patch_size))
-    return int(side // patch) ** 2 + 1
+    patch = tower.patch_size
+    return int(side // (patch[0] if isinstance(patch, list | tuple) else patch)) ** 2 + 1
+
+
+def image_side(config: Any) -> int:
+    """Pixels on the side of the square that the vision tower takes; `TYPICAL_SIDE` where it takes any size."""
+    return _side(config.vision_config) or TYPICAL_SIDE
+
+
+def _side(tower: Any) -> int | None:
+    side = getattr(tower, "image_size", None)
+    return None if side is None else int(side[0] if isinstance(side, list | tuple) else side)
 
 
 def _first(config: Any, *names: str, default: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`safevlm analyze tsne | head | calibration | layers | safe-clip`."""
+"""`safevlm analyze tsne | head | calibration | certified | layers | safe-clip`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from safevlm.command_line import AMOUNT, COUNT, SEED, number
 from safevlm.commands import OK, add_base
 
-TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration, safe-clip (no LLM), layers (of the LLM)."
+TEXT = "Figures and numbers about a checkpoint: tsne, head, calibration, certified, safe-clip; layers (of the LLM)."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +39,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.analysis == SAFE_CLIP:
         return _write_safe_clip(options)
-    from safevlm.analysis import calibration, head_accuracy, layers, tsne
+    from safevlm.analysis import calibration, certified, head_accuracy, layers, tsne
 
     runs: dict[str, tuple[Callable[..., object], type[Any]]] = {
         "tsne": (tsne.run, tsne.TsneOptions),
         "head": (head_accuracy.run, head_accuracy.HeadOptions),
         "calibration": (calibration.run, calibration.CalibrationOptions),
+        "certified": (certified.run, certified.CertifiedOptions),
         "layers": (layers.run, layers.LayersOptions),
     }
     run, kind = runs[options.analysis]
@@ -140,6 +141,17 @@ def _calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="write it into the checkpoint's config.json too")
 
 
+def _certified(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--defense",
+        default="safety-head:smoothed",
+        metavar="NAME",
+        help="whose detector to measure, with =FILE for its options (default safety-head:smoothed)",
+    )
+    parser.add_argument("--policy", metavar="FILE", help="a policy instead of the checkpoint's own")
+    parser.add_argument("--by-group", action="store_true", help="every `group` (or `source`) of a file is a set")
+
+
 def _layers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
@@ -163,5 +175,6 @@ ANALYSES: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "tsne": (_tsne, "Original against safety features in the plane, with silhouette and neighbour purity."),
     "head": (_head, "How often the detector is right: per data set, category and level; curves."),
     "calibration": (_calibration, "Temperatures, and a threshold that keeps to a false-positive rate."),
+    "certified": (_certified, "Which share of images a smoothed detector provably gets right, against the l2 radius."),
     "layers": (_layers, "Where in the LLM harmful and harmless requests part: in words, images, behind defenses."),
 }

@@ -22,7 +22,7 @@ from safevlm.config import Recipe
 from safevlm.data.images import open_image
 from safevlm.data.perturbations import PADDING, PERTURBATIONS
 from safevlm.data.record_facts import are_clean, facts_of
-from safevlm.data.records import Record
+from safevlm.data.records import Record, is_clean
 from safevlm.taxonomy import Taxonomy
 
 Harmless = Callable[[], Image.Image]
@@ -41,6 +41,8 @@ class ChangeKind:
     """Strength that changes nothing: drawn ones lie between it and the utmost."""
     least: float = 0
     most: float = 0
+    is_for_clean: bool = False
+    """Labels stay true for clean records alone; others are changed otherwise, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Augmentation:
     records: Sequence[Record]
     clean: NDArray[np.int64]
     """Indexes of clean records with an image."""
+    taxonomy: Taxonomy
     epoch: int = 0
     """Whoever trains counts them."""
 
@@ -80,14 +83,15 @@ class Augmentation:
             raise ValueError(
                 f"data.augment: {alone[0]} puts images beside clean ones, and no record is clean; leave it out"
             )
-        return cls(choices, recipe.data.augment_share, recipe.run.seed, records, clean)
+        return cls(choices, recipe.data.augment_share, recipe.run.seed, records, clean, taxonomy)
 
     def __call__(self, image: Image.Image, record: Record, index: int) -> Image.Image:
         """The image of this index in a record, changed or not."""
         draw = random.Random(f"{self.seed} {self.epoch} {record.id} {record.images[index].name} {index}")
         if draw.random() >= self.share:
             return image
-        return draw.choice(self.choices)(image, draw, lambda: self._harmless(draw))
+        choices = [one for one in self.choices if not one.kind.is_for_clean or is_clean(record, self.taxonomy)]
+        return draw.choice(choices)(image, draw, lambda: self._harmless(draw)) if choices else image
 
     def _harmless(self, draw: random.Random) -> Image.Image:
         record = self.records[int(self.clean[draw.randrange(len(self.clean))])]
@@ -144,6 +148,15 @@ def _scale(image: Image.Image, percent: float, draw: random.Random, harmless: Ha
     canvas = _ground(image.size, draw)
     canvas.paste(small, (round(room[0] * share[0]), round(room[1] * share[1])))
     return canvas
+
+
+def _parts(image: Image.Image, percent: float, draw: random.Random, harmless: Harmless) -> Image.Image:
+    """A tile, or a slice of full width or height, drawn out to the old size."""
+    share = percent / 100
+    across, down = draw.choice([(share, share), (share, 1.0), (1.0, share)])
+    left, top = draw.uniform(0, 1 - across) * image.width, draw.uniform(0, 1 - down) * image.height
+    box = (left, top, left + across * image.width, top + down * image.height)
+    return image.resize(image.size, Image.Resampling.BICUBIC, box=box)
 
 
 def _rotate(image: Image.Image, degrees: float, draw: random.Random, harmless: Harmless) -> Image.Image:
@@ -216,6 +229,9 @@ AUGMENTATIONS = {
     ),
     "crop": ChangeKind(
         _perturbed("crop"), "so many percent of each side are kept, at a place drawn by chance", 95, 100, 50, 100
+    ),
+    "parts": ChangeKind(
+        _parts, "a part of so many percent of each side or of one, of clean records alone", 40, 100, 20, 100, True
     ),
     "collage": ChangeKind(_collage, "half of the canvas, the other half an image of a clean record"),
     "mosaic": ChangeKind(_mosaic, "a quarter of the canvas, the others images of clean records"),

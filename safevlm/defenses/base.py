@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from safevlm.data.pixels import Pixels
 
 Found = TypeVar("Found")
+REFUSED = 2
+"""`Defense.strictness` of a verdict that is answered in the model's place."""
 
 
 class RiskView(Protocol):
@@ -53,6 +56,26 @@ class ImageFeatures(Protocol):
         It gets all images of the batch, once for all its requests: each is opened once more, upright and RGB, when its
         turn comes. A frame of an animation that is looked at on its own is such an image.
         """
+
+    def views(
+        self, make: Callable[[Image], tuple[Sequence[str], Pixels | None]]
+    ) -> Sequence[Sequence[tuple[str, ImageFeatures]]]:
+        """Of each of this request's images its views, with their names, each as a request's only image.
+
+        `make` gets an image as `per_opened` does, and gives the names of its views, and their pixels as the model reads
+        them (`ModelFacts.read`); None: it has no view. It is asked once for all images of the batch, whose views pass
+        the tower together.
+        """
+
+    def copies(self, pixels: Pixels) -> Sequence[ImageFeatures]:
+        """Features of this request with other pixels in the place of its own, in one vision pass.
+
+        `pixels`: (c * i, 3, h, w), all images of the first copy first.
+        """
+
+    @property
+    def pixel_values(self) -> Pixels | None:
+        """(i, 3, h, w), as the tower reads them; None without images."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +163,15 @@ class Defense:
             rewritten = self.rewrite(request, verdict)
             unseen = self.rewrite(request, Verdict.not_looked(self.name))
         except Exception:  # noqa: BLE001 - it breaks again when it is acted on, and refuses the request
-            return 2
+            return REFUSED
         if isinstance(rewritten, Reply):
-            return 2
+            return REFUSED
         return int(isinstance(unseen, Reply) or rewritten.text != unseen.text)
+
+    def abstains(self, verdict: Verdict) -> bool:
+        """Whether the verdict is of its own detector, and says that this could not decide; the request is then refused,
+        whatever a policy says."""
+        return False
 
     def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
         """Tensors in."""

@@ -68,6 +68,16 @@ def risk_of(category_probabilities: Mapping[str, float]) -> float:
     return math.fsum(likely for name, likely in category_probabilities.items() if name != CLEAN)
 
 
+def joint_risk(verdict: Verdict) -> float:
+    """The smaller of 1 - p(clean) and 1 - p(safe): a verdict that is clean by either is of small risk. Of a verdict
+    without probabilities 1 or 0."""
+    tables = ((verdict.category_probabilities, CLEAN), (verdict.level_probabilities, SAFE))
+    risks = [
+        math.fsum(likely for name, likely in table.items() if name != neutral) for table, neutral in tables if table
+    ]
+    return min(risks, default=float(not verdict.is_clean))
+
+
 def likeliest(probabilities: Mapping[str, float], neutral: str) -> str:
     """The likeliest name but the neutral one."""
     return max((name for name in probabilities if name != neutral), key=probabilities.__getitem__)

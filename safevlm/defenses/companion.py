@@ -37,6 +37,8 @@ MAKE_IT = "safevlm embed --clip DIR --out DIR/safe_clip.safetensors"
 class CompanionDetector(SafeClipDetector):
     """SafeCLIP's rule on what another tower than the model's sees."""
 
+    opens_images = True
+
     def __init__(self, bank: Bank, taxonomy: Taxonomy, tower: Any, processor: Any) -> None:
         """`tower`: of transformers, on the bank's device; `processor`: its image processor."""
         super().__init__(bank, taxonomy, name=NAME)

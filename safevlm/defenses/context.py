@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,10 @@ from safevlm.types import Verdict
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
+
+    from safevlm.data.pixels import Pixels
 
 FOLDER = "defenses"
 """Where a checkpoint folder keeps its defenses' files."""
@@ -33,6 +36,10 @@ class ModelFacts:
     device: torch.device
     tower: Callable[[], Mapping[str, Tensor]]
     """Weights of the vision tower by name."""
+    read: Callable[[Sequence[Image]], Pixels]
+    """RGB images → what the model reads of them, each as a request's only image."""
+    side: int
+    """Side of the square that the vision tower takes, in pixels; where it takes any size, of one that is not small."""
     text_side: str = "clip"
     """Whose text side reads what the tower sees: `clip`, `siglip`; empty: it has none."""
     clip_features: tuple[str, ...] = ("paper", "pooled")

@@ -23,6 +23,9 @@ class Mixer(Defense):
         return self.policy.calibrated(self.detector.detect(request, features))
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
+        if self.abstains(verdict):
+            text, told = prompts.refusal(self.policy.taxonomy, verdict.category), f"refused: {self.name} cannot decide"
+            return Reply(text, request, verdict, refused_by=self.name, trace=(told,))
         return self.policy.act(request, verdict, self.name)
 
 

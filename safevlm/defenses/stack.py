@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safevlm.defenses.base import Ask, Defense, ImageFeatures, Inputs, is_own
+from safevlm.defenses.base import REFUSED, Ask, Defense, ImageFeatures, Inputs, is_own
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.verdicts import by_level, gravest, look
 from safevlm.types import Reply, Request, Verdict
@@ -44,7 +44,12 @@ class Stack(Defense):
         return gravest(verdicts, self._strictness, by_level(self.level_names))
 
     def _strictness(self, verdict: Verdict) -> int:
+        if self.abstains(verdict):
+            return REFUSED
         return self.policy.strictness(verdict) if self.policy else 0
+
+    def abstains(self, verdict: Verdict) -> bool:
+        return any(member.abstains(verdict) for member in self.members)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         for member in self.members:

@@ -12,6 +12,8 @@ from pathlib import Path
 from safevlm.defenses import (
     best_of_n,
     companion,
+    consistent,
+    either,
     fusion,
     learned_inputs,
     mixer,
@@ -21,6 +23,8 @@ from safevlm.defenses import (
     safe_clip,
     safety_head,
     self_check,
+    smoothed,
+    viewed,
 )
 from safevlm.defenses.adopt import adopt
 from safevlm.defenses.base import Defense, Detector
@@ -37,7 +41,11 @@ AUTO = "auto"
 OURS = (
     no_defense.ROW,
     safety_head.ROW,
+    either.ROW,
+    smoothed.ROW,
+    consistent.ROW,
     *safe_clip.ROWS,
+    *viewed.ROWS,
     companion.ROW,
     *learned_inputs.ROWS,
     mixer.ROW,

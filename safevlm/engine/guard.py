@@ -183,8 +183,13 @@ def _looked(verdict: Verdict) -> tuple[str, ...]:
     if verdict.error and not verdict.looked:
         return (f"unguarded: {told}",)
     failed = (f"guarded in part: {told} with what was seen",) if verdict.error else ()
-    return (*failed, *_frame(verdict))
+    return (*failed, *_frame(verdict), *_view(verdict))
 
 
 def _frame(verdict: Verdict) -> tuple[str, ...]:
     return (f"the verdict is of {verdict.frame}; the model reads the first",) if verdict.frame else ()
+
+
+def _view(verdict: Verdict) -> tuple[str, ...]:
+    view = (f"the verdict is of {verdict.view}",) if verdict.view else ()
+    return view if verdict.radius is None else (*view, f"certified against changes of l2 norm {verdict.radius:.3f}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from safevlm.backbones import config_facts
+from safevlm.data.pixels import Pixels, read_images
 from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
 from safevlm.defenses.policy import Policy
 from safevlm.model import loading
@@ -36,7 +40,13 @@ def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
         tower=model.tower_state,
+        read=partial(_read, loaded.processor),
+        side=config_facts.image_side(model.config),
         text_side=model.text_side,
         clip_features=model.clip_features,
         base=loaded.base_fingerprints,
     )
+
+
+def _read(processor: Any, images: Sequence[Image]) -> Pixels:
+    return read_images(processor, [[image] for image in images])

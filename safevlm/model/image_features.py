@@ -17,7 +17,7 @@ from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
 from safevlm.data import chat
 from safevlm.data.images import open_frames, open_image
-from safevlm.data.pixels import Pixels
+from safevlm.data.pixels import Pixels, join_images
 from safevlm.model.head import HeadLogits
 from safevlm.model.precision import for_verdicts
 from safevlm.types import ImageSource, Request
@@ -26,10 +26,16 @@ Words: TypeAlias = "Callable[[], Tensor]"
 """(w,) ids of a row's words (`words_of`); called only for a head that reads text, when it first looks."""
 Reopen: TypeAlias = "Callable[[slice], Iterator[Image]]"
 """Opens those images of a batch once more, upright and RGB, one at a time. ImageError: as `open_image`."""
+ViewsOf: TypeAlias = "Callable[[Image], tuple[Sequence[str], Pixels | None]]"
+"""An image, upright and RGB → names of its views, and their pixels as the model reads images; None: it has no view."""
+Named: TypeAlias = "Sequence[tuple[str, LazyImageFeatures]]"
+"""Views of an image, each as a request's only one."""
 Found = TypeVar("Found")
 
 FRAMES_PER_PASS = 16
 """Bounds the memory of an animation's vision passes."""
+VIEWS_PER_PASS = 32
+"""Likewise of the views of images, and of changed copies of a request."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class VisionBatch:
         self.pixel_values = pixel_values
         self.images = list(images)
         self._made: dict[Callable[[Any], Sequence[Any]], list[Any]] = {}
+        self._views: dict[ViewsOf, list[Named | Exception]] = {}
 
     @cached_property
     def vision(self) -> VisionPass:
@@ -106,6 +113,37 @@ class VisionBatch:
             self._made[make] = _each(lambda images: make(self._reopen(images)), range(len(self.pixel_values)))
         return self._made[make]
 
+    def views(self, make: ViewsOf) -> list[Named | Exception]:
+        """Of every image its views; `VIEWS_PER_PASS` of the batch in a vision pass."""
+        if make not in self._views:
+            read = _each(lambda images: list(map(make, self._reopen(images))), range(len(self.pixel_values)))
+            self._views[make] = self._seen(read)
+        return self._views[make]
+
+    def _seen(self, read: Sequence[tuple[Sequence[str], Pixels | None] | Exception]) -> list[Named | Exception]:
+        words = [own for own, count in zip(self._words, self.images, strict=True) for _ in range(count)]
+        parts, every = [], []
+        for each, own in zip(read, words, strict=True):
+            if not isinstance(each, Exception) and each[1] is not None:
+                parts.append(each[1])
+                every += [own] * len(each[1])
+        features: list[LazyImageFeatures] = []
+        for part in join_images(parts).split(VIEWS_PER_PASS) if parts else ():
+            own_words = every[len(features) : len(features) + len(part)]
+            features += self._encoded(part, [1] * len(part), own_words)
+        left = iter(features)
+        return [each if isinstance(each, Exception) else [(name, next(left)) for name in each[0]] for each in read]
+
+    def copies(self, row: int, pixels: Pixels) -> list[LazyImageFeatures]:
+        """Features of a row with other pixels in the place of its own, in one vision pass; those of all its images, as
+        often as there are copies."""
+        count = self.images[row]
+        copies = len(pixels) // count
+        return self._encoded(pixels, [count] * copies, [self._words[row]] * copies)
+
+    def _encoded(self, pixels: Pixels, images: Sequence[int], words: Sequence[Words]) -> list[LazyImageFeatures]:
+        return encode_images(self._model, pixels.to(self.pixel_values.device), images, words, _not_a_file)
+
 
 class LazyImageFeatures:
     """One request's part of a `VisionBatch`."""
@@ -146,6 +184,21 @@ class LazyImageFeatures:
         """What `make` finds in this request's images themselves; it sees those of the whole batch, once."""
         found = self._vision_batch.per_opened(make)[self.rows] if self._vision_batch is not None else ()
         return [_found(each) for each in found]
+
+    def views(self, make: ViewsOf) -> Sequence[Named]:
+        """Of each of this request's images its views, with their names, each as a request's only image.
+
+        `make` gets the images themselves, opened once more; views of the whole batch pass the tower together.
+        """
+        found = self._vision_batch.views(make)[self.rows] if self._vision_batch is not None else ()
+        return [_found(each) for each in found]
+
+    def copies(self, pixels: Pixels) -> Sequence[LazyImageFeatures]:
+        """Features of this request with other pixels in the place of its own, all in one vision pass.
+
+        `pixels`: (c * i, 3, h, w), all images of the first copy first.
+        """
+        return self._vision_batch.copies(self.row, pixels) if self._vision_batch is not None else ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +241,10 @@ def reopened(sources: Sequence[ImageSource]) -> Reopen:
 def reopened_frames(source: ImageSource, first: int) -> Reopen:
     """Of the frames or pages of one image, from the index `first` on."""
     return lambda frames: islice(open_frames(source), first + frames.start, first + frames.stop)
+
+
+def _not_a_file(images: slice) -> Iterator[Image]:
+    raise ValueError("a view of an image is no file that could be opened once more")
 
 
 def words_of(processor: Processor, request: Request, device: torch.device) -> Tensor:

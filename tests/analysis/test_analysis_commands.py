@@ -154,6 +154,29 @@ def test_defense_without_eyes_is_an_error(place: Path, capsys: pytest.CaptureFix
     assert "no detector" in capsys.readouterr().err
 
 
+# --- certified --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_certified_curve_falls_from_the_share_that_is_right(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "smoothed.yaml").write_text("{n: 24, sigma: 0.02, alpha: 0.05}", encoding="utf-8")
+    flags = ("--defense", f"safety-head:smoothed={place / 'smoothed.yaml'}")
+    numbers = _summary(_analyze(place, "certified", "certified", *flags))
+    _drawn(place / "certified", numbers["files"])
+    assert "abstained" in capsys.readouterr().out and numbers["options"]["sigma"] == 0.02
+    for part, n in (("risky", 32), ("clean", 16)):
+        one = numbers["sets"]["eval"][part]
+        curve = [point["value"] for point in one["curve"]]
+        assert one["n"] == n and curve[0] == one["right"]["value"] and curve == sorted(curve, reverse=True)
+        assert sum(one[name]["value"] for name in ("right", "wrong", "abstained")) == pytest.approx(1)
+
+
+def test_a_detector_that_proves_nothing_has_no_certified_curve(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--model", str(place / "model"), "--data", str(place / "data" / "eval.jsonl"), "--out", str(place / "x")]
+    assert main(["analyze", "certified", *where, "--defense", "safety-head"]) == WRONG_USAGE
+    assert "safety-head:smoothed" in capsys.readouterr().err
+
+
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 

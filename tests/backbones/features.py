@@ -19,6 +19,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "check, audit, chat, server": EVERY,
     "SafeCLIP by its own tower": ("gemma3", "llava_next", "llava_onevision"),
     "SafeCLIP by a companion": EVERY,
+    "views, smoothing, consistency": EVERY,
     "visual security tensor, c_abstractor": (),
 }
 LLAVA = "llava"
@@ -52,6 +53,11 @@ SHOWN_FOR_LLAVA: dict[str, tuple[str, ...]] = {
     ),
     "SafeCLIP by a companion": (
         "defenses/test_companion.py::test_a_model_s_own_tower_as_companion_says_what_it_says_itself",
+    ),
+    "views, smoothing, consistency": (
+        "defenses/test_views.py::test_a_verdict_is_the_same_alone_and_in_a_batch",
+        "defenses/test_smoothed.py::test_a_verdict_is_the_same_alone_and_in_a_batch",
+        "defenses/test_consistent.py::test_versions_of_a_batch_pass_the_tower_together_and_a_batch_changes_no_verdict",
     ),
     "visual security tensor, c_abstractor": (
         "training/test_tensor_stage.py::test_the_engine_puts_the_tensor_where_training_did",

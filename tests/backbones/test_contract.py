@@ -282,3 +282,24 @@ def test_without_the_llm_it_looks_and_does_not_answer(home: Path, family: str) -
     assert engine.look(requests()[0]) == whole.look(requests()[0])
     with pytest.raises(ValueError, match="LLM"):
         engine.reply(Request("Hello!"), SHORT)
+
+
+LOOKS_AGAIN = ("safety-head:views", "safety-head:smoothed", "safety-head:consistent", "safety-head:either")
+
+
+@pytest.mark.slow
+@each_family
+def test_a_guard_that_looks_again_says_the_same_alone_and_in_a_batch(home: Path, family: str, tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("{n: 11, alpha: 0.01}", encoding="utf-8")
+    for name in LOOKS_AGAIN:
+        engine = guarded(home, family, f"{name}={tmp_path / 'few.yaml'}" if name.endswith("smoothed") else name)
+        together = engine.reply_all(requests(), Generation(max_new_tokens=1), batch_size=8, errors="raise")
+        for reply, request in zip(together[:4], requests(), strict=False):
+            alone = engine.look(request)
+            assert not alone.error and alone.looked == bool(request.images), (name, alone.error)
+            assert (reply.verdict.level, reply.verdict.category, reply.verdict.view, reply.verdict.radius) == (
+                alone.level,
+                alone.category,
+                alone.view,
+                alone.radius,
+            )

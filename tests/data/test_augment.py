@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from safevlm.config import DataConfig, ModelConfig, Recipe, RunConfig
 from safevlm.data.augment import AUGMENTATIONS, WITH_OTHERS, Augmentation, parse
@@ -53,7 +53,7 @@ def _photo(seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_change_keeps_size_and_mode_and_changes(records: list[Record], name: str) -> None:
     augmentation = _augmentation(records, name)
-    made = augmentation(_photo(), records[0], 0)
+    made = augmentation(_photo(), records[-1], 0)
     assert (made.size, made.mode) == (SIZE, "RGB") and made.tobytes() != _photo().tobytes()
 
 
@@ -113,3 +113,26 @@ def test_a_collage_needs_clean_records(records: list[Record]) -> None:
     with pytest.raises(ValueError, match=r"data\.augment: collage.*clean"):
         _augmentation(records[:2], "mirror", "collage")
     assert _augmentation(records[:2], "mirror")(_photo(), records[0], 0).tobytes() != _photo().tobytes()
+
+
+def test_parts_are_taken_of_clean_images_alone(records: list[Record]) -> None:
+    """A part of a risky image may be harmless, and of one without labels nobody knows."""
+    augmentation = _augmentation(records, "parts", "mirror")
+    alone = _augmentation(records, "parts")
+    mirrored = ImageOps.mirror(_photo()).tobytes()
+    for epoch in range(10):
+        alone.epoch = augmentation.epoch = epoch
+        for record in records[:2]:
+            assert alone(_photo(), record, 0).tobytes() == _photo().tobytes()
+            assert augmentation(_photo(), record, 0).tobytes() == mirrored
+        assert alone(_photo(), records[2], 0).tobytes() != _photo().tobytes()
+
+
+def test_a_part_shows_nothing_but_the_image() -> None:
+    photo, draw = _photo(), random.Random(0)
+    assert AUGMENTATIONS["parts"].change(photo, 100, draw, lambda: photo).tobytes() == photo.tobytes()
+    wide = Image.new("RGB", SIZE, RED)
+    wide.paste(GREEN, (SIZE[0] // 2, 0, *SIZE))
+    seen = [np.asarray(AUGMENTATIONS["parts"].change(wide, 40, draw, lambda: wide), dtype=int) for _ in range(40)]
+    greens = [float((np.abs(one - GREEN).max(-1) < 60).mean()) for one in seen]
+    assert min(greens) < 0.05 and max(greens) > 0.95 and len(set(greens)) > 10

@@ -22,6 +22,7 @@ from safevlm.data.pixel_map import PixelMap
 from safevlm.defenses import Inputs
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.guard import GuardedRequest, readable
+from safevlm.evaluation.attacks.attacked import AttackedBatch
 from safevlm.evaluation.attacks.job import first_image
 from safevlm.evaluation.attacks.margins import margins_of
 from safevlm.model.image_features import LazyImageFeatures, VisionBatch, words_of
@@ -94,7 +95,7 @@ class WhiteBox:
         wanted = [self.wanted[row] for row in (rows if rows is not None else range(len(self.wanted)))]
         requests = [each.request for each in wanted]
         words = [partial(words_of, self.engine.processor, request, self.engine.device) for request in requests]
-        batch = VisionBatch(self.model, self.map(images), [1] * len(images), words, lambda chosen: iter(()))
+        batch = AttackedBatch(self.model, self.map, images, words)
         found = [margin(batch) for margin in self.margins]
         margins = torch.stack(found, -1) if found else images.new_full((len(images), 1), -1.0)
         answer, is_answered = images.new_zeros(len(images)), torch.ones(len(images), dtype=torch.bool)

@@ -50,6 +50,37 @@ def test_margin_is_below_zero_exactly_where_the_engine_calls_an_image_clean(defe
     assert unseen.tolist() == [made.look(sample.request).is_clean for sample in box.samples]
 
 
+EXACT = {
+    "safety-head:either": "",
+    "safety-head:views": "{views: [trimmed, 'tile:1', left], risk: 0.0, least: 0, least_part: 0}",
+    "safe-clip:views": "{views: [trimmed, 'tile:1', left], risk: 0.0, votes: 2, least: 0, least_part: 0}",
+    "safety-head:consistent": "{move: 1.0}",
+}
+"""Detectors that look again, with options by which a margin of 0 is the engine's own border."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_margin_of_a_detector_that_looks_again_is_the_engines_border_and_has_a_gradient(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "options.yaml").write_text(EXACT[name], encoding="utf-8")
+    made, box = opened(f"{name}={tmp_path / 'options.yaml'}" if EXACT[name] else name, tmp_path, count=16)
+    images = (box.originals.float() / 255).requires_grad_()
+    margins = box.losses(images).margins[:, 0]
+    sure = margins.abs() > 0.02  # views are rounded to 8 bits on their way to the engine
+    clean = torch.tensor([made.look(sample.request).is_clean for sample in box.samples])
+    assert sure.sum() > 10 and torch.equal((margins < 0)[sure], clean[sure])
+    assert (torch.autograd.grad(margins.sum(), images)[0].abs().sum((1, 2, 3)) > 0).all()
+
+
+def test_margin_of_a_smoothed_detector_is_taken_over_fresh_noise_and_has_a_gradient(tmp_path: Path) -> None:
+    _, box = opened("safety-head:smoothed", tmp_path, count=3)
+    images = (box.originals.float() / 255).requires_grad_()
+    first, second = (box.losses(images).margins[:, 0] for _ in range(2))
+    assert first.shape == (3,) and not torch.equal(first, second)
+    assert torch.autograd.grad(first.sum(), images)[0].abs().sum() > 0
+
+
 def test_margins_of_the_head_are_on_both_sides_of_zero_for_some_images(tmp_path: Path) -> None:
     _, box = opened("safety-head", tmp_path, count=24)
     assert 0 < box.losses(box.originals.float() / 255).is_unseen.sum() < 24
