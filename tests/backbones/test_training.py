@@ -123,7 +123,11 @@ def test_paligemma_learns_what_its_own_processor_makes(family: str, tmp_path: Pa
     assert torch.equal(ours["input_ids"], theirs["input_ids"])
     assert torch.equal(ours["assistant_masks"], (theirs["labels"] != IGNORED).long())
     labels = theirs["labels"]
-    loaded = loading.load(families.saved(family, tmp_path / "stock")).model.train()
+    stock = families.saved(family, tmp_path / "stock")
+    (stock / "chat_template.jinja").unlink()  # as it is published
+    read = loading.load(stock)
+    loaded = read.model.train()
+    assert chat.dialogue_text(read.processor, messages) == "<image><bos>What is it?\nA cup.<eos>"
     with torch.no_grad():
         given = {"pixel_values": ours["pixel_values"], "images_per_row": ours["images_per_row"], "labels": labels}
         own = loaded(input_ids=ours["input_ids"], attention_mask=ours["attention_mask"], **given).logits
