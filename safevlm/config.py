@@ -334,12 +334,11 @@ class Recipe:
             "data.augment" if self.data.augment else "",
             "adversarial.epsilon" if self.adversarial.epsilon else "",
         )
+        if self.adversarial.epsilon and self.loss.lm:
+            raise ValueError(
+                "adversarial.epsilon attacks the head alone, and needs head-only training (loss.lm: 0); leave it out"
+            )
         for key in filter(None, changes):
-            if self.loss.lm:
-                raise ValueError(
-                    f"{key} is for head-only training (loss.lm: 0): answers would not be about the changed images; "
-                    "leave it out"
-                )
             if self.data.feature_cache:
                 raise ValueError(
                     f"data.feature_cache keeps what the tower made of an image, and with {key} the tower sees another "

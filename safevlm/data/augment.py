@@ -43,6 +43,8 @@ class ChangeKind:
     most: float = 0
     is_for_clean: bool = False
     """Labels stay true for clean records alone; others are changed otherwise, or not at all."""
+    keeps_answers: bool = False
+    """What there is to say of the image stays the same, so that answers may be learned beside it."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,18 @@ class Augmentation:
 def parse(given: Sequence[str]) -> list[ChosenChange]:
     """Of `NAME` or `NAME:STRENGTH` each. ValueError names the key, what is wrong and the choices."""
     return [_choice(text) for text in given]
+
+
+def check(recipe: Recipe) -> None:
+    """ValueError: a change that does not exist, or one after which an answer that is learned would be wrong."""
+    parse(recipe.data.augment)
+    wrong = [name for name in _names(recipe.data.augment) if not AUGMENTATIONS[name].keeps_answers]
+    if recipe.loss.lm and wrong:
+        kept = [name for name, kind in AUGMENTATIONS.items() if kind.keeps_answers]
+        raise ValueError(
+            f"data.augment: {wrong[0]} changes what there is to say of an image, and answers are learned (loss.lm); "
+            f"leave it out, or train the head alone (loss.lm: 0). Beside answers: {kept}"
+        )
 
 
 def _choice(text: str) -> ChosenChange:
@@ -225,7 +239,13 @@ def _share_of(size: tuple[int, int], percent: float) -> tuple[int, int]:
 
 AUGMENTATIONS = {
     "scale": ChangeKind(
-        _scale, "the whole image at so many percent of each side, anywhere in its old size", 50, 100, 30, 100
+        _scale,
+        "the whole image at so many percent of each side, anywhere in its old size",
+        50,
+        100,
+        30,
+        100,
+        keeps_answers=True,
     ),
     "crop": ChangeKind(
         _perturbed("crop"), "so many percent of each side are kept, at a place drawn by chance", 95, 100, 50, 100
@@ -235,15 +255,33 @@ AUGMENTATIONS = {
     ),
     "collage": ChangeKind(_collage, "half of the canvas, the other half an image of a clean record"),
     "mosaic": ChangeKind(_mosaic, "a quarter of the canvas, the others images of clean records"),
-    "rotate": ChangeKind(_rotate, "turned by so many degrees, either way", 20, 0, 0, 180),
+    "rotate": ChangeKind(_rotate, "turned by so many degrees, either way", 20, 0, 0, 180, keeps_answers=True),
     "contrast": ChangeKind(
-        _perturbed("contrast"), "so many percent of the contrast, about the mean grey", 30, 100, 20, 400
+        _perturbed("contrast"),
+        "so many percent of the contrast, about the mean grey",
+        30,
+        100,
+        20,
+        400,
+        keeps_answers=True,
     ),
     "invert": ChangeKind(_invert, "its negative"),
     "mirror": ChangeKind(_mirror, "left and right change places"),
-    "jpeg": ChangeKind(_perturbed("jpeg"), "quality of JPEG", 30, 95, 10, 95),
-    "blur": ChangeKind(_perturbed("blur"), "Gaussian blur, its deviation in percent of the shorter side", 1.5, 0, 0, 5),
-    "noise": ChangeKind(_perturbed("noise"), "Gaussian noise, its deviation in steps of 0-255", 16, 0, 0, 64),
-    "alpha": ChangeKind(_alpha, "so many percent of it over a ground of any colour", 50, 100, 30, 100),
+    "jpeg": ChangeKind(_perturbed("jpeg"), "quality of JPEG", 30, 95, 10, 95, keeps_answers=True),
+    "blur": ChangeKind(
+        _perturbed("blur"),
+        "Gaussian blur, its deviation in percent of the shorter side",
+        1.5,
+        0,
+        0,
+        5,
+        keeps_answers=True,
+    ),
+    "noise": ChangeKind(
+        _perturbed("noise"), "Gaussian noise, its deviation in steps of 0-255", 16, 0, 0, 64, keeps_answers=True
+    ),
+    "alpha": ChangeKind(
+        _alpha, "so many percent of it over a ground of any colour", 50, 100, 15, 100, keeps_answers=True
+    ),
 }
 WITH_OTHERS = (_collage, _mosaic)

@@ -128,7 +128,7 @@ class Stage:
                     raise ValueError(f"{key}: stage {self.name} has a training of its own, without it; leave it out")
         from safevlm.data import augment  # late: it opens images
 
-        augment.parse(recipe.data.augment)
+        augment.check(recipe)
         self.check_recipe(recipe)
 
     @property

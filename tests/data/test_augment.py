@@ -11,9 +11,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from safevlm.config import DataConfig, ModelConfig, Recipe, RunConfig
-from safevlm.data.augment import AUGMENTATIONS, WITH_OTHERS, Augmentation, parse
+from safevlm.data.augment import AUGMENTATIONS, WITH_OTHERS, Augmentation, check, parse
 from safevlm.data.records import Record
 from safevlm.taxonomy import DEFAULT
+from tests.training import workshop
 
 SIZE = (40, 30)
 RED, GREEN, BLUE = (250, 10, 10), (10, 250, 10), (10, 10, 250)
@@ -107,6 +108,27 @@ def test_strength_lies_between_none_and_the_utmost() -> None:
 def test_what_cannot_be_is_named_with_its_key(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.augment.*{told}"):
         parse([text])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_changes_that_alter_what_an_answer_says_are_for_the_head_alone(name: str, tmp_path: Path) -> None:
+    """What is said of an image beside another one, or of a part of it, is not said of the image."""
+    learned = [
+        workshop.recipe(tmp_path, tmp_path, tmp_path, "stage2", data={"augment": [name]}, loss={"lm": lm})
+        for lm in (0.0, 1.0)
+    ]
+    check(learned[0])
+    if AUGMENTATIONS[name].keeps_answers:
+        check(learned[1])
+        return
+    with pytest.raises(ValueError, match=rf"data\.augment: {name}.*loss\.lm"):
+        check(learned[1])
+
+
+def test_no_change_that_brings_or_takes_away_things_keeps_answers() -> None:
+    assert not any(
+        AUGMENTATIONS[name].keeps_answers for name in ("crop", "parts", "collage", "mosaic", "mirror", "invert")
+    )
 
 
 def test_a_collage_needs_clean_records(records: list[Record]) -> None:

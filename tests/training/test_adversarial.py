@@ -297,7 +297,6 @@ def test_nothing_is_kept_of_images_that_change(
     ("settings", "sections", "key"),
     [
         (TRADES, {"loss": {"lm": 1.0}, "data": {}}, r"adversarial\.epsilon.*loss\.lm"),
-        (AdversarialSettings(), {"loss": {"lm": 1.0}}, r"data\.augment.*loss\.lm"),
         (TRADES, {"data": {"feature_cache": "kept"}}, r"data\.feature_cache.*adversarial\.epsilon"),
         (AdversarialSettings(), {"data": {"feature_cache": "kept", "augment": AUGMENT}}, r"data\.feature_cache"),
         (TRADES, {"run": {"deepspeed": "zero2"}}, r"adversarial\.epsilon.*run\.deepspeed"),
