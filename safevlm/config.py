@@ -39,6 +39,9 @@ class SafetyConfig:
     """Blocks per stage of the c_abstractor; layers of the resampler."""
     projector_tokens: Count = 576
     """Safety features per image; a square for the c_abstractor, ignored by the mlp (one per patch)."""
+    projector_standardize: bool = False
+    """Every channel that the projector reads minus its mean, by its spread: numbers of the training images, taken once
+    before stage 1. For image tokens with a large part in common, where a head learns nothing without."""
     lm_tokens: Amount = 64
     """Learnable tokens that go to the LLM in front of every image."""
     head_tokens: Amount = 64

@@ -162,9 +162,9 @@ def _load(
     fingerprints = fingerprints or check_base(folder, kind, weights)
     packing = pack(families.layout_of(config))
     model = _load_base(weights, config, dtype, attention, lm, packing, ours_may_be_missing=kind != "full")
-    for name, parameter in model.named_parameters():
-        if is_safety_name(name) and not zero3.is_cut(parameter):
-            parameter.data = parameter.data.float()  # before they are read, else they are rounded to `dtype`
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if is_safety_name(name) and not zero3.is_cut(tensor):
+            tensor.data = tensor.data.float()  # before they are read, else they are rounded to `dtype`
     if kind in ("safety", "adapter", "guarded"):
         stored.load_safety(model, (folder / SIDECAR if kind == "guarded" else folder) / SAFETY_FILE)
     elif kind == "full" and dtype != torch.float32:

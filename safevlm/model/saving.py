@@ -25,7 +25,8 @@ def save(
     must call, and only one `writes`. What was written is read again and compared.
     """
     inner = loading.inner_of(model)
-    lost = {name for name, weight in inner.named_parameters() if is_safety_name(name) and _is_only_a_shadow(weight)}
+    ours_live = ((name, each) for name, each in inner.state_dict(keep_vars=True).items() if is_safety_name(name))
+    lost = {name for name, tensor in ours_live if _is_only_a_shadow(tensor)}
     live = zero3.whole(inner, lambda name: is_safety_name(name) and name not in lost)
     adapter = zero3.whole(model, lambda name: ".lora_" in name)
     if not writes:
@@ -54,8 +55,8 @@ def save(
         _check_written(folder / ADAPTER_FILE, stored_names)
 
 
-def _is_only_a_shadow(weight: torch.nn.Parameter) -> bool:
-    """Frozen, and cut or rounded by DeepSpeed: what was loaded is the better copy."""
+def _is_only_a_shadow(weight: torch.Tensor) -> bool:
+    """Frozen or a buffer, and cut or rounded by DeepSpeed: what the run began with is the better copy."""
     return not weight.requires_grad and (zero3.is_cut(weight) or weight.dtype != torch.float32)
 
 

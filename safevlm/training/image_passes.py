@@ -9,8 +9,20 @@ import torch
 from tqdm import tqdm
 
 from llava_patch.vision import VisionPass
+from safevlm.config import Recipe
 from safevlm.data.pixels import open_fitting, read_images
+from safevlm.model import loading, zero3
 from safevlm.model.loading import Loaded
+
+
+def looking_model(recipe: Recipe, loaded: Loaded, device: torch.device) -> Loaded:
+    """The model whose tower looks, on the device. ZeRO-3 has cut the live one up: it cannot run before training."""
+    if zero3.is_planned():
+        with zero3.off():
+            loaded = loading.load(recipe.model.path, base=recipe.model.base, dtype=loaded.safe_llava.dtype, lm=False)
+    if next(loaded.safe_llava.tower.parameters()).device != device:
+        loaded.safe_llava.to(device)  # all of it: of some families one pass goes through tower and projector
+    return loaded
 
 
 def image_passes(

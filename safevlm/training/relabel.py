@@ -27,9 +27,9 @@ from safevlm.defenses import prompts
 from safevlm.defenses.bank import read_bank
 from safevlm.defenses.safe_clip import ConceptMatch, SafeClipDetector, check_bank
 from safevlm.engine.setting import facts_of
-from safevlm.model import loading, zero3
+from safevlm.model import loading
 from safevlm.sharding import Share
-from safevlm.training.image_passes import image_passes
+from safevlm.training.image_passes import image_passes, looking_model
 
 BATCH = 64
 """Images per forward."""
@@ -44,12 +44,11 @@ def relabel(
 
     Every answer of a record with a risky image becomes the refusal of the image's category.
     """
-    vision_model = _vision_model(recipe, loaded)
-    model, taxonomy = vision_model.safe_llava, vision_model.safe_llava.config.taxonomy
+    vision_model = looking_model(recipe, loaded, arguments.device)
+    taxonomy = vision_model.safe_llava.config.taxonomy
     bank = read_bank(recipe.data.relabel, taxonomy)
     check_bank(bank, facts_of(vision_model, arguments.device), recipe.data.relabel)
     detector = SafeClipDetector(bank.to(arguments.device), taxonomy)
-    model.to(arguments.device)  # the projector too: of some families one pass goes through both
     images = sorted({Path(path) for paths in image_paths(records) for path in paths})
     found = _shared(_matches(detector, vision_model, images, arguments), arguments.world_size)
     refusals: dict[int, str] = {}
@@ -75,14 +74,6 @@ def _corrected(records: Sequence[Record], refusals: Mapping[int, str]) -> Sequen
 
 def _answered_by_place(record: Record, refusals: Mapping[str, str]) -> Record:
     return _answered(record, refusals.get(record.place))
-
-
-def _vision_model(recipe: Recipe, loaded: loading.Loaded) -> loading.Loaded:
-    """The model whose tower looks. ZeRO-3 has cut the live one up, and it cannot run before training begins."""
-    if not zero3.is_planned():
-        return loaded
-    with zero3.off():
-        return loading.load(recipe.model.path, base=recipe.model.base, dtype=loaded.safe_llava.dtype, lm=False)
 
 
 def _matches(

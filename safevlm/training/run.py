@@ -21,7 +21,7 @@ from safevlm.data.record_table import choose, open_records
 from safevlm.data.records import Record, refuse_placeholders, verify_images
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training import feature_cache, inputs, processes, provenance, resume, start, updates
+from safevlm.training import feature_cache, inputs, processes, provenance, resume, standardizing, start, updates
 from safevlm.training.arguments import training_arguments
 from safevlm.training.compiling import compile_layers
 from safevlm.training.hints import add_hints
@@ -60,6 +60,8 @@ def _train(recipe: Recipe, stage: Stage, arguments: TrainingArguments, out: Path
     loaded = start.load(recipe)
     stage.check_model(loaded.safe_llava, recipe)
     records, changes = _records(recipe, stage, loaded, arguments)
+    if stage.trains_head:
+        loaded = standardizing.settle(recipe, loaded, records, arguments, last)
     read = inputs.as_record(found)
     if stage.fit is not None:
         return _fit(stage.fit, StageRun(recipe, loaded, records, out / FINAL, arguments.device), changes, read)

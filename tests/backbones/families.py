@@ -88,7 +88,8 @@ Made = tuple[Any, Any]
 def _qwen(row: Backbone) -> Made:
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     tokenizer = _tokenizer(row, **names, vision_start="<|vision_start|>", vision_end="<|vision_end|>")
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    sections = [WIDTH // 32, WIDTH // 32, WIDTH // 16]  # half the width of one of four heads
+    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 10000.0}
     vision: dict[str, Any] = {"depth": 3, "num_heads": 4, "patch_size": PATCH, "initializer_range": STD}
     text = _text(tokenizer, rope_parameters=rope)
     if row.model_type == "qwen2_vl":
@@ -313,8 +314,8 @@ MADE: Mapping[str, Callable[[Backbone], Made]] = {
 }
 
 
-@functools.cache
-def _shared(model_type: str) -> tuple[Any, Any]:
+def build(model_type: str) -> tuple[Any, Any]:
+    """A stock model of transformers' own class and its processor, `WIDTH` wide."""
     config, processor = MADE[model_type](BACKBONES[model_type])
     torch.manual_seed(0)
     model = BACKBONES[model_type].model_class(config).eval()
@@ -327,8 +328,11 @@ def _shared(model_type: str) -> tuple[Any, Any]:
     return model, processor
 
 
+_shared = functools.cache(build)
+
+
 def stock(model_type: str) -> tuple[Any, Any]:
-    """A stock model of transformers' own class and its processor, both the caller's own."""
+    """`build`, from a store; model and processor are the caller's own."""
     return copy.deepcopy(_shared(model_type))
 
 

@@ -8,21 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from safevlm.config import (
-    DataConfig,
-    LoraSettings,
-    LossWeights,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    RunConfig,
-)
+from safevlm.config import LoraSettings, LossWeights
 from safevlm.data import chat
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import read_records
@@ -33,42 +24,11 @@ from safevlm.taxonomy import DEFAULT
 from safevlm.training.merge import fold
 from safevlm.training.run import train
 from safevlm.types import Generation, Request
-from tests.backbones import families
+from tests.backbones import families, small_runs
 from tests.backbones.templates import SHAPES
 
 each_family = families.each()
 SHORT = Generation(max_new_tokens=5)
-
-
-def _turns(*said: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(said)]
-
-
-def _data(home: Path) -> Path:
-    rows: list[dict[str, Any]] = []
-    for index in range(6):
-        families.image(index, 20 + 4 * index, 24).save(home / f"{index}.png")
-        label = {"safe_type": ("clean", "illegal")[index % 2], "safe_level": ("safe", "must_refuse")[index % 2]}
-        turns = _turns("<image>\nWhat is it?", f"Thing {index}.")
-        rows.append({"id": str(index), "image": f"{index}.png", **label, "conversations": turns})
-    rows.append({"id": "words", "conversations": _turns("Hello!", "Hi.", "More?", "Yes.")})
-    two = {"safe_type": "illegal", "safe_level": "must_refuse"}
-    turns = _turns("<image><image>\nCompare.", "Alike.")
-    rows.append({"id": "two", "image": ["1.png", "3.png"], **two, "conversations": turns})
-    (home / "data.json").write_text(json.dumps(rows), encoding="utf-8")
-    return home / "data.json"
-
-
-def _recipe(home: Path, stage: str, start: Path, out: str, **settings: Any) -> Recipe:
-    safety = replace(families.SAFETY, lm_tokens=settings.pop("lm_tokens", 3))
-    return Recipe(
-        stage,
-        ModelConfig(str(start), safety=safety),
-        DataConfig([str(home / "data.json")]),
-        RunConfig(str(home / out), device="cpu"),
-        optim=OptimConfig(lr=1e-2, epochs=1, batch_size=1, effective_batch=4, warmup_steps=1),
-        **settings,
-    )
 
 
 @each_family
@@ -76,10 +36,10 @@ def test_stages_train_their_own_weights_and_merged_and_exported_models_answer_al
     family: str, tmp_path: Path
 ) -> None:
     stock = families.saved(family, tmp_path / "stock")
-    _data(tmp_path)
-    head = train(_recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0)))
-    first = train(_recipe(tmp_path, "stage1", stock, "one"))
-    second = train(_recipe(tmp_path, "stage2", first, "two", lora=LoraSettings(r=2, alpha=4, dropout=0)))
+    small_runs.data(tmp_path)
+    head = train(small_runs.recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0)))
+    first = train(small_runs.recipe(tmp_path, "stage1", stock, "one"))
+    second = train(small_runs.recipe(tmp_path, "stage2", first, "two", lora=LoraSettings(r=2, alpha=4, dropout=0)))
 
     before, after = loading.load(stock).model.state_dict(), loading.load(first).model.state_dict()
     changed = {name for name, weight in after.items() if name not in before or not torch.equal(weight, before[name])}
@@ -104,7 +64,7 @@ def test_stages_train_their_own_weights_and_merged_and_exported_models_answer_al
 @each_family
 def test_what_is_learnt_is_the_answers_with_their_ends_and_nothing_else(family: str, tmp_path: Path) -> None:
     _, processor = families.stock(family)
-    batch = Collator(processor)(list(read_records([str(_data(tmp_path))], DEFAULT)))
+    batch = Collator(processor)(list(read_records([str(small_runs.data(tmp_path))], DEFAULT)))
     said = [processor.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
     end = SHAPES[family].end
     assert [text.strip() for text in said[:1]] == [f"Thing 0.{end}"]
@@ -139,15 +99,15 @@ def test_a_template_that_writes_a_beginning_otherwise_is_refused(tmp_path: Path)
     processor.chat_template = processor.chat_template.replace(
         "<|im_end|>", "{{ '<|im_end|>' if loop.last else '<|im_start|>' }}"
     )
-    records = list(read_records([str(_data(tmp_path))], DEFAULT))
+    records = list(read_records([str(small_runs.data(tmp_path))], DEFAULT))
     with pytest.raises(ValueError, match="template"):
         Collator(processor)(records)
 
 
 def test_a_folder_for_kept_features_is_refused_where_none_are_kept(tmp_path: Path) -> None:
     stock = families.saved("gemma3", tmp_path / "stock")
-    _data(tmp_path)
-    recipe = _recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0))
+    small_runs.data(tmp_path)
+    recipe = small_runs.recipe(tmp_path, "stage1", stock, "head", lm_tokens=0, loss=LossWeights(lm=0))
     named = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, feature_cache=str(tmp_path / "kept")))
     with pytest.raises(ValueError, match=r"data\.feature_cache"):
         train(named)

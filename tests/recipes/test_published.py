@@ -36,6 +36,7 @@ DEFAULTS: tuple[tuple[Any, dict[str, Any], str], ...] = (
             "projector_width": 1088,  # 1024 + 64
             "projector_depth": 3,
             "projector_tokens": 576,
+            "projector_standardize": False,
             "lm_tokens": 64,
             "head_tokens": 64,
             "head_heads": 8,

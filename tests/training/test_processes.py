@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +12,12 @@ from torch import Tensor
 
 from safevlm.config import Grouping, Recipe
 from safevlm.model import loading
-from safevlm.model.checkpoint_folder import ADAPTER_FILE, FINAL, SAFETY_FILE
-from safevlm.training.provenance import recipe_yaml
+from safevlm.model.checkpoint_folder import ADAPTER_FILE, SAFETY_FILE
 from safevlm.training.run import train
-from tests import patience
-from tests.training import workshop
+from tests.training import launching, workshop
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-SETTINGS = ROOT / "safevlm" / "recipes" / "deepspeed"
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
 
 
@@ -45,29 +39,6 @@ def _recipe(home: Path, stage: str, out: Path, batch: int, by: Grouping = "none"
     return workshop.recipe(start, home / "data" / "mixed.jsonl", out, stage, optim=optim, run=run, data=data)
 
 
-def _free_port() -> str:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return str(opened.getsockname()[1])
-
-
-def _launch(launcher: str, recipe: Recipe, folder: Path, extensions: Path) -> Path:
-    """Runs a recipe in two processes; returns its result."""
-    file = folder / "recipe.yaml"
-    file.write_text(recipe_yaml(recipe), encoding="utf-8")
-    port, words = _free_port(), ["safevlm", "train", str(file)]
-    if launcher == "torchrun":
-        command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "--module", *words]
-    else:
-        settings = ["--run.deepspeed", str(SETTINGS / f"{launcher}_cpu.json")]
-        start = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port, "--module"]
-        command = [*start, *words, *settings]
-    environment = {"PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(extensions)}
-    code, said = patience.run([sys.executable, *command], folder / "output.txt", ROOT, **environment)
-    assert code == 0, f"{launcher} failed:\n{said}"
-    return Path(recipe.run.out) / FINAL
-
-
 def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
     return load_file(folder / (SAFETY_FILE if stage == "stage1" else ADAPTER_FILE))
 
@@ -82,7 +53,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     """ZeRO-2 adds up buckets blindly: if two processes fill them in another order, weights get wrong gradients."""
     by = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked; one process must see the same order
     one = train(_recipe(home, stage, tmp_path / "one", 2, by))
-    two = _launch(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions)
+    two = launching.launch(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions)
     first, second = workshop.history(one), workshop.history(two)
     assert len(first) == len(second) == 3
     for step, (alone, together) in enumerate(zip(first, second, strict=True)):
@@ -108,7 +79,7 @@ def test_a_head_that_trains_alone_beside_lm_tokens_learns_the_same_in_two_proces
     made = (_recipe(home, "stage1", tmp_path / name, batch) for name, batch in (("one", 2), ("two", 1)))
     one, two = (replace(recipe, loss=replace(recipe.loss, lm=0.0)) for recipe in made)
     first, second = (
-        _weights(folder, "stage1") for folder in (train(one), _launch("torchrun", two, tmp_path, extensions))
+        _weights(folder, "stage1") for folder in (train(one), launching.launch("torchrun", two, tmp_path, extensions))
     )
     assert "safety_lm_tokens.latent" in first.keys() & second.keys()
     for name, tensor in first.items():
@@ -117,7 +88,7 @@ def test_a_head_that_trains_alone_beside_lm_tokens_learns_the_same_in_two_proces
 
 def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path, extensions: Path) -> None:
     """Without DeepSpeed the optimiser's state is whole, so that any number of processes can go on from it."""
-    two = _launch("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path, extensions)
+    two = launching.launch("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path, extensions)
     whole = _weights(two, "stage1")
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(two.parent / name)
@@ -132,5 +103,5 @@ def _resume(launcher: str, recipe: Recipe, folder: Path, extensions: Path, stage
     whole = _weights(out / "final", stage)
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(out / name)
-    again = _weights(_launch(launcher, recipe, folder, extensions), stage)
+    again = _weights(launching.launch(launcher, recipe, folder, extensions), stage)
     assert workshop.same_tensors(whole, again), "resuming in two processes changed the result"

@@ -24,7 +24,7 @@ from safevlm.training.relabel import relabel
 from safevlm.training.run import train
 from tests.defenses import banks
 from tests.training import workshop
-from tests.training.test_processes import _launch as launched
+from tests.training.launching import launch as launched
 
 pytestmark = pytest.mark.slow
 

@@ -39,7 +39,7 @@ from safevlm.training.tensors import NAME, TensorLearner
 from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
-from tests.training.test_processes import _launch as launched
+from tests.training.launching import launch as launched
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,71 @@
+"""QLoRA on another family: its LLM in 4 bits, packed where the family has it, and nothing of that on a disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from safevlm.config import LoraSettings
+from safevlm.engine import load
+from safevlm.model import loading
+from safevlm.model.quantization import PACKED
+from safevlm.training.merge import fold
+from safevlm.training.run import train
+from safevlm.types import Generation, Request
+from tests.backbones import families, small_runs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="needs the extra `quant`"),
+]
+
+FAMILY = "qwen2_5_vl"
+WIDTH = 64
+"""Of the LLM: bitsandbytes' blocks are so long, and on some CPUs it takes nothing narrower."""
+LINEARS = 2 * 7
+"""Layers of the LLM, and linear ones in each."""
+
+
+def _packed(loaded: loading.Loaded, kind: str) -> set[str]:
+    return {name for name, module in loaded.model.named_modules() if type(module).__name__ == PACKED[kind]}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_lora_is_learned_on_a_packed_llm_and_merges_on_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(families, "WIDTH", WIDTH)
+    for part in families.build(FAMILY):
+        part.save_pretrained(tmp_path / "stock")
+    small_runs.data(tmp_path)
+    packing = {"quantize": kind}
+    first = train(small_runs.recipe(tmp_path, "stage1", tmp_path / "stock", "one", model=packing))
+    lora = LoraSettings(r=2, alpha=4, dropout=0)
+    optim = {"epochs": 4, "lr": 2e-2}
+    second = train(
+        small_runs.recipe(tmp_path, "stage2", first, "two", model=packing, lora=lora, optim=optim, run={"log_steps": 1})
+    )
+
+    kept, again = load_file(first / "safety.safetensors"), load_file(second / "safety.safetensors")
+    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+    learned = load_file(second / "adapter_model.safetensors")
+    assert len(learned) == 2 * LINEARS
+    assert any(bool(weight.abs().sum()) for name, weight in learned.items() if "lora_B" in name)
+    log = json.loads((second / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    losses = [line["loss_lm"] for line in log if "loss_lm" in line]
+    assert losses[-1] < losses[0], f"the loss does not fall: {losses}"
+
+    whole, packed = loading.load(second), loading.load(second, quantize=kind)  # type: ignore[arg-type]  # of the table
+    assert not _packed(whole, kind) and len(_packed(packed, kind)) >= LINEARS
+    assert "quant" not in json.dumps(json.loads((second / "config.json").read_text(encoding="utf-8")))
+    assert fold(str(second), tmp_path / "merged").difference < 1e-4
+    asked = Request("What is it?", images=(str(tmp_path / "1.png"),))
+    replies = [
+        load(place, device="cpu").reply(asked, Generation(max_new_tokens=5)) for place in (second, tmp_path / "merged")
+    ]
+    assert replies[0].text == replies[1].text and replies[0].verdict == replies[1].verdict
