@@ -26,7 +26,7 @@ from safevlm.training import adversarial
 from safevlm.training.adversarial import AdversarialTrainer, pixel_scale
 from safevlm.training.run import train
 from tests.backbones import families
-from tests.backbones.test_training import _data
+from tests.backbones.small_runs import data as _data
 
 DENSE = ("gemma3", "paligemma")
 SAFETY = dataclasses.replace(families.SAFETY, lm_tokens=0)
