@@ -17,7 +17,7 @@ from torch.nn import functional
 from safevlm import recipes
 from safevlm.config import LoraSettings, LossWeights, ProjectorKind, Recipe, SafetyConfig
 from safevlm.data.pixels import read_images
-from safevlm.model import loading, projector
+from safevlm.model import loading, projector, saving
 from safevlm.model.standardizer import Standardizer, statistics
 from safevlm.training import standardizing
 from safevlm.training.merge import fold
@@ -93,6 +93,13 @@ def test_numbers_arrive_whole_whatever_the_frozen_weights_are_held_in(home: Path
     assert all(
         map(torch.equal, (model.state_dict()[MEAN], model.state_dict()[STD]), _numbers(home / "first" / "final"))
     )
+
+
+def test_numbers_that_a_launcher_rounded_are_saved_whole(home: Path, tmp_path: Path) -> None:
+    loaded = loading.load(home / "first" / "final")
+    loaded.model.safety_standardizer.bfloat16()  # as DeepSpeed does to the whole model
+    saving.save(loaded, loaded.model, tmp_path)
+    assert _same(tmp_path, home / "first" / "final")
 
 
 def test_a_checkpoint_without_its_numbers_is_refused(home: Path, tmp_path: Path) -> None:
