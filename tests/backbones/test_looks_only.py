@@ -24,9 +24,10 @@ from safevlm.taxonomy import DEFAULT
 from safevlm.training.run import train
 from safevlm.types import Request
 from tests.backbones import families
+from tests.backbones.small_runs import data as _data
+from tests.backbones.small_runs import recipe as _recipe
 from tests.backbones.test_contract import CPU, counted
 from tests.backbones.test_defenses import REFUSES
-from tests.backbones.test_training import _data, _recipe
 from tests.serve.serving import NAME, asked, listening
 from tests.serve.upstreams import Recorder, fronting
 
