@@ -102,6 +102,9 @@ class DataConfig:
     relabel: str = ""
     """A concept bank of `safevlm embed`: SafeCLIP looks at all images first, and the answers about risky ones become
     refusals. For data that nobody has filtered."""
+    pressure: Annotated[float, Range(least=0, most=1)] = 0.0
+    """Share of the records that are asked as attackers ask: half of these with an answer that agrees forged into the
+    question, half behind earlier turns of compliance. Their own answers are what is learned."""
     hints: bool = False
     """Put the mixer's hint into the prompts of risky records, as inference does."""
     max_length: Count = 2048
@@ -239,6 +242,25 @@ class TensorSettings:
 
 
 @dataclass(frozen=True)
+class ProbeSettings:
+    """A probe on the LLM's hidden states, stage probe only."""
+
+    layers: list[int] = field(default_factory=list)
+    """Decoder layers that it reads, numbered from 1; none: the one behind the middle. No deeper one runs."""
+    tokens: Count = 4
+    """How many of the prompt's last tokens."""
+    hidden: Count = 64
+    """Its own width."""
+    words: bool = False
+    """Learn from, and look at, requests in words too."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self, "probe")
+        if min(self.layers, default=1) < 1 or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"probe.layers: {self.layers}; different layers, numbered from 1")
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Optimizer (AdamW), schedule and batches."""
 
@@ -302,8 +324,8 @@ class Recipe:
 
     stage: Annotated[str, Filled()]
     """stage1 trains the safety modules, stage2 a LoRA on the LLM, security_tensor one tensor before frozen weights,
-    robust_tower the vision tower;
-    package.module:ROW is a stage of your own."""
+    robust_tower the vision tower, probe a detector on the LLM's hidden states; package.module:ROW is a stage of your
+    own."""
     model: ModelConfig
     data: DataConfig
     run: RunConfig
@@ -311,6 +333,7 @@ class Recipe:
     lora: LoraSettings = LoraSettings()
     tensor: TensorSettings = TensorSettings()
     adversarial: AdversarialSettings = AdversarialSettings()
+    probe: ProbeSettings = ProbeSettings()
     optim: OptimConfig = OptimConfig()
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of a stage of your own; ours have none."""

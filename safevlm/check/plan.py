@@ -22,6 +22,7 @@ from safevlm.data import packed_images
 from safevlm.data.images import open_image
 from safevlm.data.json_rows import RowError
 from safevlm.data.mix import draw_clean
+from safevlm.data.pressure import add_pressure
 from safevlm.data.record_rows import record_rows
 from safevlm.data.records import Record, parse_record
 from safevlm.data.threads import in_threads
@@ -140,6 +141,7 @@ class RunPlan:
             raise ValueError(f"{', '.join(data.train)}: no records")
         if not self.rows[1]:
             self.stage.check_records(records, self.recipe)
+        records = add_pressure(records, self.taxonomy, data.pressure, self.recipe.run.seed)
         return add_hints(records, self.taxonomy) if data.hints else records
 
     @lazy_part

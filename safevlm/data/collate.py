@@ -56,6 +56,7 @@ class Collator:
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
         encoded = self._encode(records)
         answers = encoded.pop("assistant_masks").bool()
+        answers = learned_answers(answers, [record.context for record in records])
         ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
         for row, record in enumerate(records):
             self._check_row(record, ids[row], answers[row])
@@ -102,6 +103,12 @@ class Collator:
                 tokens,
                 self.max_length,
             )
+
+
+def learned_answers(answers: Tensor, context: Sequence[int]) -> Tensor:
+    """(b, t) bool, True at tokens of answers, without the first answers of each row, `context` of them."""
+    begins = answers & ~torch.nn.functional.pad(answers[:, :-1], (1, 0))
+    return answers & (begins.cumsum(1) > torch.tensor(context)[:, None])
 
 
 def columns_before_labels(labels: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ class Record:
     """One of PARTS in the data of security tensors (`safevlm.data.pairs`); empty elsewhere."""
     hint: str = ""
     """A safety prompt below the last question, for the LLM alone: it follows from the labels that the head learns."""
+    context: int = 0
+    """So many answers, the first ones, were given earlier: they are read, and not learned."""
 
     @property
     def lm_messages(self) -> tuple[chat.Message, ...]:

@@ -77,6 +77,13 @@ class ImageFeatures(Protocol):
     def pixel_values(self) -> Pixels | None:
         """(i, 3, h, w), as the tower reads them; None without images."""
 
+    def states(self, layers: Sequence[int], tokens: int) -> Tensor:
+        """(l, k, d) float32: what the LLM makes of the request as it was asked, no hint in it, without any LoRA.
+
+        The hidden states behind each of these decoder layers, numbered from 1, of the prompt's last k tokens. On first
+        use all requests of the batch pass the LLM once, up to the deepest of the layers.
+        """
+
 
 @dataclass(frozen=True)
 class VirtualTokens:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "defenses"
 """Where a checkpoint folder keeps its defenses' files."""
+LM_TOKENS = "LM tokens"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class ModelFacts:
     """What a concept bank may read of a vision pass."""
     base: Mapping[str, Tensor] = field(default_factory=dict)
     """Fingerprints of the model's parts (`llava_patch.fingerprint`); empty: unknown."""
+    lm_layers: int = 0
+    """Decoder layers of the LLM in memory; 0: they were left on the disk."""
+    lm_tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    """The same of the learned tokens in front of every image, under `LM_TOKENS`; empty: there are none."""
 
 
 @dataclass(frozen=True)

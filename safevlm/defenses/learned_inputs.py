@@ -10,7 +10,6 @@ words alone.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,6 @@ from safevlm.defenses.base import Defense, Inputs, VirtualTokens
 from safevlm.defenses.context import DefenseContext, ModelFacts
 from safevlm.defenses.row import DefenseRow
 from safevlm.types import Verdict
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,26 +86,15 @@ def _visual(context: DefenseContext) -> Defense:
 
 
 def _find(kind: TensorKind, context: DefenseContext) -> tuple[Path, SecurityTensor, ModelFacts]:
-    from safevlm.defenses import security_tensor  # late: it brings torch, and judges do without
+    from safevlm.defenses import learned_file, security_tensor  # late: they bring torch, and judges do without
 
     facts = context.fitting()
     file = context.find(security_tensor.file_name(kind), f"safevlm train llava7b_security_tensor_{kind}")
     tensor = security_tensor.read(file)
     if tensor.kind != kind:
         raise ValueError(f"{file}: a {tensor.kind} security tensor; use it as security-tensor:{tensor.kind}={file}")
-    _check_base(file, tensor, facts)
+    learned_file.check_base(file, tensor.about, tensor.base, facts.base)
     return file, tensor, facts
-
-
-def _check_base(file: Path, tensor: SecurityTensor, facts: ModelFacts) -> None:
-    """ValueError: learned for another model of the same shapes. What has no fingerprints is told in a warning."""
-    from llava_patch.fingerprint import differing  # late: it brings torch
-
-    learned_for = tensor.about.get("base", "another model")
-    if not tensor.base or not facts.base:
-        log.warning("%s: has no fingerprints, so nobody can say whether this model is its own (%s)", file, learned_for)
-    elif parts := differing(tensor.base, facts.base):
-        raise ValueError(f"{file}: learned for {learned_for}, and this model's {', '.join(parts)} differ; train anew")
 
 
 def _misfit(file: Path, tensor: SecurityTensor, wanted: str) -> ValueError:

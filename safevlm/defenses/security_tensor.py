@@ -6,25 +6,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_patch.fingerprint import Fingerprints
 from safevlm.config import Position, TensorKind
-from safevlm.data.atomic_write import atomic_file
-from safevlm.files import load_json
+from safevlm.defenses import learned_file
+from safevlm.defenses.learned_file import LearnedFile
 
-KEY, LEARNED, BASE = "security_tensor", "learned", "base."
-"""Names in the file: the tensor, what the optimiser moved where that is something else, and, before each part, the
-fingerprints of the model that it was learned for."""
+KEY, LEARNED = "security_tensor", "learned"
+"""Names in the file: the tensor, and what the optimiser moved where that is something else."""
 FORMAT = "safevlm security tensor 1"
 
 
@@ -50,34 +46,20 @@ def file_name(kind: TensorKind) -> str:
 def write(file: Path, tensor: SecurityTensor, learned: Tensor | None = None) -> None:
     """What the tensor is stands in the file's metadata; `learned` is for a run that goes on."""
     words = {**tensor.about, "kind": tensor.kind, "position": tensor.position, "shape": list(tensor.values.shape)}
-    metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in words.items()}}
-    tensors = {KEY: tensor.values, **{f"{BASE}{part}": values for part, values in tensor.base.items()}}
-    tensors |= {} if learned is None else {LEARNED: learned}
-    whole = {name: values.detach().float().cpu().contiguous() for name, values in tensors.items()}
-    broken = next((name for name, values in whole.items() if not values.isfinite().all()), None)
-    if broken is not None:
-        raise ValueError(f"{file}: {broken} holds NaN or infinite values; nothing was saved; lower optim.lr")
-    with atomic_file(file) as partial:
-        save_file(whole, partial, metadata=metadata)
+    tensors = {KEY: tensor.values, **({} if learned is None else {LEARNED: learned})}
+    learned_file.write(file, FORMAT, LearnedFile(tensors, words, tensor.base))
 
 
 def read(file: Path) -> SecurityTensor:
     """ValueError: not such a file, or one whose values are not finite."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata, values, names = stored.metadata() or {}, stored.get_tensor(KEY), list(stored.keys())
-            base = {name.removeprefix(BASE): stored.get_tensor(name) for name in names if name.startswith(BASE)}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: no security tensor: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{file}: no security tensor; its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    words = {name: load_json(value, f"{file}: {name}") for name, value in metadata.items() if name != "format"}
+    stored = learned_file.read(file, FORMAT, "security tensor")
+    if KEY not in stored.tensors:
+        raise ValueError(f"{file}: no security tensor: it holds no {KEY!r}")
+    words, values = dict(stored.words), stored.tensors[KEY]
     kind, position = words.pop("kind", None), words.pop("position", None)
     if kind not in get_args(TensorKind) or position not in get_args(Position):
         raise ValueError(f"{file}: unknown kind {kind!r} or position {position!r}")
-    if not values.isfinite().all():
-        raise ValueError(f"{file}: holds values that are not finite")
-    return SecurityTensor(kind, values, position, words, base)
+    return SecurityTensor(kind, values, position, words, stored.base)
 
 
 def random_like(tensor: SecurityTensor, seed: int = 0) -> SecurityTensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from safevlm.backbones import config_facts, virtual_tokens
 from safevlm.backbones.image_inputs import ImageInputs
@@ -16,13 +19,22 @@ from safevlm.data.chat import Prompt
 from safevlm.data.pixels import join_images
 from safevlm.defenses import Inputs
 from safevlm.engine.checks import check_inputs
-from safevlm.engine.guard import GuardedRequest
+from safevlm.engine.guard import GuardedRequest, readable
 from safevlm.engine.lengths import WrittenAnswer, check_length, surely_fits
 from safevlm.engine.reading import ReadAhead, images_of
 from safevlm.model.encoded import EncodedBatch, EncodedRequest, ImageVectors, encode
-from safevlm.model.image_features import LazyImageFeatures, encode_frames, encode_images, reopened, words_of
+from safevlm.model.image_features import (
+    FRAMES_PER_PASS,
+    LazyImageFeatures,
+    PromptBatch,
+    encode_frames,
+    encode_images,
+    reopened,
+    words_of,
+)
 from safevlm.model.loading import Loaded
-from safevlm.types import Request
+from safevlm.model.prompt_states import last_states
+from safevlm.types import Request, Verdict
 
 
 class Encoder:
@@ -34,6 +46,7 @@ class Encoder:
         self.device = device
         self.ahead = ReadAhead(self.processor)
         self.image_token_id = config_facts.image_token_id(self.model.config)
+        self._without_lora = getattr(loaded.model, "disable_adapter", nullcontext)
 
     def features(self, requests: Sequence[Request], every_frame: bool = False) -> list[LazyImageFeatures]:
         """Image features of each request, computed on first use, in one vision pass for all. ImageError: see there.
@@ -52,7 +65,44 @@ class Encoder:
             for request, own, own_words in zip(requests, encoded, words, strict=True):
                 later = list(islice(left, own.images))
                 own.frames = encode_frames(self.model, request.images, later, own_words, self.device)
+                for first in range(0, len(own.frames), FRAMES_PER_PASS):
+                    part = own.frames[first : first + FRAMES_PER_PASS]
+                    alone = [_of_one_image(request, frame.image) for frame in part]
+                    self._tell_prompts(alone, [frame.features for frame in part])
+        self._tell_prompts(requests, encoded)
         return encoded
+
+    def _tell_prompts(self, requests: Sequence[Request], features: Sequence[LazyImageFeatures]) -> None:
+        prompts = PromptBatch(
+            len(requests), lambda rows, layers, tokens: self.states(requests[rows], features[rows], layers, tokens)
+        )
+        for row, own in enumerate(features):
+            own.prompt = prompts, row
+
+    def states(
+        self,
+        requests: Sequence[Request],
+        features: Sequence[LazyImageFeatures],
+        layers: Sequence[int],
+        tokens: int,
+    ) -> Tensor:
+        """(b, l, k, d) float32: what the LLM, without a LoRA, makes of the requests (`safevlm.model.prompt_states`).
+
+        There is a gradient wherever the caller allows one. ValueError: a request without a prompt.
+        """
+        with self._without_lora():
+            batch = self.batch(self.bare_turns(requests, features))
+            return last_states(self.model, self.model, batch, layers, tokens)
+
+    def bare_turns(
+        self, requests: Sequence[Request], features: Sequence[LazyImageFeatures], answer_prefix: str = ""
+    ) -> list[GuardedRequest]:
+        """The requests as if there were no defense. ValueError: one of them has no prompt."""
+        prompts = self.prompts(requests, features, answer_prefix)
+        return [
+            GuardedRequest(request, Verdict.not_looked(), request, own, self.inputs(readable(prompt), own))
+            for request, own, prompt in zip(requests, features, prompts, strict=True)
+        ]
 
     def check_lengths(
         self, requests: Sequence[Request], features: Sequence[LazyImageFeatures | None] | None = None
@@ -165,6 +215,14 @@ class Encoder:
     def pad_id(self) -> int:
         tokenizer = self.processor.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _of_one_image(request: Request, image: int) -> Request:
+    """The request as if it were about one of its images alone."""
+    turns = (turn for turn, (_, count) in enumerate(request.turns) for _ in range(count))
+    own = next(islice(turns, image, None))
+    counts = tuple(int(turn == own) for turn in range(len(request.turns)))
+    return replace(request, images=request.images[image : image + 1], images_per_turn=counts)
 
 
 def _with_virtual_tokens(inputs: Inputs, image_tokens: tuple[ImageVectors, ...]) -> EncodedRequest:

@@ -24,7 +24,7 @@ from safevlm.defenses.policy import read_policy
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of, written_by
-from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error, readable
+from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error
 from safevlm.engine.lengths import WrittenAnswer, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
@@ -177,13 +177,13 @@ class Engine:
         return self._stream(request, generation, Event())
 
     def look(self, request: Request) -> Verdict:
-        """The defense's verdict alone; the LLM is not run. A hook that fails is told in `Verdict.error`."""
+        """The defense's verdict alone; the LLM does not answer. A hook that fails is told in `Verdict.error`."""
         with self._turn_at_the_model, torch.inference_mode():
             return self._guard.detect(request, self._features(check_requests([request]))[0])
 
     def decide_all(self, requests: Sequence[Request]) -> list[Decision | Reply]:
         """What the defense makes of each request for a model that is somewhere else: the words in which it is to be
-        asked, or the reply in its place. One vision pass for all; the LLM is not run, and nothing is transformed.
+        asked, or the reply in its place. One vision pass for all; the LLM does not answer, and nothing is transformed.
 
         ImageError, ValueError: one that cannot be used.
         """
@@ -251,17 +251,7 @@ class Engine:
         generation = Generation(max_new_tokens, temperature, top_p, seed)
         with self._turn_at_the_model, torch.inference_mode():
             encoded = self._encoder.features(requests)
-            prompts = self._encoder.prompts(requests, encoded, answer_prefix)
-            turns = [
-                GuardedRequest(
-                    request,
-                    Verdict.not_looked(),
-                    request,
-                    features,
-                    self._encoder.inputs(readable(prompt), features),
-                )
-                for request, features, prompt in zip(requests, encoded, prompts, strict=True)
-            ]
+            turns = self._encoder.bare_turns(requests, encoded, answer_prefix)
             answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers)
 

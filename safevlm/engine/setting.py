@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from llava_patch.fingerprint import fingerprint
 from safevlm.backbones import config_facts
 from safevlm.data.pixels import Pixels, read_images
 from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
+from safevlm.defenses.context import LM_TOKENS
 from safevlm.defenses.policy import Policy
 from safevlm.model import loading
 from safevlm.types import Verdict
@@ -33,6 +35,7 @@ def setting_of(
 def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
     """What a defense's file must fit."""
     model = loaded.safe_llava
+    tokens = model.safety_lm_tokens
     return ModelFacts(
         hidden_size=config_facts.hidden_size(model.config),
         pixel_shape=model.pixel_shape,
@@ -45,6 +48,8 @@ def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
         text_side=model.text_side,
         clip_features=model.clip_features,
         base=loaded.base_fingerprints,
+        lm_layers=len(model.lm_layers) if loaded.has_lm else 0,
+        lm_tokens={} if tokens is None else {LM_TOKENS: fingerprint(tokens.state_dict())},
     )
 
 

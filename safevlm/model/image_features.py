@@ -1,4 +1,7 @@
-"""What one vision pass gives for the requests of a batch. Tower and head run on first use, and once for all of them."""
+"""What one vision pass gives for the requests of a batch. Tower and head run on first use, and once for all of them.
+
+So does the LLM, where a detector asks what it makes of their prompts.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,8 @@ class VisionBatch:
         self.images = list(images)
         self._made: dict[Callable[[Any], Sequence[Any]], list[Any]] = {}
         self._views: dict[ViewsOf, list[Named | Exception]] = {}
+        self.read_prompts: Callable[[Sequence[int], int], Tensor] | None = None
+        """Layers and tokens → (b, l, k, d) of all rows; set by whoever knows their prompts and wants a gradient."""
 
     @cached_property
     def vision(self) -> VisionPass:
@@ -100,6 +105,15 @@ class VisionBatch:
         """Of the head's read-out of categories, in its order."""
         names: Sequence[str] = self._model.category_names
         return names
+
+    def states(self, layers: Sequence[int], tokens: int) -> Tensor:
+        """(b, l, k, d): as `LazyImageFeatures.states`, of all rows, with a gradient where the pixels want one.
+
+        ValueError: nobody told this batch its prompts.
+        """
+        if self.read_prompts is None:
+            raise ValueError("the prompts of these images are not known; set `read_prompts` (Encoder.states)")
+        return self.read_prompts(layers, tokens)
 
     def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> list[Found | Exception]:
         """What `make` finds in the whole pass, one thing per image, or why it finds none; it is called once."""
@@ -145,6 +159,23 @@ class VisionBatch:
         return encode_images(self._model, pixels.to(self.pixel_values.device), images, words, _not_a_file)
 
 
+class PromptBatch:
+    """What the LLM makes of the prompts of a batch, once for all of them, where and as far as somebody asks."""
+
+    def __init__(self, prompts: int, read: Callable[[slice, Sequence[int], int], Tensor]) -> None:
+        """`read`: some of the prompts, layers and tokens → (b, l, k, d)."""
+        self._prompts = prompts
+        self._read = read
+        self._made: dict[tuple[tuple[int, ...], int], list[Tensor | Exception]] = {}
+
+    def states(self, row: int, layers: Sequence[int], tokens: int) -> Tensor:
+        """(l, k, d) of one prompt; why there is none, is raised."""
+        wanted = tuple(layers), tokens
+        if wanted not in self._made:
+            self._made[wanted] = _each(lambda rows: list(self._read(rows, *wanted)), range(self._prompts))
+        return _found(self._made[wanted][row])
+
+
 class LazyImageFeatures:
     """One request's part of a `VisionBatch`."""
 
@@ -156,6 +187,8 @@ class LazyImageFeatures:
         self.images = images.stop - images.start
         self.frames: tuple[Frame, ...] = ()
         """Of images with several frames or pages, all but the first one of each. The model never reads them."""
+        self.prompt: tuple[PromptBatch, int] | None = None
+        """The request's own words and images as a prompt, and its row among others; set by the engine."""
 
     @cached_property
     def pixel_values(self) -> Pixels | None:
@@ -200,12 +233,21 @@ class LazyImageFeatures:
         """
         return self._vision_batch.copies(self.row, pixels) if self._vision_batch is not None else ()
 
+    def states(self, layers: Sequence[int], tokens: int) -> Tensor:
+        """(l, k, d) float32: what the LLM makes of the request (`safevlm.model.prompt_states`)."""
+        if self.prompt is None:
+            raise ValueError("the prompt of these images is not known")
+        batch, row = self.prompt
+        return batch.states(row, layers, tokens)
+
 
 @dataclass(frozen=True)
 class Frame:
     """A frame of an animation, or a page, as a request's only image."""
 
     name: str
+    image: int
+    """Index of the request's image that it is a frame of."""
     features: LazyImageFeatures
 
 
@@ -221,15 +263,15 @@ def encode_frames(
     `later`: per image (f, 3, h, w), or None; `words`: (w,) of the request.
     """
     frames: list[Frame] = []
-    for image, (source, pixels) in enumerate(zip(sources, later, strict=True), 1):
+    for image, (source, pixels) in enumerate(zip(sources, later, strict=True)):
         count = 1 if pixels is None else 1 + len(pixels)
         for at, part in enumerate(() if pixels is None else pixels.split(FRAMES_PER_PASS)):
             first = 1 + at * FRAMES_PER_PASS
             reopen = reopened_frames(source, first)
             of_part = encode_images(model, part.to(device), [1] * len(part), [words] * len(part), reopen)
             for row, features in enumerate(of_part):
-                name = f"frame {first + row + 1} of {count} of image {image}"
-                frames.append(Frame(name, features))
+                name = f"frame {first + row + 1} of {count} of image {image + 1}"
+                frames.append(Frame(name, image, features))
     return tuple(frames)
 
 

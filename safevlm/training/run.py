@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from safevlm.config import Recipe
 from safevlm.data import atomic_write, mix
 from safevlm.data.exclude import exclude_images
+from safevlm.data.pressure import add_pressure
 from safevlm.data.record_facts import facts_of
 from safevlm.data.record_table import choose, open_records
 from safevlm.data.records import Record, refuse_placeholders, verify_images
@@ -133,4 +134,5 @@ def _records(
         verify_images(records[arguments.process_index :: arguments.world_size])
     if recipe.data.relabel:
         records, changes["relabelled"] = relabel(records, recipe, loaded, arguments)
+    records = add_pressure(records, taxonomy, recipe.data.pressure, recipe.run.seed)
     return (add_hints(records, taxonomy) if recipe.data.hints else records), changes

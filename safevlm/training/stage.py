@@ -32,7 +32,7 @@ class StageRun:
     recipe: Recipe
     """`recipe.options` holds the stage's own settings."""
     loaded: Loaded
-    """Model and processor; without the LLM's layers where the recipe has `loss.lm: 0`."""
+    """Model and processor; without the LLM's layers where the recipe has `loss.lm: 0`, unless the stage `runs_lm`."""
     records: Sequence[Record]
     """What to train on: exclusions, the clean draw and hints are done."""
     folder: Path
@@ -104,6 +104,8 @@ class Stage:
     """The safety head changes: records need labels, and a calibration from before does not fit any more."""
     learns_through_llm: Callable[[SafetyConfig], bool] = _through_llm
     """Whether gradients pass the LLM of a model with these safety modules; its activations are then kept."""
+    runs_lm: bool = False
+    """It needs the LLM's layers also where the recipe has `loss.lm: 0`."""
     packages: tuple[str, ...] = ()
     """Distributions that it needs beside those of every training run."""
     reads: tuple[str, ...] = ()

@@ -6,6 +6,7 @@
 | stage2          | a LoRA on the LLM's linear layers      | all the rest                  |
 | security_tensor | one tensor in front of the model       | the model                     |
 | robust_tower    | the vision tower                       | all the rest                  |
+| probe           | a detector on the LLM's hidden states  | the model                     |
 
 A stage of a user's own is a `Stage` that a recipe names: `stage: package.module:ROW`, or an entry point of the group
 `safevlm.stages`.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from safevlm.config import Recipe
 from safevlm.plugins import Registry
-from safevlm.training.stage import Stage
+from safevlm.training.stage import Stage, StageRun
 
 if TYPE_CHECKING:
     from safevlm.data.records import Record
@@ -86,13 +87,17 @@ def _tensor_trainer(*given: Any, **options: Any) -> SafeTrainer:
     return trainer(*given, **options)
 
 
-def _check_tensor(recipe: Recipe) -> None:
+def _check_as_it_is(recipe: Recipe, what: str) -> None:
     safety = recipe.model.safety
     if safety.projector != "none" or safety.lm_tokens or safety.head_tokens:
         raise ValueError(
-            "model.safety: a security tensor is learned for a model as it is; "
+            f"model.safety: {what} is learned for a model as it is; "
             "set {projector: none, lm_tokens: 0, head_tokens: 0} (a checkpoint that has modules keeps them)"
         )
+
+
+def _check_tensor(recipe: Recipe) -> None:
+    _check_as_it_is(recipe, "a security tensor")
     if not recipe.loss.lm:
         raise ValueError("loss.lm: 0 leaves out the LLM, which a security tensor learns through")
     if recipe.run.deepspeed:
@@ -167,6 +172,35 @@ def _check_tower_records(records: Sequence[Record], recipe: Recipe) -> Mapping[s
     return check_records(records, recipe)
 
 
+def _fit_probe(run: StageRun) -> None:
+    from safevlm.training.probe_stage import fit
+
+    fit(run)
+
+
+def _check_probe(recipe: Recipe) -> None:
+    _check_as_it_is(recipe, "a probe")
+    if recipe.loss.lm:
+        raise ValueError("loss.lm: a probe learns labels and no answers; set it to 0")
+    if recipe.data.hints:
+        raise ValueError("data.hints: hints tell the labels that a probe is to find; leave it out")
+    if recipe.run.deepspeed:
+        raise ValueError("run.deepspeed: a probe is a few weights, trained in one process; leave it out")
+
+
+def _check_layers(model: SafeLlava, recipe: Recipe) -> None:
+    from safevlm.backbones import config_facts
+    from safevlm.training.probe_stage import layers_of
+
+    layers_of(recipe, config_facts.lm_layers(model.config))
+
+
+def _check_labels(records: Sequence[Record], recipe: Recipe) -> Mapping[str, Any]:
+    from safevlm.training.probe_stage import check_records
+
+    return check_records(records, recipe)
+
+
 ROBUST_TOWER = Stage(
     "robust_tower",
     "the vision tower, to see changed images as it sees untouched ones",
@@ -181,15 +215,26 @@ ROBUST_TOWER = Stage(
 )
 
 
+PROBE = Stage(
+    "probe",
+    "a detector on the frozen LLM's hidden states",
+    fit=_fit_probe,
+    runs_lm=True,
+    check_recipe=_check_probe,
+    check_model=_check_layers,
+    check_records=_check_labels,
+    defense="probe={file}",
+)
+
+
 def _adopt(name: str, found: object) -> Stage:
     if not isinstance(found, Stage):
         raise ValueError(f"an object of {type(found).__name__} is no stage; name a safevlm.training.stage.Stage")
     return dataclasses.replace(found, name=name)
 
 
-STAGES: Registry[Stage] = Registry(
-    "stages", {row.name: row for row in (STAGE1, STAGE2, SECURITY_TENSOR, ROBUST_TOWER)}, _adopt
-)
+ROWS = (STAGE1, STAGE2, SECURITY_TENSOR, ROBUST_TOWER, PROBE)
+STAGES: Registry[Stage] = Registry("stages", {row.name: row for row in ROWS}, _adopt)
 
 
 def stage_of(recipe: Recipe) -> Stage:

@@ -29,7 +29,7 @@ def load(recipe: Recipe) -> loading.Loaded:
         base=model.base,
         dtype=frozen_dtype(recipe),
         attention=model.attention,
-        lm=bool(recipe.loss.lm),
+        lm=bool(recipe.loss.lm) or stage_of(recipe).runs_lm,
         quantize=model.quantize,
         device=loading.default_device(recipe.run.device),
     )

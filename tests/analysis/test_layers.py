@@ -15,12 +15,13 @@ from safevlm.__main__ import main
 from safevlm.analysis import layers
 from safevlm.analysis.labelled_images import LabelledImage
 from safevlm.analysis.layer_gaps import angle, curve, drawn_gap, pair_means
-from safevlm.analysis.layer_states import last_states, states
+from safevlm.analysis.layer_states import states
 from safevlm.analysis.layers import IMAGE, Pool, measured, pool_of, read_words, safety_layers
 from safevlm.commands import FINDING, OK, WRONG_USAGE
 from safevlm.defenses import Defense, Inputs, Policy
 from safevlm.engine import Engine
 from safevlm.miniature import matched_pairs
+from safevlm.model.prompt_states import last_states
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Request, Verdict
 from tests import tiny
@@ -153,14 +154,15 @@ def test_batched_equals_one_by_one() -> None:
     assert batched.units == pytest.approx(alone.units, abs=1e-5)
 
 
+@torch.inference_mode()
 def test_padding_side_and_amount_do_not_matter() -> None:
     engine = engines.engine()
     encoded = engine.encoded(engines.mixed_requests())
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(encoded.input_ids, encoded.attention_mask, strict=True)]
-    expected = last_states(engine.model, engine.loaded.safe_llava, encoded)
+    expected = last_states(engine.model, engine.loaded.safe_llava, encoded, tokens=3)
     for side in ("left", "right"):
         padded = dataclasses.replace(encoded, **tiny.pad(rows, side, extra=7))
-        found = last_states(engine.model, engine.loaded.safe_llava, padded)
+        found = last_states(engine.model, engine.loaded.safe_llava, padded, tokens=3)
         assert found.numpy() == pytest.approx(expected.numpy(), abs=1e-5), side
 
 

@@ -22,6 +22,7 @@ STACKS = [
     "safe-clip+self-check",
     "safety-head+eta",
     "safety-head+security-tensor:visual",
+    "safety-head+probe",
 ]
 EVERY = pytest.mark.parametrize("name", [*DEFENSES, *STACKS])
 HOOKS = pytest.mark.parametrize("hook", ["detect", "rewrite", "transform", "review"])

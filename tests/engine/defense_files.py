@@ -17,10 +17,11 @@ def folder(model: SafeLlava, says: tuple[str, str] | None = None) -> Path:
 
 @functools.lru_cache(maxsize=32)  # a folder is removed with its row
 def _written(model: SafeLlava, says: tuple[str, str] | None) -> TemporaryDirectory[str]:
-    from tests.defenses import banks, tensors  # late: they build on `engines`, which builds on this
+    from tests.defenses import banks, probes, tensors  # late: they build on `engines`, which builds on this
 
     kept = TemporaryDirectory(prefix="tiny-defenses-")
     banks.write(model, Path(kept.name) / FOLDER, says)
     banks.write_companion(model, Path(kept.name) / FOLDER / "companion", says)
     tensors.write(model, Path(kept.name) / FOLDER)
+    probes.write(model, Path(kept.name) / FOLDER, says)
     return kept

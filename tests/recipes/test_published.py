@@ -185,6 +185,14 @@ MINIATURE: dict[str, dict[str, Any]] = {
         "model.safety.lm_tokens": 4,
     },
     "miniature_stage2": {"optim.lr": 2e-3, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
+    "miniature_stage2_pressure": {
+        "optim.lr": 2e-3,
+        "optim.epochs": 2,
+        "optim.effective_batch": 32,
+        "lora.r": 16,
+        "data.pressure": 0.33,
+    },
+    "miniature_probe": {"optim.lr": 2e-3, "optim.epochs": 30, "optim.effective_batch": 64, "probe.tokens": 4},
     "miniature_refusal_lora": {"optim.lr": 2e-3, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
     "miniature_security_tensor_textual": {
         "optim.lr": 0.1,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -34,6 +34,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "model.safety.head_tokens": NONE_BELOW_ZERO,
     "model.safety.head_heads": COUNTED,
     "data.clean": NONE_BELOW_ZERO,
+    "data.pressure": (-0.1, 1.1, ".nan", ".inf"),
     "data.max_length": (-5, 0, ".nan"),
     "data.workers": NONE_BELOW_ZERO,
     "data.feature_cache_gb": NONE_BELOW_ZERO,
@@ -51,6 +52,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "tensor.weights.malicious": NONE_BELOW_ZERO,
     "tensor.weights.contrastive": NONE_BELOW_ZERO,
     "tensor.weights.benign": NONE_BELOW_ZERO,
+    "probe.tokens": COUNTED,
+    "probe.hidden": COUNTED,
     "optim.lr": (0, -1e-5, ".nan", ".inf"),
     "optim.epochs": (0, -1, ".nan", ".inf"),
     "optim.batch_size": COUNTED,
@@ -84,7 +87,7 @@ def _numbers(kind: type, prefix: str = "") -> Iterator[str]:
     for name, hint in get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):
             yield from _numbers(hint, f"{prefix}{name}.")
-        elif {int, float} & {hint, *get_args(hint)}:
+        elif {int, float} & {hint, *get_args(hint)} and get_origin(hint) is not list:
             yield prefix + name
 
 

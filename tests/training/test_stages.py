@@ -75,7 +75,7 @@ def test_stage2_starts_as_the_model_it_was() -> None:
         assert torch.equal(_prepared("stage2").eval()(**inputs).logits, tiny.safe_llava()(**inputs).logits)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.fit is None])
 def test_what_trains_is_float32_and_the_rest_keeps_its_type(stage: str) -> None:
     model = _prepared(stage, torch.bfloat16)
     types = {weight.dtype for weight in model.parameters() if weight.requires_grad}

@@ -84,18 +84,20 @@ class WhiteBox:
         self.map = PixelMap.of(engine.processor, images[0])
         self.originals = torch.stack([self.map.native(image) for image in images]).to(engine.device)
         """(b, 3, h, w) uint8: the images as the model reads them."""
-        read = [
+        self.read = [
             dataclasses.replace(sample.request, images=(image,))
             for sample, image in zip(samples, to_images(self.originals), strict=True)
         ]
-        self.wanted = [self._wanted(request, answer) for request, answer in zip(read, answers, strict=True)]
+        self.wanted = [self._wanted(request, answer) for request, answer in zip(self.read, answers, strict=True)]
 
     def losses(self, images: Tensor, rows: Sequence[int] | None = None, with_answer: bool = True) -> Losses:
         """Of (b, 3, h, w) images in 0-1; `rows`: which samples they are of."""
-        wanted = [self.wanted[row] for row in (rows if rows is not None else range(len(self.wanted)))]
+        chosen = list(rows if rows is not None else range(len(self.wanted)))
+        wanted = [self.wanted[row] for row in chosen]
         requests = [each.request for each in wanted]
         words = [partial(words_of, self.engine.processor, request, self.engine.device) for request in requests]
         batch = AttackedBatch(self.model, self.map, images, words)
+        batch.read_prompts = partial(self._states, batch, [self.read[row] for row in chosen])
         found = [margin(batch) for margin in self.margins]
         margins = torch.stack(found, -1) if found else images.new_full((len(images), 1), -1.0)
         answer, is_answered = images.new_zeros(len(images)), torch.ones(len(images), dtype=torch.bool)
@@ -105,6 +107,10 @@ class WhiteBox:
             answer = answer.index_put((torch.tensor(said, device=answer.device),), values)
             is_answered[said] = exact.cpu()
         return Losses(margins, answer, is_answered.to(images.device))
+
+    def _states(self, batch: VisionBatch, requests: Sequence[Request], layers: Sequence[int], tokens: int) -> Tensor:
+        """What the LLM makes of the requests as they are asked, for detectors that read that."""
+        return self.encoder.states(requests, [_row(batch, row) for row in range(len(requests))], layers, tokens)
 
     def _wanted(self, request: Request, answer: str) -> Wanted:
         unseen = Verdict(source=self.engine.defense.name)
@@ -135,7 +141,7 @@ class WhiteBox:
         return each.sum(-1) / is_answer.sum(-1), exact
 
     def _turn(self, batch: VisionBatch, wanted: Wanted, row: int) -> GuardedRequest:
-        features = LazyImageFeatures(batch, row, slice(row, row + 1))
+        features = _row(batch, row)
         unseen = Verdict(source=self.engine.defense.name)
         before = Inputs(wanted.ids, features.pixel_values, image_token_id=self.encoder.image_token_id)
         inputs = self.engine.defense.transform(before, unseen)
@@ -145,6 +151,10 @@ class WhiteBox:
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """(b, 3, h, w) of whole numbers → images."""
     return [Image.fromarray(each.permute(1, 2, 0).to(torch.uint8).cpu().numpy()) for each in pixels]
+
+
+def _row(batch: VisionBatch, row: int) -> LazyImageFeatures:
+    return LazyImageFeatures(batch, row, slice(row, row + 1))
 
 
 def frozen(engine: Any) -> Any:

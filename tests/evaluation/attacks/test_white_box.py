@@ -25,7 +25,7 @@ from safevlm.usage import UsageError
 from tests.engine import engines
 from tests.evaluation.attacks.attacked import QUICK, job, samples
 
-LOOKING = ("safety-head", "safe-clip:pooled", "safety-head+safe-clip:pooled", "fusion:max")
+LOOKING = ("safety-head", "safe-clip:pooled", "safety-head+safe-clip:pooled", "fusion:max", "safety-head+probe")
 SHORT = Generation(max_new_tokens=5)
 
 
@@ -133,9 +133,11 @@ def test_attacked_file_stays_within_its_budget(row: AttackRow, tmp_path: Path) -
             assert not change[:, 16:].any() and not change[:, :, 16:].any()
 
 
-@pytest.mark.parametrize("step", [pgd, apgd])
-def test_attack_finds_images_that_no_detector_sees(step: Any, tmp_path: Path) -> None:
-    _, box = opened("safety-head", tmp_path, count=12)
+@pytest.mark.parametrize(
+    ("step", "defense"), [(pgd, "safety-head"), (apgd, "safety-head"), (pgd, "probe")], ids=["pgd", "apgd", "probe"]
+)
+def test_attack_finds_images_that_no_detector_sees(step: Any, defense: str, tmp_path: Path) -> None:
+    _, box = opened(defense, tmp_path, count=12)
     best = descend(box, Box(box.originals.float(), 255), step, Effort(steps=30, starts=2), 0)
     assert box.losses(best.images / 255).is_unseen.all()
 
