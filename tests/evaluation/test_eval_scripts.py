@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from safevlm.miniature import layouts
+from safevlm.training.recipe import parse
+from safevlm.training.stages import stage_of
 from tests.evaluation.command import parsed
 from tests.evaluation.world_of_runs import write_suite
 
@@ -123,3 +125,16 @@ def test_every_target_is_attacked_alike_and_asked_untouched_and_transfer_is_from
 def test_target_that_is_no_target_is_named() -> None:
     done = run("robustness.sh", "data", "out", "head=model", DRY_RUN="1")
     assert done.returncode == 2 and "head=model" in done.stderr
+
+
+def test_robust_stack_trains_each_part_on_the_one_before() -> None:
+    done = run("robust_stack.sh", "base", "rec ords", "out", DRY_RUN="1")
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert [words[1] for words in lines] == ["train", "train", "train", "merge"]
+    trained = [parse(words[2:]) for words in lines[:3]]
+    assert [recipe.model.path for recipe in trained] == ["base", "out/tower/final", "out/head/final"]
+    assert [recipe.run.out for recipe in trained] == ["out/tower", "out/head", "out/stage2"]
+    assert all(recipe.data.train == ["rec ords"] for recipe in trained)
+    for recipe in trained:
+        stage_of(recipe).check(recipe)
