@@ -228,6 +228,5 @@ VIEWS: dict[str, ImageView] = {
     "inverted": ImageView(
         lambda image, side: ImageOps.invert(_square(image, side)), lambda p, side: 1 - _resized(p, side)
     ),
-    "turned:15": _turned(15),
-    "turned:-15": _turned(-15),
+    **{f"turned:{degrees}": _turned(degrees) for degrees in (15, -15, 30, -30)},
 }
