@@ -158,10 +158,10 @@ MINIATURE: dict[str, dict[str, Any]] = {
     "miniature_stage1": {"optim.lr": 0.002, "optim.epochs": 5, "optim.effective_batch": 32, "loss": _HEAD_ONLY["loss"]},
     "miniature_stage1_robust": {
         "optim.lr": 0.002,
-        "optim.epochs": 5,
+        "optim.epochs": 6,
         "optim.effective_batch": 32,
         "loss": _HEAD_ONLY["loss"],
-        "adversarial.epsilon": 8,
+        "adversarial.epsilon": 10,
     },
     "miniature_robust_tower": {
         "optim.lr": 0.0003,
