@@ -67,4 +67,6 @@ for part in images "records --records 1000000" "mix --records 1000000"; do
   step "$name" "safevlm bench data --only $part --out $out/bench_$name && cp $out/bench_$name/data.json $results/speed/$name.json"
 done
 step train "safevlm bench train --model $base --data $demo/data/train.jsonl --rounds 5 --out $out/bench_train && cp $out/bench_train/train.json $results/speed/"
+step robust_stack "bash eval/robust_stack.sh $base $demo/data/train.jsonl $out/robust"
+step robustness "ANSWERS=$demo/eval/none bash eval/robustness.sh $demo/data $out/robustness head=$demo/stage1=safety-head stage2=$demo/merged=safety-head robust=$out/robust/merged=safety-head"
 exit "$failed"

@@ -87,7 +87,9 @@ def test_there_is_a_recipe_for_every_way_and_size() -> None:
         "security_tensor_textual",
         "security_tensor_visual",
     )
-    assert [file.stem for file in REAL] == sorted(f"llava{size}_{way}" for size in ("7b", "13b") for way in ways)
+    for_7b = ("robust_tower", "stage1_robust")
+    both = {f"llava{size}_{way}" for size in ("7b", "13b") for way in ways}
+    assert {file.stem for file in REAL} == both | {f"llava7b_{way}" for way in for_7b}
 
 
 @pytest.mark.parametrize("file", REAL, ids=lambda file: file.stem)
@@ -127,6 +129,8 @@ DRY_RUNS = {
     "eval/all.sh": "m {data} o --judge-model j",
     "eval/all_tables.sh": "out",
     "eval/compare_defenses.sh": "m d o",
+    "eval/robustness.sh": "d o n=m=none",
+    "eval/robust_stack.sh": "b r o",
     "eval/ablations/safevlm.sh": "m {data} o",
 }
 """Arguments of every script that knows DRY_RUN; `{data}` is a folder with the miniature's suite."""

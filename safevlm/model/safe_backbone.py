@@ -174,7 +174,7 @@ class SafeBackbone(SafetyModules):
                 arguments |= self.lm_arguments(input_ids, self.image_tokens([vision]), [images], labels)
         elif self.training and images is None:  # type: ignore[attr-defined]  # nn.Module's
             found = {"idle": self._idle(*words())}
-            if input_ids is not None:
+            if input_ids is not None and arguments.get(self.backbone.token_types) is None:
                 arguments |= self._token_types(input_ids, [], labels)
         if own["skip_lm"]:
             return GuardOutput(**found)

@@ -21,17 +21,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llava_patch import parts
+from llava_patch import tower
 from safevlm.config import AdversarialSettings, Recipe
 from safevlm.data.collate import RecordDataset
 from safevlm.data.head_collate import HeadCollator
 from safevlm.data.records import Record, RecordError
-from safevlm.model import loading, losses, stored, with_tower
+from safevlm.model import loading, losses, stored
 from safevlm.training.adversarial import pixel_scale
 from safevlm.training.pixel_attack import PixelAscent, PixelScale
 from safevlm.training.trainer import SafeTrainer, whole
 
-FILE = "vision_tower.safetensors"
+FILE = "tower.safetensors"
 KEPT, CHANGED = "kept", "changed"
 PIXELS = "pixel_values"
 IMAGES = "has_image"
@@ -56,20 +56,18 @@ class TowerLearner(nn.Module):
 
     def __init__(self, llava: Any) -> None:
         super().__init__()
-        self.tower = parts.vision_tower(llava)
+        self.tower = tower.of(llava)
         self.before = copy.deepcopy(self.tower).eval()
-        self.layer = llava.config.vision_feature_layer
+        self.config = llava.config
         self.register_buffer("spread", torch.zeros(()))
 
     def train(self, mode: bool = True) -> TowerLearner:
         """Both stay as they are at inference."""
         return super().train(False)
 
-    def features(self, tower: Any, images: Tensor) -> Tensor:
+    def features(self, seen_by: Any, images: Tensor) -> Tensor:
         """(i, 3, h, w) → (i, p, v): of the layers that LLaVA reads, and of the last one."""
-        output = tower(images.to(tower.dtype), output_hidden_states=True)
-        layers = [self.layer] if isinstance(self.layer, int) else list(self.layer)
-        return torch.cat([*(output.hidden_states[layer] for layer in layers), output.last_hidden_state], 1).float()
+        return tower.all_features(self.config, seen_by, images)
 
     def distances(self, images: Tensor, target: Tensor) -> Tensor:
         """(i,): mean squares, in units of the spread."""
@@ -126,11 +124,11 @@ class TowerTrainer(SafeTrainer):
         folder = Path(output_dir or self.run_folder)
         folder.mkdir(parents=True, exist_ok=True)
         learner: TowerLearner = self.accelerator.unwrap_model(self.model)
-        tower = {name: weight.detach().cpu().contiguous() for name, weight in learner.tower.state_dict().items()}
-        stored.check_finite(tower, folder, "nothing was saved; start again with a lower optim.lr")
-        save_file({**tower, "spread": learner.spread.cpu()}, folder / FILE, metadata={"format": "pt"})
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in learner.tower.state_dict().items()}
+        stored.check_finite(weights, folder, "nothing was saved; start again with a lower optim.lr")
+        save_file({**weights, "spread": learner.spread.cpu()}, folder / FILE, metadata={"format": "pt"})
         if not _internal_call:
-            with_tower.write(self.base, tower, folder)
+            tower.write_with(self.base, weights, folder)
         for name, text in self.files.items():
             (folder / name).write_text(text, encoding="utf-8")
 

@@ -55,7 +55,7 @@ SHOWN_FOR_LLAVA: dict[str, tuple[str, ...]] = {
         "defenses/test_companion.py::test_a_model_s_own_tower_as_companion_says_what_it_says_itself",
     ),
     "views, smoothing, consistency": (
-        "defenses/test_views.py::test_a_verdict_is_the_same_alone_and_in_a_batch",
+        "defenses/test_viewed.py::test_a_verdict_is_the_same_alone_and_in_a_batch",
         "defenses/test_smoothed.py::test_a_verdict_is_the_same_alone_and_in_a_batch",
         "defenses/test_consistent.py::test_versions_of_a_batch_pass_the_tower_together_and_a_batch_changes_no_verdict",
     ),
