@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from safevlm.evaluation.runs import shards
@@ -208,8 +209,11 @@ def test_kill_9_of_one_then_of_all_then_another_number_of_real_processes(tmp_pat
     launch = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "3", "--master_port", "0")
     third = run(command(data, out, "--batch-size", "1", launch=launch))
     wait_until(lambda: lines(out / "replies.2.jsonl") >= 3, third)
-    os.killpg(third.pid, signal.SIGKILL)  # the launcher and its three at once
-    third.wait()
+    workers = psutil.Process(third.pid).children(recursive=True)  # in sessions of their own
+    os.killpg(third.pid, signal.SIGKILL)  # the launcher, and its three
+    for worker in workers:
+        worker.kill()
+    third.wait(), psutil.wait_procs(workers)
     before = shards.read_all(out)
     assert 26 <= len(before) < 240
 
