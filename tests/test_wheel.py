@@ -144,6 +144,8 @@ assert main(["bench", "guard", *asked, "--against", "{base}", "--n", "1", "--out
 assert main(["bench", "ask", *asked, "--blocks", "1", "--block-size", "2", "--out", "speed"]) in (0, 1)
 assert run("ablations", "plan", "table.yaml", *asked, "--out", "ablations") == 0
 assert run("grid", "--out", "nothing") == 2
+assert run("attack", *asked, "--defense", "none", "--limit", "2", "--attack", "invert", "--out", "attacked") == 0
+assert run("robustness", "--run", "a=attacked", "--out", "compared") == 0
 from safevlm.commands.evaluation import commands
 assert tried == set(commands())
 """
