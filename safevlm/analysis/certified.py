@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safevlm.analysis import detection, figures, summary
-from safevlm.analysis.labelled_images import read_sets
-from safevlm.analysis.verdicts import DetectorVerdicts, judge, union
-from safevlm.defenses.policy import read_policy
+from safevlm.analysis import figures, summary
+from safevlm.analysis.judged_sets import JudgedSetsOptions, guarded_sets
+from safevlm.analysis.verdicts import DetectorVerdicts
 from safevlm.defenses.smoothed import Smoothed, radius_of
 from safevlm.intervals import Floats, Interval, share
 from safevlm.usage import UsageError
@@ -33,18 +32,8 @@ SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class CertifiedOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
+class CertifiedOptions(JudgedSetsOptions):
     defense: str = "safety-head:smoothed"
-    policy: str | None = None
-    by_group: bool = False
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
 
 
 def run(options: CertifiedOptions) -> dict[str, Any]:
@@ -52,17 +41,12 @@ def run(options: CertifiedOptions) -> dict[str, Any]:
 
     UsageError: a defense that proves no radius.
     """
-    loaded = detection.load(options.model, options.device, options.base)
-    config = loaded.safe_llava.config
-    sets = read_sets(options.data, config.taxonomy, options.images, options.by_group)
-    summary.refuse_other("certified", options.out, loaded, sets, options.seed)
-    policy = read_policy(options.policy, config.taxonomy, config.policy)
-    guard = detection.detector(loaded, options.defense, policy, sets)
+    given = guarded_sets("certified", options)
+    loaded, sets, guard = given.loaded, given.sets, given.guard
     if not isinstance(guard, Smoothed):
         raise UsageError(f"--defense {options.defense}: it proves no radius; name safety-head:smoothed")
     settings = guard.detector.options
-    judged = judge(loaded, guard, sets, options.batch_size)
-    shown = [*judged, union(judged)] if len(judged) > 1 else judged
+    shown = given.judged(options.batch_size)
     largest = radius_of(settings.n, settings.n, settings.sigma, settings.alpha) or 0.0
     radii = np.linspace(0, largest, POINTS)
     numbers = {one.name: certified(one, radii) for one in shown}

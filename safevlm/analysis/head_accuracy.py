@@ -9,50 +9,28 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safevlm import intervals
-from safevlm.analysis import accuracy_figures, detection, summary
+from safevlm.analysis import accuracy_figures, summary
 from safevlm.analysis.curves import Curves, curves
-from safevlm.analysis.labelled_images import read_sets
-from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, confusion, judge, union
-from safevlm.defenses.policy import read_policy
+from safevlm.analysis.judged_sets import JudgedSetsOptions, guarded_sets
+from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, confusion, union
 from safevlm.intervals import Floats, Interval, share
 from safevlm.taxonomy import Taxonomy
 
 Ids = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class HeadOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
-    defense: str = "safety-head"
-    policy: str | None = None
-    by_group: bool = False
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
-
-
-def run(options: HeadOptions) -> dict[str, Any]:
+def run(options: JudgedSetsOptions) -> dict[str, Any]:
     """Verdicts → numbers per set, figures, `summary.json`; the numbers."""
-    loaded = detection.load(options.model, options.device, options.base)
+    given = guarded_sets("head", options)
+    loaded, sets, guard = given.loaded, given.sets, given.guard
     config = loaded.safe_llava.config
-    sets = read_sets(options.data, config.taxonomy, options.images, options.by_group)
-    summary.refuse_other("head", options.out, loaded, sets, options.seed)
-    policy = read_policy(options.policy, config.taxonomy, config.policy)
-    guard = detection.detector(loaded, options.defense, policy, sets)
-    judged = judge(loaded, guard, sets, options.batch_size)
-    shown = [*judged, union(judged)] if len(judged) > 1 else judged
+    shown = given.judged(options.batch_size)
     numbers = {one.name: measure(one, config.taxonomy, options.seed) for one in shown}
     risk_curves = {one.name: _against_clean(one, shown[-1], options.seed) for one in shown}
     by_category = one_versus_rest(shown[-1], config.taxonomy, options.seed)

@@ -39,11 +39,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.analysis == SAFE_CLIP:
         return _write_safe_clip(options)
-    from safevlm.analysis import calibration, certified, head_accuracy, layers, tsne
+    from safevlm.analysis import calibration, certified, head_accuracy, judged_sets, layers, tsne
 
     runs: dict[str, tuple[Callable[..., object], type[Any]]] = {
         "tsne": (tsne.run, tsne.TsneOptions),
-        "head": (head_accuracy.run, head_accuracy.HeadOptions),
+        "head": (head_accuracy.run, judged_sets.JudgedSetsOptions),
         "calibration": (calibration.run, calibration.CalibrationOptions),
         "certified": (certified.run, certified.CertifiedOptions),
         "layers": (layers.run, layers.LayersOptions),

@@ -23,6 +23,7 @@ from safevlm.data.images import open_image
 from safevlm.data.perturbations import PADDING, PERTURBATIONS
 from safevlm.data.record_facts import are_clean, facts_of
 from safevlm.data.records import Record, is_clean
+from safevlm.data.strengths import strength_of
 from safevlm.taxonomy import Taxonomy
 
 Harmless = Callable[[], Image.Image]
@@ -118,7 +119,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _choice(text: str) -> ChosenChange:
-    name, colon, strength = text.partition(":")
+    name, colon, _ = text.partition(":")
     kind = AUGMENTATIONS.get(name)
     if kind is None:
         raise ValueError(f"data.augment: unknown {name!r}; some of {list(AUGMENTATIONS)}, as in rotate:20")
@@ -126,14 +127,8 @@ def _choice(text: str) -> ChosenChange:
         if colon:
             raise ValueError(f"data.augment: {name} has no strength; write {name}")
         return ChosenChange(kind, 0)
-    try:
-        wanted = float(strength) if colon else kind.strength
-    except ValueError:
-        wanted = float("nan")
-    if not kind.least <= wanted <= kind.most:
-        limits = f"{kind.least:g}-{kind.most:g}, as in {name}:{kind.strength:g}"
-        raise ValueError(f"data.augment: {text}: the strength ({kind.text}) must lie in {limits}")
-    return ChosenChange(kind, wanted)
+    limits = kind.least, kind.most
+    return ChosenChange(kind, strength_of(text, kind.strength, limits, kind.text, f"data.augment: {text}"))
 
 
 def _names(given: Sequence[str]) -> list[str]:

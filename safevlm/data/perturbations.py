@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from safevlm.data.images import open_image
+from safevlm.data.strengths import strength_of
 from safevlm.usage import UsageError
 
 PADDING = (122, 116, 104)
@@ -112,18 +113,13 @@ def parse(text: str) -> Perturbation | None:
     """`NAME` or `NAME:STRENGTH`; None for an empty text. ValueError names the choices."""
     if not text:
         return None
-    name, colon, strength = text.partition(":")
+    name = text.partition(":")[0]
     if name not in PERTURBATIONS:
         raise UsageError(f"--perturb: unknown {name!r}; one of {list(PERTURBATIONS)}, with a strength as in jpeg:30")
     kind = PERTURBATIONS[name]
-    try:
-        given = float(strength) if colon else kind.strength
-    except ValueError:
-        given = float("nan")
-    if not kind.least <= given <= kind.most:
-        limits = f"{kind.least:g}-{kind.most:g}, as in {name}:{kind.strength:g}"
-        raise UsageError(f"--perturb {text}: the strength ({kind.text}) must lie in {limits}")
-    return Perturbation(name, given)
+    return Perturbation(
+        name, strength_of(text, kind.strength, (kind.least, kind.most), kind.text, f"--perturb {text}", UsageError)
+    )
 
 
 def told() -> str:

@@ -13,7 +13,7 @@ them into his own gradient, so this is a hurdle, and no promise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ from safevlm.defenses.base import Defense, Detector, ImageFeatures
 from safevlm.defenses.calibration import joint_risk
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.either import strictest
+from safevlm.defenses.looks import gravest_of, look_at
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
-from safevlm.defenses.verdicts import gravest, look
 from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.types import Request, Verdict
 
@@ -103,16 +103,16 @@ class ConsistentDetector:
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if not features.images:  # it sees images only
             return Verdict.not_looked(self.name)
-        verdicts = [self._of(request, features, "")]
-        try:
-            for image, ((_, plain), *changed) in enumerate(features.views(self._versions), 1):
-                alone = verdicts[0] if features.images == 1 else self._of(request, plain, f"image {image} alone")
-                looks = [self._of(request, own, f"image {image} changed by {name}") for name, own in changed]
-                verdicts += [alone, *(self._held_against(alone, verdict) for verdict in looks)]
-        except Exception as error:  # noqa: BLE001 - what the image itself showed is not lost, and the guard fails closed
-            verdicts.append(Verdict.not_looked(self.name, f"detect: changes: {type(error).__name__}: {error}"))
-        found = gravest(verdicts, self.policy.strictness, joint_risk)
-        return dataclasses.replace(found, source=self.name, view="" if found.is_clean else found.view)
+        first = look_at(self.inner, self.policy, request, features)
+        return gravest_of(first, lambda: self._further(request, features, first), self.policy, self.name, "changes")
+
+    def _further(self, request: Request, features: ImageFeatures, first: Verdict) -> Iterator[Verdict]:
+        for image, ((_, plain), *changed) in enumerate(features.views(self._versions), 1):
+            is_only = features.images == 1
+            alone = first if is_only else look_at(self.inner, self.policy, request, plain, f"image {image} alone")
+            named = [(f"image {image} changed by {name}", own) for name, own in changed]
+            looks = [look_at(self.inner, self.policy, request, own, name) for name, own in named]
+            yield from (alone, *(self._held_against(alone, verdict) for verdict in looks))
 
     def _held_against(self, alone: Verdict, changed: Verdict) -> Verdict:
         """The verdict on a changed version; a risk, where it is clean and yet far from what was said before."""
@@ -124,10 +124,6 @@ class ConsistentDetector:
     def _versions(self, image: Image) -> tuple[Sequence[str], Pixels]:
         names = ["", *map(str, self.changes)]
         return names, self._read([image, *(change(image) for change in self.changes)])
-
-    def _of(self, request: Request, features: ImageFeatures, view: str) -> Verdict:
-        verdict = self.policy.calibrated(look(self.inner, request, features, f"{view}: " if view else ""))
-        return dataclasses.replace(verdict, view=view)
 
 
 def moved(one: Verdict, other: Verdict) -> float:

@@ -8,12 +8,12 @@ answered; and a request in words is none that a probe was taught on, unless its 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from safevlm.defenses.base import Defense, ImageFeatures
 from safevlm.defenses.context import LM_TOKENS, DefenseContext, ModelFacts
 from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.read_outs import lead, likeliest
 from safevlm.defenses.row import DefenseRow
 from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.types import Request, Verdict
@@ -43,16 +43,8 @@ class ProbeDetector:
         logits = self.stored.probe(features.states(self.stored.layers, self.stored.tokens)[None])
         level = _probabilities(self.stored.levels, logits.level)
         category = _probabilities(self.stored.categories, logits.category)
-        if not all(map(math.isfinite, (*level.values(), *category.values()))):
-            # the arg-max of nan is the first label, and the first level is `safe`
-            raise ValueError("the probe's probabilities are not finite; the LLM's weights or its input are broken")
-        return Verdict(
-            level=max(level, key=level.__getitem__),
-            category=max(category, key=category.__getitem__),
-            level_probabilities=level,
-            category_probabilities=category,
-            source=self.name,
-        )
+        broken = "the probe's probabilities are not finite; the LLM's weights or its input are broken"
+        return likeliest(level, category, self.name, broken)
 
     def margin(self, batch: Any) -> Tensor:
         """(b,) above 0 for a risk, with a gradient: what an attack pushes down. `batch` has `states(layers, tokens)`.
@@ -63,20 +55,14 @@ class ProbeDetector:
 
         logits = self.stored.probe(batch.states(self.stored.layers, self.stored.tokens))
         leads = (
-            _lead(logits.level, self.stored.levels.index(SAFE)),
-            _lead(logits.category, self.stored.categories.index(CLEAN)),
+            lead(logits.level, self.stored.levels.index(SAFE)),
+            lead(logits.category, self.stored.categories.index(CLEAN)),
         )
         return torch.minimum(*leads)
 
 
 def _probabilities(names: tuple[str, ...], logits: Tensor) -> Mapping[str, float]:
     return dict(zip(names, logits[0].float().softmax(-1).tolist(), strict=True))
-
-
-def _lead(logits: Tensor, clean: int) -> Tensor:
-    """By how much the likeliest risky label leads the clean one."""
-    risky = [label for label in range(logits.shape[-1]) if label != clean]
-    return logits[:, risky].amax(-1) - logits[:, clean]
 
 
 def _build(context: DefenseContext) -> Defense:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from safevlm.defenses.base import Defense, ImageFeatures
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.read_outs import likeliest
 from safevlm.defenses.row import DefenseRow
 from safevlm.types import Request, Verdict
 
@@ -20,16 +19,8 @@ class SafetyHeadDetector:
         if features.risk is None:
             return Verdict.not_looked(self.name)
         level, category = features.risk.level, features.risk.category
-        if not all(map(math.isfinite, (*level.values(), *category.values()))):
-            # the arg-max of nan is the first label, and the first level is `safe`
-            raise ValueError("the safety head's probabilities are not finite; its weights or its input are broken")
-        return Verdict(
-            level=max(level, key=level.__getitem__),
-            category=max(category, key=category.__getitem__),
-            level_probabilities=level,
-            category_probabilities=category,
-            source=self.name,
-        )
+        broken = "the safety head's probabilities are not finite; its weights or its input are broken"
+        return likeliest(level, category, self.name, broken)
 
 
 def _build(context: DefenseContext) -> Defense:

@@ -15,18 +15,18 @@ learned that parts of clean images are clean (`data.augment: [parts, …]`, docs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safevlm.defenses.base import Defense, Detector, ImageFeatures
 from safevlm.defenses.calibration import joint_risk
 from safevlm.defenses.context import DefenseContext
+from safevlm.defenses.looks import gravest_of, look_at
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.options import check_number, read_options
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
-from safevlm.defenses.verdicts import gravest, look
 from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.types import Request, Verdict
 
@@ -116,15 +116,14 @@ class ViewsDetector:
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if not features.images:  # it sees images only
             return Verdict.not_looked(self.name)
-        verdicts = [self._of(request, features, "")]
-        try:
-            for image, views in enumerate(features.views(self._views), 1):
-                looks = [self._of(request, view, f"the view {name} of image {image}") for name, view in views]
-                verdicts += _agreed(looks, self.options)
-        except Exception as error:  # noqa: BLE001 - what the image itself showed is not lost, and the guard fails closed
-            verdicts.append(Verdict.not_looked(self.name, f"detect: views: {type(error).__name__}: {error}"))
-        found = gravest(verdicts, self.policy.strictness, joint_risk)
-        return dataclasses.replace(found, source=self.name, view="" if found.is_clean else found.view)
+        first = look_at(self.inner, self.policy, request, features)
+        return gravest_of(first, lambda: self._further(request, features), self.policy, self.name, "views")
+
+    def _further(self, request: Request, features: ImageFeatures) -> Iterator[Verdict]:
+        for image, views in enumerate(features.views(self._views), 1):
+            named = [(f"the view {name} of image {image}", view) for name, view in views]
+            looks = [look_at(self.inner, self.policy, request, view, name) for name, view in named]
+            yield from _agreed(looks, self.options)
 
     def _views(self, image: Image) -> tuple[Sequence[str], Pixels | None]:
         from safevlm.data.views import view_images
@@ -136,10 +135,6 @@ class ViewsDetector:
         from safevlm.data.views import Detail
 
         return Detail(self.options.least, self.options.least_part)
-
-    def _of(self, request: Request, features: ImageFeatures, view: str) -> Verdict:
-        verdict = self.policy.calibrated(look(self.inner, request, features, f"{view}: " if view else ""))
-        return dataclasses.replace(verdict, view=view)
 
 
 def _agreed(verdicts: Sequence[Verdict], options: ViewsOptions) -> list[Verdict]:

@@ -89,21 +89,20 @@ def is_done(ranks: Tensor) -> Tensor:
 
 @dataclass
 class Best:
-    """The best image so far of every sample, and after how many steps it was found."""
+    """The best image so far of every sample."""
 
     images: Tensor
     ranks: Tensor
-    steps: Tensor
 
     @classmethod
     def of(cls, originals: Tensor) -> Best:
         worst = torch.full((len(originals),), float("inf"), device=originals.device)
-        return cls(originals.clone(), worst, torch.zeros(len(originals), dtype=torch.long, device=originals.device))
+        return cls(originals.clone(), worst)
 
-    def take(self, rows: Tensor, images: Tensor, ranks: Tensor, step: int) -> None:
+    def take(self, rows: Tensor, images: Tensor, ranks: Tensor) -> None:
         better = ranks < self.ranks[rows]
         chosen = rows[better]
-        self.images[chosen], self.ranks[chosen], self.steps[chosen] = images[better], ranks[better], step
+        self.images[chosen], self.ranks[chosen] = images[better], ranks[better]
 
 
 Step = Callable[["OneStart", Tensor, Tensor, Tensor, int], Tensor]
@@ -204,7 +203,7 @@ def _start(
     for number in range(effort.steps + 1):
         sent = images.round()
         gradient, loss, losses = _gradient(box, sent, rows, weighing, effort.draws if render else 1, render)
-        best.take(rows, sent, rank(losses), number)
+        best.take(rows, sent, rank(losses))
         if number == effort.steps:
             return
         images = limits.project(step(descent, images, gradient, loss, number))

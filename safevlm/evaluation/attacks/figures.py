@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import log2
 from pathlib import Path
@@ -72,7 +73,11 @@ def _telling(runs: Sequence[Run]) -> list[str]:
             counts[id] = counts.get(id, 0) + int(bool(score.value))
     groups = {row["id"]: row["group"] for row in runs[0].replies}
     ranked = sorted(counts, key=lambda id: (-counts[id], id))
-    places = {id: [other for other in ranked if groups[other] == groups[id]].index(id) for id in ranked}
+    seen: Counter[str] = Counter()
+    places = {}
+    for id in ranked:
+        places[id] = seen[groups[id]]
+        seen[groups[id]] += 1
     return sorted(ranked, key=lambda id: (places[id], -counts[id], id))[:SHOWN]
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from safevlm.data.images import open_image
 from safevlm.evaluation.attacks import descent
 from safevlm.evaluation.attacks.descent import Box, Step, apgd, descend, pgd
-from safevlm.evaluation.attacks.job import AttackJob
+from safevlm.evaluation.attacks.job import AttackJob, first_image
 from safevlm.evaluation.attacks.square import squares
 from safevlm.evaluation.attacks.suffix import suffixes
 from safevlm.evaluation.attacks.white_box import WhiteBox, frozen, to_images
@@ -98,8 +98,8 @@ def _universal(job: AttackJob) -> list[Sample]:
         with torch.enable_grad():
             change = _shared_change(box, limits, job)
         for sample in waiting:
-            own = WhiteBox(engine, [sample], [""])
-            moved = Box(own.originals.float(), job.strength).project(own.originals + change)
+            original = box.map.native(first_image(sample))[None].to(change)
+            moved = Box(original, job.strength).project(original + change)
             job.keep(sample, to_images(moved)[0])
     return job.changed()
 

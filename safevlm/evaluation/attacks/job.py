@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safevlm.data.atomic_write import atomic_file
 from safevlm.data.images import open_image
-from safevlm.types import ImageSource, Request, Sample
+from safevlm.types import Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,14 +70,9 @@ class AttackJob:
     def changed(self) -> list[Sample]:
         """All samples, each about its changed image."""
         return [
-            replace(sample, request=replace_images(sample, (self.place(sample), *sample.request.images[1:])))
+            replace(sample, request=replace(sample.request, images=(self.place(sample), *sample.request.images[1:])))
             for sample in self.samples
         ]
-
-
-def replace_images(sample: Sample, images: Sequence[ImageSource]) -> Request:
-    """The sample's request about other images."""
-    return replace(sample.request, images=tuple(images))
 
 
 def first_image(sample: Sample) -> Image:

@@ -19,6 +19,7 @@ from safevlm.defenses.consistent import ConsistentDetector
 from safevlm.defenses.either import EitherDetector
 from safevlm.defenses.fusion import Fusion
 from safevlm.defenses.mixer import Mixer
+from safevlm.defenses.read_outs import lead
 from safevlm.defenses.safe_clip import SafeClipDetector
 from safevlm.defenses.safety_head import SafetyHeadDetector
 from safevlm.defenses.smoothed import SmoothedDetector
@@ -71,8 +72,8 @@ def _of_head(detector: SafetyHeadDetector) -> Margin:
 
     def margin(batch: AttackedBatch) -> Tensor:
         logits = batch.head_logits()
-        level = _lead(logits.level, batch.level_names.index(SAFE))
-        return torch.minimum(level, _lead(logits.category, batch.category_names.index(CLEAN)))
+        level = lead(logits.level, batch.level_names.index(SAFE))
+        return torch.minimum(level, lead(logits.category, batch.category_names.index(CLEAN)))
 
     return margin
 
@@ -100,8 +101,8 @@ def _of_either(detector: EitherDetector) -> Margin:
 
     def margin(batch: AttackedBatch) -> Tensor:
         logits = batch.head_logits()
-        level = _lead(logits.level, batch.level_names.index(SAFE))
-        return torch.maximum(level, _lead(logits.category, batch.category_names.index(CLEAN)))
+        level = lead(logits.level, batch.level_names.index(SAFE))
+        return torch.maximum(level, lead(logits.category, batch.category_names.index(CLEAN)))
 
     return margin
 
@@ -140,12 +141,6 @@ def _of_smoothed(detector: SmoothedDetector) -> Margin:
         return torch.cat([detector.view_pixels(pixels) for _ in range(COPIES)], 1)
 
     return lambda batch: inner(batch.again(looks)).view(len(batch.shown), -1).quantile(0.7, dim=1)
-
-
-def _lead(logits: Tensor, clean: int) -> Tensor:
-    """By how much the likeliest risky label leads the clean one."""
-    risky = torch.arange(logits.shape[-1], device=logits.device) != clean
-    return logits[:, risky].float().amax(-1) - logits[:, clean].float()
 
 
 MARGINS: dict[type, Callable[[Any], Margin]] = {

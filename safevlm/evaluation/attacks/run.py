@@ -10,7 +10,7 @@ All of them are asked, stopped, gone on with and judged like any other run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ class RequestsAttacked:
     partners: Sequence[Path] = ()
     images_of: Path | None = None
     """Take images that were made for another model, by request."""
-    made: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return str(self.attack)

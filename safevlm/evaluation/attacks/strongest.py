@@ -22,9 +22,6 @@ FAMILIES: dict[str, str] = {
 }
 
 
-WITHIN = "strongest within "
-
-
 @dataclass(frozen=True)
 class Outcome:
     """One attack, or the strongest of several, on one set of requests."""
@@ -50,7 +47,9 @@ def outcomes(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Outcome]:
     kinds = {name: [run for run in runs if _family(run) == name] for name in FAMILIES}
     several = [_of(own, f"strongest: {FAMILIES[name]}", groups) for name, own in kinds.items() if len(own) > 1]
     sizes = _by_size(runs)
-    several += [_of(own, f"{WITHIN}{size:g}/255", groups) for size, own in sorted(sizes.items()) if len(own) > 1]
+    several += [
+        _of(own, f"strongest within {size:g}/255", groups) for size, own in sorted(sizes.items()) if len(own) > 1
+    ]
     return [*chosen, *several, *([_of(runs, "strongest of all", groups)] if len(runs) > 2 else [])]
 
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from safevlm.defenses import Inputs
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.guard import GuardedRequest, readable
+from safevlm.engine.guard import GuardedRequest
 from safevlm.evaluation.attacks.job import AttackJob
+from safevlm.evaluation.attacks.wanted import Wanted, answer_losses
 from safevlm.evaluation.attacks.white_box import frozen
 from safevlm.types import Reply, Request, Sample, Verdict
 
@@ -30,15 +30,6 @@ TRIED = 16
 """Suffixes that are tried at once."""
 CHOSEN_FROM = 64
 """Tokens of which a place takes one: those that the gradient likes best."""
-
-
-@dataclass(frozen=True)
-class AskedWith:
-    """One suffix as the model is asked with it."""
-
-    turn: GuardedRequest
-    answer: int
-    """Tokens of the answer at the end."""
 
 
 class SuffixTarget:
@@ -53,47 +44,39 @@ class SuffixTarget:
     def with_suffix(self, suffix: str) -> Request:
         return replace(self.request, text=f"{self.request.text} {suffix}".rstrip())
 
-    def asked(self, suffix: str) -> AskedWith | None:
+    def asked(self, suffix: str) -> Wanted | None:
         """None: the guard answers in the model's place."""
         rewritten = self.engine.defense.rewrite(self.with_suffix(suffix), self.verdict)
         if isinstance(rewritten, Reply):
             return None
-        plain, answered = (
-            readable(self.encoder.prompts([rewritten], [self.features], prefix)[0]).ids for prefix in ("", self.answer)
-        )
-        start = next(
-            (at for at, pair in enumerate(zip(plain, answered, strict=False)) if pair[0] != pair[1]), len(plain)
-        )
-        ids = torch.tensor(answered, device=self.engine.device)
-        before = Inputs(ids, self.features.pixel_values, image_token_id=self.encoder.image_token_id)
-        inputs = self.engine.defense.transform(before, self.verdict)
-        turn = GuardedRequest(rewritten, self.verdict, rewritten, self.features, inputs)
-        return AskedWith(turn, len(answered) - start)
+        return Wanted.of(self.encoder, rewritten, self.features, self.answer)
 
-    def losses(self, suffixes: Sequence[AskedWith]) -> tuple[Tensor, Tensor]:
+    def turn(self, asked: Wanted) -> GuardedRequest:
+        return asked.turn(self.engine, self.encoder, self.features, self.verdict)
+
+    def losses(self, suffixes: Sequence[Wanted]) -> tuple[Tensor, Tensor]:
         """(s,) each: loss of the answer, and whether greedy decoding says it."""
-        encoded = self.encoder.batch([one.turn for one in suffixes])
-        longest = max(one.answer for one in suffixes)
-        logits = self.engine.model(**encoded.model_inputs, logits_to_keep=longest + 1).logits[:, :-1].float()
-        targets = encoded.input_ids[:, -longest:]
-        counts = torch.tensor([one.answer for one in suffixes], device=targets.device)
-        mask = torch.arange(longest, device=targets.device) >= longest - counts[:, None]
-        each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * mask
-        return each.sum(-1) / counts, ((logits.argmax(-1) == targets) | ~mask).all(-1)
+        turns, tokens = [self.turn(one) for one in suffixes], [one.tokens for one in suffixes]
+        return answer_losses(self.engine, self.encoder, turns, tokens)
+
+    @cached_property
+    def bare(self) -> Wanted | None:
+        """The question as it is."""
+        return self.asked("")
 
     def liked(self, suffix: str, words: Tensor) -> Tensor | None:
         """(places, words): how much the gradient likes each word at each token of the suffix; None: it has no place."""
-        bare, full = self.asked(""), self.asked(suffix)
-        if bare is None or full is None:
+        full = self.asked(suffix)
+        if self.bare is None or full is None:
             return None
-        place = _difference(bare.turn.inputs.input_ids, full.turn.inputs.input_ids)
+        place = _difference(self.bare.ids, full.ids)
         table: Any = self.engine.model.get_input_embeddings()
         with torch.enable_grad(), _embedded(table) as vectors:
             self.losses([full])[0].sum().backward()
         gradient = vectors[0].grad
         assert gradient is not None
-        inputs = full.turn.inputs
-        virtual = sum(len(tokens.vectors) for tokens in inputs.virtual if tokens.at <= place.start)
+        before = (tokens for tokens in self.turn(full).inputs.virtual if tokens.at <= place.start)
+        virtual = sum(len(tokens.vectors) for tokens in before)
         own = gradient[0][place.start + virtual : place.stop + virtual]
         return -own.float() @ table.weight[words].float().T
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from safevlm import files
+from safevlm.data.strengths import strength_of
 from safevlm.evaluation.attacks import blind, white_box_rows, words
 from safevlm.evaluation.attacks.row import Attack, AttackRow
 from safevlm.usage import UsageError
@@ -31,7 +32,7 @@ def parse(texts: Sequence[str]) -> list[Attack]:
 
 
 def _attack(text: str) -> Attack:
-    name, colon, strength = text.partition(":")
+    name, colon, _ = text.partition(":")
     row = ATTACKS.get(name)
     if row is None:
         raise UsageError(f"--attack: unknown {name!r}; one of {list(ATTACKS)}, or a recipe: {list(recipes())}")
@@ -39,14 +40,7 @@ def _attack(text: str) -> Attack:
         if colon:
             raise UsageError(f"--attack {text}: {name} has no strength")
         return Attack(row, row.strength)
-    try:
-        given = float(strength) if colon else row.strength
-    except ValueError:
-        given = float("nan")
-    if not row.least <= given <= row.most:
-        limits = f"{row.least:g} to {row.most:g}, as in {name}:{row.strength:g}"
-        raise UsageError(f"--attack {text}: the strength ({row.text}) must lie in {limits}")
-    return Attack(row, given)
+    return Attack(row, strength_of(text, row.strength, (row.least, row.most), row.text, f"--attack {text}", UsageError))
 
 
 def size_of(name: str) -> float | None:

@@ -14,17 +14,15 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from safevlm.data.pixel_map import PixelMap
-from safevlm.defenses import Inputs
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.guard import GuardedRequest, readable
 from safevlm.evaluation.attacks.attacked import AttackedBatch
 from safevlm.evaluation.attacks.job import first_image
 from safevlm.evaluation.attacks.margins import margins_of
+from safevlm.evaluation.attacks.wanted import Wanted, answer_losses
 from safevlm.model.image_features import LazyImageFeatures, VisionBatch, words_of
 from safevlm.types import Reply, Request, Sample, Verdict
 
@@ -45,23 +43,6 @@ class Losses:
         """(b,), bool: no detector sees a risk."""
         return (self.margins < 0).all(-1)
 
-    def __getitem__(self, rows: Tensor) -> Losses:
-        return Losses(self.margins[rows], self.answer[rows], self.is_answered[rows])
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A request's prompt as the model reads it once its detectors are fooled, with the wanted answer behind it.
-
-    It is about the image as the model reads it, since others may have another number of slots.
-    """
-
-    request: Request
-    ids: Tensor
-    """(t,)."""
-    tokens: int
-    """Of the answer."""
-
 
 class WhiteBox:
     """A guarded model, for requests with one image each and all of one size."""
@@ -79,6 +60,8 @@ class WhiteBox:
         self.model = engine.loaded.safe_llava
         self.samples = list(samples)
         self.margins = margins_of(engine.defense)
+        self.unseen = Verdict(source=engine.defense.name)
+        """What is said of an image in which no detector sees a risk."""
         self.encoder = Encoder(engine.loaded, engine.device)
         images = [first_image(sample) for sample in samples]
         self.map = PixelMap.of(engine.processor, images[0])
@@ -90,7 +73,7 @@ class WhiteBox:
         ]
         self.wanted = [self._wanted(request, answer) for request, answer in zip(self.read, answers, strict=True)]
 
-    def losses(self, images: Tensor, rows: Sequence[int] | None = None, with_answer: bool = True) -> Losses:
+    def losses(self, images: Tensor, rows: Sequence[int] | None = None) -> Losses:
         """Of (b, 3, h, w) images in 0-1; `rows`: which samples they are of."""
         chosen = list(rows if rows is not None else range(len(self.wanted)))
         wanted = [self.wanted[row] for row in chosen]
@@ -102,7 +85,7 @@ class WhiteBox:
         margins = torch.stack(found, -1) if found else images.new_full((len(images), 1), -1.0)
         answer, is_answered = images.new_zeros(len(images)), torch.ones(len(images), dtype=torch.bool)
         said = [row for row, each in enumerate(wanted) if each.tokens]
-        if said and with_answer and self.engine.loaded.has_lm:
+        if said and self.engine.loaded.has_lm:
             values, exact = self._answer(batch, wanted, said)
             answer = answer.index_put((torch.tensor(said, device=answer.device),), values)
             is_answered[said] = exact.cpu()
@@ -113,39 +96,17 @@ class WhiteBox:
         return self.encoder.states(requests, [_row(batch, row) for row in range(len(requests))], layers, tokens)
 
     def _wanted(self, request: Request, answer: str) -> Wanted:
-        unseen = Verdict(source=self.engine.defense.name)
-        rewritten = self.engine.defense.rewrite(request, unseen)
+        """About the image as the model reads it, since others may have another number of slots."""
+        rewritten = self.engine.defense.rewrite(request, self.unseen)
         if isinstance(rewritten, Reply) or not answer:
             return Wanted(request, torch.empty(0, dtype=torch.long), 0)
-        features = self.encoder.features([request])
-        asked, answered = (
-            readable(self.encoder.prompts([rewritten], features, prefix)[0]).ids for prefix in ("", answer)
-        )
-        shared = next((at for at, pair in enumerate(zip(asked, answered, strict=False)) if pair[0] != pair[1]), None)
-        start = len(asked) if shared is None else shared
-        return Wanted(rewritten, torch.tensor(answered, device=self.engine.device), len(answered) - start)
+        return Wanted.of(self.encoder, rewritten, self.encoder.features([request])[0], answer)
 
     def _answer(self, batch: VisionBatch, wanted: Sequence[Wanted], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(r,) each: the loss of the answer, and whether greedy decoding says it."""
-        turns = [self._turn(batch, wanted[row], row) for row in rows]
-        encoded = self.encoder.batch(turns)
-        lengths = [wanted[row].tokens for row in rows]
-        longest = max(lengths)
-        logits = self.engine.model(**encoded.model_inputs, logits_to_keep=longest + 1).logits[:, :-1].float()
-        targets = encoded.input_ids[:, -longest:]
-        is_answer = torch.arange(longest, device=targets.device) >= longest - torch.tensor(
-            lengths, device=targets.device
-        ).unsqueeze(-1)
-        each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * is_answer
-        exact = ((logits.argmax(-1) == targets) | ~is_answer).all(-1)
-        return each.sum(-1) / is_answer.sum(-1), exact
-
-    def _turn(self, batch: VisionBatch, wanted: Wanted, row: int) -> GuardedRequest:
-        features = _row(batch, row)
-        unseen = Verdict(source=self.engine.defense.name)
-        before = Inputs(wanted.ids, features.pixel_values, image_token_id=self.encoder.image_token_id)
-        inputs = self.engine.defense.transform(before, unseen)
-        return GuardedRequest(wanted.request, unseen, wanted.request, features, inputs)
+        chosen = [(wanted[row], _row(batch, row)) for row in rows]
+        turns = [each.turn(self.engine, self.encoder, features, self.unseen) for each, features in chosen]
+        return answer_losses(self.engine, self.encoder, turns, [each.tokens for each, _ in chosen])
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

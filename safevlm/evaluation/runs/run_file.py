@@ -91,9 +91,19 @@ def digests(
     return {
         "samples": made_by.digest_of_blocks(repr(_content(sample)).encode() for sample in samples),
         PLACES: made_by.digest_of_blocks(repr(place).encode() for place in _places(samples, data, reads_images)),
-        "model": made_by.digest_of_files(made_by.weight_files(Path(model))),
+        "model": _digest_of_weights(tuple(map(_stamped, made_by.weight_files(Path(model))))),
         "policy": made_by.digest_of_files([Path(policy)] if policy and Path(policy).is_file() else []),
     } | ({"defense": made_by.digest_of_files(files)} if files else {})
+
+
+def _stamped(file: Path) -> tuple[Path, int, int]:
+    found = file.stat()
+    return file, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=4)  # many runs of one process ask one model, of which there may be many gigabytes
+def _digest_of_weights(stamped: tuple[tuple[Path, int, int], ...]) -> str:
+    return made_by.digest_of_files(file for file, _, _ in stamped)
 
 
 def check_same_run(path: Path, record: dict[str, Any]) -> None:
