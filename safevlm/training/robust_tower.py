@@ -1,19 +1,21 @@
 """A vision tower that says of changed images what it said of untouched ones (FARE, arXiv 2402.12336, section 3).
 
-    loss = ‖φ(x) − φ₀(x)‖² + weight · ‖φ(x') − φ₀(x)‖²,   x' = argmax ‖φ(x') − φ₀(x)‖² within epsilon
+    loss = ‖φ(a) − φ₀(a)‖² + weight · ‖φ(x') − φ₀(x)‖²,   x' = argmax ‖φ(x') − φ₀(x)‖² within epsilon
 
-φ₀ is the tower before, φ the one that trains; both terms are means over the features that anybody reads (those that
-LLaVA selects, and those of the last layer, with their CLS), in units of φ₀'s variance over the first batch. No label
-and no LLM is needed. Whatever reads the tower stays as it is: projector, LLM and banks see nearly the features they
-know. An attack on the image then moves them less, so detectors and the model behind them gain at once. It costs no time
-of an answer; what it costs in sharpness has to be measured.
+φ₀ is the tower before, φ the one that trains; a is the image x as it is or, where the recipe says so, as `data.augment`
+made it: what is small beside epsilon, like a faint image, is otherwise taken for noise. Both terms are means over the
+features that anybody reads (those that LLaVA selects, and those of the last layer, with their CLS), in units of φ₀'s
+variance over the first batch. No label and no LLM is needed. Whatever reads the tower stays as it is: projector, LLM
+and banks see nearly the features they know. An attack on the image then moves them less, so detectors and the model
+behind them gain at once. It costs no time of an answer; what it costs in sharpness has to be measured.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +25,10 @@ from torch import Tensor, nn
 
 from llava_patch import tower
 from safevlm.config import AdversarialSettings, Recipe
-from safevlm.data.collate import RecordDataset
 from safevlm.data.head_collate import HeadCollator
 from safevlm.data.records import Record, RecordError
 from safevlm.model import loading, losses, stored
+from safevlm.training import trainer as trainers
 from safevlm.training.adversarial import pixel_scale
 from safevlm.training.pixel_attack import PixelAscent, PixelScale
 from safevlm.training.trainer import SafeTrainer, whole
@@ -34,12 +36,13 @@ from safevlm.training.trainer import SafeTrainer, whole
 FILE = "tower.safetensors"
 KEPT, CHANGED = "kept", "changed"
 PIXELS = "pixel_values"
+AUGMENTED = "augmented_pixels"
 IMAGES = "has_image"
 
 
 class TowerOutput(NamedTuple):
     kept: Tensor
-    """(i,): how far features of images as they are have moved."""
+    """(i,): how far features have moved of images that nobody attacked."""
     changed: Tensor
     """(i,): how far those of changed images are from what they were."""
     idle: None = None
@@ -82,17 +85,19 @@ class TowerLearner(nn.Module):
             self.spread.copy_(found.var(0).mean())
         return found
 
-    def forward(self, images: Tensor, changed: Tensor, target: Tensor) -> TowerOutput:
-        kept, moved = self.distances(torch.cat([images, changed]), torch.cat([target, target])).chunk(2)
-        return TowerOutput(kept, moved)
+    def forward(self, kept: Tensor, changed: Tensor, targets: tuple[Tensor, Tensor]) -> TowerOutput:
+        """Images of both terms, and what the tower said of them before."""
+        return TowerOutput(*self.distances(torch.cat([kept, changed]), torch.cat(targets)).chunk(2))
 
 
 @dataclass(frozen=True)
 class ImageCollator(HeadCollator):
-    """Images alone, (i, 3, h, w), and a one for each."""
+    """Images alone, (i, 3, h, w), as they are and as `data.augment` makes them, and a one for each."""
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
-        made = self._images(records)
+        made = replace(self, augmentation=None)._images(records)
+        if self.augmentation is not None:
+            made[AUGMENTED] = self._images(records)[PIXELS]
         return {**made, IMAGES: torch.ones(len(made[PIXELS]), dtype=torch.long), "ids": [each.id for each in records]}
 
 
@@ -113,7 +118,8 @@ class TowerTrainer(SafeTrainer):
         step = self.settings.step_size or 2.5 * self.settings.epsilon / self.settings.steps
         ascent = PixelAscent(self.settings.epsilon, self.settings.steps, step)
         changed = ascent(images, start, self.scale, lambda tried: learner.distances(tried, target).sum())
-        output = model(images, changed, target)
+        kept = inputs.get(AUGMENTED, images)
+        output = model(kept, changed, (target if kept is images else learner.target(kept), target))
         count = torch.tensor(len(images))
         return {KEPT: losses.Term(output.kept.sum(), count), CHANGED: losses.Term(output.changed.sum(), count)}, output
 
@@ -162,15 +168,8 @@ def check_records(records: Sequence[Record], recipe: Recipe) -> dict[str, Any]:
     return {}
 
 
-def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **options: Any) -> TowerTrainer:
+def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **options: Any) -> SafeTrainer:
     """ValueError: pixels that cannot be attacked."""
-    model = loaded.safe_llava
-    return TowerTrainer(
-        settings=recipe.adversarial,
-        scale=pixel_scale(loaded.processor),
-        base=loaded.path,
-        loaded=loaded,
-        train_dataset=RecordDataset(records),
-        data_collator=ImageCollator(loaded.processor, model.slots, False),
-        **options,
-    )
+    own = {"settings": recipe.adversarial, "scale": pixel_scale(loaded.processor), "base": loaded.path}
+    collator = partial(ImageCollator, loaded.processor, loaded.safe_llava.slots, False, None)
+    return trainers.trainer(recipe, loaded, records, TowerTrainer, collator, **own, **options)

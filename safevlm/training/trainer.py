@@ -240,19 +240,20 @@ def trainer(
     loaded: loading.Loaded,
     records: Sequence[Record],
     kind: Callable[..., SafeTrainer] | None = None,
+    collator: Callable[[Augmentation | None], Any] | None = None,
     **options: Any,
 ) -> SafeTrainer:
-    """The Trainer of a recipe's records; `options` are those of `kind`, or of `SafeTrainer`.
+    """The Trainer of a recipe's records; `options` are those of `kind`, or of `SafeTrainer`. A training that reads
+    something else of a record has a collator of its own.
 
     ValueError: `data.feature_cache` names a folder, and the vision tower trains, or is of another family than LLaVA's.
     """
     augmentation = Augmentation.of(recipe, records, loaded.safe_llava.config.taxonomy)
-    made = (kind or SafeTrainer)(
-        loaded=loaded,
-        train_dataset=RecordDataset(records),
-        data_collator=_collator(recipe, loaded, records, augmentation, options["model"], options["args"]),
-        **options,
-    )
+    if collator is None:
+        collate = _collator(recipe, loaded, records, augmentation, options["model"], options["args"])
+    else:
+        collate = collator(augmentation)
+    made = (kind or SafeTrainer)(loaded=loaded, train_dataset=RecordDataset(records), data_collator=collate, **options)
     if augmentation is not None:
         made.add_callback(EveryEpoch(augmentation))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 
 from llava_patch import parts
 from safevlm.config import AdversarialSettings, Recipe, SafetyConfig
-from safevlm.data.records import RecordError
+from safevlm.data.augment import Augmentation
+from safevlm.data.records import RecordError, read_records
 from safevlm.model import loading
 from safevlm.model.checkpoint_folder import FINAL
-from safevlm.training.robust_tower import FILE, TowerLearner
+from safevlm.training.robust_tower import AUGMENTED, FILE, PIXELS, ImageCollator, TowerLearner
 from safevlm.training.run import train
 from safevlm.training.stages import ROBUST_TOWER
 from tests.training import workshop
@@ -86,16 +88,39 @@ def test_loss_is_the_distance_to_what_the_tower_said_before_in_units_of_its_spre
     learner = TowerLearner(model)
     images = torch.rand(3, *model.pixel_shape)
     target = learner.target(images)
-    assert learner(images, images, target).kept.abs().max() == 0
+    assert learner(images, images, (target, target)).kept.abs().max() == 0
     with torch.no_grad():
         learner.tower.post_layernorm.weight.mul_(1.0)
         for weight in learner.tower.encoder.layers[0].mlp.parameters():
             weight.mul_(1.5)
-    found = learner(images, images + 0.1, target)
+    found = learner(images, images + 0.1, (target, target))
     moved = learner.features(learner.tower, images)
     expected = (moved - target).square().mean((1, 2)) / learner.features(learner.before, images).var(0).mean()
     torch.testing.assert_close(found.kept, expected)
     assert (found.changed - found.kept).abs().min() > 0
+
+
+def test_attack_starts_from_untouched_images_and_the_other_term_reads_them_as_the_recipe_changes_them(
+    home: Path,
+) -> None:
+    loaded = loading.load(home / "base")
+    records = read_records([home / "data" / "rows.jsonl"], loaded.safe_llava.config.taxonomy)[:4]
+    made = recipe(home, home, data={"augment": ["contrast:20"], "augment_share": 1.0})
+    plain = ImageCollator(loaded.processor, loaded.safe_llava.slots, False)
+    faint = replace(plain, augmentation=Augmentation.of(made, records, loaded.safe_llava.config.taxonomy))
+    before, after = plain(records), faint(records)
+    assert torch.equal(before[PIXELS], after[PIXELS])
+    spread = [pixels.std((1, 2, 3)) for pixels in (after[AUGMENTED], after[PIXELS])]
+    assert (spread[0] < spread[1]).all()
+
+
+def test_images_that_the_recipe_changes_alter_what_is_learned_and_how_far_the_attack_moves_them_does_not(
+    home: Path, run: Path, tmp_path: Path
+) -> None:
+    train(recipe(home, tmp_path, data={"augment": ["contrast:20"], "augment_share": 1.0}))
+    first, second = (workshop.history(out / FINAL)[0] for out in (run, tmp_path))
+    assert first["loss_changed"] == second["loss_changed"]  # of the first step, before anything was learned
+    assert not workshop.same_tensors(*(load_file(out / FINAL / FILE) for out in (run, tmp_path)))
 
 
 def test_changed_images_move_the_features_less_and_less(home: Path, tmp_path: Path) -> None:
