@@ -87,7 +87,8 @@ class TowerLearner(nn.Module):
 
     def forward(self, kept: Tensor, changed: Tensor, targets: tuple[Tensor, Tensor]) -> TowerOutput:
         """Images of both terms, and what the tower said of them before."""
-        return TowerOutput(*self.distances(torch.cat([kept, changed]), torch.cat(targets)).chunk(2))
+        far = self.distances(torch.cat([kept, changed]), torch.cat(targets))
+        return TowerOutput(far[: len(kept)], far[len(kept) :])
 
 
 @dataclass(frozen=True)

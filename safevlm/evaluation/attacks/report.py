@@ -9,6 +9,7 @@ from typing import Any
 from safevlm.data.atomic_write import write_text
 from safevlm.evaluation.attacks import figures
 from safevlm.evaluation.attacks.strongest import Outcome, outcomes
+from safevlm.evaluation.attacks.table import size_of
 from safevlm.evaluation.metrics.rates import Rate
 from safevlm.evaluation.runs import run_file
 from safevlm.evaluation.runs.files import read_json, write_json
@@ -80,7 +81,8 @@ def _checks(found: Sequence[Outcome]) -> dict[str, tuple[bool, str]]:
     told: dict[str, tuple[bool, str]] = {}
     if (free := rates.get("pgd:255")) is not None:
         told["unbounded changes reach everything"] = (free >= 0.95, f"{free:.1%}")
-    sizes = sorted((float(name.partition(":")[2]), value) for name, value in rates.items() if name.startswith("pgd:"))
+    pgd = ((size_of(name), value) for name, value in rates.items() if name.startswith("pgd:"))
+    sizes = sorted((size, value) for size, value in pgd if size is not None)
     if len(sizes) > 1:
         rising = all(later >= earlier - 0.05 for (_, earlier), (_, later) in zip(sizes, sizes[1:], strict=False))
         told["a larger change is never worse for the attacker"] = (

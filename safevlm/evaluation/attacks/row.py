@@ -1,9 +1,9 @@
-"""One row of the table of attacks, and an attack as it is asked for: `NAME` or `NAME:STRENGTH`."""
+"""One row of the table of attacks, and an attack as it is asked for: `NAME`, `NAME:STRENGTH`, or several with `+`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safevlm.evaluation.attacks.job import AttackJob
 from safevlm.types import Sample
@@ -38,9 +38,33 @@ class AttackRow:
 class Attack:
     row: AttackRow
     strength: float
+    before: Attack | None = None
+    """What is done first: this one then attacks what came of it."""
+
+    def make(self, job: AttackJob) -> list[Sample]:
+        """The job's samples, in order, each with a changed request of the same id."""
+        if self.before is not None:
+            earlier = replace(job, folder=job.folder / self.before.folder)
+            job = replace(job, samples=self.before.make(earlier))
+        return self.row.make(replace(job, strength=self.strength))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of it and of all before it."""
+        return (*(self.before.kinds if self.before else ()), self.row.kind)
+
+    @property
+    def needs_white_box(self) -> bool:
+        return self.row.needs_white_box or bool(self.before and self.before.needs_white_box)
+
+    @property
+    def size(self) -> float | None:
+        """Largest change of a value, in steps of 255; None: that is not what it does."""
+        return self.strength if self.row.is_sized and self.before is None else None
 
     def __str__(self) -> str:
-        return f"{self.row.name}:{self.strength:g}" if self.row.most > self.row.least else self.row.name
+        own = f"{self.row.name}:{self.strength:g}" if self.row.most > self.row.least else self.row.name
+        return f"{self.before}+{own}" if self.before else own
 
     @property
     def folder(self) -> str:

@@ -64,7 +64,7 @@ class RequestsAttacked:
     @property
     def facts(self) -> dict[str, Any]:
         is_from = {"images_of": str(self.images_of)} if self.images_of else {}
-        return {"effort": asdict(self.effort), **is_from} if self.attack.row.needs_white_box else is_from
+        return {"effort": asdict(self.effort), **is_from} if self.attack.needs_white_box else is_from
 
     def change(self, samples: Sequence[Sample], folder: Path, engine: Any) -> list[Sample]:
         job = AttackJob(
@@ -78,7 +78,7 @@ class RequestsAttacked:
             self.effort,
         )
         if self.images_of is None:
-            return self.attack.row.make(job)
+            return self.attack.make(job)
         absent = job.waiting()
         if absent:
             raise ValueError(f"{self.images_of}: has no image of {absent[0].request.id!r}; give an attack's `images`")

@@ -9,7 +9,6 @@ from typing import Any
 
 from safevlm.evaluation.attacks import table
 from safevlm.evaluation.attacks.run import CLEAN
-from safevlm.evaluation.attacks.table import ATTACKS
 from safevlm.evaluation.metrics.measures import HARMFUL_FROM
 from safevlm.evaluation.metrics.rates import Rate, rate
 from safevlm.evaluation.runs.run import Run, read_run
@@ -77,10 +76,12 @@ def _is_flagged(row: Mapping[str, Any]) -> bool:
 
 
 def _family(run: Run) -> str:
-    name = str(run.record.get("attack") or "").partition(":")[0]
-    if name not in ATTACKS:
+    attack = table.known(run.record.get("attack"))
+    if attack is None:
         return ""
-    return "white box" if ATTACKS[name].needs_white_box else ATTACKS[name].kind
+    if attack.needs_white_box:
+        return "white box"
+    return "words" if "words" in attack.kinds else "blind"
 
 
 def _by_size(runs: Sequence[Run]) -> dict[float, list[Run]]:
