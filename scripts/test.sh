@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format, types, the fast tests on all cores, then the slow ones one by one. Arguments go to pytest alone:
+# Lint, format, types, the fast tests, then the slow ones, both on all cores. Arguments go to pytest alone:
 # scripts/test.sh -k engine
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
@@ -13,4 +13,4 @@ ruff check .
 ruff format --check .
 mypy
 python -m pytest -m "not slow" --numprocesses auto --dist loadfile --durations 5
-python -m pytest -m slow --durations 10
+python -m pytest -m slow --numprocesses auto --dist loadfile --durations 10

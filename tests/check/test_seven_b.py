@@ -22,10 +22,11 @@ MEASURED = """
 import resource, sys
 from safevlm.__main__ import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, file=sys.stderr)
 sys.exit(code)
 """
-"""The command, and its largest memory as the last line of stderr."""
+"""The command, and its seconds of a processor and largest memory as the last line of stderr."""
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_weights_take_no_room_and_are_complete(folder: Path) -> None:
     file = folder / "model" / "model.safetensors"
     assert file.stat().st_size > 14e9 and file.stat().st_blocks * 512 < 1e6, "the file must be a hole"
-    began = time.perf_counter()
+    began = time.process_time()
     found = list(run(model.CHECKS, model.Subject(folder / "model")))
     assert all(one.ok for one in found), [one.title for one in found if not one.ok]
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert any("7,063,427,072 parameters" in one.title for one in found), [one.title for one in found]
 
 
@@ -73,13 +74,12 @@ def test_a_7b_recipe_is_checked_quickly_and_in_little_memory(folder: Path, stage
         "8",
         "--json",
     ]
-    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    seconds, memory = time.perf_counter() - began, int(done.stderr.splitlines()[-1]) / 1e9
+    seconds, memory = map(float, done.stderr.splitlines()[-1].split())
     table = json.loads(done.stdout)
     assert done.returncode == 0 and not table["failed"], [one for one in table["findings"] if not one["ok"]]
     assert any(trained in one["title"] for one in table["findings"])
-    assert seconds < SECONDS and memory < GIGABYTES, f"{seconds:.0f} s, {memory:.2f} GB"
+    assert seconds < SECONDS and memory < GIGABYTES * 1e9, f"{seconds:.0f} s, {memory / 1e9:.2f} GB"
     assert {path.name for path in folder.iterdir() if path.name.startswith((".safevlm", "out"))} == set()

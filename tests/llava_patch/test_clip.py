@@ -97,7 +97,7 @@ def test_pickled_weights_are_read_too(folder: Path, tmp_path: Path) -> None:
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     first, second = read_text_space(folder, TEXTS), read_text_space(tmp_path, TEXTS)
-    assert torch.equal(first.texts, second.texts)
+    torch.testing.assert_close(first.texts, second.texts)  # where weights lie in memory moves the last bit
     assert len(second.sha256) == 64 and first.sha256 != second.sha256, "the hash is of the files, not of nothing"
 
 
