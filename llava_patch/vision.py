@@ -1,11 +1,13 @@
 """One vision pass, and all that anybody wants of it: patches, CLS, and CLIP's text-space CLS.
 
+LLaVA reads a layer before the last, and so does a head; the layers behind it run when somebody asks for the last CLS.
+
 b images · p patches (with CLS first when the strategy is `full`) · v tower width · n image tokens · d LLM width
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_patch import fields, parts
@@ -33,10 +36,15 @@ class VisionPass:
     """(b, p, v): what LLaVA's projector reads; v is multiplied when several layers are selected."""
     cls: Tensor
     """(b, v): token 0 of the same layer, which LLaVA throws away."""
-    last_cls: Tensor
-    """(b, v): CLS of the last layer before post-layernorm."""
+    read_last: Callable[[], Tensor]
+    """→ `last_cls`."""
     norm: Callable[[Tensor], Tensor]
     """The tower's post-layernorm."""
+
+    @cached_property
+    def last_cls(self) -> Tensor:
+        """(b, v): CLS of the last layer before post-layernorm."""
+        return self.read_last()
 
     @cached_property
     def clip_cls(self) -> Tensor:
@@ -49,7 +57,9 @@ class VisionPass:
         return torch.cat([self.norm(layer) for layer in self.cls.split(self.last_cls.shape[1], dim=1)], dim=1)
 
     def __getitem__(self, rows: slice) -> VisionPass:
-        return dataclasses.replace(self, patches=self.patches[rows], cls=self.cls[rows], last_cls=self.last_cls[rows])
+        return dataclasses.replace(
+            self, patches=self.patches[rows], cls=self.cls[rows], read_last=lambda: self.last_cls[rows]
+        )
 
 
 def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
@@ -59,16 +69,28 @@ def encode_images(model: Model, pixel_values: Tensor) -> VisionPass:
     gradient checkpointing would otherwise build a graph through it (base facts §4.2).
     """
     tower: Any = parts.vision_tower(model)
-    with contextlib.nullcontext() if _wants_gradient(tower, pixel_values) else torch.no_grad():
-        output = tower(pixel_values.to(tower.dtype), output_hidden_states=True)
-        selected = _selected(output.hidden_states, model.config.vision_feature_layer)
+    pixels, layer = pixel_values.to(tower.dtype), model.config.vision_feature_layer
+    learns = _wants_gradient(tower, pixel_values)
+    with torch.set_grad_enabled(learns):
+        if isinstance(layer, int) and _can_stop(tower):
+            kept = range(len(tower.encoder.layers) + 1)[layer]
+            front = _of_layers(tower, slice(kept))
+            selected = front(pixels, output_hidden_states=False).last_hidden_state
+
+            def read_last() -> Tensor:
+                with torch.set_grad_enabled(learns):
+                    last: Tensor = _of_layers(tower, slice(kept, None)).encoder(selected).last_hidden_state
+                return last[:, 0]
+
+        else:
+            output = tower(pixels, output_hidden_states=True)
+            selected, last_cls = _selected(output.hidden_states, layer), output.last_hidden_state[:, 0]
+
+            def read_last() -> Tensor:
+                return last_cls
+
         first_patch = 0 if fields.keeps_cls(model.config) else 1
-        return VisionPass(
-            patches=selected[:, first_patch:],
-            cls=selected[:, 0],
-            last_cls=output.last_hidden_state[:, 0],
-            norm=tower.post_layernorm,
-        )
+        return VisionPass(selected[:, first_patch:], selected[:, 0], read_last, tower.post_layernorm)
 
 
 def project(model: Model, patches: Tensor) -> Tensor:
@@ -130,6 +152,23 @@ def _wants_gradient(tower: Any, pixel_values: Tensor) -> bool:
     if not torch.is_grad_enabled():
         return False
     return pixel_values.requires_grad or any(weight.requires_grad for weight in tower.parameters())
+
+
+def _can_stop(tower: Any) -> bool:
+    """Whether its forward is CLIP's own, so that it runs the layers that it holds. Training keeps to the usual way:
+    ZeRO-3 follows the order in which it first saw modules called."""
+    is_own = all(
+        "forward" not in vars(module) and module._compiled_call_impl is None for module in (tower, tower.encoder)
+    )
+    return type(tower) is CLIPVisionModel and not tower.training and is_own
+
+
+def _of_layers(tower: Any, layers: slice) -> Any:
+    """The tower with some of its layers, which are the same modules, as are its hooks."""
+    encoder, part = copy.copy(tower.encoder), copy.copy(tower)
+    encoder._modules = {**encoder._modules, "layers": encoder.layers[layers]}
+    part._modules = {**part._modules, "encoder": encoder}
+    return part
 
 
 def _selected(hidden_states: Sequence[Tensor], layers: int | list[int]) -> Tensor:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from safevlm.data.cropped_resize import resized_crop
+
 if TYPE_CHECKING:
     from numpy import ndarray
 
@@ -76,15 +78,12 @@ class Steps:
 
         if self.is_squared:
             image = _squared(image, self.mean)
-        if self.size and (wanted := _resized(image, self.size)) != image.size:
-            image = image.resize(wanted, self.resample)
-        if self.crop is not None:
-            height, width = self.crop
-            left, top = (image.width - width) // 2, (image.height - height) // 2
-            if left < 0 or top < 0:
-                return None
-            if (width, height) != image.size:
-                image = image.crop((left, top, left + width, top + height))
+        size = _resized(image, self.size) if self.size else image.size
+        height, width = self.crop or (size[1], size[0])
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        if left < 0 or top < 0:
+            return None
+        image = resized_crop(image, size, (left, top, left + width, top + height), self.resample)
         table, values = _table(self), numpy.asarray(image)
         made = numpy.empty((3, image.height, image.width), numpy.float32)
         for channel in range(3):

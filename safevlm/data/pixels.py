@@ -97,7 +97,9 @@ def pixel_values(processor: Any, images: Sequence[Image]) -> Tensor:
     from torch import from_numpy
 
     ready = ready_pixels(processor, images)
-    return processor(list(images), return_tensors="pt")["pixel_values"] if ready is None else from_numpy(stack(ready))
+    if ready is None:
+        return processor(list(images), return_tensors="pt")["pixel_values"]
+    return from_numpy(ready[0][None] if len(ready) == 1 else stack(ready))
 
 
 def pixel_array(processor: Any, image: Image) -> ndarray[Any, Any]:

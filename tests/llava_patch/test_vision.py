@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -71,6 +75,49 @@ def test_clip_cls_is_clips_pooled_vector_whatever_layer_llava_reads(layer: int) 
     with torch.no_grad():
         pooled = clip.vision_model(pixels).pooler_output
     assert torch.equal(vision.encode_images(llava, pixels).clip_cls, pooled)
+
+
+@contextmanager
+def _layer_runs(llava: LlavaForConditionalGeneration) -> Iterator[list[int]]:
+    """Indexes of the tower's layers, in the order in which they run."""
+    runs: list[int] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, index=index: runs.append(index))
+        for index, layer in enumerate(llava.model.vision_tower.encoder.layers)
+    ]
+    yield runs
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize(("layer", "read"), [(-3, 1), (-2, 2), (-1, 3), (1, 1)])
+def test_layers_behind_the_selected_one_run_once_and_only_for_the_last_cls(layer: int, read: int) -> None:
+    llava = tiny.stock_llava(vision_feature_layer=layer)
+    layers = list(range(len(llava.model.vision_tower.encoder.layers)))
+    with _layer_runs(llava) as runs:
+        seen = vision.encode_images(llava, tiny.pixels(2))
+        assert seen.patches.isfinite().all() and seen.cls.isfinite().all()
+        assert runs == layers[:read]
+        for part in (seen[:1], seen[1:], seen):
+            assert len(part.clip_cls) == len(part.patches)
+        assert runs == layers, "a slice ran them again"
+
+
+@pytest.mark.parametrize("wants", [False, True])
+def test_the_last_cls_has_a_graph_when_the_pixels_wanted_one_whoever_reads_it_first(wants: bool) -> None:
+    llava = tiny.stock_llava().requires_grad_(False)
+    seen = vision.encode_images(llava, tiny.pixels(1).requires_grad_(wants))
+    with torch.no_grad():
+        assert seen.last_cls.requires_grad is wants
+
+
+def test_a_tower_whose_forward_somebody_wrapped_gives_the_same() -> None:
+    llava, pixels = tiny.stock_llava(), tiny.pixels(2)
+    own = vision.encode_images(llava, pixels)
+    tower = llava.model.vision_tower
+    tower.forward = partial(type(tower).forward, tower)  # as accelerate does, and compiling
+    wrapped = vision.encode_images(llava, pixels)
+    assert torch.equal(wrapped.patches, own.patches) and torch.equal(wrapped.last_cls, own.last_cls)
 
 
 def test_clip_cls_through_visual_projection_is_clips_image_embedding() -> None:
