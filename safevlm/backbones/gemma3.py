@@ -10,6 +10,7 @@ ROWS = (
         "gemma3",
         "Gemma3",
         token_types="token_type_ids",
+        is_one_square=True,
         cut=image_tokens.by_rows,
         merge=image_tokens.as_tensor,
         wholes=lambda images: image_tokens.first_rows(len(image.tensors["pixel_values"]) for image in images),

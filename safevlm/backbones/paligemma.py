@@ -33,6 +33,7 @@ ROWS = (
         chat_template=TEMPLATE,
         token_types="token_type_ids",
         token_kinds=_suffix,
+        is_one_square=True,
         cut=image_tokens.by_rows,
         merge=image_tokens.as_tensor,
     ),

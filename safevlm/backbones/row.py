@@ -67,8 +67,9 @@ class Backbone:
     """`forward`'s argument that tells image tokens from words, or answers from what they answer."""
     token_kinds: Callable[[Tensor, Tensor | None], Tensor] = image_tokens.ones_of_images
     """What it says: (b, t) where an image's own tokens are, and labels (b, t) if there are any, → (b, t)."""
-    has_square_grid: bool = False
-    """Whether an image's tokens are a square, row by row, as the c_abstractor needs it."""
+    is_one_square: bool = False
+    """Whether an image that its processor leaves whole is one square of pixels, of the tower's size, and its tokens a
+    square of them, row by row: what a visual security tensor and the c_abstractor need."""
     read: Callable[[Any, Sequence[Any]], list[ImageInput]] = reading.one_by_one
     """Processor and images of one request → each image as the model reads it."""
     join: Callable[[ImageInputs], dict[str, Tensor]] = image_tokens.concatenated

@@ -1,4 +1,4 @@
-"""The checks of what a recipe does to its images: augmentation, and adversarial training."""
+"""The checks of what a recipe does to its images: augmentation, adversarial training, and a change that is learned."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from safevlm.check.findings import Finding
 from safevlm.check.plan import RunPlan
 from safevlm.data.augment import Augmentation
 from safevlm.training.adversarial import pixel_scale
+from safevlm.training.tensors import check_pixels
 
 
 def augmentation(plan: RunPlan) -> Iterator[Finding]:
@@ -30,3 +31,11 @@ def attack(plan: RunPlan) -> Iterator[Finding]:
         f"adversarial.epsilon: {settings.epsilon:g} of 255; in each step {which} go through the vision tower "
         f"{settings.steps} times forth and back, and all of them once more",
     )
+
+
+def tensor(plan: RunPlan) -> Iterator[Finding]:
+    """Whether the checkpoint's images have the one shape that a visual security tensor has."""
+    if plan.stage.name != "security_tensor" or plan.recipe.tensor.kind != "visual":
+        return
+    check_pixels(plan.skeleton, plan.processor, plan.recipe.tensor)
+    yield Finding(True, f"tensor.kind: visual; every image is {' x '.join(map(str, plan.skeleton.pixel_shape))} values")

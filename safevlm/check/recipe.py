@@ -22,6 +22,7 @@ CHECKS: tuple[tuple[str, Callable[[RunPlan], Iterable[Finding]]], ...] = (
     ("images", content.images),
     ("data.augment", changed_images.augmentation),
     ("adversarial.epsilon", changed_images.attack),
+    ("tensor.kind", changed_images.tensor),
     ("image slots", content.slots),
     ("sample", content.sample),
     ("what trains", resources.trained),

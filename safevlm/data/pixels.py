@@ -46,6 +46,11 @@ def read_images(processor: Any, requests: Sequence[Sequence[Image]]) -> Pixels:
     return ImageInputs(image for images in requests for image in _read(backbone, processor, images))
 
 
+def read_singly(processor: Any, images: Sequence[Image]) -> Pixels:
+    """`read_images`, each image as a request's only one."""
+    return read_images(processor, [[image] for image in images])
+
+
 def _read(backbone: Backbone, processor: Any, images: Sequence[Image]) -> list[ImageInput]:
     try:
         return backbone.read(processor, images)

@@ -103,7 +103,7 @@ class Inputs:
     """(t,), image slots included, virtual tokens not."""
     pixel_values: Any = None
     """(i, 3, h, w), preprocessed; None without images. Other pixels cost a second pass of the tower. Of families other
-    than LLaVA they are no tensor, and stay as they are."""
+    than LLaVA they are `ImageInputs`, of which the values alone may change (`safevlm.data.dense_pixels`)."""
     virtual: tuple[VirtualTokens, ...] = ()
     image_token_id: int = -1
 

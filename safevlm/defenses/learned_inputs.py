@@ -63,7 +63,9 @@ class Visual(Defense):
     def transform(self, inputs: Inputs, verdict: Verdict) -> Inputs:
         if inputs.pixel_values is None:
             return inputs
-        return dataclasses.replace(inputs, pixel_values=inputs.pixel_values + self.delta.to(inputs.pixel_values))
+        from safevlm.data import dense_pixels  # late, as below
+
+        return dataclasses.replace(inputs, pixel_values=dense_pixels.plus(inputs.pixel_values, self.delta))
 
 
 def _textual(context: DefenseContext) -> Defense:
@@ -74,14 +76,19 @@ def _textual(context: DefenseContext) -> Defense:
 
 
 def _visual(context: DefenseContext) -> Defense:
-    if context.fitting().pixel_shape is None:
+    from safevlm.data import dense_pixels  # late, as below
+
+    facts = context.fitting()
+    try:
+        shape = dense_pixels.checked(facts.pixel_shape, facts.read)
+    except ValueError as error:
         raise ValueError(
-            f"{Visual.name} is one change of the pixels of all images, which this family of models does not take; use "
+            f"{Visual.name} is one change of the pixels of all images, and not for this checkpoint: {error}; use "
             f"{Textual.name}"
-        )
+        ) from error
     file, tensor, facts = _find("visual", context)
-    if tuple(tensor.values.shape) != facts.pixel_shape:
-        raise _misfit(file, tensor, f"pixels of shape {facts.pixel_shape}")
+    if tuple(tensor.values.shape) != shape:
+        raise _misfit(file, tensor, f"pixels of shape {shape}")
     return Visual(tensor.values.to(facts.device))
 
 

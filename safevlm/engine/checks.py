@@ -129,9 +129,28 @@ def _check_pixels(pixels: object, before: Pixels | None) -> None:
             raise ValueError("pixel_values are None without images, and only then")
         return
     if isinstance(before, ImageInputs):
-        if pixels is not before:
-            raise ValueError("pixel_values of this family of models are no tensor, and transform cannot change them")
-        return
+        _check_images(pixels, before)
+    else:
+        _check_values(pixels, before)
+
+
+def _check_images(images: object, before: ImageInputs) -> None:
+    if not isinstance(images, ImageInputs):
+        raise TypeError(f"pixel_values: {type(images).__name__}; those of this family of models are ImageInputs")
+    if len(images) != len(before):
+        raise ValueError(f"pixel_values of {len(images)} images, not of {len(before)}")
+    for image, own in zip(images, before, strict=True):
+        bare, own_bare = (dataclasses.replace(each, tensors={}) for each in (image, own))
+        if bare != own_bare or image.tensors.keys() != own.tensors.keys():
+            raise ValueError(
+                "pixel_values: of an image the values alone may change, not its slots or its tensors' names"
+            )
+        for name, values in image.tensors.items():
+            if values is not own.tensors[name]:
+                _check_values(values, own.tensors[name])
+
+
+def _check_values(pixels: object, before: Tensor) -> None:
     pixels = _tensor("pixel_values", pixels)
     if pixels.shape != before.shape:
         raise ValueError(f"pixel_values of shape {tuple(pixels.shape)}, not {tuple(before.shape)}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
-from PIL.Image import Image
 
 from llava_patch.fingerprint import fingerprint
 from safevlm.backbones import config_facts
-from safevlm.data.pixels import Pixels, read_images
+from safevlm.data.pixels import read_singly
 from safevlm.defenses import FOLDER, DefenseContext, ModelFacts
 from safevlm.defenses.context import LM_TOKENS
 from safevlm.defenses.policy import Policy
@@ -43,7 +41,7 @@ def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
         image_std=tuple(loaded.processor.image_processor.image_std),
         device=device,
         tower=model.tower_state,
-        read=partial(_read, loaded.processor),
+        read=partial(read_singly, loaded.processor),
         side=config_facts.image_side(model.config),
         text_side=model.text_side,
         clip_features=model.clip_features,
@@ -51,7 +49,3 @@ def facts_of(loaded: loading.Loaded, device: torch.device) -> ModelFacts:
         lm_layers=len(model.lm_layers) if loaded.has_lm else 0,
         lm_tokens={} if tokens is None else {LM_TOKENS: fingerprint(tokens.state_dict())},
     )
-
-
-def _read(processor: Any, images: Sequence[Image]) -> Pixels:
-    return read_images(processor, [[image] for image in images])

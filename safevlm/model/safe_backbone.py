@@ -77,8 +77,11 @@ class SafeBackbone(SafetyModules):
     slots: ClassVar[None] = None
     """`<image>` tokens per image: images differ in them."""
 
-    pixel_shape: ClassVar[None] = None
-    """(channels, height, width) of every image: there is no one shape."""
+    @property
+    def pixel_shape(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of every image that its processor leaves whole; None: there is no one shape."""
+        side = config_facts.image_side(self.config)
+        return (3, side, side) if self.backbone.is_one_square else None
 
     @property
     def tower(self) -> nn.Module:
@@ -104,7 +107,9 @@ class SafeBackbone(SafetyModules):
         return side.kind if side is not None else ""
 
     def encode_images(self, images: ImageInputs) -> ImagePass:
-        """One vision pass; the only place that runs the tower."""
+        """One vision pass; the only place that runs the tower. ValueError: tiles, where a grid is needed."""
+        if self.config.safety_config.projector == "c_abstractor":
+            _check_whole(images)
         return shared_pass.encode(self.backbone, self, images)
 
     def image_tokens(self, passes: Sequence[ImagePass]) -> list[ImageTokens]:
@@ -232,8 +237,16 @@ def _behind(learned: Tensor, own: ImageTokens) -> ImageTokens:
     )
 
 
+def _check_whole(images: ImageInputs) -> None:
+    if any(len(image.tensors["pixel_values"]) != 1 for image in images):
+        raise ValueError(
+            "safety.projector: the c_abstractor needs a square grid of patches, and the image processor cuts this "
+            "image into tiles; set it so that it cuts none, or take the resampler"
+        )
+
+
 def _check(safety: SafetyConfig, backbone: Backbone) -> None:
-    if safety.projector == "c_abstractor" and not backbone.has_square_grid:
+    if safety.projector == "c_abstractor" and not backbone.is_one_square:
         raise ValueError(
             f"safety.projector: the c_abstractor needs a square grid of patches, and images of {backbone.model_type} "
             "are none; take the resampler"

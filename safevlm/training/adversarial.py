@@ -27,11 +27,12 @@ from safevlm.backbones import image_inputs
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.config import AdversarialSettings, Recipe
 from safevlm.data.collate import IGNORED
+from safevlm.data.dense_pixels import tensor_of, with_tensor
 from safevlm.data.records import Record
 from safevlm.model import loading, losses
 from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.training import trainer as trainers
-from safevlm.training.pixel_attack import PixelAscent, PixelScale, tensor_of, with_tensor
+from safevlm.training.pixel_attack import PixelAscent, PixelScale
 from safevlm.training.trainer import LABELS, SafeTrainer
 
 CHANGED = "_changed"

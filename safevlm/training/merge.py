@@ -183,9 +183,9 @@ def _probe(loaded: loading.Loaded) -> list[dict[str, Any]]:
 
 def _noise(loaded: loading.Loaded) -> Pixels:
     """A random image as the model reads it."""
-    generator, shape = torch.Generator().manual_seed(0), loaded.safe_llava.pixel_shape
-    if shape is not None:
-        return torch.randn(1, *shape, generator=generator)
+    generator, model = torch.Generator().manual_seed(0), loaded.safe_llava
+    if model.slots is not None:
+        return torch.randn(1, *model.pixel_shape, generator=generator)
     values = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
     return read_images(loaded.processor, [[Image.fromarray(values.numpy())]])
 

@@ -10,19 +10,17 @@ is asked of the image processor itself (`safevlm.data.pixel_map`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from safevlm.backbones.image_inputs import ImageInputs
-from safevlm.data.pixel_map import VALUES, PixelMap
-from safevlm.data.pixels import Pixels, read_images
+from safevlm.data import dense_pixels
+from safevlm.data.pixel_map import PixelMap
+from safevlm.data.pixels import read_singly
 
-TRIALS = ((64, 48), (48, 64), (200, 200))
-"""Width and height of images that must all become one (3, h, w)."""
 MOST = 255
 
 
@@ -38,13 +36,8 @@ class PixelScale:
     @classmethod
     def of(cls, processor: Any) -> PixelScale:
         """Of a whole processor. ValueError: what it makes of images is not one image of one size each."""
-        read = [read_images(processor, [[Image.new("RGB", size)]]) for size in TRIALS]
-        shapes = {tuple(tensor_of(each).shape) for each in read}
-        if len(shapes) > 1 or len(shape := next(iter(shapes))) != 4 or shape[:2] != (1, 3):
-            raise ValueError(
-                f"images become {', '.join(map(str, sorted(shapes)))}, not one (3, height, width) each, of one size"
-            )
-        found = PixelMap(processor, *shape[2:])
+        _, height, width = dense_pixels.shape_of(partial(read_singly, processor))
+        found = PixelMap(processor, height, width)
         if not torch.equal(found.index.flatten(), torch.arange(found.index.numel())):
             raise ValueError("its image processor moves pixels to other places")
         low, high = (each.float().flatten(0, -3)[..., :1, :1] for each in (found.low, found.low + found.gain))
@@ -83,19 +76,6 @@ class PixelAscent:
                 (slope,) = torch.autograd.grad(loss(changed), changed)
             changed = _within(images, changed.detach() + step * slope.sign(), bound, scale)
         return changed
-
-
-def tensor_of(images: Pixels) -> Tensor:
-    """(i, 3, h, w) of images that `PixelScale.of` lets through."""
-    return torch.cat([each.tensors[VALUES] for each in images]) if isinstance(images, ImageInputs) else images
-
-
-def with_tensor(images: Pixels, pixels: Tensor) -> Pixels:
-    """The same images with other pixels (i, 3, h, w)."""
-    if not isinstance(images, ImageInputs):
-        return pixels
-    rows = zip(images, pixels.split(1), strict=True)
-    return ImageInputs(replace(each, tensors={**each.tensors, VALUES: own}) for each, own in rows)
 
 
 def _within(images: Tensor, changed: Tensor, bound: Tensor, scale: PixelScale) -> Tensor:

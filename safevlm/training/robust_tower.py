@@ -28,6 +28,7 @@ from safevlm.config import AdversarialSettings, Recipe
 from safevlm.data.head_collate import HeadCollator
 from safevlm.data.records import Record, RecordError
 from safevlm.model import loading, losses, stored
+from safevlm.model.safe_llava import SafeLlava
 from safevlm.training import trainer as trainers
 from safevlm.training.adversarial import pixel_scale
 from safevlm.training.pixel_attack import PixelAscent, PixelScale
@@ -150,7 +151,7 @@ class TowerTrainer(SafeTrainer):
 
 def check_model(model: Any, recipe: Recipe) -> None:
     """ValueError: a model that is not LLaVA's plain kind."""
-    if model.pixel_shape is None:
+    if not isinstance(model, SafeLlava):
         raise ValueError(
             f"stage {recipe.stage}: only LLaVA's kind of vision tower is trained, not that of {model.config.model_type}"
         )

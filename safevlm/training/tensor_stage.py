@@ -33,7 +33,7 @@ from safevlm.model import loading, losses
 from safevlm.model.stored import read_tensors
 from safevlm.training import top_words, updates
 from safevlm.training.longest import longest
-from safevlm.training.tensors import AnswerLogits, TensorLearner
+from safevlm.training.tensors import AnswerLogits, TensorLearner, check_pixels
 from safevlm.training.top_words import TopWords
 from safevlm.training.trainer import SafeTrainer, whole
 
@@ -248,6 +248,8 @@ def split(records: Sequence[Record], held_out: int, seed: int) -> tuple[list[Rec
 
 
 def trainer(recipe: Recipe, loaded: loading.Loaded, records: Sequence[Record], **kwargs: Any) -> TensorTrainer:
+    """ValueError: a visual tensor, and a processor that cuts images."""
+    check_pixels(loaded.safe_llava, loaded.processor, recipe.tensor)
     trained, held_out = split(records, recipe.tensor.held_out, recipe.run.seed)
     optim, processes = recipe.optim, kwargs["args"].world_size
     seen = updates.in_all(optim, len(trained), processes) * updates.effective_batch(optim, processes)

@@ -3,7 +3,8 @@
 textual   [δ | prompt | answer] ─▶ LLM           visual   tower(pixels + δ) ─▶ projector ─▶ LLM
           the gradient goes back through the LLM          …and on through projector and tower
 
-A textual tensor fits any family of models; a visual one those whose pixels are one tensor.
+A textual tensor fits any family of models; a visual one those whose images are one square of pixels, which their
+processor leaves whole (`safevlm.data.dense_pixels`).
 
 b rows · t tokens · i images · n answer tokens of the batch, row after row · k virtual tokens · d LLM width
 """
@@ -11,7 +12,7 @@ b rows · t tokens · i images · n answer tokens of the batch, row after row ·
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, chain, compress, islice
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_patch import patch_basis
 from safevlm.backbones import config_facts, virtual_tokens
 from safevlm.config import TensorSettings
+from safevlm.data import dense_pixels
 from safevlm.data.collate import IGNORED
-from safevlm.data.pixels import Pixels, join_images
+from safevlm.data.pixels import Pixels, join_images, read_singly
 from safevlm.defenses.learned_inputs import place
 from safevlm.model.encoded import ImageVectors
 from safevlm.model.safe_llava import SafeLlava
@@ -131,8 +133,8 @@ class TensorLearner(nn.Module):
 
     def _seen(self, rows: Sequence[TensorRecord], change: Tensor | None = None) -> list[TensorRecord]:
         """The rows with what one vision pass gives for their images, `change` (3, h, w) added to each of these."""
-        pixels: Any = join_images([row.pixels for row in rows])
-        vision = self.llava.encode_images(pixels if change is None else pixels + change)
+        pixels = join_images([row.pixels for row in rows])
+        vision = self.llava.encode_images(pixels if change is None else dense_pixels.plus(pixels, change))
         tokens = iter(self.llava.image_tokens([vision]))
         return [row._replace(tokens=tuple(islice(tokens, len(row.pixels)))) for row in rows]
 
@@ -165,16 +167,29 @@ class TensorLearner(nn.Module):
 def shape_of(model: SafeLlava, settings: TensorSettings) -> tuple[int, ...]:
     """From the config alone: no image is needed to start (methods §3.6, trap 8).
 
-    ValueError: a visual tensor for a family of models whose pixels are opaque.
+    ValueError: a visual tensor for a family whose images differ in shape, or in a basis that is not of its tower.
     """
     if settings.kind == "textual":
         return settings.tokens, config_facts.hidden_size(model.config)
-    if model.pixel_shape is None:
+    if settings.basis == "patches" and not isinstance(model, SafeLlava):
+        raise ValueError("tensor.basis: patches is written for LLaVA's tower; use pixels")
+    return _pixel_shape(model)
+
+
+def check_pixels(model: SafeLlava, processor: Any, settings: TensorSettings) -> None:
+    """ValueError: a visual tensor, and a processor that makes something else of images than the config says."""
+    if settings.kind == "visual":
+        _pixel_shape(model, partial(read_singly, processor))
+
+
+def _pixel_shape(model: SafeLlava, read: dense_pixels.Read | None = None) -> dense_pixels.Shape:
+    try:
+        return dense_pixels.checked(model.pixel_shape, read)
+    except ValueError as error:
         raise ValueError(
-            f"tensor.kind: visual is one change of the pixels of all images, which {model.config.model_type} does not "
-            "take; use textual"
-        )
-    return model.pixel_shape
+            "tensor.kind: visual is one change of the pixels of all images, and not for this "
+            f"{model.config.model_type}: {error}; use textual"
+        ) from error
 
 
 def _rows(ids: Tensor, mask: Tensor, labels: Tensor, pixels: Pixels, images: Sequence[int]) -> Iterator[TensorRecord]:

@@ -344,6 +344,16 @@ def saved(model_type: str, folder: Path) -> Path:
     return folder
 
 
+def saved_whole(model_type: str, folder: Path) -> Path:
+    """`saved`, with a processor that cuts no image into tiles, as far as it can be told so."""
+    model, processor = stock(model_type)
+    if getattr(processor.image_processor, "crop_to_patches", False):
+        processor.image_processor.max_patches = 1
+    for part in (model, processor):
+        part.save_pretrained(folder)
+    return folder
+
+
 SAFETY = SafetyConfig(
     projector="resampler",
     projector_width=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from safevlm.backbones import reading, shared_pass
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.table import BACKBONES
 from safevlm.config import SafetyConfig
-from safevlm.data import chat
+from safevlm.data import chat, pixels
 from safevlm.defenses import VirtualTokens
 from safevlm.defenses.base import Defense, Inputs
 from safevlm.defenses.policy import read_policy
@@ -26,10 +27,14 @@ from safevlm.model import loading
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.types import Generation, Request, Verdict
 from tests.backbones import families
+from tests.backbones.features import FEATURES
 from tests.backbones.templates import SHAPES
+from tests.engine import engines
 
 CPU = torch.device("cpu")
 SHORT = Generation(max_new_tokens=6)
+GRID = SafetyConfig(projector_width=16, projector_depth=1, projector_tokens=4, head_tokens=2, head_heads=4, lm_tokens=0)
+"""With the c_abstractor."""
 each_family = families.each()
 
 
@@ -264,10 +269,25 @@ def test_gradients_flow_from_the_tokens_to_the_pixels(family: str) -> None:
     assert gradient is not None and bool(gradient.abs().sum() > 0)
 
 
-@each_family
+@families.each([family for family in families.ANSWERING if not BACKBONES[family].is_one_square])
 def test_the_c_abstractor_is_refused_where_no_grid_is(home: Path, family: str) -> None:
     with pytest.raises(ValueError, match="resampler"):
-        loading.load(folder(home, family), safety=SafetyConfig(projector_tokens=4))
+        loading.load(folder(home, family), safety=GRID)
+
+
+@families.each(FEATURES["c_abstractor"])
+def test_the_c_abstractor_reads_an_image_in_one_piece_and_refuses_tiles(family: str, tmp_path: Path) -> None:
+    families.saved_whole(family, tmp_path / family)
+    engine = guarded(tmp_path, family, **vars(GRID))
+    together = engine.reply_all(requests(), Generation(max_new_tokens=1), batch_size=8, errors="raise")
+    seen = {reply.verdict.level_probabilities["safe"] for reply in together if reply.request.images}
+    assert len(seen) == 4, "it tells no image from another"
+    for reply in together:
+        assert engines.same_verdict(reply.verdict, engine.look(reply.request)) and not reply.verdict.error
+    whole: Any = pixels.read_singly(engine.processor, [families.image(0)])
+    tiles = {name: torch.cat([own, own]) for name, own in whole[0].tensors.items()}
+    with pytest.raises(ValueError, match="c_abstractor .* tiles"):
+        engine.model.encode_images(ImageInputs([dataclasses.replace(whole[0], tensors=tiles)]))
 
 
 @each_family

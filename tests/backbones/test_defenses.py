@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from safevlm import defenses
+from safevlm.config import TensorKind
 from safevlm.defenses import Defense, Policy, prompts, security_tensor
 from safevlm.defenses.base import ImageFeatures
 from safevlm.defenses.fusion import RULES, Fusion
@@ -31,6 +32,11 @@ from tests.engine import engines
 from tests.engine.test_animations import animation
 
 FEW = Generation(max_new_tokens=3)
+SHAPES: dict[TensorKind, tuple[int, ...]] = {
+    "textual": (2, families.WIDTH),
+    "visual": (3, families.SIDE, families.SIDE),
+}
+"""Of security tensors."""
 QUICK = "qwen3_vl"
 """Behind every defense among the fast tests; the other families among the slow ones."""
 NAMES = (
@@ -47,6 +53,8 @@ NAMES = (
     "static-prompt+oracle+self-check",
     "oracle+security-tensor:textual",
 )
+WHOLE = ("gemma3", "paligemma")
+"""Families whose processor leaves an image whole, as it is."""
 ASKS_AGAIN = ("self-check", "eta")
 SEEN = (("careful", "privacy"), (SAFE, CLEAN), (SAFE, CLEAN), ("must_refuse", "illegal"), ("may_refuse", "insults"))
 """What the oracle says of `requests()`, one after the other."""
@@ -57,17 +65,21 @@ every_defense = pytest.mark.parametrize(
     ("family", "name"),
     [
         pytest.param(family, name, marks=() if family == QUICK else pytest.mark.slow)
-        for family, name in itertools.product(families.ANSWERING, NAMES)
+        for family, name in [
+            *itertools.product(families.ANSWERING, NAMES),
+            *((family, "security-tensor:visual") for family in WHOLE),
+        ]
     ],
 )
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of stock models, and a textual tensor that fits all of them."""
-    home = tmp_path_factory.mktemp("families")
-    values = torch.randn(2, families.WIDTH, generator=torch.Generator().manual_seed(0))
-    security_tensor.write(home / security_tensor.file_name("textual"), SecurityTensor("textual", values, "after_image"))
+    """Folders of stock models, a textual tensor that fits all of them, and a visual one."""
+    home, draw = tmp_path_factory.mktemp("families"), torch.Generator().manual_seed(0)
+    for kind, shape in SHAPES.items():
+        values = torch.randn(shape, generator=draw)
+        security_tensor.write(home / security_tensor.file_name(kind), SecurityTensor(kind, values, "after_image"))
     return home
 
 
@@ -100,10 +112,10 @@ def _defense(home: Path, own: Engine, name: str, policy: Policy, truths: dict[st
         told = {key: _with_probabilities(verdict) for key, verdict in truths.items()}
         members = [SafetyHeadDetector(), OracleDetector(told)]
         return Mixer(Fusion(name.removeprefix("fusion:"), members, policy), policy)
-    tensor = home / security_tensor.file_name("textual")
-    return defenses.build(
-        name.replace("tensor:textual", f"tensor:textual={tensor}"), setting_of(own.loaded, policy, truths, CPU)
-    )
+    for kind in SHAPES:
+        file = home / security_tensor.file_name(kind)
+        name = name.replace(f"tensor:{kind}", f"tensor:{kind}={file}")
+    return defenses.build(name, setting_of(own.loaded, policy, truths, CPU))
 
 
 def _with_probabilities(verdict: Verdict) -> Verdict:

@@ -1,10 +1,15 @@
-"""A textual security tensor on every family: it learns, moves nothing else, and the engine reads it as training did."""
+"""Security tensors on other families: one learns, moves nothing else, and the engine reads it as training did.
+
+A textual one on every family; a visual one where an image is one square of pixels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,19 +17,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safevlm.__main__ import main
-from safevlm.config import Position, Recipe, SafetyConfig, TensorSettings
+from safevlm.backbones.image_inputs import ImageInputs
+from safevlm.config import Position, Recipe, SafetyConfig, TensorKind, TensorSettings
+from safevlm.data import dense_pixels
+from safevlm.data.pixels import read_singly
 from safevlm.data.records import PARTS, Record, read_records
-from safevlm.defenses import security_tensor
+from safevlm.defenses import Inputs, security_tensor
 from safevlm.defenses.security_tensor import SecurityTensor
 from safevlm.engine import Engine
+from safevlm.engine.checks import check_inputs
+from safevlm.model import families as classes
 from safevlm.model import loading
 from safevlm.taxonomy import DEFAULT
 from safevlm.training import tensor_stage
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.tensor_stage import FED, TensorTrainer
+from safevlm.training.tensors import shape_of
 from safevlm.types import Request
 from tests.backbones import families
+from tests.backbones.features import FEATURES
 from tests.training import workshop
 
 BARE = SafetyConfig(projector="none", lm_tokens=0, head_tokens=0)
@@ -72,23 +84,25 @@ def _learned(trainer: TensorTrainer, record: Record) -> Tensor:
         return model(**{name: batch[name] for name in FED}, untouched=torch.tensor([False])).logits[0]
 
 
-def _said(engine: Engine, record: Record) -> Tensor:
-    """The same of the engine."""
-    asked = Request(record.messages[0]["content"][-1]["text"], record.images)
-    encoded = engine.encoded([asked])
+def _said(engine: Engine, *records: Record) -> Tensor:
+    """The same of the engine, in one batch: (b, vocabulary)."""
+    encoded = engine.encoded([Request(own.messages[0]["content"][-1]["text"], own.images) for own in records])
     assert encoded is not None
     with torch.no_grad():
-        return engine.model(**encoded.model_inputs).logits[0, -1]
+        return engine.model(**encoded.model_inputs).logits[:, -1]
 
 
+@pytest.mark.parametrize("kind", get_args(TensorKind))
 @families.each()
-def test_a_textual_tensor_learns_alone_and_the_engine_reads_it_as_training_did(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_tensor_learns_alone_and_the_engine_reads_it_as_training_did(
+    family: str, kind: TensorKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if family not in FEATURES[f"{kind} security tensor"]:
+        pytest.skip("refused, see below")
     position: Position = "start" if family in AT_START else "after_image"
-    stock, trainers = families.saved(family, tmp_path / "stock"), _watched(monkeypatch)
+    stock, trainers = families.saved_whole(family, tmp_path / "stock"), _watched(monkeypatch)
     _pairs(tmp_path)
-    final = train(_recipe(tmp_path, stock, position=position))
+    final = train(_recipe(tmp_path, stock, kind=kind, position=position))
     losses = [line["loss_malicious"] for line in workshop.history(final) if "loss_malicious" in line]
     assert losses[-1] < losses[0] - 1e-3, losses
 
@@ -96,25 +110,60 @@ def test_a_textual_tensor_learns_alone_and_the_engine_reads_it_as_training_did(
     after = trainer.loaded.safe_llava.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    file = final / security_tensor.file_name("textual")
+    file = final / security_tensor.file_name(kind)
     assert torch.equal(load_file(file)[security_tensor.KEY], trainer.model.values())
 
     bare = Engine.load(stock, defense="none", device="cpu")
-    guarded = Engine.load(stock, defense=f"security-tensor:textual={final}", device="cpu")
-    for record in read_records([tmp_path / "pairs.jsonl"], DEFAULT)[::5]:  # one image, and two
-        said = _said(guarded, record)
+    guarded = Engine.load(stock, defense=f"security-tensor:{kind}={final}", device="cpu")
+    records = read_records([tmp_path / "pairs.jsonl"], DEFAULT)[::5]  # one image, and two
+    together = _said(guarded, *records)
+    for record, said in zip(records, together, strict=True):
+        torch.testing.assert_close(said, _said(guarded, record)[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(said, _learned(trainer, record), rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(said, _said(bare, record), atol=1e-2), "the tensor changes nothing"
+        assert not torch.allclose(said, _said(bare, record)[0], atol=1e-2), "the tensor changes nothing"
+
+
+@families.each()
+def test_the_config_knows_the_shape_that_the_processor_makes(family: str) -> None:
+    """And none where images differ: `tensor.kind: visual` is then refused before training."""
+    stock, processor = families.stock(family)
+    if getattr(processor.image_processor, "crop_to_patches", False):
+        processor.image_processor.max_patches = 1
+    kind = classes.classes_of(stock.config)
+    with torch.device("meta"):
+        model = kind.model(kind.config.from_stock(stock.config, BARE))
+    read, visual = partial(read_singly, processor), TensorSettings(kind="visual")
+    if family in FEATURES["visual security tensor"]:
+        assert dense_pixels.shape_of(read) == shape_of(model, visual)
+        return
+    with pytest.raises(ValueError, match="images become"):
+        dense_pixels.shape_of(read)
+    with pytest.raises(ValueError, match=r"tensor\.kind: visual .* textual"):
+        shape_of(model, visual)
 
 
 @families.each(["gemma3"])
+def test_a_visual_tensor_of_zeros_changes_no_bit_of_what_the_model_says(family: str, tmp_path: Path) -> None:
+    stock = families.saved(family, tmp_path / "stock")
+    file = tmp_path / security_tensor.file_name("visual")
+    security_tensor.write(file, SecurityTensor("visual", torch.zeros(3, families.SIDE, families.SIDE)))
+    bare, guarded = (
+        Engine.load(stock, defense=name, device="cpu") for name in ("none", f"security-tensor:visual={file}")
+    )
+    _pairs(tmp_path)
+    for record in read_records([tmp_path / "pairs.jsonl"], DEFAULT)[::5]:
+        assert torch.equal(_said(guarded, record)[0], _said(bare, record)[0])
+
+
+@pytest.mark.parametrize(("family", "why"), [("llava_next", "tiles or patches"), ("internvl", "images become")])
 def test_a_visual_tensor_is_refused_before_training_and_before_loading(
-    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One family never leaves an image whole, the other's processor does not as it is."""
     stock = families.saved(family, tmp_path / "stock")
     _pairs(tmp_path)
     recipe = _recipe(tmp_path, stock, kind="visual")
-    with pytest.raises(ValueError, match=r"tensor\.kind: visual .* textual"):
+    with pytest.raises(ValueError, match=rf"tensor\.kind: visual .* {why} .* textual"):
         train(recipe)
     assert not (tmp_path / "out" / "final").exists()
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
@@ -123,16 +172,51 @@ def test_a_visual_tensor_is_refused_before_training_and_before_loading(
 
     file = tmp_path / security_tensor.file_name("visual")
     security_tensor.write(file, SecurityTensor("visual", torch.zeros(3, families.SIDE, families.SIDE)))
-    with pytest.raises(ValueError, match="security-tensor:visual .* security-tensor:textual"):
+    with pytest.raises(ValueError, match=f"security-tensor:visual .* {why} .* security-tensor:textual"):
         Engine.load(stock, defense=f"security-tensor:visual={file}", device="cpu")
 
 
-@families.each(["qwen3_vl"])
-def test_a_recipe_of_a_textual_tensor_passes_its_check(
-    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_the_optimiser_moves_is_pixels_where_the_tower_is_not_llavas(tmp_path: Path) -> None:
+    _pairs(tmp_path)
+    with pytest.raises(ValueError, match=r"tensor\.basis"):
+        train(_recipe(tmp_path, families.saved("gemma3", tmp_path / "stock"), kind="visual", basis="patches"))
+
+
+@families.each(["gemma3", "qwen3_vl"])
+def test_a_hook_changes_values_of_an_image_and_nothing_else_of_it(family: str) -> None:
+    _, processor = families.stock(family)
+    images: Any = read_singly(processor, [families.image(0), families.image(1)])
+    before = Inputs(torch.tensor([1]), images, image_token_id=0)
+    values = images[1].tensors["pixel_values"]
+
+    def changed(pixels: Any = values, **fields: Any) -> Inputs:
+        other = dataclasses.replace(images[1], tensors={**images[1].tensors, "pixel_values": pixels}, **fields)
+        return dataclasses.replace(before, pixel_values=ImageInputs([images[0], other]))
+
+    check_inputs(changed(values + 1), before, 9, 4)
+    wrong = {
+        "shape": changed(values[..., :-1]),
+        "not finite": changed(values * math.nan),
+        "float": changed(values.long()),
+        "values alone": changed(placeholder="<image>"),
+        "1 images, not of 2": dataclasses.replace(before, pixel_values=images[:1]),
+    }
+    for told, given in wrong.items():
+        with pytest.raises(ValueError, match=told):
+            check_inputs(given, before, 9, 4)
+    with pytest.raises(TypeError, match="ImageInputs"):
+        check_inputs(dataclasses.replace(before, pixel_values=values), before, 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "trained"),
+    [("qwen3_vl", "textual", 4 * families.WIDTH), ("gemma3", "visual", 3 * families.SIDE**2)],
+)
+def test_a_recipe_passes_its_check(
+    family: str, kind: TensorKind, trained: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _pairs(tmp_path)
-    recipe = _recipe(tmp_path, families.saved(family, tmp_path / "stock"))
+    recipe = _recipe(tmp_path, families.saved(family, tmp_path / "stock"), kind=kind)
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
     assert main(["check", str(tmp_path / "recipe.yaml")]) == 0, capsys.readouterr().out
-    assert f"trains {4 * families.WIDTH} parameters in 1 tensors" in capsys.readouterr().out
+    assert f"trains {trained} parameters in 1 tensors" in capsys.readouterr().out
