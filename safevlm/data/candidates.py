@@ -18,7 +18,7 @@ from safevlm.data.labels import Label
 CANDIDATE = np.dtype(
     [
         ("source", "i4"),  # which of several sources
-        ("index", "i8"),  # number of the row in its source
+        ("index", "i8"),  # number among its source's candidates
         ("label", "i4"),  # which of `Candidates.labels`
         ("head_only", "?"),  # it has no answer: it can train the head, and no words
         ("id", "i8"),  # hash of the row's id, by which ids that occur twice are found
@@ -60,18 +60,17 @@ class CandidateColumns:
     """Candidates of one source, added one by one."""
 
     def __init__(self) -> None:
-        self._index, self._id, self._label, self._head_only = array("q"), array("q"), array("i"), bytearray()
+        self._id, self._label, self._head_only = array("q"), array("i"), bytearray()
         self._labels: dict[Label, int] = {}
 
-    def add(self, index: int, label: Label, id: str, is_head_only: bool) -> None:
-        self._index.append(index)
+    def add(self, label: Label, id: str, is_head_only: bool) -> None:
         self._id.append(hash(id))
         self._label.append(self._labels.setdefault(label, len(self._labels)))
         self._head_only.append(is_head_only)
 
     def made(self) -> Candidates:
-        rows = np.zeros(len(self._index), CANDIDATE)
-        rows["index"], rows["id"], rows["label"] = self._index, self._id, self._label
+        rows = np.zeros(len(self._id), CANDIDATE)
+        rows["index"], rows["id"], rows["label"] = np.arange(len(rows)), self._id, self._label
         rows["head_only"] = np.frombuffer(self._head_only, "u1")
         return Candidates(rows, list(self._labels))
 

@@ -35,6 +35,8 @@ SPEAKER, WORDS = ("from", "role"), ("value", "content")
 SOURCES = ("image", "path", "url", "base64", "image_url")
 """Keys of an image part that bring the image."""
 OTHER_MEDIA = ("videos", "audios", "video", "audio")
+BESIDE_TURNS = frozenset({"messages", "prompt", "completion", "system", *OTHER_MEDIA})
+"""Keys that mean something beside LLaVA's `conversations`."""
 LEARNED = ("loss", "weight", "train", "loss_scale")
 """Keys by which ms-swift, OpenAI and others say that an answer is context, and not learned."""
 LONGEST_PATH = 1024

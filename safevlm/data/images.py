@@ -88,9 +88,14 @@ def is_animated(path: Path) -> bool:
         return False
 
 
-def is_there(path: Path) -> bool:
+def is_there(path: str | Path) -> bool:
     """Whether a file is there; not where the path is too long, or has characters that none has."""
     return os.path.isfile(path)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name below a folder is the rest of its path as it stands: relative, and nothing to tidy in it."""
+    return bool(name) and name[0] not in "./" and name[-1] != "/" and "//" not in name and "/." not in name
 
 
 def image_size(data: bytes, formats: tuple[str, ...] | None = None) -> tuple[int, int]:

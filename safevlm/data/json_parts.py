@@ -22,9 +22,10 @@ class Part(NamedTuple):
 
 def part_lines(path: Path, part: Part) -> Iterator[tuple[str, bytes]]:
     """(place, line) of every line, the file's byte order mark left out."""
+    name = str(path)
     with io.BufferedReader(_PartOfFile(path, part), CHUNK) as lines:
         for number, line in enumerate(lines, start=part.first_line):
-            yield f"{path}:{number}", line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            yield f"{name}:{number}", line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
 def parts_of(path: Path, count: int) -> list[Part]:

@@ -46,10 +46,11 @@ def _first_characters(file: TextIO) -> str:
 
 def _lines(path: Path, file: TextIO, start: str) -> Iterator[tuple[str, Any]]:
     # a file's own lines end at \n only; `splitlines` breaks at U+2028 too
+    name = str(path)
     for number, line in enumerate(chain(_whole_lines(start, file), file), start=1):
         if line.isspace() or not line:
             continue
-        place = f"{path}:{number}"
+        place = f"{name}:{number}"
         yield place, line_row(line, place)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from safevlm.data.sources.row import SourceRow
 from safevlm.taxonomy import CLEAN, SAFE, Taxonomy, contradiction
@@ -32,8 +32,7 @@ OwnLabel = Literal["", "kept", "overruled", "refused"]
 """What became of a row's own label where a rule says something else; refused: the mix must not go on."""
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     category: str | None = None
     level: str | None = None
 

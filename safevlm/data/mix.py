@@ -1,7 +1,8 @@
 """Which records a run sees: a draw of clean ones at training time, and the plan of a mix made of many sources.
 
-A plan reads every source once and remembers of a row its number and label (`safevlm.data.candidates`);
-`safevlm.data.mix_build` reads them again and writes what was drawn. Same file, same seed, same data: the same plan.
+A plan reads every source once, writes its rows down (`safevlm.data.row_spool`) and remembers of a row its number and
+label (`safevlm.data.candidates`); `safevlm.data.mix_build` writes what was drawn. Same file, same seed, same data: the
+same plan.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import numpy as np
 
 from safevlm.data import answers
 from safevlm.data.candidates import CandidateColumns, Candidates, Rows, draw, joined
-from safevlm.data.conversations import ROLES, RecordTurn
-from safevlm.data.dialogues import answer_fault, order_fault
+from safevlm.data.conversations import IMAGE, ROLES, RecordTurn
+from safevlm.data.dialogues import answer_fault, has_words, order_fault
 from safevlm.data.labels import KEPT, OVERRULED, REFUSED, Label
 from safevlm.data.mix_file import STAGES, Mix, MixError
 from safevlm.data.record_facts import are_clean, facts_of
 from safevlm.data.record_table import choose
 from safevlm.data.records import Record
+from safevlm.data.row_spool import RowSpool
 from safevlm.data.sources import read_source, source_of
 from safevlm.data.sources.images import EmptyCells
-from safevlm.data.sources.row import HELD_OUT_SPLITS, SourceRow, SourceSpec
+from safevlm.data.sources.row import HELD_OUT_SPLITS, SourceRow, SourceSpec, Turn
 from safevlm.data.sources.row import Counts as RowCounts
 from safevlm.data.sources.row import Rows as SourceRows
 from safevlm.taxonomy import Taxonomy
@@ -69,6 +71,8 @@ class Scan:
     own_labels: dict[str, Counter[str]] = field(default_factory=lambda: {KEPT: Counter(), OVERRULED: Counter()})
     """Labels of the rows' own that were kept against a rule, or overruled by it: by rule."""
     candidates: Candidates = field(default_factory=lambda: CandidateColumns().made())
+    spool: RowSpool = field(default_factory=RowSpool)
+    """The rows of the candidates."""
 
     def leave_out(self, what: str) -> None:
         self.without_use += 1
@@ -127,10 +131,11 @@ def scan(mix: Mix, spec: SourceSpec) -> Scan:
     """Reads a source and labels its rows; MixError says what is wrong with how many of them, naming the first."""
     made, candidates = Scan(spec), CandidateColumns()
     problems, empty = _Problems(), EmptyCells()
-    for index, row in enumerate(_counted(read_source(spec), made)):
+    keeps = source_of(spec.kind, spec.name).keeps_labels
+    for row in _counted(read_source(spec), made):
         made.rows += 1
         left_out = made.without_use
-        found = _candidate(mix, row, made, problems)
+        found = _candidate(mix, row, made, problems, keeps)
         if found is None:
             made.dropped += made.without_use == left_out
         elif missing := row.missing or empty.among(row.images):
@@ -138,7 +143,8 @@ def scan(mix: Mix, spec: SourceSpec) -> Scan:
             made.missing += [f"{row.place}: {name}" for name in missing[: LISTED - len(made.missing)]]
         else:
             label, speaks = found
-            candidates.add(index, label, row.id, not speaks)
+            candidates.add(label, row.id, not speaks)
+            made.spool.add(row)
     problems.check_missing(made)
     problems.raise_any(f"{mix.file}: {spec.name}")
     made.candidates = candidates.made()
@@ -174,14 +180,17 @@ class _Problems:
             raise MixError(f"{where}: {'; '.join(told)}")
 
 
-def _candidate(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> tuple[Label, bool] | None:
-    """Its label, and whether it has an answer. None: dropped, left out, or a problem that was noted."""
+def _candidate(mix: Mix, row: SourceRow, made: Scan, problems: _Problems, keeps: bool) -> tuple[Label, bool] | None:
+    """Its label, and whether it has an answer. None: dropped, left out, or a problem that was noted.
+
+    `keeps`: as `safevlm.data.labels` has it.
+    """
     spec = made.spec
     if row.split in HELD_OUT_SPLITS:
         problems.add(f"rows of split {row.split!r}, which no training mix may hold", row.id)
         return None
     try:
-        label = _label(mix, row, made, problems)
+        label = _label(mix, row, made, problems, keeps)
         speaks = (spec.answers == "source" and row.has_answer) or (
             label is not None and answer_of(mix, row, spec, label) is not None
         )
@@ -203,8 +212,7 @@ def _candidate(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> tup
     return label, speaks
 
 
-def _label(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> Label | None:
-    keeps = source_of(made.spec.kind, made.spec.name).keeps_labels
+def _label(mix: Mix, row: SourceRow, made: Scan, problems: _Problems, keeps: bool) -> Label | None:
     ruling = mix.labels.ruling(made.spec.name, row, keeps)
     if ruling.own == REFUSED:
         problems.add(f"rows whose own label the rule {ruling.rule!r} overrules (say so: `relabel: true`)", row.place)
@@ -215,12 +223,22 @@ def _label(mix: Mix, row: SourceRow, made: Scan, problems: _Problems) -> Label |
 
 def _check_dialogue(row: SourceRow, spec: SourceSpec) -> None:
     """ValueError: turns that no record may have; answers that are not used do not matter."""
-    if spec.answers == "table" or not row.has_answer:
+    if spec.answers == "table" or are_usual(row.turns) or not row.has_answer:
         return
     said = [RecordTurn(ROLES[speaker], text).said() for speaker, text in row.turns]
     fault = order_fault(said) or answer_fault(said)
     if fault:
         raise ValueError(f"{row.place}: {fault}")
+
+
+def are_usual(turns: Sequence[Turn]) -> bool:
+    """Whether questions and answers alternate and all say something, so that no fault need be looked for."""
+    turn_of = "human"
+    for speaker, text in turns:
+        if speaker != turn_of or not (text[:1].isalnum() or IMAGE in text or has_words(text)):
+            return False
+        turn_of = "gpt" if speaker == "human" else "human"
+    return bool(turns) and turn_of == "human"
 
 
 def _no_answer(label: Label) -> str:
@@ -247,13 +265,9 @@ def _limited(made: Scan, seed: int) -> Scan:
 
 
 def taken_rows(made: MixPlan) -> Iterator[tuple[int, SourceRow]]:
-    """(number in the pool, row) of every row of the pool, read once more, in order."""
+    """(number in the pool, row) of every row of the pool, in order."""
     place = 0
     for number, one in enumerate(made.scans):
         wanted = made.pool.rows["index"][made.pool.rows["source"] == number]
-        at = 0
-        for index, row in enumerate(read_source(one.spec) if len(wanted) else ()):
-            if at < len(wanted) and index == wanted[at]:
-                yield place + at, row
-                at += 1
-        place += at
+        yield from enumerate(one.spool.rows(wanted), start=place)
+        place += len(wanted)

@@ -20,6 +20,7 @@ from safevlm.data import label_keys, packed_images
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.conversations import IMAGE, LAYOUTS, LONGEST_PATH, OTHER_MEDIA, ROLES
 from safevlm.data.dialogues import ASSISTANT, USER, Said, has_words
+from safevlm.data.images import is_plain_name
 from safevlm.data.json_parts import Part, part_lines
 from safevlm.data.json_rows import RowError, line_row
 from safevlm.data.record_facts import NONE, fact
@@ -177,7 +178,8 @@ class UsualRows:
             is_head_only,
             size,
         )
-        return PackedRecord(to_json(row) + b"\n", "".join([f"{path}\0" for path in paths]).encode(*NAMES), about)
+        names = "\0".join([*paths, ""]).encode(*NAMES) if paths else b""
+        return PackedRecord(to_json(row) + b"\n", names, about)
 
     def _keys(self, raw: dict[str, Any]) -> Keys:
         """The key of the turns (empty: some key may mean something else, or two mean the same); and keys of others."""
@@ -207,11 +209,12 @@ class UsualRows:
             return []
         found = []
         for name in [images] if type(images) is str else images:
-            if type(name) is not str or len(name) > LONGEST_PATH or ":" in name or "//" in name or "/." in name:
+            if type(name) is not str or len(name) > LONGEST_PATH or ":" in name:
                 raise ValueError(name)
-            if name[0] == "." or name[-1] == "/":
+            is_absolute = name[:1] == "/"
+            if not is_plain_name(name[1:] if is_absolute else name):
                 raise ValueError(name)
-            path = name if name[0] == "/" else self._folder + name
+            path = name if is_absolute else self._folder + name
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise ValueError(name)
             found.append(path)
@@ -229,7 +232,7 @@ def _said(turns: Any, speaker: str, words: str) -> tuple[Turns, int, int, bool]:
         role, text = ROLES[turn[speaker]], turn[words]
         if len(turn) != 2 or type(text) is not str or role == before:
             raise ValueError(turn)
-        count = text.count(IMAGE)
+        count = text.count(IMAGE) if IMAGE in text else 0
         if role == USER:
             text = (text.replace(IMAGE, "") if count else text).strip()
             slots += count
@@ -239,7 +242,8 @@ def _said(turns: Any, speaker: str, words: str) -> tuple[Turns, int, int, bool]:
             raise ValueError(turn)
         said.append((role, text, count))
         size += len(text)
-        is_head_only = is_head_only or (text == HEAD_ONLY and not count)
+        if text == HEAD_ONLY and not count:
+            is_head_only = True
         before = role
     if before != ASSISTANT:
         raise ValueError(turns)

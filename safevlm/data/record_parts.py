@@ -9,24 +9,26 @@ import gc
 import multiprocessing
 import os
 import shutil
-from array import array
+import struct
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safevlm.data.json_parts import Part, parts_of
-from safevlm.data.record_facts import FACTS, Facts
 from safevlm.data.record_packing import packed_records
 from safevlm.data.record_rows import ARROW, PARQUET
 from safevlm.taxonomy import Taxonomy
 
-RECORDS, IMAGES, ENDS, ABOUT = "records", "images", "ends.npy", "facts.npy"
-ROWS = 4096
-"""Rows of facts that stand in memory as Python numbers."""
+RECORDS, IMAGES, ENDS, ABOUT = "records", "images", "ends", "facts"
+NAMES = (RECORDS, IMAGES, ENDS, ABOUT)
+BUFFER = 1 << 20
+"""Bytes that are written at once."""
+END, FACT = struct.Struct("=qq"), struct.Struct("=iiib?q")
+"""A row of `ENDS`: where a record ends in `RECORDS`, and its paths in `IMAGES`; and one of `ABOUT`, which is FACTS."""
 MOST_PROCESSES = 4
 """More would wait for the disk."""
 PART = 32 << 20
@@ -34,27 +36,25 @@ PART = 32 << 20
 
 Settings = tuple[Path, Taxonomy, str | Path]
 """Record file, taxonomy, folder of the images."""
-Columns = tuple[NDArray[Any], Facts]
-"""(n, 2): where each record ends in `records`, and its paths in `images`; (n,) of FACTS."""
 
 
-def pack(settings: Settings, records: BinaryIO, images: BinaryIO, part: Part | None = None) -> Columns:
-    """Writes the records, and the paths of their images. RecordError: as `read_records`."""
-    ends = array("q")
-    blocks: list[Facts] = []
-    facts: list[tuple[Any, ...]] = []
+class PackedFiles(NamedTuple):
+    records: BinaryIO
+    images: BinaryIO
+    ends: BinaryIO
+    facts: BinaryIO
+
+
+def pack(settings: Settings, files: PackedFiles, part: Part | None = None) -> None:
+    """Writes the records, the paths of their images, and a row of each column. RecordError: as `read_records`."""
+    records, images, ends, facts = (file.write for file in files)
     at, images_at = 0, 0
     for line, paths, fact in packed_records(*settings, part):
-        at += records.write(line)
-        images_at += images.write(paths)
-        ends.append(at)
-        ends.append(images_at)
-        facts.append(fact)
-        if len(facts) == ROWS:
-            blocks.append(np.array(facts, FACTS))
-            facts = []
-    blocks.append(np.array(facts, FACTS))
-    return np.array(ends, "i8").reshape(-1, 2), np.concatenate(blocks)
+        records(line)
+        images(paths)
+        at, images_at = at + len(line), images_at + len(paths)
+        ends(END.pack(at, images_at))
+        facts(FACT.pack(*fact))
 
 
 def pack_into(folder: Path, settings: Settings) -> None:
@@ -93,24 +93,22 @@ def _parts(file: Path) -> list[Part]:
 
 def _pack_part(folder: Path, settings: Settings, part: Part | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    with (folder / RECORDS).open("wb") as records, (folder / IMAGES).open("wb") as images:
-        ends, facts = pack(settings, records, images, part)
-    np.save(folder / ENDS, ends)
-    np.save(folder / ABOUT, facts)
+    with ExitStack() as opened:
+        files = [opened.enter_context((folder / name).open("wb", BUFFER)) for name in NAMES]
+        pack(settings, PackedFiles(*files), part)
 
 
 def _join(folders: list[Path], folder: Path) -> None:
     """The parts as one, in order."""
-    for name in (RECORDS, IMAGES):
+    for name in NAMES:
         folders[0].joinpath(name).rename(folder / name)
-        with (folder / name).open("ab") as whole:
-            for part in folders[1:]:
-                with (part / name).open("rb") as more:
-                    shutil.copyfileobj(more, whole, 1 << 20)
-                (part / name).unlink()
-    ends = [np.load(part / ENDS) for part in folders]
-    starts = np.cumsum([np.zeros(2, "i8"), *(one[-1] if len(one) else np.zeros(2, "i8") for one in ends[:-1])], axis=0)
-    np.save(folder / ENDS, np.concatenate([one + start for one, start in zip(ends, starts, strict=True)]))
-    np.save(folder / ABOUT, np.concatenate([np.load(part / ABOUT) for part in folders]))
+    for part in folders[1:]:
+        starts = [(folder / name).stat().st_size for name in (RECORDS, IMAGES)]
+        with (folder / ENDS).open("ab") as whole:
+            (np.fromfile(part / ENDS, "i8").reshape(-1, 2) + starts).tofile(whole)
+        for name in (RECORDS, IMAGES, ABOUT):
+            with (folder / name).open("ab") as whole, (part / name).open("rb") as more:
+                shutil.copyfileobj(more, whole, BUFFER)
+            (part / name).unlink()
     for part in folders:
         shutil.rmtree(part)

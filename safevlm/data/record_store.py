@@ -1,5 +1,7 @@
 """A record file, checked once and packed: `records`, one JSON line a record, `images`, their paths, and columns.
 
+The columns are mapped into memory, so that processes of a machine share them, and hold what they look at.
+
 Checking a million records takes seconds on every core, so what came of it is kept in the user's cache folder
 (`$XDG_CACHE_HOME/safevlm/records`, else `~/.cache/safevlm/records`), under a digest of the file, of the settings that
 it was read with and of the code that read it. That its images are there is seen to at every start. Small files are
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 from safevlm.data.atomic_write import need_room, told_of
 from safevlm.data.record_facts import FACTS, Facts
 from safevlm.data.record_packing import record_of
-from safevlm.data.record_parts import ABOUT, ENDS, IMAGES, RECORDS, pack, pack_into
+from safevlm.data.record_parts import ABOUT, ENDS, IMAGES, NAMES, RECORDS, PackedFiles, pack, pack_into
 from safevlm.data.records import Record
 from safevlm.data.sources.fingerprints import file_digest
 from safevlm.taxonomy import Taxonomy
@@ -151,9 +153,11 @@ def _is_file(path: bytes) -> bool:
 
 
 def _packed_in_memory(file: Path, taxonomy: Taxonomy, images: str | Path) -> RecordStore:
-    records, paths = io.BytesIO(), io.BytesIO()
-    ends, facts = pack((file, taxonomy, images), records, paths)
-    return RecordStore(file, Packed(records.getvalue()), Packed(paths.getvalue()), ends, facts)
+    files = PackedFiles(*(io.BytesIO() for _ in NAMES))
+    pack((file, taxonomy, images), files)
+    records, paths, ends, facts = (one.getvalue() for one in files)  # type: ignore[attr-defined]  # all of them BytesIO
+    columns = np.frombuffer(ends, "i8").reshape(-1, 2), np.frombuffer(facts, FACTS)
+    return RecordStore(file, Packed(records), Packed(paths), *columns)
 
 
 def _pack_to_disk(file: Path, taxonomy: Taxonomy, images: str | Path) -> Path:
@@ -219,7 +223,14 @@ def _stored(file: Path, folder: Path) -> RecordStore | None:
 
 
 def _of_folder(file: Path, folder: Path) -> RecordStore:
-    ends, facts = (np.load(folder / name, allow_pickle=False) for name in (ENDS, ABOUT))
-    if len(ends) != len(facts) or facts.dtype != FACTS:
+    ends, facts = _column(folder / ENDS, np.dtype("i8")).reshape(-1, 2), _column(folder / ABOUT, FACTS)
+    if len(ends) != len(facts):
         raise ValueError(f"{folder}: columns that do not belong together")
     return RecordStore(file, Packed(folder / RECORDS), Packed(folder / IMAGES), ends, facts)
+
+
+def _column(file: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(n,). ValueError: a part of a row; OSError."""
+    if not file.stat().st_size:  # nothing can be mapped
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(file, dtype, "r"))

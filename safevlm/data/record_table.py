@@ -1,4 +1,4 @@
-"""Records that are read when they are asked for: a sequence of a million takes 66 MB of a process, not 3 GB.
+"""Records that are read when they are asked for: a sequence of a million takes some MB of a process, not 3 GB.
 
 Every record file is checked whole at the start (`safevlm.data.record_store`), which leaves a packed copy of its records
 and columns of facts about them. A table is a choice of rows of such copies. What a run was started with is what it
@@ -30,7 +30,8 @@ def open_records(files: Sequence[str | Path], taxonomy: Taxonomy, images: str | 
     if not sum(sizes):
         raise RecordError(f"{', '.join(map(str, files))}: no records")
     starts = np.cumsum([0, *sizes])
-    return RecordTable(stores, starts, np.arange(sum(sizes)), np.concatenate([store.facts for store in stores]))
+    facts = stores[0].facts if len(stores) == 1 else np.concatenate([store.facts for store in stores])
+    return RecordTable(stores, starts, np.arange(sum(sizes)), facts)
 
 
 class RecordTable(Sequence[Record]):

@@ -60,6 +60,7 @@ TABLE: dict[str, Any] = {
     "stages": {"stage1": {"clean": 6}, "stage2": {}},
 }
 
+SLOT = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
 WHOLE: dict[str, Any] = {"stage1": {}, "stage2": {}}
 """Stages that take all there is."""
 
@@ -299,6 +300,9 @@ def test_a_wrong_record_late_in_a_mix_leaves_nothing_half_written(
 ) -> None:
     monkeypatch.setattr(mix_build, "ROWS_AT_ONCE", 2)
     file = _own_records(tmp_path, 6)
+    rows = _rows(tmp_path / "own.jsonl")
+    rows[5]["conversations"].insert(0, {"from": "system", "value": "s"})
+    downloads.jsonl(tmp_path / "own.jsonl", rows)
     mix_build.build(file, tmp_path / "out")
     before = file_bytes(tmp_path / "out")
 
@@ -306,10 +310,35 @@ def test_a_wrong_record_late_in_a_mix_leaves_nothing_half_written(
         raise RecordError(f"{place}: wrong")
 
     monkeypatch.setattr(mix_build, "parse_record", parse)
-    monkeypatch.setattr(mix_build.UsualRows, "packed", lambda _, raw, place: None if place.endswith(":6") else raw)
     with pytest.raises(RecordError, match=r"own\.jsonl:6: wrong"):
         mix_build.build(file, tmp_path / "out")
     assert file_bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"conversations": SLOT}, "1 <image>"), ({"conversations": SLOT, "image": ["a.png", "a.png"]}, "but 2 images")],
+)
+def test_slots_that_do_not_match_the_images_are_an_error_with_their_line(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(downloads.png(1))
+    _refused(_labelled(tmp_path, {}, change), "own.jsonl:2: ", told)
+
+
+def test_lines_are_those_of_pythons_json(tmp_path: Path) -> None:
+    talk = [
+        {"from": "human", "value": '<image> <image> \u2028"\\ä\x00\x7f\n'},
+        {"from": "gpt", "value": "\U0001f600\t/"},
+    ]
+    (tmp_path / 'a"ö.png').write_bytes(downloads.png(1))
+    changes = {"id": 'i"\u0085', "conversations": talk, "image": ['a"ö.png'] * 2}
+    mix_build.build(
+        _labelled(tmp_path, changes, {**changes, "image": 'a"ö.png', "conversations": SLOT}), tmp_path / "out"
+    )
+    lines = (tmp_path / "out/stage2.jsonl").read_text(encoding="utf-8").split("\n")
+    assert json.loads(lines[0])["conversations"] == talk
+    assert lines[:-1] == [json.dumps(json.loads(line), ensure_ascii=False) for line in lines[:-1]]
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +15,7 @@ from safevlm.data import record_parts
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.json_parts import Part, part_lines, parts_of
 from safevlm.data.json_rows import json_rows
-from safevlm.data.record_facts import fact
+from safevlm.data.record_facts import FACTS, fact
 from safevlm.data.record_packing import packed_records, record_of
 from safevlm.data.records import RecordError, read_records
 from safevlm.taxonomy import DEFAULT
@@ -229,14 +228,13 @@ def three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    columns = {name: np.load(folder / name).tolist() for name in (record_parts.ENDS, record_parts.ABOUT)}
-    return {**columns, **{name: (folder / name).read_bytes() for name in (record_parts.RECORDS, record_parts.IMAGES)}}
+    return {name: (folder / name).read_bytes() for name in record_parts.NAMES}
 
 
 def _packed(file: Path, to: Path) -> dict[str, Any]:
     to.mkdir()
     record_parts.pack_into(to, (file, DEFAULT, ""))
-    assert sorted(path.name for path in to.iterdir()) == ["ends.npy", "facts.npy", "images", "records"]
+    assert sorted(path.name for path in to.iterdir()) == sorted(record_parts.NAMES)
     return _content(to)
 
 
@@ -274,7 +272,7 @@ def test_a_process_that_is_killed_costs_time_and_no_record(
         return whole(*given) if os.getpid() == ours else os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(record_parts, "pack", killed)
-    assert len(_packed(file, tmp_path / "made")[record_parts.ABOUT]) == len(LINES)
+    assert len(_packed(file, tmp_path / "made")[record_parts.ABOUT]) == len(LINES) * FACTS.itemsize
 
 
 @pytest.mark.parametrize(("ranks", "most"), [("", 4), ("1000", 1), ("x", 4)])

@@ -95,11 +95,11 @@ def read_images(
 
     `on_empty` hears of a row of parquet without image bytes, which is then left out; without it such a row is an error.
     """
-    by_path: defaultdict[Path, set[str]] = defaultdict(set)
+    by_file: defaultdict[str, set[str]] = defaultdict(set)
     for image in images:
-        by_path[image.path].add(image.member)
-    for path in sorted(by_path):
-        members = sorted(by_path[path])
+        by_file[image.file].add(image.member)
+    for path in sorted(map(Path, by_file)):
+        members = sorted(by_file[str(path)])
         if members == [""]:
             yield ImageFile(path), _file_bytes(path)
         elif path.suffix == ".parquet":
@@ -112,18 +112,18 @@ class EmptyCells:
     """Which rows of parquet files hold no image bytes."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, set[str]] = {}
+        self._known: dict[str, set[str]] = {}
 
     def among(self, images: Iterable[ImageFile]) -> tuple[str, ...]:
         """The places of those that are empty."""
-        return tuple(f"{image} holds no image" for image in images if self._is_empty(image))
+        return tuple([f"{image} holds no image" for image in images if image.member and self._is_empty(image)])
 
     def _is_empty(self, image: ImageFile) -> bool:
-        if not image.member or image.path.suffix != ".parquet":
+        if not image.file.endswith(".parquet"):
             return False
-        if image.path not in self._known:
-            self._known[image.path] = set(_empty_rows(image.path))
-        return image.member in self._known[image.path]
+        if image.file not in self._known:
+            self._known[image.file] = set(_empty_rows(image.path))
+        return image.member in self._known[image.file]
 
 
 def _empty_rows(path: Path) -> Iterator[str]:

@@ -43,7 +43,7 @@ def _with_slots(row: SourceRow, images: int) -> SourceRow:
     if slots != 1 or images < 2:
         return row
     turns: list[Turn] = [(speaker, text.replace(IMAGE, IMAGE * images)) for speaker, text in row.turns]
-    return dataclasses.replace(row, turns=tuple(turns))
+    return row._replace(turns=tuple(turns))
 
 
 def _labelled(row: SourceRow, raw: dict[str, Any], place: str) -> SourceRow:
@@ -53,7 +53,7 @@ def _labelled(row: SourceRow, raw: dict[str, Any], place: str) -> SourceRow:
     except ValueError as error:
         raise SourceError(f"{place}: {error}") from error
     words = tuple(word for word in (kind, level) if word is not None)
-    return dataclasses.replace(row, words=words, safe_type=kind, safe_level=level)
+    return row._replace(words=words, safe_type=kind, safe_level=level)
 
 
 def _published(label: Any, names: list[str], id_of: Any) -> str | None:

@@ -1,15 +1,16 @@
 """What every source gives, whatever its download looks like: rows of words, images and the source's own labels.
 
 A reader is a generator over the real download folder. It gives the same rows in the same order every time, since a
-mix remembers rows by their number and reads the source twice; so that a row is cheap, images are places, not bytes.
+seed draws them by their number; so that a row is cheap, images are places, not bytes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from safevlm.data.json_rows import RowError
 
@@ -26,19 +27,31 @@ class SourceError(RowError):
     """A source that cannot be read as what it is said to be; the message names the source or the place."""
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """An image file, or one inside a zip (`member` is its name) or a parquet file (`member` is its row)."""
+class _ImagePlace(NamedTuple):
+    file: str
+    member: str
 
-    path: Path
-    member: str = ""
+
+class ImageFile(_ImagePlace):
+    """An image file, or one inside a zip (`member` is its name) or a parquet file (`member` is its row).
+
+    A million of them are made and compared: a text is three times as quick as a `Path`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, path: str | Path, member: str = "") -> ImageFile:
+        return super().__new__(cls, os.fspath(path), member)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
+        return f"{self.file}:{self.member}" if self.member else self.file
 
 
-@dataclass(frozen=True)
-class SourceRow:
+class SourceRow(NamedTuple):
     """One row of a source: a conversation about images, or images alone."""
 
     id: str
@@ -59,7 +72,7 @@ class SourceRow:
 
     @property
     def has_answer(self) -> bool:
-        return any(speaker == "gpt" and text.strip() for speaker, text in self.turns)
+        return any([speaker == "gpt" and bool(text.strip()) for speaker, text in self.turns])
 
 
 @dataclass(frozen=True)
