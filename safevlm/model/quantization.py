@@ -73,13 +73,16 @@ def settle(model: PreTrainedModel, packing: Mapping[str, Any], layout: Layout = 
 
 
 def check(model: nn.Module, kind: Quantization, layout: Layout = LLAVA) -> None:
-    """QuantizationError unless exactly the linear layers of the LLM are packed, as `kind` says."""
+    """QuantizationError unless exactly the linear layers of the LLM are packed, as `kind` says.
+
+    Routers of experts are linear layers of a class of their own, which is not packed.
+    """
     classes = {name: type(module).__name__ for name, module in model.named_modules()}
     packed = {name for name, found in classes.items() if found in PACKED.values()}
     wanted = {
         name
         for name, module in model.named_modules()
-        if name.startswith(layout.packed_below) and isinstance(module, nn.Linear)
+        if name.startswith(layout.packed_below) and (type(module) is nn.Linear or name in packed)
     }
     problems = {
         "packed that must not be": packed - wanted,

@@ -265,7 +265,7 @@ def _llama4(row: Backbone) -> Made:
     joined = {"projector_input_dim": WIDTH, "projector_output_dim": WIDTH, "vision_output_dim": WIDTH}
     config = row.config_class(
         text_config=transformers.Llama4TextConfig(**_text(tokenizer, **own)),
-        vision_config={**VISION, "intermediate_size": 4 * WIDTH, "pixel_shuffle_ratio": 0.5, **joined},
+        vision_config={**VISION, "intermediate_size": 4 * VISION["hidden_size"], "pixel_shuffle_ratio": 0.5, **joined},
         image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
     )
     return config, _processor(row, tokenizer, images, "<|image|>", patch_size=PATCH, pixel_shuffle_ratio=0.5)
