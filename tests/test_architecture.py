@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from safevlm.backbones import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 TREES = ("llava_patch", "safevlm")
@@ -336,6 +339,15 @@ def test_every_folder_with_code_is_a_package() -> None:
     """Without its `__init__.py` a folder is found in a clone, and left out of the wheel."""
     folders = {file.parent for file in _files(ROOT)}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_no_family_is_named_outside_its_row() -> None:
+    """`safevlm.backbones` alone knows families; whoever needs something of one asks its row."""
+    names = re.compile("|".join(FAMILIES))
+    others = [path for path in _files(ROOT) if not {"backbones", "llava_patch"} & {*path.relative_to(ROOT).parts}]
+    lines = [(path, nr, line) for path in others for nr, line in enumerate(path.read_text("utf-8").splitlines(), 1)]
+    found = [f"{path.relative_to(ROOT)}:{nr}" for path, nr, line in lines if names.search(line)]
+    assert not found, f"say it in the family's row of safevlm.backbones, and ask that: {found}"
 
 
 STAND_INS = {"SafeLlavaConfig"}  # safevlm.model.registration: gives way to the class of that name at its first use

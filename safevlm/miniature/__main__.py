@@ -34,7 +34,7 @@ def main() -> int:
 
     build = command("build", _build, "train the small base (about 30 minutes on one core)")
     build.add_argument("--out", type=Path, help=f"where the base goes (default {BASE}; with --family {BASE}-FAMILY)")
-    build.add_argument("--family", help="a base of another family out of the miniature: idefics3")
+    build.add_argument("--family", help="a base of another family out of the miniature, by its model_type")
     build.add_argument(
         "--from", dest="miniature", type=Path, help=f"with --family: the miniature that it starts from (default {BASE})"
     )
