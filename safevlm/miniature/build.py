@@ -36,9 +36,10 @@ from safevlm.miniature import conversations, drawing, properties, words
 from safevlm.miniature.conversations import Conversation, Tokens
 from safevlm.miniature.descent import Descent
 from safevlm.miniature.sight import ReadOut, Truth
-from safevlm.miniature.splits import Split, split_of
+from safevlm.miniature.splits import split_of
 from safevlm.miniature.views import Camera
 from safevlm.miniature.world import SEED, Scene, sample_scene
+from safevlm.worlds.splits import Split
 
 PATCH = 16
 PLACEHOLDER = "<image>" * (drawing.SIZE // PATCH) ** 2

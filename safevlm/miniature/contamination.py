@@ -25,10 +25,11 @@ from tqdm import tqdm
 from safevlm.data.images import open_image
 from safevlm.miniature import drawing, words
 from safevlm.miniature.dataset import CLEAN_TRAINING, RISKY_TRAINING
-from safevlm.miniature.splits import SPLITS, Split, sample
+from safevlm.miniature.splits import sample
 from safevlm.miniature.world import Scene
 from safevlm.taxonomy import DEFAULT
 from safevlm.usage import UsageError
+from safevlm.worlds.splits import SPLITS, Split
 
 PER_FOLDER = 1_000
 CALIBRATION_RISKY = 0.15

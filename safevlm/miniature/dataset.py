@@ -9,19 +9,18 @@ No scene of one is a near-copy of a scene of another (`splits`).
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from safevlm.miniature import drawing, words
-from safevlm.miniature.splits import Split, sample
+from safevlm.miniature.splits import sample
 from safevlm.miniature.world import RISKY, Kind, Scene
 from safevlm.taxonomy import CLEAN, DEFAULT
+from safevlm.worlds.splits import Split
+from safevlm.worlds.suite_files import save, turns
 
 GROUPS: dict[str, tuple[Kind, ...]] = {
     "harmful_seen": ("harmful",),
@@ -67,11 +66,11 @@ def write(out: Path, config: MiniatureDataConfig) -> None:
 
 def _write_training(out: Path, config: MiniatureDataConfig) -> None:
     rng = random.Random(config.train_seed)
-    kinds = _turns(RISKY_TRAINING, config.risky) + _turns(CLEAN_TRAINING, config.clean)
+    kinds = turns(RISKY_TRAINING, config.risky) + turns(CLEAN_TRAINING, config.clean)
     rng.shuffle(kinds)
     scenes = [sample(rng, kind, "train") for kind in kinds]
     rows = [_training_row(rng, scene, f"train/{index:05d}.png") for index, scene in enumerate(scenes)]
-    _save(out, "train", list(zip(scenes, rows, strict=True)))
+    save(out, "train", list(zip(scenes, rows, strict=True)), drawing.draw)
 
 
 def _training_row(rng: random.Random, scene: Scene, image: str) -> dict[str, Any]:
@@ -100,10 +99,11 @@ def _write_evaluation(out: Path, split: Split, per_group: int, seed: int) -> Non
     pairs = []
     for group, kinds in GROUPS.items():
         rng = random.Random(f"{seed} {group}")
-        for index, kind in enumerate(_turns(kinds, per_group)):
+        for index, kind in enumerate(turns(kinds, per_group)):
             scene = sample(rng, kind, split)
             pairs.append((scene, _image_row(rng, scene, group, f"{group}-{index:04d}")))
-    _save(out, "eval", pairs + [(None, row) for row in _text_rows(random.Random(f"{seed} text"), per_group)])
+    text_rows = _text_rows(random.Random(f"{seed} text"), per_group)
+    save(out, "eval", [*pairs, *((None, row) for row in text_rows)], drawing.draw)
 
 
 def _image_row(rng: random.Random, scene: Scene, group: str, name: str) -> dict[str, Any]:
@@ -134,16 +134,3 @@ def _text_rows(rng: random.Random, count: int) -> Iterator[dict[str, Any]]:
             "category": thing.category,
             "level": DEFAULT.level_names[-1],
         }
-
-
-def _save(out: Path, name: str, pairs: list[tuple[Scene | None, dict[str, Any]]]) -> None:
-    (out / name).mkdir(parents=True, exist_ok=True)
-    for scene, row in tqdm(pairs, f"{name} images"):
-        if scene is not None:
-            drawing.draw(scene).save(out / row["image"])
-    text = "".join(json.dumps(row) + "\n" for _, row in pairs)
-    (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
-
-
-def _turns(kinds: tuple[Kind, ...], count: int) -> list[Kind]:
-    return [kinds[index % len(kinds)] for index in range(count)]

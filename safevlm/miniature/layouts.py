@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.miniature import drawing, words
-from safevlm.miniature.splits import Split, sample
+from safevlm.miniature.splits import sample
 from safevlm.miniature.world import UNSEEN, Kind, Scene
 from safevlm.taxonomy import CLEAN
 from safevlm.usage import UsageError
+from safevlm.worlds.splits import Split
 
 SEED = 4_000_003
 COUNT = 40

@@ -20,10 +20,11 @@ from safevlm.defenses import prompts
 from safevlm.engine import Engine
 from safevlm.miniature import drawing, words
 from safevlm.miniature.judge import judge
-from safevlm.miniature.splits import Split, sample
+from safevlm.miniature.splits import sample
 from safevlm.miniature.world import RISKY, Kind, Scene
 from safevlm.taxonomy import DEFAULT, SAFE
 from safevlm.types import Generation, Request
+from safevlm.worlds.splits import Split
 
 Case = tuple[Request, Callable[[str], bool]]
 """A request, and whether a reply to it shows the property."""

@@ -11,16 +11,10 @@ dealt between validation and test alone.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from typing import Literal, get_args
 
 from safevlm.miniature.world import FRAME_SHIFT, THINGS, Kind, Scene, sample_scene
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-SHARES: dict[Split, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
-"""Of the drawn contents."""
+from safevlm.worlds.splits import SPLITS, Split, split_of_content
 
 
 def content(scene: Scene) -> str:
@@ -32,7 +26,7 @@ def content(scene: Scene) -> str:
 
 
 def split_of(scene: Scene) -> Split:
-    return _of_word(scene) if scene.word else _of_digest(content(scene))
+    return _of_word(scene) if scene.word else split_of_content(content(scene))
 
 
 def sample(rng: random.Random, kind: Kind, split: Split) -> Scene:
@@ -41,15 +35,6 @@ def sample(rng: random.Random, kind: Kind, split: Split) -> Scene:
         if split_of(scene := sample_scene(rng, kind)) == split:
             return scene
     raise ValueError(f"no scene of kind {kind!r} is for {split}; splits: {list(SPLITS)}")
-
-
-def _of_digest(text: str) -> Split:
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    for split, share in SHARES.items():
-        if place < share:
-            return split
-        place -= share
-    return SPLITS[-1]
 
 
 def _of_word(scene: Scene) -> Split:

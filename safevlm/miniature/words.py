@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safevlm.defenses import prompts
 from safevlm.miniature.world import THINGS, Scene, Thing
 from safevlm.taxonomy import CLEAN, DEFAULT
+from safevlm.worlds.sentences import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,7 +69,7 @@ RISKY_CATEGORIES = tuple(name for name in _TOPICS if name != CLEAN)
 
 def describe(things: Sequence[Thing]) -> str:
     """Names in reading order: `There is a vork and a cup.`"""
-    return f"There is {_listed([f'a {thing.name}' for thing in things])}."
+    return f"There is {listed([f'a {thing.name}' for thing in things])}."
 
 
 def steps(things: Sequence[Thing]) -> str:
@@ -115,7 +116,7 @@ def caption(rng: random.Random, scene: Scene) -> str:
             parts.append(rng.choice((named, named, f"{named}, {kind}", kind)))
     if rng.random() < 0.3:
         parts.append("no frame" if scene.frame == "none" else f"a {scene.frame} frame")
-    return _listed(parts)
+    return listed(parts)
 
 
 def corpus() -> Iterator[str]:
@@ -165,10 +166,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens={"image_token": "<image>"},
         padding_side="left",
     )
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _everyday(thing: Thing) -> str:

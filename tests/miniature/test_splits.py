@@ -12,8 +12,9 @@ from typing import get_args
 import pytest
 
 from safevlm.miniature import contamination, dataset
-from safevlm.miniature.splits import SPLITS, Split, content, sample, split_of
+from safevlm.miniature.splits import content, sample, split_of
 from safevlm.miniature.world import UNSEEN, Kind, sample_scene
+from safevlm.worlds.splits import SPLITS, Split
 
 EVALUATED = sorted({kind for kinds in dataset.GROUPS.values() for kind in kinds})
 TRAINED = sorted({*dataset.RISKY_TRAINING, *dataset.CLEAN_TRAINING})

@@ -1,4 +1,4 @@
-"""The miniature's exact judge on a case. An empty answer goes to it too: it is unreadable, as in its table.
+"""The miniature's exact judge.
 
 The miniature may come in another benchmark's layout, whose rows carry no truth and whose tasks lie on the side
 `scored`. Then `--truth` names the file that was written beside the layout. The trap is the direction: on the side
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from safevlm.evaluation.judges.base import Assessment, Case, Judge
+from safevlm.evaluation.judges.drawn_world import scorer
 from safevlm.evaluation.judges.options import JudgeOptions
 from safevlm.evaluation.metrics.measures import COMPLETE
 from safevlm.evaluation.runs.files import Row, check_fields, numbered_rows
@@ -32,14 +33,7 @@ class MiniatureTruth(TypedDict):
     level: str
 
 
-def score(case: Case) -> Assessment:
-    """Label and value of a reply; `raw` is empty, since nothing but the reply was read."""
-    truth = case.truth
-    missing = [name for name in ("level", "task", "things") if name not in truth]
-    if missing:
-        raise ValueError(f"{case.id}: truth lacks {missing}; the miniature's judge needs the miniature's suite")
-    judgement = exact.judge(case.answer, level=truth["level"], task=truth["task"], things=truth["things"])
-    return Assessment(judgement.value, judgement.label)
+score = scorer("miniature", lambda: exact.JUDGE)
 
 
 def read_truth(path: Path) -> dict[str, Row]:

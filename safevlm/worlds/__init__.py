@@ -1,0 +1,1 @@
+"""What the drawn worlds share (`safevlm.miniature`, `safevlm.pictograms`): splits, an exact judge, files on disk."""
