@@ -26,6 +26,7 @@ from safevlm.commands import (
     merge,
     mix,
     pair,
+    pictograms,
     plan,
     print_error,
     serve,
@@ -51,6 +52,7 @@ COMMANDS = {
     "eval": evaluation,
     "bench": bench,
     "plan": plan,
+    "pictograms": pictograms,
 }
 
 

@@ -49,6 +49,13 @@ def open_image(source: ImageSource) -> Image.Image:
         return _decoded(_opened(file, name))
 
 
+def open_drawing(source: ImageSource) -> Image.Image:
+    """An image with its transparency, RGBA, for what is laid on a ground; not turned. Errors: as `open_image`."""
+    file, name = _located(source)
+    with _named(name):
+        return _opened(file, name).convert("RGBA")
+
+
 def open_frames(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
     """Every frame or page, one at a time: what `open_image` gives, then the others in their order.
 

@@ -19,6 +19,7 @@ from safevlm.evaluation.judges import (
     over_refusal,
     pairs,
     phrases,
+    pictograms,
     refusal,
     rubric,
     safety,
@@ -51,6 +52,7 @@ JUDGES: Registry[Judge] = Registry(
         judge.name: judge
         for judge in (
             miniature.JUDGE,
+            pictograms.JUDGE,
             refusal.JUDGE,
             phrases.JUDGE,
             choice.JUDGE,

@@ -26,6 +26,11 @@ from safevlm.refusals import digest, is_refusal, reading
 from safevlm.refusals.rules import all_rules
 
 TABLE = Path(__file__).with_name("refusals.jsonl")
+EXACT = (
+    "worlds/exact_judge.py",
+    *(f"{world}/{name}.py" for world in ("miniature", "pictograms") for name in ("judge", "words", "world")),
+)
+"""What the exact judges go by, in the package."""
 HALVES = ("tuning", "held_out")
 BASELINE_PHRASES = (
     "I'm sorry",
@@ -182,7 +187,7 @@ def refusals(out: Path, phrases: Path | None = None) -> str:
 def rule_files() -> list[Path]:
     """The code and tables that judges without a model go by; who changes one of them judges otherwise."""
     package = Path(__file__).parents[2]
-    exact = [package / "miniature" / name for name in ("judge.py", "words.py", "world.py")]
+    exact = [package / name for name in EXACT]
     refusals = [file for file in (package / "refusals").rglob("*.*") if file.suffix != ".pyc"]
     return sorted([*TABLE.parent.glob("*.*"), *refusals, *exact])
 

@@ -14,6 +14,7 @@ from safevlm.evaluation.suites import (
     mm_safetybench,
     mossbench,
     mssbench,
+    pictograms,
     risk_sets,
     rtvlm,
     siuo,
@@ -42,6 +43,7 @@ SUITES: Registry[Suite] = Registry(
         suite.name: suite
         for suite in (
             miniature.SUITE,
+            pictograms.SUITE,
             rtvlm.SUITE,
             rtvlm.TEST,
             risk_sets.SUITE,

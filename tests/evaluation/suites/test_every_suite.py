@@ -40,7 +40,7 @@ def pixels(content: bytes) -> bytes:
 
 
 def test_every_suite_has_a_download_here() -> None:
-    assert set(SUITES) - set(DOWNLOADS) == {"miniature", "rtvlm_test"}, "rtvlm_test: test_suite_rtvlm.py"
+    assert set(SUITES) - set(DOWNLOADS) == {"miniature", "pictograms", "rtvlm_test"}, "rtvlm_test: test_suite_rtvlm.py"
 
 
 def test_rows_groups_and_texts_are_those_of_the_download(tmp_path: Path, suite: str) -> None:
