@@ -4,6 +4,7 @@
     image_inputs  images as a model reads them, cut by image   image_tokens  what stands in an image's slots
     shared_pass   one vision pass for looking and answering
     reading       images and prompts by a family's processor   processors    loading it: images and words, no video
+    published     sizes of models that people run              measured      one to measure, without a checkpoint
 
 LLaVA-v1.5 is `llava_patch`'s, as it always was; every other family is a file here and a row of the table.
 """

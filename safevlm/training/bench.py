@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,16 +130,25 @@ def random_model(
 
     `lm` False leaves the LLM's layers out, as a head-only run does. `image_token` is as in `stock_config`.
     """
-    dtype = loading.default_dtype(device)
     config = SafeLlavaConfig.from_stock(stock_config(shape, image_token), shape.safety)
     fields.set_lm_layers(config, 0)
+
+    def make() -> SafeLlava:
+        model = SafeLlava(config)
+        if lm:
+            _add_layers(model, shape.llm["num_hidden_layers"], quantize, loading.default_dtype(device))
+        return model
+
+    return made_on(device, make)
+
+
+def made_on(device: torch.device, make: Callable[[], Any]) -> Any:
+    """The model that `make` makes, on the device; bf16 on a GPU, the safety modules float32; not in training mode."""
     standard = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(loading.default_dtype(device))
     try:
         with device:
-            model = SafeLlava(config)
-            if lm:
-                _add_layers(model, shape.llm["num_hidden_layers"], quantize, dtype)
+            model = make()
     finally:
         torch.set_default_dtype(standard)
     for name, weight in model.named_parameters():

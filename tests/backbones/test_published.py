@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from safevlm.backbones.published import PUBLISHED, config_of
 from safevlm.config import Recipe
 from safevlm.model import families as classes
 from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.recipe import parse
 from safevlm.training.stages import stage_of
-from tests.backbones.published import PUBLISHED, config_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
 RECIPES = ("vlm_stage1_head_only", "vlm_stage1", "vlm_stage2")

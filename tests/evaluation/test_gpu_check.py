@@ -20,8 +20,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from safevlm.config import LoraSettings
-from safevlm.evaluation.speed.gpu_check import command, flops, goals, plan, rows, supervisor, table, timing
+from safevlm.evaluation.speed.gpu_check import (
+    command,
+    flops,
+    goals,
+    other_family,
+    plan,
+    rows,
+    supervisor,
+    table,
+    timing,
+)
 from safevlm.evaluation.speed.gpu_check.plan import STEPS, Step
+from safevlm.evaluation.speed.gpu_check.session import Session
 from safevlm.training import bench
 from safevlm.training.stages import stage_of
 
@@ -100,9 +111,11 @@ def statuses(found: dict[str, rows.Row]) -> dict[str, str]:
     return {name: row["status"] for name, row in found.items()}
 
 
-def test_the_plan_fits_into_nine_minutes_with_every_package_there() -> None:
+def test_the_plan_fits_into_nine_minutes_and_with_every_package_there_all_but_another_family_do() -> None:
     packages = {step.needs for step in STEPS}
-    assert plan.estimate(STEPS, packages) <= command.SECONDS <= 540
+    assert plan.estimate(STEPS) <= command.SECONDS <= 540
+    assert plan.estimate(plan.chosen([], [plan.OTHER]), packages) <= command.SECONDS
+    assert STEPS[-1].group == plan.OTHER, "what a small budget drops first"
     assert len({step.name for step in STEPS}) == len(STEPS)
     assert all(step.estimate < step.limit for step in STEPS)
 
@@ -293,6 +306,18 @@ def test_operations_by_formula_are_those_that_are_run(mode: str) -> None:
     assert formula == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
+def test_head_only_training_of_another_family_builds_no_layer_of_the_llm(tmp_path: Path) -> None:
+    found = other_family.head_only(Session.open("tiny", "cpu", tmp_path), batch=2, steps=1)
+    assert found["lm_layers"] == 0 and found["trained_parameters"] > 0
+    assert found["batch"] == 2 and 0 < found["image_tokens"] < found["tokens"]
+
+
+def test_another_family_answers_behind_the_head_as_it_does_without_this_package(tmp_path: Path) -> None:
+    session = Session.open("tiny", "cpu", tmp_path)
+    found = other_family.generation(session, batch=2, tokens=4, rounds=1)
+    assert found["same_as_plain"] == {"plain": 1.0, "none": 1.0, "safety-head": 1.0}
+
+
 @pytest.mark.slow
 def test_workers_import_nothing_that_a_bare_machine_lacks() -> None:
     names = sorted({step.work.partition(":")[0] for step in STEPS} | {"worker", "session"})
@@ -332,7 +357,8 @@ def test_the_tiny_shape_runs_on_a_bare_machine_and_goes_on_after_a_kill(tmp_path
     assert all(row["seconds"] <= row["limit"] for row in found.values())
     same = rows.result(found, "engine, batch 1")["same_as_plain"]
     assert {same[way] for way in ("none", "safety-head", "safe-clip")} == {1.0} and same["refused"] == 0.0
-    assert "not asked" in (out / command.TABLE).read_text(encoding="utf-8")
+    page = (out / command.TABLE).read_text(encoding="utf-8")
+    assert "not asked" in page and "## Qwen2.5-VL, guarded generation" in page
 
 
 def _workers(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a user without this package would call: transformers' processor and `LlavaForConditionalGeneration.generate`."""
+"""What a user without this package would call: transformers' processor and its model's own `generate`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL.Image import Image
 from llava_patch import fresh
 from llava_patch.classes import Config, Model, Processor
 from safevlm.data import chat
+from safevlm.data.rendering import rendered
 from safevlm.engine import Engine
 from safevlm.model.safe_llava import SafeLlava
 from safevlm.types import Generation, Request
@@ -44,10 +45,7 @@ def asking(model: Model, processor: Processor, device: torch.device, *, is_whole
 
     @torch.inference_mode()
     def ask(requests: Sequence[Request], tokens: int) -> list[str]:
-        dialogues = [chat.messages_of(request) for request in requests]
-        texts = processor.apply_chat_template(dialogues, add_generation_prompt=True, chat_template=chat.CHAT_TEMPLATE)
-        images = [image for request in requests for image in request.images if isinstance(image, Image)]
-        inputs = processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt").to(device)
+        inputs = inputs_of(processor, requests).to(device)
         new = generate(**inputs, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id or 0)
         new = new[:, inputs["input_ids"].shape[1] :]
         if is_whole and new.shape[1] != tokens:
@@ -55,6 +53,13 @@ def asking(model: Model, processor: Processor, device: torch.device, *, is_whole
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     return ask
+
+
+def inputs_of(processor: Any, requests: Sequence[Request]) -> Any:
+    """What the processor makes of requests with open images, padded on the left; its own type, on the CPU."""
+    texts = rendered(processor, [chat.messages_of(request) for request in requests], add_generation_prompt=True)
+    images = [image for request in requests for image in request.images if isinstance(image, Image)]
+    return processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
 
 
 def asking_engine(engine: Engine, *, refuses: bool) -> Ask:

@@ -13,11 +13,11 @@ Every answer has the same number of tokens, as `plain`'s has. Per token is (answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from safevlm.data import chat
+from safevlm.defenses.policy import Action
 from safevlm.evaluation.speed import plain
 from safevlm.evaluation.speed.gpu_check import models, timing
 from safevlm.evaluation.speed.gpu_check.session import Session
@@ -25,11 +25,26 @@ from safevlm.evaluation.speed.plain import PLAIN, Ask
 from safevlm.model.loading import Loaded
 from safevlm.types import Request
 
+DEFENSES: Mapping[str, tuple[str, Action]] = {
+    "none": ("none", "allow"),
+    "safety-head": ("safety-head", "allow"),
+    "safe-clip": ("safe-clip", "allow"),
+    "refused": ("safety-head", "refuse"),
+}
+"""Ways beside `plain`: the defense, and what its policy does at every level."""
+
 
 def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Seconds until the first token and until the whole answer, of every way, and their ratios to `plain`."""
     loaded = session.once("answering", lambda: models.answering(session))
-    ways = session.once("ways", lambda: _ways(loaded, session))
+    asked = session.once("ways", lambda: ways(loaded, models.plain(loaded, session), DEFENSES, session))
+    return compared(session, loaded, asked, batch=batch, tokens=tokens, rounds=rounds)
+
+
+def compared(
+    session: Session, loaded: Loaded, ways: Mapping[str, Ask], *, batch: int, tokens: int, rounds: int
+) -> dict[str, Any]:
+    """The same of any model and its ways."""
     requests = models.requests(batch)
     said = {name: ask(requests, tokens) for name, ask in ways.items()}
     parts = {
@@ -41,7 +56,7 @@ def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[s
     return {
         "batch": batch,
         "new_tokens": tokens,
-        "prompt_tokens": _prompt_length(loaded, requests[0]),
+        "prompt_tokens": plain.inputs_of(loaded.processor, requests[:1])["input_ids"].shape[1],
         "rounds": rounds,
         **{part: timing.over(seconds, PLAIN) for part, seconds in parts.items()},
         "seconds_per_token": {
@@ -57,22 +72,14 @@ def answers(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[s
     }
 
 
-def _ways(loaded: Loaded, session: Session) -> dict[str, Ask]:
-    defended = {
-        "none": models.engine(loaded, "none", session, "allow"),
-        "safety-head": models.engine(loaded, "safety-head", session, "allow"),
-        "safe-clip": models.engine(loaded, "safe-clip", session, "allow"),
-        "refused": models.engine(loaded, "safety-head", session, "refuse"),
-    }
-    bare = plain.asking(models.plain(loaded, session), loaded.processor, session.device, is_whole=True)
+def ways(loaded: Loaded, stock: Any, defenses: Mapping[str, tuple[str, Action]], session: Session) -> dict[str, Ask]:
+    """`plain`, which asks `stock`, transformers' model around the same weights; and the ways of `defenses`."""
+    bare = plain.asking(stock, loaded.processor, session.device, is_whole=True)
+    engines = {name: models.engine(loaded, defense, session, action) for name, (defense, action) in defenses.items()}
     return {PLAIN: bare} | {
-        name: plain.asking_engine(made, refuses=name == "refused") for name, made in defended.items()
+        name: plain.asking_engine(engine, refuses=name == "refused") for name, engine in engines.items()
     }
 
 
 def _asking(ask: Ask, requests: Sequence[Request], tokens: int) -> Callable[[], object]:
     return lambda: ask(requests, tokens)
-
-
-def _prompt_length(loaded: Loaded, request: Request) -> int:
-    return len(chat.prompt_ids(loaded.processor, request, loaded.safe_llava.slots))

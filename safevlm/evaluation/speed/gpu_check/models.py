@@ -46,23 +46,29 @@ PHOTO = (640, 480)
 def answering(session: Session, shape: BenchShape | None = None) -> Loaded:
     """A random model that reads the miniature's words, and its processor, as if from a checkpoint folder.
 
-    Its head, if it has one, says the same of every image, the gravest level, so that a policy alone decides what
-    becomes of a request. It never ends an answer by itself, so that all answers are equally long. `shape`: the
-    session's where none is given.
+    `shape`: the session's where none is given.
     """
     shape, tokenizer = shape or session.shape, words.build_tokenizer()
     model = bench.random_model(shape, session.device, image_token=tokenizer.get_vocab()["<image>"])
-    _never_end(model)
-    with torch.no_grad():
-        # only words that can be read are written, and answers compared
-        written: Any = model.get_output_embeddings  # transformers' own, which its types hide
-        written().weight[len(tokenizer) :] = 0
-    if model.safety_head is not None:
-        taxonomy = model.config.taxonomy
-        _say(model, taxonomy.level_names[-1], next(name for name in taxonomy.category_names if name != CLEAN))
+    settle(model, len(tokenizer))
     processor = fresh.processor_of(tokenizer, model.config, CHAT_TEMPLATE)
     make_room(processor, model.config, model.config.safety_config.lm_tokens)
     return Loaded(model, processor, "full", session.out, session.out)
+
+
+def settle(model: Any, words: int) -> None:
+    """Makes a random model, in place, say what can be compared.
+
+    Its head, if it has one, says the same of every image, the gravest level, so that a policy alone decides what
+    becomes of a request. It never ends an answer by itself, so that all answers are equally long. It writes the first
+    `words` tokens only, those that can be read.
+    """
+    never_end(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[words:] = 0
+    if model.safety_head is not None:
+        taxonomy = model.config.taxonomy
+        _say(model, taxonomy.level_names[-1], next(name for name in taxonomy.category_names if name != CLEAN))
 
 
 def looking(session: Session, image_token: int = 4) -> SafeLlava:
@@ -77,7 +83,7 @@ def plain(loaded: Loaded, session: Session) -> Model:
     """
     ours = loaded.safe_llava
     stock = fresh.stock_around(ours, bench.stock_config(session.shape, fields.image_token_id(ours.config)))
-    _never_end(stock)
+    never_end(stock)
     return stock
 
 
@@ -132,14 +138,13 @@ def pixels(session: Session, images: Sequence[Image.Image]) -> Tensor:
     return prepared.to(session.device)
 
 
-def _never_end(model: Model) -> None:
+def never_end(model: Any) -> None:
     model.generation_config.eos_token_id = None
 
 
-def _say(model: SafeLlava, level: str, category: str) -> None:
+def _say(model: Any, level: str, category: str) -> None:
     """Makes the head see this in every image."""
     head, taxonomy = model.safety_head, model.config.taxonomy
-    assert head is not None
     with torch.no_grad():
         for read_out, label in (
             (head.level, taxonomy.level_id(level)),

@@ -18,7 +18,7 @@ def text(found: Mapping[str, Row], about: Mapping[str, Any]) -> str:
         ["# GPU check", "", *_head(found, about)],
         _steps(found),
         _training(found),
-        *(_engine(found, name) for name in found if name.startswith("engine")),
+        *(_engine(found, name) for name in found if "first_token" in rows.result(found, name)),
         _rest(found),
         _goals(found),
     ]
@@ -84,8 +84,6 @@ def _training(found: Mapping[str, Row]) -> list[str]:
 
 def _engine(found: Mapping[str, Row], name: str) -> list[str]:
     one = rows.result(found, name)
-    if not one:
-        return []
     lines = [
         f"## {name[0].upper()}{name[1:]}",
         "",

@@ -28,26 +28,33 @@ def train(session: Session, *, mode: str, batch: int, steps: int = STEPS) -> dic
     how = bench.MODES[mode]
     model = _model(session, how)
     inputs = bench.batch(session.shape, model, batch, session.device)
+    found = timed(session, model, how, inputs, steps)
+    stage, size = stage_of(bench.recipe_of(session.shape, how)), _size(inputs)
+    parts = flops.training_step(loading.inner_of(model), size, stage, runs_llm=bool(how.loss.lm))
+    work = sum(parts.values())
+    rate = work * found["samples_per_second"] / batch
+    return found | {
+        "tflop_per_step": work / 1e12,
+        "flop_parts": parts,
+        "mfu": {name: rate / peak for name, peak in session.peaks().items()},
+    }
+
+
+def timed(session: Session, model: Any, how: bench.Mode, inputs: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Speed and memory of a training step, of a model of any family that is ready for it; one image per row."""
     session.tidy()
     seconds = bench.timed_steps(model, inputs, how, steps)
-    peak = session.memory()
+    peak, size = session.memory(), _size(inputs)
     stage = stage_of(bench.recipe_of(session.shape, how))
-    size = flops.StepSize(batch, inputs["input_ids"].shape[1], batch, len(inputs["logits_to_keep"]))
-    inner = loading.inner_of(model)
-    parts = flops.training_step(inner, size, stage, runs_llm=bool(how.loss.lm))
-    work, middle = sum(parts.values()), median(seconds)
     predicted = memory.estimate(*shape_and_load(session, model, how, stage, size))
     return {
         "mode": dataclasses.asdict(how),
-        "batch": batch,
+        "batch": size.rows,
         "tokens": size.tokens,
         "frozen_dtype": str(loading.default_dtype(session.device)).removeprefix("torch."),
         "trained_parameters": sum(trainable(model).values()),
         "seconds_per_step": timing.told(seconds),
-        "samples_per_second": batch / middle,
-        "tflop_per_step": work / 1e12,
-        "flop_parts": parts,
-        "mfu": {name: work / middle / peak_rate for name, peak_rate in session.peaks().items()},
+        "samples_per_second": size.rows / median(seconds),
         "memory": peak,
         "predicted": {**dataclasses.asdict(predicted), "total": predicted.total},
     }
@@ -66,6 +73,11 @@ def _model(session: Session, how: bench.Mode) -> Any:
     model = session.kept[key]
     bench.checkpoint(model, how.checkpointing)
     return model.train()
+
+
+def _size(inputs: dict[str, Any]) -> flops.StepSize:
+    rows, tokens = inputs["input_ids"].shape
+    return flops.StepSize(rows, tokens, rows, len(inputs["logits_to_keep"]))
 
 
 def shape_and_load(

@@ -1,6 +1,7 @@
 """Published models of each family as configs: widths, layers and vocabularies, from their config.json.
 
-No weights: models are built on the meta device, where a parameter has a shape and no numbers.
+No weights: tests build these models on the meta device, where a parameter has a shape and no numbers, and
+`scripts/gpu_check.sh` draws them at random (`safevlm.backbones.measured`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,15 @@ PUBLISHED = {
         "qwen2_5_vl",
         8.29,
         {
-            "text_config": _llm(3584, 28, 28, 4, 18944, 152064),
+            "text_config": _llm(
+                3584,
+                28,
+                28,
+                4,
+                18944,
+                152064,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            ),
             "vision_config": {
                 "depth": 32,
                 "hidden_size": 1280,
