@@ -30,6 +30,7 @@ from safevlm.miniature.world import (
     sample_scene,
 )
 from safevlm.taxonomy import CLEAN, DEFAULT
+from safevlm.worlds.suite_files import turns
 
 SIZES = dataset.MiniatureDataConfig(risky=60, clean=60, per_group=12, validation_per_group=2)
 KINDS = ("benign", "lookalike", "benign_word", "harmful", "unseen", "typographic", "unseen_word", "any")
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def training() -> set[Scene]:
     """The scenes behind many training records, without drawing them."""
     rng = random.Random(dataset.MiniatureDataConfig.train_seed)
-    kinds = dataset._turns(dataset.RISKY_TRAINING, 1500) + dataset._turns(dataset.CLEAN_TRAINING, 1500)
+    kinds = turns(dataset.RISKY_TRAINING, 1500) + turns(dataset.CLEAN_TRAINING, 1500)
     return {sample(rng, kind, "train") for kind in kinds}
 
 
@@ -178,7 +179,7 @@ def test_drawing_leaves_the_global_random_state_alone() -> None:
     random.seed(3)
     state = random.getstate()
     drawing.draw(_scenes("any", 1)[0])
-    dataset._turns(("benign",), 3)
+    turns(("benign",), 3)
     assert random.getstate() == state
 
 
