@@ -34,15 +34,20 @@ def gravest(verdicts: Sequence[Verdict], strictness: Callable[[Verdict], int], d
     """The verdict that counts, with the errors of those that failed.
 
     What is acted on most strictly, since a policy may allow what is graver, and must not thereby hide what it refuses;
-    then a risk; then a detector that looked; then the higher `degree`. Failed detectors decide only where all failed.
+    then a risk; then a detector that looked; then the higher `degree`; then the first. Failed detectors decide only
+    where all failed.
     """
 
+    def told(verdict: Verdict) -> float:
+        # to six digits: two that are sure differ in the last bits, which a batch rounds otherwise than one request
+        return float(f"{degree(verdict):.6g}")
+
     def order(verdict: Verdict) -> tuple[int, bool, bool, float]:
-        return strictness(verdict), not verdict.is_clean, verdict.looked, degree(verdict)
+        return strictness(verdict), not verdict.is_clean, verdict.looked, told(verdict)
 
     failed = [verdict for verdict in verdicts if verdict.error]
     if len(failed) == len(verdicts):
-        best = max(failed, key=lambda verdict: (verdict.looked, degree(verdict)))
+        best = max(failed, key=lambda verdict: (verdict.looked, told(verdict)))
     else:
         best = max((verdict for verdict in verdicts if not verdict.error), key=order)
     errors = "; ".join(dict.fromkeys(verdict.error for verdict in failed))

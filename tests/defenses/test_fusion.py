@@ -77,6 +77,16 @@ def test_max_hides_no_alarm_that_the_policy_acts_on_behind_one_that_it_allows(or
     assert riskiest([allowed, acted_on][::order], policy) is acted_on
 
 
+@pytest.mark.parametrize("bits", [-1e-7, 0.0, 1e-7])
+def test_max_of_members_that_are_equally_sure_hangs_on_no_last_bit(bits: float) -> None:
+    pair = [_verdict(1 - 1e-7), _verdict(1 - 1e-7 + bits, category="privacy")]
+    assert riskiest(pair, Policy(DEFAULT)) is pair[0]
+
+
+def test_max_of_small_risks_is_still_the_larger() -> None:
+    assert riskiest(pair := [_verdict(2e-9), _verdict(3e-9)], Policy(DEFAULT)) is pair[1]
+
+
 def test_mean_is_the_arg_max_of_the_means() -> None:
     fused = _fused("mean", _verdict(0.9), _verdict(0.4, category="privacy"))
     assert fused.category_probabilities["illegal"] == pytest.approx(0.45)
