@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 from pathlib import Path
@@ -168,6 +169,8 @@ class WatchedTrainer(SafeTrainer):
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[WatchedTrainer]:
     """The trainers that `run.train` makes from now on, in order."""
+    # its class is made of the trainer that it finds when it is first loaded: not of the one that watches
+    importlib.import_module("safevlm.training.adversarial")
     made: list[WatchedTrainer] = []
 
     def make(**arguments: Any) -> WatchedTrainer:
