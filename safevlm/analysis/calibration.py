@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safevlm.analysis import calibration_figures, detection, reliability, summary, thresholds
-from safevlm.analysis.labelled_images import read_sets
+from safevlm.analysis.labelled_images import SetsOptions, read_sets
 from safevlm.analysis.thresholds import Promise, Risks, Thresholds
 from safevlm.analysis.verdicts import READ_OUTS, DetectorVerdicts, judge, union
 from safevlm.data.atomic_write import write_text
@@ -41,10 +41,7 @@ ON_AVERAGE, WITH_CONFIDENCE, RAISED = "on average", "with confidence", "with con
 
 
 @dataclass(frozen=True)
-class CalibrationOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
+class CalibrationOptions(SetsOptions):
     test: tuple[str, ...] = ()
     target_fpr: float = 0.05
     confidence: float = 0.95
@@ -54,11 +51,6 @@ class CalibrationOptions:
     trials: int = 0
     defense: str = "safety-head"
     policy: str | None = None
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)

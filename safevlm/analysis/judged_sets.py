@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from safevlm.analysis import detection, summary
-from safevlm.analysis.labelled_images import ImageSet, read_sets
+from safevlm.analysis.labelled_images import ImageSet, SetsOptions, read_sets
 from safevlm.analysis.verdicts import DetectorVerdicts, judge, union
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
@@ -15,18 +14,10 @@ from safevlm.model.loading import Loaded
 
 
 @dataclass(frozen=True)
-class JudgedSetsOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
+class JudgedSetsOptions(SetsOptions):
     defense: str = "safety-head"
     policy: str | None = None
     by_group: bool = False
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,20 @@ from safevlm.usage import UsageError
 
 
 @dataclass(frozen=True)
+class SetsOptions:
+    """What every analysis of sets of labelled images is told; each has further options of its own."""
+
+    model: str
+    data: tuple[str, ...]
+    out: Path
+    seed: int = 0
+    images: str = ""
+    base: str | None = None
+    device: str = "auto"
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
 class LabelledImage:
     """A request with its image, and what is true of it."""
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from safevlm import defenses, intervals
 from safevlm.analysis import layer_figures, summary
-from safevlm.analysis.labelled_images import ImageSet, LabelledImage, labelled_rows, read_sets, truths_of
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, SetsOptions, labelled_rows, read_sets, truths_of
 from safevlm.analysis.layer_gaps import DRAWN_PAIRS, NULL_LEVEL, NULL_ROUNDS, Curve, InputCurve, curve
 from safevlm.analysis.layer_states import States, states
 from safevlm.defenses import Defense
@@ -51,19 +51,11 @@ FEWEST = 10
 
 
 @dataclass(frozen=True)
-class LayersOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
+class LayersOptions(SetsOptions):
     text: tuple[str, ...] = ()
     defense: tuple[str, ...] = ()
     policy: str | None = None
     per_side: int = 200
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)

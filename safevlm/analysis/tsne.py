@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from safevlm.analysis import detection, figures, separation, summary
 from safevlm.analysis.features import ORIGINAL, SPACES, extract
-from safevlm.analysis.labelled_images import ImageSet, LabelledImage, read_sets
+from safevlm.analysis.labelled_images import ImageSet, LabelledImage, SetsOptions, read_sets
 from safevlm.defenses.policy import read_policy
 from safevlm.intervals import Floats
 from safevlm.taxonomy import Taxonomy
@@ -36,19 +36,11 @@ ROW = 2.2
 
 
 @dataclass(frozen=True)
-class TsneOptions:
-    model: str
-    data: tuple[str, ...]
-    out: Path
+class TsneOptions(SetsOptions):
     spaces: tuple[str, ...] = ("patches", "safety", "head")
     perplexity: float = 30.0
     iterations: int = 1000
     max_images: int = 2000
-    seed: int = 0
-    images: str = ""
-    base: str | None = None
-    device: str = "auto"
-    batch_size: int = 32
 
 
 def run(options: TsneOptions) -> dict[str, Any]:
