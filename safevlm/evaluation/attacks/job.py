@@ -37,7 +37,6 @@ class Effort:
 @dataclass(frozen=True)
 class AttackJob:
     samples: Sequence[Sample]
-    strength: float
     folder: Path
     """Of changed images."""
     seed: int
@@ -48,6 +47,8 @@ class AttackJob:
     partners: Sequence[Path] = ()
     """Benign images, to stand beside harmful ones."""
     effort: Effort = Effort()
+    strength: float = 0.0
+    """Of the attack that is made, which says it (`Attack.make`)."""
 
     def chance(self, sample: Sample) -> random.Random:
         """The same draws for a sample whatever else is asked, and in whatever order."""

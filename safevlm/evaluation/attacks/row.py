@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from safevlm.evaluation.attacks.job import AttackJob
 from safevlm.types import Sample
 
+WHITE_BOX = frozenset({"gradient", "queries"})
+"""Kinds of attacks that need the guarded model's insides."""
+
 
 @dataclass(frozen=True)
 class AttackRow:
@@ -28,10 +31,6 @@ class AttackRow:
     kind: str = "blind"
     """`blind`: changes images and knows nothing of the model; `words`: changes words; `gradient`: goes by the gradient
     of detectors and model; `queries`: asks them for their scores."""
-
-    @property
-    def needs_white_box(self) -> bool:
-        return self.kind in ("gradient", "queries")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Attack:
 
     @property
     def needs_white_box(self) -> bool:
-        return self.row.needs_white_box or bool(self.before and self.before.needs_white_box)
+        return not WHITE_BOX.isdisjoint(self.kinds)
 
     @property
     def size(self) -> float | None:

@@ -69,7 +69,6 @@ class RequestsAttacked:
     def change(self, samples: Sequence[Sample], folder: Path, engine: Any) -> list[Sample]:
         job = AttackJob(
             samples,
-            self.attack.strength,
             self.images_of or folder,
             self.seed,
             engine,

@@ -36,4 +36,4 @@ def job(folder: Path, engine: Engine | None = None, strength: float = 8.0, count
     for number, partner in enumerate(partners):
         engines.image(100 + number).save(partner)
     fields = {"seed": 0, "partners": partners, "effort": QUICK, "answers": {}, **given}
-    return AttackJob(found, strength, folder / "attacked", engine=engine, **fields)
+    return AttackJob(found, folder / "attacked", engine=engine, strength=strength, **fields)
