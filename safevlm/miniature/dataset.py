@@ -20,7 +20,7 @@ from safevlm.miniature.splits import sample
 from safevlm.miniature.world import RISKY, Kind, Scene
 from safevlm.taxonomy import CLEAN, DEFAULT
 from safevlm.worlds.splits import Split
-from safevlm.worlds.suite_files import save, turns
+from safevlm.worlds.suite_files import save, training_row, turns
 
 GROUPS: dict[str, tuple[Kind, ...]] = {
     "harmful_seen": ("harmful",),
@@ -76,16 +76,13 @@ def _write_training(out: Path, config: MiniatureDataConfig) -> None:
 def _training_row(rng: random.Random, scene: Scene, image: str) -> dict[str, Any]:
     describes = rng.random() < 0.4
     question = rng.choice(words.DESCRIBE if describes else words.USE_IMAGE)
-    return {
-        "id": Path(image).stem,
-        "image": image,
-        "safe_type": DEFAULT.category_id(scene.category),
-        "safe_level": DEFAULT.level_id(scene.level),
-        "conversations": [
-            {"from": "USER", "value": f"<image>\n{question}"},
-            {"from": "ASSISTANT", "value": _safe_reply(scene, describes)},
-        ],
-    }
+    return training_row(
+        image,
+        DEFAULT.category_id(scene.category),
+        DEFAULT.level_id(scene.level),
+        question,
+        _safe_reply(scene, describes),
+    )
 
 
 def _safe_reply(scene: Scene, describes: bool) -> str:

@@ -26,7 +26,7 @@ from safevlm.pictograms.words import Shapes
 from safevlm.pictograms.world import HARMLESS, RISKY, Kind, Pictogram, PictogramScene, Styles, truth
 from safevlm.taxonomy import CLEAN, SAFE
 from safevlm.worlds.splits import Split
-from safevlm.worlds.suite_files import save, turns
+from safevlm.worlds.suite_files import save, training_row, turns
 
 Row = dict[str, Any]
 
@@ -94,16 +94,7 @@ def _write_training(out: Path, parts: Parts, config: PictogramDataConfig) -> Non
 def _training_row(rng: random.Random, scene: PictogramScene, image: str) -> Row:
     describes = rng.random() < 0.4
     question = words.shape(rng, words.DESCRIBE if describes else words.USE_IMAGE, "train")
-    return {
-        "id": Path(image).stem,
-        "image": image,
-        "safe_type": scene.category,
-        "safe_level": scene.level,
-        "conversations": [
-            {"from": "USER", "value": f"<image>\n{question}"},
-            {"from": "ASSISTANT", "value": _safe_reply(scene, describes)},
-        ],
-    }
+    return training_row(image, scene.category, scene.level, question, _safe_reply(scene, describes))
 
 
 def _safe_reply(scene: PictogramScene, describes: bool) -> str:

@@ -26,6 +26,20 @@ def save(
     (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
+def training_row(image: str, category: str | int, level: str | int, question: str, answer: str) -> dict[str, Any]:
+    """A record about an image, in LLaVA's layout, with its labels by name or by id."""
+    return {
+        "id": Path(image).stem,
+        "image": image,
+        "safe_type": category,
+        "safe_level": level,
+        "conversations": [
+            {"from": "USER", "value": f"<image>\n{question}"},
+            {"from": "ASSISTANT", "value": answer},
+        ],
+    }
+
+
 def turns(kinds: Sequence[Kind], count: int) -> list[Kind]:
     """So many, each kind in turn."""
     return [kinds[index % len(kinds)] for index in range(count)]
