@@ -64,10 +64,10 @@ def model_of(config: Config) -> Model:
     return Model(config)
 
 
-def stock_around(model: Model, config: Config) -> Model:
-    """A stock LLaVA of this config that uses the parts of `model`, hooks included; its weights are not copied."""
+def stock_around(model: Model, config: Config, kind: Callable[[Config], Model] = Model) -> Model:
+    """A stock model (`kind`: LLaVA) of this config that uses the parts of `model`, hooks included, copied nowhere."""
     with torch.device("meta"):
-        stock = Model(config)
+        stock = kind(config)
     stock.model, stock.lm_head = model.model, model.lm_head
     return stock.eval()
 

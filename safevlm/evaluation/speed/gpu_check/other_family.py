@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from llava_patch import fresh
 from safevlm.backbones import config_facts, measured
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.config import SafetyConfig
@@ -68,11 +69,9 @@ def _safety(session: Session) -> SafetyConfig:
 def _stock_around(loaded: Loaded, session: Session) -> Any:
     """transformers' own model around the same weights."""
     config, _ = measured.config_and_processor(session.name, words.build_tokenizer())
-    with torch.device("meta"):
-        stock = families.stock_classes_of(config).model(config)
-    stock.model, stock.lm_head = loaded.model.model, loaded.model.lm_head
+    stock = fresh.stock_around(loaded.model, config, families.stock_classes_of(config).model)
     models.never_end(stock)
-    return stock.eval()
+    return stock
 
 
 def _batch(loaded: Loaded, size: int, device: torch.device) -> dict[str, Any]:
