@@ -19,7 +19,7 @@ from safevlm.check import checkpoint as checkpoints
 from safevlm.check.checkpoint import Checkpoint
 from safevlm.check.findings import Finding, listed, size
 from safevlm.check.lazy_parts import lazy_part
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.data.pixels import read_images, slot_id, slot_texts
 from safevlm.defenses.policy import policy_from
 from safevlm.model import families, loading
@@ -152,7 +152,9 @@ def _differences(made: Processor, config: Any, slots: int | None) -> Iterator[st
         return
     side = fields.image_size(config)
     image = Image.new("RGB", (BEFORE_CROP[0] * side, BEFORE_CROP[1] * side))
-    encoded = chat.encode_dialogues(made, [[chat.user("What is this?", 1), chat.assistant("A wall.")]], [[image]])
+    encoded = chat.encode_dialogues(
+        made, [[chat_messages.user("What is this?", 1), chat_messages.assistant("A wall.")]], [[image]]
+    )
     pixels = tuple(encoded["pixel_values"].shape)
     found = int((encoded["input_ids"] == made.image_token_id).sum())
     if pixels != (1, 3, side, side):

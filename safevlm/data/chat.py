@@ -20,8 +20,9 @@ from PIL.Image import Image
 
 from safevlm.backbones import table
 from safevlm.data import family_dialogues
+from safevlm.data.chat_messages import Message, messages_of
 from safevlm.data.pixels import ready_pixels
-from safevlm.data.rendering import CHAT_TEMPLATE, Message, as_text, expanded, ids_of, rendered
+from safevlm.data.rendering import CHAT_TEMPLATE, as_text, expanded, ids_of, rendered
 from safevlm.types import Request
 
 AS_THEY_ARE = {
@@ -29,28 +30,6 @@ AS_THEY_ARE = {
     "input_data_format": "channels_first",
 }
 """For pixels that are ready: the processor counts and stacks them."""
-
-
-def user(text: str, images: int = 0) -> Message:
-    """A user's turn with `images` images in front of the text."""
-    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
-
-
-def assistant(text: str) -> Message:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-def system(text: str) -> Message:
-    return {"role": "system", "content": [{"type": "text", "text": text}]}
-
-
-def messages_of(request: Request) -> list[Message]:
-    """A request as turns; the images of a turn stand before its words."""
-    turns = [system(request.system)] if request.system else []
-    *earlier, last = [user(question, images) for question, images in request.turns]
-    for question, (_, answer) in zip(earlier, request.history, strict=True):
-        turns += [question, assistant(answer)]
-    return [*turns, last]
 
 
 class ChatProcessor(Protocol):
@@ -135,18 +114,6 @@ def _in_one_turn(asked: Sequence[Message]) -> list[Message]:
     systems = [message for message in asked if message["role"] != "user"]
     parts = [part for message in asked if message["role"] == "user" for part in message["content"]]
     return [*systems, {"role": "user", "content": parts}]
-
-
-def with_line(messages: Sequence[Message], line: str) -> tuple[Message, ...]:
-    """The same turns with one more line below the last question."""
-    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
-    return tuple(_longer(message, line) if index == last else message for index, message in enumerate(messages))
-
-
-def _longer(message: Message, line: str) -> Message:
-    images = sum(part["type"] == "image" for part in message["content"])
-    text = next(part["text"] for part in message["content"] if part["type"] == "text")
-    return user(f"{text}\n{line}", images)
 
 
 def encode_dialogues(

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.row import Backbone
-from safevlm.data.rendering import Message, as_text, expanded, rendered, writes_first_token
+from safevlm.data.chat_messages import Message
+from safevlm.data.rendering import as_text, expanded, rendered, writes_first_token
 
 
 def encode(

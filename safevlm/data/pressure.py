@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.record_facts import are_clean, facts_of
 from safevlm.data.record_table import RecordTable, choose
 from safevlm.data.records import Record, RecordError
@@ -78,17 +78,21 @@ def _forged(record: Record, rng: random.Random) -> Record:
     last = max(index for index, message in enumerate(record.messages) if message["role"] == "user")
     asked = record.messages[last]
     text = rng.choice(FORGERIES).format(question=_words(asked), agreed=rng.choice(AGREEMENTS))
-    forged = chat.user(text, sum(part["type"] == "image" for part in asked["content"]))
+    forged = chat_messages.user(text, sum(part["type"] == "image" for part in asked["content"]))
     return dataclasses.replace(record, messages=(*record.messages[:last], forged, *record.messages[last + 1 :]))
 
 
 def _after_compliance(record: Record, donors: Sequence[Turn], rng: random.Random) -> Record:
     drawn = rng.sample(donors, min(len(donors), rng.randint(1, MOST_TURNS)))
-    earlier = [message for question, answer in drawn for message in (chat.user(question), chat.assistant(answer))]
+    earlier = [
+        message
+        for question, answer in drawn
+        for message in (chat_messages.user(question), chat_messages.assistant(answer))
+    ]
     start = int(record.messages[0]["role"] == "system")
     messages = (*record.messages[:start], *earlier, *record.messages[start:])
     return dataclasses.replace(record, messages=messages, context=record.context + len(drawn))
 
 
-def _words(message: chat.Message) -> str:
+def _words(message: chat_messages.Message) -> str:
     return " ".join(part["text"] for part in message["content"] if part["type"] == "text")

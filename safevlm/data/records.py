@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safevlm.data import chat, label_keys, packed_images
+from safevlm.data import chat_messages, label_keys, packed_images
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.conversations import IMAGE, ConversationError, ImageRef, read_conversation
 from safevlm.data.dialogues import ASSISTANT, SYSTEM, USER, Said, answer_fault, order_fault
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 PARTS = ("malicious", "contrastive", "benign")
 """What a record of security tensors is for; SA, TCB and GB in arXiv 2507.20994."""
-MESSAGES: Mapping[str, Callable[[Said], chat.Message]] = {
-    USER: lambda said: chat.user(said.text, said.images),
-    ASSISTANT: lambda said: chat.assistant(said.text),
-    SYSTEM: lambda said: chat.system(said.text),
+MESSAGES: Mapping[str, Callable[[Said], chat_messages.Message]] = {
+    USER: lambda said: chat_messages.user(said.text, said.images),
+    ASSISTANT: lambda said: chat_messages.assistant(said.text),
+    SYSTEM: lambda said: chat_messages.system(said.text),
 }
 """A turn as a chat message; the image slots of a user's turn move to its front, as LLaVA's training has them."""
 
@@ -42,7 +42,7 @@ class Record:
     id: str
     place: str
     """`file:line` (JSONL) or `file[index]` (JSON), for errors."""
-    messages: tuple[chat.Message, ...]
+    messages: tuple[chat_messages.Message, ...]
     images: tuple[Path, ...] = ()
     safe_type: int | None = None
     """Category id; None: unlabelled, the head's terms skip it."""
@@ -58,9 +58,9 @@ class Record:
     """So many answers, the first ones, were given earlier: they are read, and not learned."""
 
     @property
-    def lm_messages(self) -> tuple[chat.Message, ...]:
+    def lm_messages(self) -> tuple[chat_messages.Message, ...]:
         """The turns as the LLM reads them, the hint among them; `messages` are the user's own."""
-        return chat.with_line(self.messages, self.hint) if self.hint else self.messages
+        return chat_messages.with_line(self.messages, self.hint) if self.hint else self.messages
 
 
 class RecordError(RowError):

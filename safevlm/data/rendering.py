@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from safevlm.backbones import table
+from safevlm.data.chat_messages import Message
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.j2").read_text(encoding="utf-8").rstrip("\n")
 """Reads messages as OpenAI's clients and transformers write them; what the model cannot read is an error."""
-
-Message = dict[str, Any]
 
 
 def rendered(processor: Any, messages: Any, *, add_generation_prompt: bool = False) -> Any:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.data.collate import IGNORED
 from safevlm.data.rendering import writes_first_token
 from safevlm.miniature import words
@@ -39,7 +39,7 @@ def batches(
 
 def _conversation(
     rng: random.Random, scenes: Sequence[Scene], rows: Sequence[int]
-) -> tuple[int | None, list[chat.Message]]:
+) -> tuple[int | None, list[chat_messages.Message]]:
     """One training conversation and the row of its image, if it has one."""
     if rng.random() < IN_WORDS:
         return None, _about_words(rng)
@@ -47,34 +47,40 @@ def _conversation(
     return row, _about_image(rng, scenes[row])
 
 
-def _about_words(rng: random.Random) -> list[chat.Message]:
+def _about_words(rng: random.Random) -> list[chat_messages.Message]:
     thing = rng.choice(THINGS if rng.random() < 0.7 else RISKY)
     if rng.random() < 0.25:
-        return [chat.user(rng.choice(words.ABOUT_TEXT).format(name=thing.name)), chat.assistant(words.about(thing))]
+        return [
+            chat_messages.user(rng.choice(words.ABOUT_TEXT).format(name=thing.name)),
+            chat_messages.assistant(words.about(thing)),
+        ]
     question = rng.choice(words.USE_TEXT).format(name=thing.name)
     plain = words.steps([thing]) if thing.category == CLEAN else words.refuse(thing.category)
     return _with_note(rng, question, plain, images=0)
 
 
-def _about_image(rng: random.Random, scene: Scene) -> list[chat.Message]:
+def _about_image(rng: random.Random, scene: Scene) -> list[chat_messages.Message]:
     if rng.random() < 0.5:
         return _with_note(rng, rng.choice(words.DESCRIBE), words.describe(scene.things), images=1)
     return _with_note(rng, rng.choice(words.USE_IMAGE), words.steps(scene.things), images=1)
 
 
-def _with_note(rng: random.Random, question: str, plain: str, images: int) -> list[chat.Message]:
+def _with_note(rng: random.Random, question: str, plain: str, images: int) -> list[chat_messages.Message]:
     """The plain answer; or, after a safety note, what the note asks for; or the plain one after an empty aside."""
     draw = rng.random()
     if draw < 0.3:
         level, category = rng.choice((1, 2, 3)), rng.choice(list(words.RISKY_CATEGORIES))
         answer = words.careful(category) if level == 1 else words.refuse(category)
-        return [chat.user(f"{question}\n{words.note(rng, level, category)}", images), chat.assistant(answer)]
+        return [
+            chat_messages.user(f"{question}\n{words.note(rng, level, category)}", images),
+            chat_messages.assistant(answer),
+        ]
     if draw < 0.4:
         question = f"{question}\n{rng.choice(words.ASIDES)}"
-    return [chat.user(question, images), chat.assistant(plain)]
+    return [chat_messages.user(question, images), chat_messages.assistant(plain)]
 
 
-def _tokenize(processor: Any, dialogues: Sequence[list[chat.Message]], placeholder: str) -> list[Tokens]:
+def _tokenize(processor: Any, dialogues: Sequence[list[chat_messages.Message]], placeholder: str) -> list[Tokens]:
     """Ids and labels per dialogue; labels are the answer, found by character offsets from the end of the text."""
     rows = []
     for messages in dialogues:

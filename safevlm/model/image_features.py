@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava_patch.classes import Processor
 from llava_patch.vision import VisionPass
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.data.images import open_frames, open_image
 from safevlm.data.pixels import Pixels, join_images
 from safevlm.model.head import HeadLogits
@@ -291,7 +291,7 @@ def _not_a_file(images: slice) -> Iterator[Image]:
 
 def words_of(processor: Processor, request: Request, device: torch.device) -> Tensor:
     """(w,) ids of a request's words, as the collator hands them to a head that reads text."""
-    return torch.tensor(chat.question_ids(processor, chat.messages_of(request)), device=device)
+    return torch.tensor(chat.question_ids(processor, chat_messages.messages_of(request)), device=device)
 
 
 def encode_images(

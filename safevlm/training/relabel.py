@@ -19,7 +19,7 @@ import torch.distributed
 from transformers import TrainingArguments
 
 from safevlm.config import Recipe
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.record_facts import fact
 from safevlm.data.record_table import RecordTable, image_paths
 from safevlm.data.records import Record
@@ -108,6 +108,6 @@ def _answered(record: Record, refusal: str | None) -> Record:
     if refusal is None:
         return record
     messages = tuple(
-        chat.assistant(refusal) if message["role"] == "assistant" else message for message in record.messages
+        chat_messages.assistant(refusal) if message["role"] == "assistant" else message for message in record.messages
     )
     return dataclasses.replace(record, messages=messages)

@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessorPil
 from safevlm.__main__ import main
 from safevlm.backbones.image_inputs import ImageInputs
 from safevlm.backbones.table import BACKBONES
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.bank import BANK_FILE, read_bank
@@ -243,7 +243,7 @@ def test_training_data_is_relabelled_by_the_familys_own_tower(home: Path, tmp_pa
     images = [tmp_path / f"{seed}.png" for seed in range(6)]
     for seed, file in enumerate(images):
         families.image(seed, 30, 20).save(file)
-    asked = (chat.user("What is it?", 1), chat.assistant("A cup."))
+    asked = (chat_messages.user("What is it?", 1), chat_messages.assistant("A cup."))
     records = [Record(file.stem, file.name, asked, (file,)) for file in images]
     recipe: Any = SimpleNamespace(data=SimpleNamespace(relabel=str(bank)))
     arguments: Any = SimpleNamespace(device=torch.device("cpu"), process_index=0, world_size=1)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from safevlm.config import LoraSettings, LossWeights
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import read_records
 from safevlm.engine import load
@@ -77,7 +77,7 @@ def test_paligemma_learns_what_its_own_processor_makes(family: str, tmp_path: Pa
     """Question and answer as `suffix` has them: the same ids, and the same tokens that only answers are read with."""
     model, processor = families.stock(family)
     image = families.image(0)
-    messages = (chat.user("What is it?", 1), chat.assistant("A cup."))
+    messages = (chat_messages.user("What is it?", 1), chat_messages.assistant("A cup."))
     ours = chat.encode_dialogues(processor, [messages], [[image]])
     theirs = processor(text=["<image>What is it?"], images=[[image]], suffix=["A cup."], return_tensors="pt")
     assert torch.equal(ours["input_ids"], theirs["input_ids"])

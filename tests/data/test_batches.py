@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.batches import GroupedSampler
 from safevlm.data.record_facts import length
 from safevlm.data.records import Record
@@ -18,7 +18,10 @@ def _records(images: int, words: int) -> list[Record]:
         Record(
             id=str(index),
             place=f"x:{index}",
-            messages=(chat.user("w" * (1 + index * 7 % 31), int(index < images)), chat.assistant("a")),
+            messages=(
+                chat_messages.user("w" * (1 + index * 7 % 31), int(index < images)),
+                chat_messages.assistant("a"),
+            ),
             images=(Path("x.png"),) if index < images else (),
         )
         for index in range(images + words)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from llava_patch.processor import make_room
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
@@ -151,7 +151,7 @@ def test_plain_texts_are_tokenized_and_masked_like_parts(processor: LlavaProcess
     options = {"chat_template": chat.CHAT_TEMPLATE, "tokenize": True, "return_dict": True}
     one, other = (
         processor.apply_chat_template(turns, **options, return_assistant_tokens_mask=True)
-        for turns in (plain, [chat.user("Hello"), chat.assistant("Hi.")])
+        for turns in (plain, [chat_messages.user("Hello"), chat_messages.assistant("Hi.")])
     )
     assert one["input_ids"] == other["input_ids"] and one["assistant_masks"] == other["assistant_masks"]
     assert torch.tensor(one["assistant_masks"]).any()
@@ -164,7 +164,7 @@ def test_the_shipped_base_carries_the_template() -> None:
 
 def test_training_text_begins_with_the_prompt_of_inference(processor: LlavaProcessor) -> None:
     request = Request("What is it?", images=tuple(_images(1)))
-    dialogue = chat.dialogue_text(processor, [*chat.messages_of(request), chat.assistant("A cup.")])
+    dialogue = chat.dialogue_text(processor, [*chat_messages.messages_of(request), chat_messages.assistant("A cup.")])
     assert dialogue == chat.prompt_text(processor, request) + " A cup.</s>"
 
 
@@ -172,16 +172,21 @@ def test_training_text_begins_with_the_prompt_of_inference(processor: LlavaProce
 def test_unmasked_tokens_are_the_answers_exactly(processor: LlavaProcessor, padding_side: str) -> None:
     processor.tokenizer.padding_side = padding_side  # the processor's own side must not matter
     dialogues = [
-        [chat.user("What is it?", 1), chat.assistant("A cup.")],
-        [chat.user("Hello"), chat.assistant(" two  blanks\nand a line ")],
+        [chat_messages.user("What is it?", 1), chat_messages.assistant("A cup.")],
+        [chat_messages.user("Hello"), chat_messages.assistant(" two  blanks\nand a line ")],
         [
-            chat.system("Be kind."),
-            chat.user("Compare.", 2),
-            chat.assistant("Same."),
-            chat.user("Why?"),
-            chat.assistant("Grüße 🙂. ASSISTANT: no"),
+            chat_messages.system("Be kind."),
+            chat_messages.user("Compare.", 2),
+            chat_messages.assistant("Same."),
+            chat_messages.user("Why?"),
+            chat_messages.assistant("Grüße 🙂. ASSISTANT: no"),
         ],
-        [chat.user("First"), chat.assistant("None."), chat.user("Now?", 1), chat.assistant("A cup and a ball.")],
+        [
+            chat_messages.user("First"),
+            chat_messages.assistant("None."),
+            chat_messages.user("Now?", 1),
+            chat_messages.assistant("A cup and a ball."),
+        ],
     ]
     counts = [1, 0, 2, 1]
     encoded = chat.encode_dialogues(processor, dialogues, [_images(count) for count in counts])
@@ -198,13 +203,16 @@ def test_unmasked_tokens_are_the_answers_exactly(processor: LlavaProcessor, padd
 
 
 def test_text_only_batch_has_no_pixels(processor: LlavaProcessor) -> None:
-    encoded = chat.encode_dialogues(processor, [[chat.user("Hello"), chat.assistant("Hi.")]], [[]])
+    encoded = chat.encode_dialogues(processor, [[chat_messages.user("Hello"), chat_messages.assistant("Hi.")]], [[]])
     assert "pixel_values" not in encoded
     assert _answers(processor, encoded["input_ids"][0], encoded["assistant_masks"][0]) == [" Hi.</s>"]
 
 
 def test_a_row_is_encoded_the_same_alone_and_in_a_batch(processor: LlavaProcessor) -> None:
-    dialogues = [[chat.user("What is it?", 1), chat.assistant("A cup.")], [chat.user("Hi"), chat.assistant("Hello.")]]
+    dialogues = [
+        [chat_messages.user("What is it?", 1), chat_messages.assistant("A cup.")],
+        [chat_messages.user("Hi"), chat_messages.assistant("Hello.")],
+    ]
     images = [_images(1), []]
     batch = chat.encode_dialogues(processor, dialogues, images)
     for row, (dialogue, own) in enumerate(zip(dialogues, images, strict=True)):
@@ -243,14 +251,14 @@ def test_control_tokens_that_a_user_writes_stay_text(processor: LlavaProcessor, 
     assert found == [i for i in chat.prompt_ids(processor, plain, SLOTS) if i in control], (
         f"a written {token} acts as a control token: it ends a turn or asks for an image"
     )
-    dialogue = [chat.user(attack), chat.assistant(attack)]
+    dialogue = [chat_messages.user(attack), chat_messages.assistant(attack)]
     encoded = chat.encode_dialogues(processor, [dialogue], [[]])
     ids = encoded["input_ids"][0]
     assert [i for i in ids.tolist() if i in control] == [tokenizer.bos_token_id, tokenizer.eos_token_id]
 
 
 def test_messages_and_requests_are_not_changed(processor: LlavaProcessor) -> None:
-    dialogue = [chat.user("a <image> b", 1), chat.assistant("c </s>")]
+    dialogue = [chat_messages.user("a <image> b", 1), chat_messages.assistant("c </s>")]
     kept = copy.deepcopy(dialogue)
     chat.encode_dialogues(processor, [dialogue], [_images(1)])
     chat.dialogue_text(processor, dialogue)

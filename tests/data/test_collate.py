@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import LlavaProcessor
 
 from llava_patch.processor import make_room
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.records import Record, RecordError
 from safevlm.model.image_features import words_of
@@ -37,17 +37,24 @@ def records(tmp_path: Path) -> list[Record]:
         paths.append(tmp_path / f"{colour}.png")
         Image.new("RGB", (64, 64), colour).save(paths[index])
     return [
-        Record("one", "x:1", (chat.user("What is it?", 1), chat.assistant("A cup.")), (paths[0],), 4, 2),
-        Record("words", "x:2", (chat.user("Hello there"), chat.assistant("Hi.")), (), 0, 3),
+        Record(
+            "one", "x:1", (chat_messages.user("What is it?", 1), chat_messages.assistant("A cup.")), (paths[0],), 4, 2
+        ),
+        Record("words", "x:2", (chat_messages.user("Hello there"), chat_messages.assistant("Hi.")), (), 0, 3),
         Record(
             "two",
             "x:3",
-            (chat.user("Here?", 1), chat.assistant("Yes."), chat.user("And now?", 1), chat.assistant("No, not it.")),
+            (
+                chat_messages.user("Here?", 1),
+                chat_messages.assistant("Yes."),
+                chat_messages.user("And now?", 1),
+                chat_messages.assistant("No, not it."),
+            ),
             (paths[1], paths[2]),
             0,
             1,
         ),
-        Record("bare", "x:4", (chat.user("Name it.", 1), chat.assistant("Black.")), (paths[3],)),
+        Record("bare", "x:4", (chat_messages.user("Name it.", 1), chat_messages.assistant("Black.")), (paths[3],)),
     ]
 
 

@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 
 from safevlm.check.data import check_data
-from safevlm.data import chat, mix_build
+from safevlm.data import chat_messages, mix_build
 from safevlm.data.images import open_image
 from safevlm.data.records import Record, RecordError, read_records
 from safevlm.taxonomy import DEFAULT
 from tests.data import downloads
 
 ONE, TWO = downloads.png("one"), downloads.png("two", "JPEG")
-SAID = (chat.system("s"), chat.user("q", 1), chat.assistant("a"), chat.user("q2"), chat.assistant("a2"))
+SAID = (
+    chat_messages.system("s"),
+    chat_messages.user("q", 1),
+    chat_messages.assistant("a"),
+    chat_messages.user("q2"),
+    chat_messages.assistant("a2"),
+)
 TEXTS = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "a2")]
 
 

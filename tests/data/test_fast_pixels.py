@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil, SiglipImageProcessorPil
 
-from safevlm.data import chat, pixels
+from safevlm.data import chat, chat_messages, pixels
 from safevlm.data.fast_pixels import fast_pixels
 from safevlm.data.images import open_image
 from safevlm.engine import Engine
@@ -169,7 +169,7 @@ def test_a_class_of_ones_own_and_a_processor_that_takes_other_steps_are_asked_th
 def test_a_batch_of_training_has_the_processors_own_pixels(counts: Sequence[int], monkeypatch: Any) -> None:
     processor = engines.processor_of(engines.model())
     images = [[Image.fromarray(_noise((90 + turn, 60))) for turn in range(count)] for count in counts]
-    dialogues = [[chat.user("What is it?", len(own)), chat.assistant("A cup.")] for own in images]
+    dialogues = [[chat_messages.user("What is it?", len(own)), chat_messages.assistant("A cup.")] for own in images]
     fast = chat.encode_dialogues(processor, dialogues, images)
     monkeypatch.setattr(chat, "ready_pixels", lambda processor, images: None)
     own = chat.encode_dialogues(processor, dialogues, images)

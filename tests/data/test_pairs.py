@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.pairs import ContrastiveQuestions, Counts, Drawn, Pair, draw, row_of
 from safevlm.data.records import Record, RecordError, parse_record
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
@@ -26,7 +26,10 @@ def _record(folder: Path, index: int, category: str | None, level: str | None, c
     return Record(
         id=f"r{index}",
         place=f"train.jsonl:{index + 1}",
-        messages=(chat.user(ASKS[index % 4] if category != CLEAN else f"Own {index}?", 1), chat.assistant("Told.")),
+        messages=(
+            chat_messages.user(ASKS[index % 4] if category != CLEAN else f"Own {index}?", 1),
+            chat_messages.assistant("Told."),
+        ),
         images=(folder / name,),
         safe_type=None if category is None else DEFAULT.category_id(category),
         safe_level=None if level is None else DEFAULT.level_id(level),
@@ -76,7 +79,7 @@ def test_a_question_tells_nothing_about_the_image(records: list[Record], seed: i
 @pytest.mark.parametrize("seed", range(3))
 def test_other_questions_are_of_risky_records_and_none_is_a_malicious_one(records: list[Record], seed: int) -> None:
     own = [
-        dataclasses.replace(record, messages=(chat.user(f"Ask {record.id}?", 1), record.messages[1]))
+        dataclasses.replace(record, messages=(chat_messages.user(f"Ask {record.id}?", 1), record.messages[1]))
         for record in records
     ]
     drawn = _draw(own, Counts(6, 12, 8), seed, questions="other")
@@ -148,7 +151,9 @@ def test_half_a_label_is_enough(tmp_path: Path, category: str | None, level: str
 
 
 def test_record_without_an_image_is_an_error_that_names_its_line_and_the_flag(records: list[Record]) -> None:
-    records[5] = dataclasses.replace(records[5], images=(), messages=(chat.user("Hi"), chat.assistant("Hello.")))
+    records[5] = dataclasses.replace(
+        records[5], images=(), messages=(chat_messages.user("Hi"), chat_messages.assistant("Hello."))
+    )
     with pytest.raises(RecordError, match=r"^train\.jsonl:6: no image .*--skip-text"):
         _draw(records, Counts(4, 4, 4))
     drawn = _draw(records, Counts(15, 16, 16), skip_text=True)
@@ -191,12 +196,12 @@ def test_ids_that_stand_twice_get_a_number(tmp_path: Path) -> None:
 def test_first_question_about_images_and_its_images_are_taken(tmp_path: Path) -> None:
     one, two = (_record(tmp_path, index, "illegal", "must_refuse") for index in range(2))
     talk = (
-        chat.system("Be brief."),
-        chat.user("Hello!"),
-        chat.assistant("Hi."),
+        chat_messages.system("Be brief."),
+        chat_messages.user("Hello!"),
+        chat_messages.assistant("Hi."),
         *one.messages,
-        chat.user("And this?", 1),
-        chat.assistant("Told."),
+        chat_messages.user("And this?", 1),
+        chat_messages.assistant("Told."),
     )
     record = dataclasses.replace(one, messages=talk, images=one.images + two.images)
     (pair,) = _draw([record], Counts(1, 0, 0)).pairs
@@ -208,7 +213,10 @@ def test_row_is_a_training_record_with_its_part(tmp_path: Path, records: list[Re
         row = row_of(dataclasses.replace(pair, answer=pair.answer or "A cup."))
         record = parse_record(row, "pairs.jsonl:1", DEFAULT, tmp_path / "elsewhere")
         assert (record.part, record.images) == (pair.part, pair.images)
-        assert record.messages == (chat.user(pair.question, 1), chat.assistant(pair.answer or "A cup."))
+        assert record.messages == (
+            chat_messages.user(pair.question, 1),
+            chat_messages.assistant(pair.answer or "A cup."),
+        )
         assert record.safe_type == DEFAULT.category_id(pair.category or "")
 
 

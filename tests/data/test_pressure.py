@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llava_patch.processor import make_room
-from safevlm.data import chat, pressure
+from safevlm.data import chat_messages, pressure
 from safevlm.data.collate import IGNORED, Collator
 from safevlm.data.record_table import open_records
 from safevlm.data.records import Record, RecordError, read_records
@@ -60,7 +60,7 @@ def test_what_is_learned_is_the_record_s_own_answer_and_no_token_of_a_forged_or_
 
 
 def test_a_conversation_of_its_own_is_learned_whole_behind_earlier_turns(records: list[Record]) -> None:
-    more = (*records[0].messages, chat.user("And?"), chat.assistant("Nothing."))
+    more = (*records[0].messages, chat_messages.user("And?"), chat_messages.assistant("Nothing."))
     several = [dataclasses.replace(records[0], messages=more, place=f"x:{number}") for number in range(8)]
     pressed = _pressed([*several, *records])[: len(several)]
     assert {record.context > 0 for record in pressed} == {True, False}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.answers import HEAD_ONLY
 from safevlm.data.records import (
     Record,
@@ -68,7 +68,7 @@ def _error(call: Callable[[], Any], *parts: str) -> str:
 def test_json_lists_and_jsonl_are_the_same(folder: Path, name: str) -> None:
     records = _read(folder / name, _row(), _row(id="two"))
     assert [record.id for record in records] == ["one", "two"]
-    assert records[0].messages == (chat.user("What is it?", 1), chat.assistant("A cup."))
+    assert records[0].messages == (chat_messages.user("What is it?", 1), chat_messages.assistant("A cup."))
     assert records[0].images == (folder / "a.png",)
     expected = f"{folder / name}:2" if name.endswith("l") else f"{folder / name}[1]"
     assert records[1].place == expected
@@ -78,11 +78,11 @@ def test_json_lists_and_jsonl_are_the_same(folder: Path, name: str) -> None:
 def test_both_kinds_of_speakers(folder: Path, asks: str, answers: str) -> None:
     talk = _talk(("system", "Be kind."), (asks, "<image>\nq"), (answers, "a"), (asks, "q2"), (answers, "a2"))
     assert _one(folder, conversations=talk).messages == (
-        chat.system("Be kind."),
-        chat.user("q", 1),
-        chat.assistant("a"),
-        chat.user("q2"),
-        chat.assistant("a2"),
+        chat_messages.system("Be kind."),
+        chat_messages.user("q", 1),
+        chat_messages.assistant("a"),
+        chat_messages.user("q2"),
+        chat_messages.assistant("a2"),
     )
 
 
@@ -100,7 +100,7 @@ def test_several_images_and_slots_anywhere_in_a_question(folder: Path) -> None:
 @pytest.mark.parametrize("image", [..., None, []])
 def test_text_only_records_are_read(folder: Path, image: Any) -> None:
     record = _one(folder, image=image, conversations=_talk(("human", "Hi"), ("gpt", "Hello.")))
-    assert record.images == () and record.messages == (chat.user("Hi"), chat.assistant("Hello."))
+    assert record.images == () and record.messages == (chat_messages.user("Hi"), chat_messages.assistant("Hello."))
 
 
 @pytest.mark.parametrize("label", ["privacy", 4])
@@ -145,7 +145,7 @@ def test_only_a_line_feed_ends_a_line_of_jsonl(folder: Path, separator: str) -> 
     row = _row(conversations=_talk(("human", "<image>\nq"), ("gpt", f"one{separator}two")))
     (folder / "x.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n" + json.dumps(_row()), encoding="utf-8")
     records = read_records([folder / "x.jsonl"], DEFAULT)
-    assert records[0].messages[1] == chat.assistant(f"one{separator}two")
+    assert records[0].messages[1] == chat_messages.assistant(f"one{separator}two")
     assert records[1].place.endswith(":2")
 
 
@@ -297,7 +297,11 @@ def test_a_dialogue_that_cannot_be_is_an_error_that_names_line_and_turn(folder: 
 
 def test_an_image_is_a_question_and_a_question_may_be_the_last_turn(folder: Path) -> None:
     talk = _talk(("human", "<image>"), A, ("human", "And now?"))
-    assert _one(folder, conversations=talk).messages == (chat.user("", 1), chat.assistant("a"), chat.user("And now?"))
+    assert _one(folder, conversations=talk).messages == (
+        chat_messages.user("", 1),
+        chat_messages.assistant("a"),
+        chat_messages.user("And now?"),
+    )
 
 
 @pytest.mark.parametrize("nothing", ["\u200b", "\u00a0\ufeff", "\x00\n", "\u2060\u200d"])
@@ -306,7 +310,7 @@ def test_what_nobody_can_see_is_no_answer_and_no_question(folder: Path, nothing:
     for talk in ([("human", "q"), ("gpt", nothing)], [("human", nothing), ("gpt", "a")]):
         _error(lambda talk=talk: _read(file, _row(), _row(image=None, conversations=_talk(*talk))), f"{file}:2: ")
     seen = _one(folder, conversations=_talk(Q, ("gpt", f"\u2764\ufe0f{nothing}")))
-    assert seen.messages[1] == chat.assistant(f"\u2764\ufe0f{nothing}")
+    assert seen.messages[1] == chat_messages.assistant(f"\u2764\ufe0f{nothing}")
 
 
 @pytest.mark.parametrize("name", ["a" * 900, "a\0b", "b/" * 3000 + "c.png"])
@@ -322,7 +326,10 @@ def test_labels_in_a_table_of_their_own_are_an_error(folder: Path) -> None:
 
 
 def test_an_empty_system_turn_says_nothing(folder: Path) -> None:
-    assert _one(folder, conversations=_talk(("system", " "), Q, A)).messages == (chat.user("q", 1), chat.assistant("a"))
+    assert _one(folder, conversations=_talk(("system", " "), Q, A)).messages == (
+        chat_messages.user("q", 1),
+        chat_messages.assistant("a"),
+    )
 
 
 @pytest.mark.parametrize(("category", "level"), [("clean", "must_refuse"), (6, 1), ("privacy", "safe"), (0, 0)])

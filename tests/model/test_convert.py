@@ -19,7 +19,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from llava_patch.original import assembly
 from llava_patch.original import config as configs
 from safevlm.__main__ import main
-from safevlm.data import chat
+from safevlm.data import chat, chat_messages
 from safevlm.model import convert, loading
 from safevlm.model.checkpoint_folder import CheckpointError
 from safevlm.types import Request
@@ -326,7 +326,12 @@ def test_converted_folder_needs_no_sentencepiece(converted: Path, monkeypatch: p
 def test_labels_are_the_answers_words(converted: Path) -> None:
     """The template's answer mask rests on offsets, which the tokenizer's rules move."""
     processor = loading.load(converted).processor
-    turns = [chat.user(QUESTION, 1), chat.assistant("a red ball."), chat.user("hello"), chat.assistant("hello world")]
+    turns = [
+        chat_messages.user(QUESTION, 1),
+        chat_messages.assistant("a red ball."),
+        chat_messages.user("hello"),
+        chat_messages.assistant("hello world"),
+    ]
     encoded = chat.encode_dialogues(processor, [turns], [[originals.image(40, 40)]])
     answer = encoded["input_ids"][encoded["assistant_masks"].bool()]
     assert processor.tokenizer.decode(answer) == "a red ball.</s> hello world</s>"

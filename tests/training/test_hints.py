@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safevlm.config import SafetyConfig
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.records import Record
 from safevlm.defenses import prompts
 from safevlm.defenses.policy import Policy
@@ -27,7 +27,7 @@ def _record(category: str | None, level: str | None, images: int = 1) -> Record:
     return Record(
         id="a",
         place="a:1",
-        messages=(chat.user("What is it?", images), chat.assistant("No.")),
+        messages=(chat_messages.user("What is it?", images), chat_messages.assistant("No.")),
         images=("a.png",) * images,
         safe_type=None if category is None else DEFAULT.category_id(category),
         safe_level=None if level is None else DEFAULT.level_id(level),
@@ -39,7 +39,7 @@ def test_a_hint_in_training_is_the_mixers_at_inference():
     mixed = Policy(DEFAULT).act(Request("What is it?"), Verdict("may_refuse", "privacy"), "safety-head")
     assert hinted.lm_messages[0]["content"][-1]["text"] == mixed.text
     assert hinted.lm_messages[0]["content"][0] == {"type": "image"}, "the image's slot is lost"
-    assert hinted.lm_messages[1] == chat.assistant("No."), "the answer changed"
+    assert hinted.lm_messages[1] == chat_messages.assistant("No."), "the answer changed"
 
 
 def test_clean_unlabelled_and_wordy_records_get_no_hint():
@@ -57,7 +57,12 @@ def test_clean_unlabelled_and_wordy_records_get_no_hint():
 def test_only_the_last_question_gets_the_hint_and_the_record_is_not_changed():
     first = _record("illegal", "must_refuse")
     record = Record(
-        first.id, first.place, (*first.messages, chat.user("Sure?"), chat.assistant("Yes.")), first.images, 1, 3
+        first.id,
+        first.place,
+        (*first.messages, chat_messages.user("Sure?"), chat_messages.assistant("Yes.")),
+        first.images,
+        1,
+        3,
     )
     before = repr(record)
     (hinted,) = add_hints([record], DEFAULT)

@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from llava_patch import fresh
 from llava_patch.classes import Config, Model, Processor
-from safevlm.data import chat
+from safevlm.data import chat_messages
 from safevlm.data.rendering import rendered
 from safevlm.engine import Engine
 from safevlm.model.safe_llava import SafeLlava
@@ -57,7 +57,9 @@ def asking(model: Model, processor: Processor, device: torch.device, *, is_whole
 
 def inputs_of(processor: Any, requests: Sequence[Request]) -> Any:
     """What the processor makes of requests with open images, padded on the left; its own type, on the CPU."""
-    texts = rendered(processor, [chat.messages_of(request) for request in requests], add_generation_prompt=True)
+    texts = rendered(
+        processor, [chat_messages.messages_of(request) for request in requests], add_generation_prompt=True
+    )
     images = [image for request in requests for image in request.images if isinstance(image, Image)]
     return processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
 
