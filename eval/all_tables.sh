@@ -57,7 +57,7 @@ step analysis "bash eval/analysis.sh $out/analysis $demo && cp $out/analysis/res
 step audit "bash eval/audit.sh $out/audit $demo && cp $out/audit/results/* $results/analysis/"
 step bench_stage1 "bash eval/bench_stage1.sh $out/bench_stage1 450 && cp $out/bench_stage1/bench_stage1.json $results/analysis/stage1_speed.json"
 step agreement "bash eval/agreement.sh $out/agreement && cp $out/agreement/agreement.json $results/"
-step throughput "safevlm bench ask --data $demo/data --model $base --blocks 12 --out $out/throughput && cp $out/throughput/throughput.json $results/"
+step throughput "safevlm bench ask --data $demo/data --model $base --batch-size 64 --block-size 320 --blocks 5 --processes 1 --out $out/throughput && cp $out/throughput/throughput.json $results/"
 step second_base "bash eval/second_base.sh $out/second_base && cp $out/second_base/{base.json,summary.json,table.md} $results/backbones/"
 step guard "safevlm bench guard --model $demo/stage1 --base $base --data $demo/data --n 100 --out $out/speed && cp $out/speed/guard.json $results/speed/"
 step serve_cost "safevlm bench serve-cost --model $demo/stage1 --base $base --data $demo/data --defense safety-head --n 120 --out $out/speed && cp $out/speed/serve_cost.json $results/speed/"
