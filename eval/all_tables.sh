@@ -62,7 +62,7 @@ step second_base "bash eval/second_base.sh $out/second_base && cp $out/second_ba
 step guard "safevlm bench guard --model $demo/stage1 --base $base --data $demo/data --n 100 --out $out/speed && cp $out/speed/guard.json $results/speed/"
 step serve_cost "safevlm bench serve-cost --model $demo/stage1 --base $base --data $demo/data --defense safety-head --n 120 --out $out/speed && cp $out/speed/serve_cost.json $results/speed/"
 step serve_load "safevlm bench serve --model $demo/stage1 --base $base --data $demo/data --defense safety-head --clients 64 --blocks 4 --block-size 320 --batch 64 --out $out/speed && cp $out/speed/serve_load.json $results/speed/"
-for part in images "records --records 1000000" "mix --records 1000000"; do
+for part in images "records --records 1000000" "mix --records 1000000" "duplicates --fingerprints 1000000 --starts 5"; do
   name="${part%% *}"
   step "$name" "safevlm bench data --only $part --out $out/bench_$name && cp $out/bench_$name/data.json $results/speed/$name.json"
 done

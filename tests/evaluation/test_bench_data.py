@@ -59,6 +59,12 @@ def test_a_mix_is_measured_beside_a_script_that_writes_the_same(tmp_path: Path) 
     assert table["mix"]["ratio"]["value"] > 0
 
 
+def test_near_duplicates_are_measured_beside_equal_ones_and_all_that_are_alike_are_found(tmp_path: Path) -> None:
+    table = _measured(tmp_path, "--only", "duplicates", "--fingerprints", "4000", "--starts", "2")["duplicates"]
+    assert (table["images"], table["alike"], table["rounds"]) == (4000, 80, 2)
+    assert table["ways"]["near"]["ratio"]["n"] == 2 and table["ways"]["equal"]["ratio"]["value"] == 1
+
+
 def test_processes_that_a_measured_one_starts_count() -> None:
     work = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     _, told = data_start.metered(lambda: subprocess.run([sys.executable, "-c", work], check=True))
