@@ -3,8 +3,8 @@
     equal    numpy.unique of the 64 bits: images that have the same ones, and no others       the peer
     near     exact and near duplicates, thumbnails compared
 
-Fingerprints are random but for one cluster, `CLUSTER` of all: images alike, each a bit or none from the first. Comparing
-pairs is quadratic in it.
+Fingerprints are random but for one cluster, `CLUSTER` of all: images alike, each a bit or none from the first.
+Comparing pairs is quadratic in it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def measure(images: int, rounds: int) -> dict[str, Any]:
 def told(table: Mapping[str, Any]) -> list[str]:
     """The result for people."""
     near, equal = table["ways"][NEAR], table["ways"][EQUAL]
-    of = near["ratio"]
+    of, size = near["ratio"], f"{table['images']:,} images, {table['alike']:,} of them alike"
     return [
-        f"near-duplicates of {table['images']:,} images, {table['alike']:,} of them alike: {near['seconds']:.2f} CPU s; "
-        f"equal ones alone, numpy.unique: {equal['seconds']:.2f}; ratio {of['value']:.1f} [{of['low']:.1f}, {of['high']:.1f}]"
+        f"near-duplicates of {size}: {near['seconds']:.2f} CPU s; equal ones alone, numpy.unique: "
+        f"{equal['seconds']:.2f}; ratio {of['value']:.1f} [{of['low']:.1f}, {of['high']:.1f}]"
     ]
 
 
