@@ -215,6 +215,9 @@ class Verdict:
     radius: float | None = None
     """Of a smoothed detector that is sure: no change of the pixels of smaller l2 norm, in units of 0 to 1 as the tower
     reads them, gives another answer to "risky or not"."""
+    images: tuple[Verdict, ...] = ()
+    """Of a request with several images: what is said of each alone, in their order. Empty: there are not several, or
+    the detector looks at all of them together only."""
 
     def __post_init__(self) -> None:
         says_something = (self.level, self.category) != (SAFE, CLEAN) or self.source == ORACLE
@@ -243,11 +246,12 @@ class Verdict:
             frame=table.get("frame") or "",
             view=table.get("view") or "",
             radius=table.get("radius"),
+            images=tuple(map(cls.from_dict, table.get("images") or ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready. `level` and `category` are null where nobody looked; `frame` is there for animations only, `view`
-        and `radius` for detectors that give them."""
+        """JSON-ready. `level` and `category` are null where nobody looked; `frame` is there for animations only,
+        `images` for several of them, `view` and `radius` for detectors that give them."""
         return {
             "looked": self.looked,
             "level": self.level if self.looked else None,
@@ -259,6 +263,7 @@ class Verdict:
             **({"frame": self.frame} if self.frame else {}),
             **({"view": self.view} if self.view else {}),
             **({"radius": self.radius} if self.radius is not None else {}),
+            **({"images": [own.to_dict() for own in self.images]} if self.images else {}),
         }
 
     @property

@@ -44,6 +44,14 @@ class ImageFeatures(Protocol):
     def risk(self) -> RiskView | None:
         """The head's opinion, computed on first use; None without images. ValueError without a head."""
 
+    @property
+    def number(self) -> int:
+        """Of the first of these images among those of the request; 1, unless they are one of `alone`."""
+
+    def alone(self) -> Sequence[ImageFeatures]:
+        """Each of several images as a request's only one; they share its vision pass. What the LLM makes of the prompt
+        is known of the request as a whole only."""
+
     def per_image(self, make: Callable[[Any], Sequence[Found]]) -> Sequence[Found]:
         """What `make` finds in this request's images, one thing each.
 
@@ -195,8 +203,16 @@ def is_own(defense: Defense, hook: str, kind: type[Defense]) -> bool:
 
 
 class Detector(Protocol):
-    """The looking half of a defense."""
+    """The looking half of a defense.
+
+    One with `tells_images = True` is asked about each of several images alone too (`ImageFeatures.alone`).
+    """
 
     name: str
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict: ...
+
+
+def tells_images(detector: Detector) -> bool:
+    """Whether it can be asked about one of several images alone."""
+    return bool(getattr(detector, "tells_images", False))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safevlm.defenses.base import Defense, Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.calibration import joint_risk
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.either import strictest
@@ -83,6 +83,7 @@ class ConsistentDetector:
 
         self.inner, self.policy, self.options = inner, policy, options
         self.changes: list[Perturbation] = [made for text in options.changes if (made := parse(text))]
+        self.tells_images = tells_images(inner)
         self._read = read
 
     def view_pixels(self, pixels: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class ConsistentDetector:
         return gravest_of(first, lambda: self._further(request, features, first), self.policy, self.name, "changes")
 
     def _further(self, request: Request, features: ImageFeatures, first: Verdict) -> Iterator[Verdict]:
-        for image, ((_, plain), *changed) in enumerate(features.views(self._versions), 1):
+        for image, ((_, plain), *changed) in enumerate(features.views(self._versions), features.number):
             is_only = features.images == 1
             alone = first if is_only else look_at(self.inner, self.policy, request, plain, f"image {image} alone")
             named = [(f"image {image} changed by {name}", own) for name, own in changed]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from safevlm.defenses.base import Defense, Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
 from safevlm.defenses.policy import Policy
@@ -30,6 +30,7 @@ class EitherDetector:
 
     def __init__(self, inner: Detector, policy: Policy) -> None:
         self.inner, self.policy = inner, policy
+        self.tells_images = tells_images(inner)
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         said = self.inner.detect(request, features)

@@ -17,7 +17,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from safevlm.defenses.base import Defense, Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.calibration import risk_of
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.mixer import Mixer
@@ -60,6 +60,7 @@ class Fusion:
         self.fuse = RULES[rule]
         self.members = tuple(members)
         self.policy = policy
+        self.tells_images = all(map(tells_images, members))
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if not features.images:  # members see images only

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from safevlm.defenses import prompts
-from safevlm.defenses.base import Defense, Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
+from safevlm.defenses.verdicts import gravest, look
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -20,11 +21,20 @@ class Mixer(Defense):
         self.policy = policy
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
-        return self.policy.calibrated(self.detector.detect(request, features))
+        """On several images together, or on one of them alone where that is acted on more strictly."""
+        together = self.policy.calibrated(self.detector.detect(request, features))
+        if not tells_images(self.detector) or features.images < 2:
+            return together
+        alone = tuple(
+            self.policy.calibrated(look(self.detector, request, own, f"image {own.number}: "))
+            for own in features.alone()
+        )
+        found = gravest([together, *alone], self.policy.strictness, lambda _: 0.0)
+        return dataclasses.replace(found, images=alone)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:
         if self.abstains(verdict):
-            text, told = prompts.refusal(self.policy.taxonomy, verdict.category), f"refused: {self.name} cannot decide"
+            text, told = self.policy.refusal(verdict), f"refused: {self.name} cannot decide"
             return Reply(text, request, verdict, refused_by=self.name, trace=(told,))
         return self.policy.act(request, verdict, self.name)
 

@@ -73,14 +73,22 @@ class Policy:
         if action == "allow":
             return request
         if action == "refuse":
-            text = prompts.refusal(self.taxonomy, verdict.category)
-            return Reply(text=text, request=request, verdict=verdict, refused_by=name)
-        by_verdict = prompts.hint(self.taxonomy, verdict.level, verdict.category)
+            return Reply(text=self.refusal(verdict), request=request, verdict=verdict, refused_by=name)
+        by_verdict = prompts.hint(self.taxonomy, verdict.level, verdict.category) + self._which(verdict)
         hint = prompts.CORRECTION if self.hint == "correction" else by_verdict
         if request.text.startswith(hint) or request.text.endswith(hint):  # another member of a stack has said it
             return request
         lines = [hint, request.text] if self.place == "before" else [request.text, hint]
         return dataclasses.replace(request, text="\n".join(lines))
+
+    def refusal(self, verdict: Verdict) -> str:
+        """What is said in the model's place."""
+        return prompts.refusal(self.taxonomy, verdict.category) + self._which(verdict)
+
+    def _which(self, verdict: Verdict) -> str:
+        """Which of several images alone are of the verdict's category, and acted on; empty: none, or there is one."""
+        told = [own.category == verdict.category and self.action(own) != "allow" for own in verdict.images]
+        return prompts.which([number for number, is_told in enumerate(told, 1) if is_told], len(told))
 
 
 def read_policy(

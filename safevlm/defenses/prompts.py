@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from safevlm.taxonomy import Taxonomy
 
 STATIC_PROMPT = (
@@ -43,6 +45,14 @@ def refusal(taxonomy: Taxonomy, category: str) -> str:
     """The canned answer for a category."""
     topic = taxonomy.categories[taxonomy.category_id(category)].topic
     return REFUSAL.format(topic=topic or "content that must not be shared")
+
+
+def which(images: Sequence[int], of: int) -> str:
+    """Behind a hint or a refusal: the images that it is about, counted from 1; empty without any."""
+    *first, last = [str(number) for number in images] or [""]
+    if first:
+        return f" This is about images {', '.join(first)} and {last} of {of}."
+    return f" This is about image {last} of {of}." if last else ""
 
 
 TELL = (

@@ -57,6 +57,8 @@ class ConceptMatch:
 
 
 class SafeClipDetector:
+    tells_images = True
+
     def __init__(self, bank: Bank, taxonomy: Taxonomy, feature: str | None = None, name: str = NAME) -> None:
         """`feature`: a key of `READINGS`; none: the bank's own."""
         self.name = name

@@ -14,6 +14,7 @@ class SafetyHeadDetector:
     """Sees images only: a request in words is let through, since the head is never trained on one."""
 
     name = "safety-head"
+    tells_images = True
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         if features.risk is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from safevlm.defenses.base import REFUSED, Ask, Defense, ImageFeatures, Inputs, is_own
 from safevlm.defenses.policy import Policy
-from safevlm.defenses.verdicts import by_level, gravest, look
+from safevlm.defenses.verdicts import by_level, gravest, look, of_each_image
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -41,7 +42,8 @@ class Stack(Defense):
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
         verdicts = [look(member, request, features, f"{member.name}: ") for member in self.members]
-        return gravest(verdicts, self._strictness, by_level(self.level_names))
+        order = self._strictness, by_level(self.level_names)
+        return dataclasses.replace(gravest(verdicts, *order), images=of_each_image(verdicts, *order))
 
     def _strictness(self, verdict: Verdict) -> int:
         if self.abstains(verdict):

@@ -54,6 +54,14 @@ def gravest(verdicts: Sequence[Verdict], strictness: Callable[[Verdict], int], d
     return best if errors == best.error else dataclasses.replace(best, error=errors)
 
 
+def of_each_image(
+    verdicts: Sequence[Verdict], strictness: Callable[[Verdict], int], degree: Degree
+) -> tuple[Verdict, ...]:
+    """Image by image the gravest of what those say that tell several images apart."""
+    told = [verdict.images for verdict in verdicts if verdict.images]
+    return tuple(gravest(own, strictness, degree) for own in zip(*told, strict=True))
+
+
 def by_level(level_names: Sequence[str]) -> Degree:
     """Higher for a graver level; one that the taxonomy does not know is the gravest."""
     places = {name: place for place, name in enumerate(level_names)}

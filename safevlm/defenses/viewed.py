@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safevlm.defenses.base import Defense, Detector, ImageFeatures
+from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.calibration import joint_risk
 from safevlm.defenses.context import DefenseContext
 from safevlm.defenses.looks import gravest_of, look_at
@@ -102,6 +102,7 @@ class ViewsDetector:
         """`read`, `side`: as in `ModelFacts`."""
         self.inner, self.name, self.policy, self.options = inner, name, policy, options
         self.side = side
+        self.tells_images = tells_images(inner)
         self._read = read
 
     def view_pixels(self, pixels: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class ViewsDetector:
         return gravest_of(first, lambda: self._further(request, features), self.policy, self.name, "views")
 
     def _further(self, request: Request, features: ImageFeatures) -> Iterator[Verdict]:
-        for image, views in enumerate(features.views(self._views), 1):
+        for image, views in enumerate(features.views(self._views), features.number):
             named = [(f"the view {name} of image {image}", view) for name, view in views]
             looks = [look_at(self.inner, self.policy, request, view, name) for name, view in named]
             yield from _agreed(looks, self.options)

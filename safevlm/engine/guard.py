@@ -83,7 +83,12 @@ class Guard:
         for frame in frames:
             found = look(self.defense, request, frame.features, f"{frame.name}: ")
             verdicts.append(dataclasses.replace(found, frame=frame.name))
-        return gravest(verdicts, partial(self.defense.strictness, request), by_level(self.level_names))
+        order = partial(self.defense.strictness, request), by_level(self.level_names)
+        images = [[own] for own in first.images]
+        for frame, verdict in zip(frames, verdicts[1:], strict=True):
+            if images:
+                images[frame.image].append(verdict)
+        return dataclasses.replace(gravest(verdicts, *order), images=tuple(gravest(own, *order) for own in images))
 
     def transform(
         self,

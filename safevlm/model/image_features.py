@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -53,23 +53,39 @@ class VisionBatch:
     """One pass of the tower over the images of a batch, and what is made of it, when somebody first asks for it."""
 
     def __init__(
-        self, model: Any, pixel_values: Pixels, images: Sequence[int], words: Sequence[Words], reopen: Reopen
+        self,
+        model: Any,
+        pixel_values: Pixels,
+        images: Sequence[int],
+        words: Sequence[Words],
+        reopen: Reopen,
+        shared: VisionBatch | None = None,
     ) -> None:
         """`model`: one of ours; `pixel_values` of all rows, `images` of each row, one at least; `words` of the rows,
-        for a head that reads text; `reopen`: of all images."""
+        for a head that reads text; `reopen`: of all images; `shared`: a batch of the same images in other rows."""
+        self._shared = shared
         self._model = model
-        self._words = words
+        self._words = [cache(own) for own in words]
         self._reopen = reopen
         self.pixel_values = pixel_values
         self.images = list(images)
-        self._made: dict[Callable[[Any], Sequence[Any]], list[Any]] = {}
-        self._views: dict[ViewsOf, list[Named | Exception]] = {}
+        self._made: dict[Callable[[Any], Sequence[Any]], list[Any]] = {} if shared is None else shared._made
+        self._views: dict[ViewsOf, list[Named | Exception]] = {} if shared is None else shared._views
         self.read_prompts: Callable[[Sequence[int], int], Tensor] | None = None
         """Layers and tokens → (b, l, k, d) of all rows; set by whoever knows their prompts and wants a gradient."""
 
     @cached_property
     def vision(self) -> VisionPass:
-        return self._model.encode_images(self.pixel_values)
+        return self._model.encode_images(self.pixel_values) if self._shared is None else self._shared.vision
+
+    @cached_property
+    def apart(self) -> VisionBatch:
+        """The same images, each as the only one of its row. What was found image by image is there already."""
+        count = len(self.pixel_values)
+        return VisionBatch(self._model, self.pixel_values, [1] * count, self._words_by_image(), self._reopen, self)
+
+    def _words_by_image(self) -> list[Words]:
+        return [own for own, count in zip(self._words, self.images, strict=True) for _ in range(count)]
 
     @cached_property
     def risks(self) -> list[RiskProbabilities | Exception]:
@@ -135,9 +151,8 @@ class VisionBatch:
         return self._views[make]
 
     def _seen(self, read: Sequence[tuple[Sequence[str], Pixels | None] | Exception]) -> list[Named | Exception]:
-        words = [own for own, count in zip(self._words, self.images, strict=True) for _ in range(count)]
         parts, every = [], []
-        for each, own in zip(read, words, strict=True):
+        for each, own in zip(read, self._words_by_image(), strict=True):
             if not isinstance(each, Exception) and each[1] is not None:
                 parts.append(each[1])
                 every += [own] * len(each[1])
@@ -179,8 +194,10 @@ class PromptBatch:
 class LazyImageFeatures:
     """One request's part of a `VisionBatch`."""
 
-    def __init__(self, vision_batch: VisionBatch | None, row: int, images: slice) -> None:
+    def __init__(self, vision_batch: VisionBatch | None, row: int, images: slice, number: int = 1) -> None:
         """`row`: of the request in the batch; `images`: its own among those of the batch. None: it has no image."""
+        self.number = number
+        """Of the first of these images among those of the request."""
         self._vision_batch = vision_batch
         self.row = row
         self.rows = images
@@ -207,6 +224,16 @@ class LazyImageFeatures:
     @property
     def risk(self) -> RiskProbabilities | None:
         return _found(self._vision_batch.risks[self.row]) if self._vision_batch is not None else None
+
+    def alone(self) -> Sequence[LazyImageFeatures]:
+        """Each of this request's images as its only one; they share its vision pass."""
+        if self._vision_batch is None:
+            return ()
+        places = range(self.rows.start, self.rows.stop)
+        return [
+            LazyImageFeatures(self._vision_batch.apart, place, slice(place, place + 1), number)
+            for number, place in enumerate(places, 1)
+        ]
 
     def per_image(self, make: Callable[[VisionPass], Sequence[Found]]) -> Sequence[Found]:
         """What `make` finds in this request's images; it sees those of the whole batch, once."""

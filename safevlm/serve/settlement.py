@@ -44,4 +44,5 @@ class Keeper(Protocol):
 
 def verdict_table(verdict: Verdict) -> dict[str, Any]:
     """JSON-ready. An error's own words stay in the log: an exception may hold anything."""
-    return verdict.to_dict() | {"error": bool(verdict.error)}
+    images = {"images": [verdict_table(own) for own in verdict.images]} if verdict.images else {}
+    return verdict.to_dict() | {"error": bool(verdict.error)} | images

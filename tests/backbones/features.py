@@ -10,13 +10,14 @@ ALL = tuple(BACKBONES)
 WHOLE = ("gemma3", "internvl", "paligemma")
 """An image that the processor leaves whole is one square of pixels. InternVL's has to be told so (`max_patches: 1`)."""
 FEATURES: dict[str, tuple[str, ...]] = {
-    "one pass, batches, several images": EVERY,
+    "one pass, batches": EVERY,
+    "several images, the risky one named": EVERY,
     "looking without the LLM, head-only stage 1": ALL,
     "stage 1 with LM tokens": EVERY,
     "stage 2, merge": EVERY,
     "stock export": EVERY,
     "virtual tokens": EVERY,
-    "policies, stacks, fusion, self-check, ETA": EVERY,
+    "policies, static prompt, stacks, fusion, self-check, ETA": EVERY,
     "textual security tensor": EVERY,
     "check, audit, chat, server": EVERY,
     "SafeCLIP by its own tower": ("gemma3", "llava_next", "llava_onevision"),
@@ -28,10 +29,13 @@ FEATURES: dict[str, tuple[str, ...]] = {
 LLAVA = "llava"
 """The first model, which is no row of the table of families: tests of its own show what it does."""
 SHOWN_FOR_LLAVA: dict[str, tuple[str, ...]] = {
-    "one pass, batches, several images": (
+    "one pass, batches": (
         "model/test_safe_llava.py::test_one_look_serves_verdict_and_answer",
         "model/test_safe_llava.py::test_mixed_batch_equals_its_rows_one_by_one",
+    ),
+    "several images, the risky one named": (
         "engine/test_engine_image_features.py::test_head_sees_all_images_of_a_request",
+        "backbones/test_several_images.py::test_the_mixer_names_the_risky_image_and_no_other_on_llava",
     ),
     "looking without the LLM, head-only stage 1": (
         "training/test_start.py::test_head_only_training_leaves_the_llm_on_the_disk",
@@ -44,7 +48,9 @@ SHOWN_FOR_LLAVA: dict[str, tuple[str, ...]] = {
     ),
     "stock export": ("model/test_export.py::test_stock_logits_are_ours_without_lm_tokens",),
     "virtual tokens": ("llava_patch/test_virtual_tokens.py::test_virtual_token_with_a_words_embedding_is_that_word",),
-    "policies, stacks, fusion, self-check, ETA": ("defenses/test_contract.py::test_batched_equals_one_by_one",),
+    "policies, static prompt, stacks, fusion, self-check, ETA": (
+        "defenses/test_contract.py::test_batched_equals_one_by_one",
+    ),
     "textual security tensor": ("training/test_tensor_stage.py::test_the_engine_puts_the_tensor_where_training_did",),
     "check, audit, chat, server": (
         "check/test_check_model.py::test_every_kind_of_checkpoint_is_fine",
@@ -77,3 +83,7 @@ def rows() -> list[str]:
     head = ["| family | " + " | ".join(FEATURES) + " |", "|---|" + "---|" * len(FEATURES)]
     marks = {family: ["✓" if shows(family, name) else "–" for name in FEATURES] for family in (LLAVA, *ALL)}
     return [*head, *(f"| `{family}` | " + " | ".join(own) + " |" for family, own in marks.items())]
+
+
+if __name__ == "__main__":
+    print("\n".join(rows()))

@@ -47,7 +47,7 @@ class Scripted:
 
 class Versions:
     def __init__(self, images: int, changes: int) -> None:
-        self.images, self.changes = images, changes
+        self.images, self.changes, self.number = images, changes, 1
 
     def views(self, make: Any) -> list[list[tuple[str, None]]]:
         return [[("", None), ("jpeg:75", None), ("noise:6", None)][: 1 + self.changes]] * self.images

@@ -155,7 +155,7 @@ class Images:
     """Features of so many images, with as many views each as are asked for."""
 
     def __init__(self, images: int, views: tuple[str, ...]) -> None:
-        self.images, self._views = images, views
+        self.images, self._views, self.number = images, views, 1
 
     def views(self, make: Any) -> list[list[tuple[str, None]]]:
         return [[(name, None) for name in self._views]] * self.images

@@ -62,7 +62,8 @@ def test_head_and_projectors_run_once_for_a_batch(reads_text: bool) -> None:
         _calls(model.model.multi_modal_projector) as projected,
     ):
         guarded.reply_all(engines.mixed_requests(), ONE, batch_size=5)
-    assert (features, heads, projected) == ([4], [3], [4]), "four images of three requests, each part once"
+    told = "four images of three requests, each part once; with several images the head looks at each alone too"
+    assert (features, heads, projected) == ([4, 4], [3, 4], [4]), told
 
 
 @pytest.mark.parametrize("defense", ["none", "static-prompt"])

@@ -8,6 +8,7 @@ from safevlm.types import Reply, Verdict
 def why(reply: Reply) -> tuple[str, ...]:
     """Of an engine's reply."""
     lines = [verdict_line(reply.verdict), *probability_lines(reply.verdict)]
+    lines += [f"image {number} alone: {verdict_line(own)}" for number, own in enumerate(reply.verdict.images, 1)]
     if reply.refused_by:
         asked = "its answer was held back" if reply.prompt else "the model was not asked"
         lines.append(f"answered by the guard ({reply.refused_by}); {asked}")
