@@ -23,7 +23,7 @@ EXTRAS = {
     "smolvlm": ["num2words>=0.5"],  # transformers' processor asks for it, for videos
     "otel": ["opentelemetry-api>=1.30", "opentelemetry-sdk>=1.30"],
     "utility": ["lmms-eval>=0.7.3", "filelock<4"],  # lmms-eval 0.7.3 fails on filelock 4, and exits 0
-    "pictograms": ["resvg-py>=0.5"],
+    "pictograms": ["resvg-py>=0.5", "gguf>=0.10"],
     "docs": ["sphinx>=8.2", "furo", "myst-parser>=4"],
     "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tqdm", "hypothesis"],
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -112,6 +113,18 @@ def take_tower(model: Model, clip: Clip) -> None:
 def tower_patches(clip: Clip, pixel_values: Tensor, layer: int) -> Tensor:
     """(b, 3, h, w) → (b, patches, v): hidden states of a layer of a CLIP's vision tower, CLS left out."""
     return _patches(clip.vision_model(pixel_values=pixel_values, output_hidden_states=True), layer)
+
+
+@contextlib.contextmanager
+def tower_read_at(clip: Clip, layer: int) -> Iterator[None]:
+    """Within, a CLIP's vision tower ends where the hidden states of `layer` (from the end, as -2) come from: at -1."""
+    encoder = clip.vision_model.encoder
+    whole = encoder.layers
+    encoder.layers = whole[: layer + 1]
+    try:
+        yield
+    finally:
+        encoder.layers = whole
 
 
 def clip_patches(output: Any, layer: int) -> Tensor:

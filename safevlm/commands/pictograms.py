@@ -1,19 +1,22 @@
-"""`safevlm pictograms parts | data | sheet`."""
+"""`safevlm pictograms parts | data | sheet | build | clip`."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from safevlm.command_line import AMOUNT
 from safevlm.commands import OK
 
-TEXT = "The second world, of drawn things with real names: its pictures, its data and its suite."
+TEXT = "The second world, of drawn things with real names: its pictures, its data, its suite and its base."
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
+    from safevlm.pictograms.base.config import PictogramBaseConfig
     from safevlm.pictograms.dataset import PictogramDataConfig
+    from safevlm.pictograms.styles import STYLES
 
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     parts = verbs.add_parser("parts", help="render the things of all styles from their npm packages")
@@ -22,17 +25,40 @@ def flags(parser: argparse.ArgumentParser) -> None:
     data = verbs.add_parser("data", help="write training records and the evaluation suite")
     data.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
     data.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the data goes")
-    for field in fields(PictogramDataConfig):
-        flag = f"--{field.name.replace('_', '-')}"
-        data.add_argument(flag, type=AMOUNT, default=field.default, help=f"default {field.default}")
+    _amounts(data, PictogramDataConfig)
     sheet = verbs.add_parser("sheet", help="draw a contact sheet of things, styles and scenes")
     sheet.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
     sheet.add_argument("--out", type=Path, required=True, metavar="FILE", help="a PNG")
+    build = verbs.add_parser("build", help="make the base: a CLIP, an LLM safe in words, and then it learns to see")
+    clip = verbs.add_parser("clip", help="only a CLIP, without some styles: for the rule of the held-out styles")
+    for verb in (build, clip):
+        verb.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
+        verb.add_argument(
+            "--llm", type=Path, required=True, metavar="PATH", help="a causal LM: a folder, or a GGUF file"
+        )
+        verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+        _amounts(verb, PictogramBaseConfig)
+    build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
+    build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
+    build.add_argument("--test", action="store_true", help="measure on the test too; it is asked once, last")
+    clip.add_argument(
+        "--without", nargs="+", required=True, choices=STYLES, metavar="STYLE", help="styles to leave out"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    {"parts": _parts, "data": _data, "sheet": _sheet}[options.verb](options)
+    {"parts": _parts, "data": _data, "sheet": _sheet, "build": _build, "clip": _clip}[options.verb](options)
     return OK
+
+
+def _amounts(parser: argparse.ArgumentParser, config: Any) -> None:
+    for field in fields(config):
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=AMOUNT, default=field.default, help=f"default {field.default}")
+
+
+def _given(options: argparse.Namespace, config: Any) -> Any:
+    return config(**{field.name: getattr(options, field.name) for field in fields(config)})
 
 
 def _parts(options: argparse.Namespace) -> None:
@@ -45,8 +71,7 @@ def _data(options: argparse.Namespace) -> None:
     from safevlm.pictograms import dataset
     from safevlm.pictograms.parts import Parts
 
-    given = {field.name: getattr(options, field.name) for field in fields(dataset.PictogramDataConfig)}
-    dataset.write(options.out, Parts(options.parts), dataset.PictogramDataConfig(**given))
+    dataset.write(options.out, Parts(options.parts), _given(options, dataset.PictogramDataConfig))
 
 
 def _sheet(options: argparse.Namespace) -> None:
@@ -54,3 +79,27 @@ def _sheet(options: argparse.Namespace) -> None:
     from safevlm.pictograms.parts import Parts
 
     sheet.write(options.out, Parts(options.parts))
+
+
+def _build(options: argparse.Namespace) -> None:
+    from safevlm.pictograms.base import build
+    from safevlm.pictograms.base.config import PictogramBaseConfig
+    from safevlm.pictograms.dataset import VALIDATION
+    from safevlm.pictograms.parts import Parts
+
+    parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
+    build.build(options.out, parts, options.llm, config, options.only)
+    if options.data is not None:
+        build.measured(options.out, parts, options.data / VALIDATION, "validation", config)
+        if options.test:
+            build.measured(options.out, parts, options.data, "test", config)
+
+
+def _clip(options: argparse.Namespace) -> None:
+    from safevlm.pictograms.base import build
+    from safevlm.pictograms.base.config import PictogramBaseConfig
+    from safevlm.pictograms.parts import Parts
+    from safevlm.pictograms.styles import STYLES
+
+    styles = [style for style in STYLES if style not in options.without]
+    build.try_styles(options.out, Parts(options.parts), options.llm, styles, _given(options, PictogramBaseConfig))

@@ -33,13 +33,14 @@ from safevlm.data.collate import IGNORED
 from safevlm.data.made_by import write_result
 from safevlm.engine import Engine
 from safevlm.miniature import conversations, drawing, properties, words
-from safevlm.miniature.conversations import Conversation, Tokens
-from safevlm.miniature.descent import Descent
+from safevlm.miniature.conversations import Conversation
 from safevlm.miniature.sight import ReadOut, Truth
 from safevlm.miniature.splits import split_of
-from safevlm.miniature.views import Camera
 from safevlm.miniature.world import SEED, Scene, sample_scene
+from safevlm.worlds.descent import Descent
 from safevlm.worlds.splits import Split
+from safevlm.worlds.tokens import pad
+from safevlm.worlds.views import Camera
 
 PATCH = 16
 PLACEHOLDER = "<image>" * (drawing.SIZE // PATCH) ** 2
@@ -270,15 +271,6 @@ def _answer_loss(llava: Model, camera: Camera, pixels: Tensor, batch: Sequence[C
     states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state[:, :-1]
     told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
     return F.cross_entropy(llava.get_output_embeddings()(states[told]), labels[told])
-
-
-def pad(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
-    """Ids, labels and mask of conversations, padded on the left."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([[0] * (longest - len(i)) + i for i, _ in rows])
-    labels = torch.tensor([[IGNORED] * (longest - len(row)) + row for _, row in rows])
-    mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i, _ in rows])
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
 def _pixels(scenes: Sequence[Scene]) -> Tensor:

@@ -6,15 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from safevlm.data import chat, chat_messages
-from safevlm.data.collate import IGNORED
-from safevlm.data.rendering import writes_first_token
+from safevlm.data import chat_messages
 from safevlm.miniature import words
 from safevlm.miniature.world import RISKY, THINGS, Scene
 from safevlm.taxonomy import CLEAN
+from safevlm.worlds.tokens import Tokens, tokenize
 
-Tokens = tuple[list[int], list[int]]
-"""Ids and labels of a conversation."""
 Conversation = tuple[int | None, Tokens]
 """The row of its image, if it has one, and its tokens."""
 
@@ -30,7 +27,7 @@ def batches(
     `placeholder`: what stands in the prompt for an image.
     """
     made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
-    tokens = _tokenize(processor, [messages for _, messages in made], placeholder)
+    tokens = tokenize(processor, [messages for _, messages in made], placeholder)
     paired = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
     cut = [paired[start : start + size] for start in range(0, len(paired), size)]
     rng.shuffle(cut)
@@ -78,18 +75,3 @@ def _with_note(rng: random.Random, question: str, plain: str, images: int) -> li
     if draw < 0.4:
         question = f"{question}\n{rng.choice(words.ASIDES)}"
     return [chat_messages.user(question, images), chat_messages.assistant(plain)]
-
-
-def _tokenize(processor: Any, dialogues: Sequence[list[chat_messages.Message]], placeholder: str) -> list[Tokens]:
-    """Ids and labels per dialogue; labels are the answer, found by character offsets from the end of the text."""
-    rows = []
-    for messages in dialogues:
-        text = chat.dialogue_text(processor, messages).rstrip().replace(processor.image_token, placeholder)
-        answer = f" {messages[-1]['content'][0]['text']}{processor.tokenizer.eos_token}"
-        begins = not writes_first_token(processor, [text])
-        encoded = processor.tokenizer(text, add_special_tokens=begins, return_offsets_mapping=True)
-        border = len(text) - len(answer)
-        ids = encoded["input_ids"]
-        labels = [i if end > border else IGNORED for i, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)]
-        rows.append((ids, labels))
-    return rows

@@ -34,12 +34,13 @@ from safevlm.data.collate import IGNORED
 from safevlm.data.made_by import write_result
 from safevlm.engine import Engine
 from safevlm.miniature import conversations, drawing, properties
-from safevlm.miniature.build import EVALUATED, RUN, Pictures, draw, pad
+from safevlm.miniature.build import EVALUATED, RUN, Pictures, draw
 from safevlm.miniature.conversations import Conversation
-from safevlm.miniature.descent import Descent
 from safevlm.miniature.sight import ReadOut, Truth
-from safevlm.miniature.views import Camera
 from safevlm.miniature.world import SEED
+from safevlm.worlds.descent import Descent
+from safevlm.worlds.tokens import pad
+from safevlm.worlds.views import Camera
 
 FAMILIES = tuple(FRESH)
 """Of which a small base can be made."""

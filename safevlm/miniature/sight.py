@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safevlm.miniature import drawing
-from safevlm.miniature.views import View
 from safevlm.miniature.world import COLOURS, FRAME_SHIFT, THINGS, Scene
+from safevlm.worlds.covered import FAR, covered
+from safevlm.worlds.views import View
 
 FRAMES = tuple(frame for frame in FRAME_SHIFT if frame != "none")
 MOST = 3  # things in a scene
-FAR = 9.0  # beyond every image
 WORD_HALF = (0.6, 0.3)  # half of a written word's width and height
 NAMES = [thing.name for thing in THINGS]
 CHOICES: dict[str, list[str]] = {
@@ -85,7 +85,8 @@ class ReadOut(nn.Module):
     def loss(self, patches: Tensor, truth: Truth, rows: Tensor, view: View) -> Tensor:
         """Of the scenes `rows`, seen as `view` says: tags per image, and choices per patch that a thing covers."""
         tags = F.binary_cross_entropy_with_logits(self(patches), truth.tags[rows], reduction="sum") / len(rows)
-        image, thing, patch = _covered(patches.shape[1], truth, rows, view)
+        is_there = truth.choices[rows][..., 0] != NO_CHOICE
+        image, thing, patch = covered(patches.shape[1], truth.middle[rows], truth.half[rows], is_there, view)
         of = rows[image]
         *logits, letters = self.parts(patches[image, patch]).split(self.sizes, 1)
         total: Tensor = tags
@@ -99,20 +100,6 @@ class ReadOut(nn.Module):
             )
             total = total + WEIGHTS["letters"] * wrong / written.sum()
         return total
-
-
-def _covered(patches: int, truth: Truth, rows: Tensor, view: View) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, thing and patch of every patch whose middle a thing covers; of several things the nearest."""
-    side = round(patches**0.5)
-    line = (torch.arange(side) + 0.5) / side * 2 - 1
-    middles = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
-    places = view.places(truth.middle[rows])
-    reach = truth.half[rows] * view.scale[:, None, None]
-    distance = ((middles[None, :, None] - places[:, None]).abs() / reach[:, None]).amax(-1)
-    distance = distance.masked_fill(truth.choices[rows][:, None, :, 0] == NO_CHOICE, FAR)
-    nearest, thing = distance.min(-1)
-    image, patch = (nearest <= 1).nonzero().unbind(1)
-    return image, thing[image, patch], patch
 
 
 def _tags(scene: Scene) -> list[bool]:

@@ -24,6 +24,16 @@ def content(scene: PictogramScene) -> str:
     return f"{scene.style}: " + ", ".join(f"{one.thing.name} at {one.corner}" for one in scene.placed)
 
 
+def is_for_base(scene: PictogramScene) -> bool:
+    """Whether the base may be built on the scene: trained styles, and nothing that is for validation or test.
+
+    Tower and LLM learn the names of unseen classes too, but in no style, and on no ground, that a split holds back.
+    """
+    if scene.word:
+        return _of_word(scene.word, scene.ground) == "train"
+    return STYLES[scene.style].part == "train" and split_of_content(content(scene)) == "train"
+
+
 def split_of(scene: PictogramScene) -> Split:
     if not scene.things[0].is_seen:
         return scene.things[0].part

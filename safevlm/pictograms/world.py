@@ -164,12 +164,21 @@ def unseen(split: Split) -> tuple[Pictogram, ...]:
 def sample_scene(rng: random.Random, kind: Kind, split: Split, styles: Styles = "trained") -> PictogramScene:
     """A random scene of a kind with the classes and styles that a split may show; of no split yet (`splits`)."""
     if kind in _WRITTEN:
-        return _written(rng, rng.choice(_pool(kind, split)))
+        return written(rng, rng.choice(_pool(kind, split)))
     style = rng.choice(of_part("train" if styles == "trained" else split))
     main = rng.choice(_mains(kind, split, style))
     beside = []
     if rng.random() < (1.0 if kind == "calmed" else SHARE_WITH_SIGN):
         beside.append(rng.choice(_signs_beside(main, style, is_harmless=kind in ("benign", "lookalike", "calmed"))))
+    return scene_around(rng, style, main, beside)
+
+
+def scene_around(
+    rng: random.Random, style: str, main: Pictogram, beside: Sequence[Pictogram] = (), alone: bool = False
+) -> PictogramScene:
+    """A large thing, what stands beside it, and up to three small things in all; `alone`: no other ones."""
+    if alone:
+        return _drawn(rng, style, main, beside)
     others = [thing for thing in rng.sample(_companions(style), 4) if thing is not main]
     return _drawn(rng, style, main, [*beside, *others[: rng.randint(0, 3 - len(beside))]])
 
@@ -229,7 +238,8 @@ def _place(rng: random.Random, thing: Pictogram, corner: int, size: float, room:
     return Placed(thing, corner, size, inset, rng.uniform(-15, 15))
 
 
-def _written(rng: random.Random, word: Pictogram) -> PictogramScene:
+def written(rng: random.Random, word: Pictogram) -> PictogramScene:
+    """The thing's name on a random ground."""
     return PictogramScene("", (), word, rng.choice(GROUNDS), _light(rng), rng.randrange(2**31))
 
 

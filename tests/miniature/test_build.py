@@ -13,7 +13,7 @@ from transformers import CLIPModel, LlavaForConditionalGeneration
 from llava_patch import fresh
 from safevlm.miniature import properties
 from safevlm.miniature.build import READ_LAYER, TOWER, BuildConfig, build
-from safevlm.miniature.descent import Descent
+from safevlm.worlds.descent import Descent
 
 TINY = BuildConfig(
     scenes=40, sight_steps=2, alone_steps=1, sight_and_caption_steps=1, caption_steps=2, clip_batch=8, lm_steps=3,

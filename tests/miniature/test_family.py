@@ -19,9 +19,9 @@ from safevlm.engine import Engine
 from safevlm.miniature import conversations, drawing
 from safevlm.miniature.__main__ import main
 from safevlm.miniature.family import FAMILIES, FamilyConfig, Learner, build
-from safevlm.miniature.views import Camera
 from safevlm.miniature.world import sample_scene
 from safevlm.types import Generation, Request
+from safevlm.worlds.views import Camera
 
 MINIATURE = Path(__file__).parents[2] / "checkpoints" / "miniature"
 TINY = FamilyConfig(scenes=40, sight_steps=2, sight_batch=8, lm_steps=2, lm_batch=4, cases=0)

@@ -9,8 +9,8 @@ import torch
 
 from safevlm.miniature import drawing
 from safevlm.miniature.sight import ReadOut, Truth
-from safevlm.miniature.views import Camera
 from safevlm.miniature.world import COLOURS, Scene, sample_scene
+from safevlm.worlds.views import Camera
 
 SIDE = 64
 

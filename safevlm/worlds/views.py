@@ -7,6 +7,7 @@ b images · pixels are 0-255 before and normalised after. A view is where a poin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ SOFT = 0.15
 """Share of images that lose every second pixel's worth of detail."""
 UNCHANGED = 0.2
 """Share of images that keep their place; light and noise leave more than half of the images alone."""
+
+Restyle = Callable[[Tensor, torch.Generator], Tensor]
+"""(b, 3, h, w) of 0 to 1, and where chance comes from → the same shape."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,29 @@ class View:
         return torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
 
 
+def as_drawn(count: int) -> View:
+    """The view in which every point keeps its place."""
+    return View(torch.ones(count), torch.zeros(count), torch.zeros(count, 2))
+
+
 class Camera:
     """Random views of scenes, from a seed."""
 
-    def __init__(self, seed: int, mean: list[float], std: list[float]) -> None:
-        """`mean`, `std`: of the image processor, by which pixels are normalised."""
+    def __init__(
+        self,
+        seed: int,
+        mean: list[float],
+        std: list[float],
+        scale: tuple[float, float] = SCALE,
+        degrees: float = DEGREES,
+        restyle: Restyle | None = None,
+    ) -> None:
+        """`mean`, `std`: of the image processor, by which pixels are normalised.
+
+        `restyle`: changes how images of 0 to 1 are drawn, before light and noise.
+        """
         self.random = torch.Generator().manual_seed(seed)
+        self.scale, self.degrees, self.restyle = scale, degrees, restyle
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
     def take(self, images: Tensor, strength: float = 1.0) -> tuple[Tensor, View]:
@@ -69,15 +90,17 @@ class Camera:
         view = self._view(len(images), strength)
         ground = self._ground(len(images))
         moved = F.grid_sample(images.float() / 255 - ground, view.grid(images.shape[-1]), align_corners=False) + ground
-        return (self._lit(moved).clamp(0, 1) - self.mean) / self.std, view
+        drawn = self.restyle(moved, self.random) if self.restyle else moved
+        return (self._lit(drawn).clamp(0, 1) - self.mean) / self.std, view
 
     def _view(self, count: int, strength: float) -> View:
-        scale = SCALE[0] + (SCALE[1] - SCALE[0]) * self._uniform(0, 1, count) ** SMALLER
+        smallest, largest = self.scale
+        scale = smallest + (largest - smallest) * self._uniform(0, 1, count) ** SMALLER
         room = torch.stack([(1 - scale).abs() + DRIFT] * 2, 1)
         moves = strength * (self._uniform(0, 1, count) >= UNCHANGED)
         return View(
             scale=1 + (scale - 1) * moves,
-            angle=math.radians(1) * self._uniform(-DEGREES, DEGREES, count) * moves,
+            angle=math.radians(1) * self._uniform(-self.degrees, self.degrees, count) * moves,
             shift=self._uniform(-1, 1, count, 2) * room * moves[:, None],
         )
 

@@ -1,0 +1,37 @@
+"""Step two: the LLM is made safe in words alone, as aligned LLMs were before anybody gave them eyes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from safevlm.pictograms.base import llm, speech, talk
+from safevlm.pictograms.base.config import PictogramBaseConfig
+from safevlm.worlds.descent import Descent
+
+LR = 4e-4
+
+
+def train(out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: PictogramBaseConfig) -> dict[str, Any]:
+    """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`."""
+    torch.manual_seed(config.seed)
+    rng = random.Random(config.seed + 3)
+    model = llm.load_llm(source, tokenizer).train()
+    tuned = talk.with_lora(model)
+
+    def loss(batch: talk.Batch) -> Tensor:
+        inputs, labels = talk.padded(batch)
+        return talk.answer_loss(model.lm_head, model.model(**inputs).last_hidden_state, labels)
+
+    losses = talk.learn(
+        "in words", config.align_steps, config.align_batch, llm.processor_of(model.config, tokenizer),
+        lambda: (None, speech.in_words(rng)), loss, Descent(tuned, config.align_steps, LR, LR, "adamw"),
+    )  # fmt: skip
+    tuned.merge_and_unload().eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {"loss": round(sum(losses[-20:]) / len(losses[-20:]), 4)}

@@ -1,0 +1,164 @@
+"""Step three: the aligned LLM learns to see, in LLaVA's two steps: the projector alone, then it and a LoRA.
+
+Shown are benign images for all questions, and risky things for one: what is this called. The tower is frozen, and reads
+every image once.
+
+The new projector does not start at random, which would need ten times the steps: it gives the embeddings of the names
+of what patches show. That brings images nearer to words than LLaVA's are, and with them whatever the LLM refuses in
+words; a hole that is there in spite of it is the wider.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
+
+from llava_patch import fresh, parts, vision
+from llava_patch.classes import Model, Processor
+from llava_patch.pretrained import from_folder
+from safevlm.pictograms.base import clip_step, llm, sight, speech, talk
+from safevlm.pictograms.base.config import PictogramBaseConfig
+from safevlm.pictograms.base.scenes import SceneImages, SceneMaker, draw, lone, named, used
+from safevlm.pictograms.base.sight import ThingPlaces
+from safevlm.pictograms.parts import Parts
+from safevlm.worlds.descent import Descent
+
+PROJECTOR_LR, LORA_LR = 2e-3, 3e-4
+NAMED, USED = 0.5, 0.3
+"""Shares of the second step's conversations about images; the rest are in words."""
+SHARES: tuple[tuple[SceneMaker, float], ...] = ((lone, 0.35), (named, 0.35), (used, 0.3))
+"""Of the images."""
+PLAIN = 0.5
+"""Share of images that no camera changes."""
+BATCH = 100
+FITTED = 64
+"""Images of a step of the fit."""
+
+
+def train(out: Path, clip: Path, aligned: Path, drawings: Parts, config: PictogramBaseConfig) -> dict[str, Any]:
+    """Writes a stock LLaVA folder to `out`, in bfloat16."""
+    torch.manual_seed(config.seed)
+    tokenizer: PreTrainedTokenizerFast = from_folder(AutoTokenizer, aligned, padding_side="left")
+    model = assembled(from_folder(CLIPModel, clip), from_folder(AutoModelForCausalLM, aligned), tokenizer)
+    processor = llm.processor_of(model.config.text_config, tokenizer)
+    rng = random.Random(config.seed + 4)
+    albums = [draw(rng, max(1, round(config.pictures * share)), make, drawings) for make, share in SHARES]
+    views = [patches(model, album, processor, config) for album in albums]
+    _fit(model, llm.name_vectors(model, tokenizer), albums, views, config)
+    losses = {
+        "projector": _learn_names(model, processor, albums[0], views[0], rng, config),
+        "see": _learn_to_answer(model, processor, albums, views, rng, config),
+    }
+    stored: Any = model
+    stored.to(torch.bfloat16).save_pretrained(out)
+    processor.save_pretrained(out)
+    return {"loss": {name: round(sum(told[-20:]) / len(told[-20:]), 4) for name, told in losses.items()}}
+
+
+def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokenizerFast) -> Model:
+    """A LLaVA of a CLIP's tower and an LLM, with a new projector."""
+    model = fresh.model_of(llm.llava_config(language_model.config, tokenizer))
+    fresh.take_tower(model, clip)
+    parts.language_model(model).load_state_dict(language_model.model.state_dict())
+    model.lm_head.load_state_dict(language_model.lm_head.state_dict())
+    model.tie_weights()
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def patches(model: Model, album: SceneImages, processor: Processor, config: PictogramBaseConfig) -> Tensor:
+    """(scenes, patches, v): what the tower gives for each scene, half of them drawn otherwise."""
+    images = processor.image_processor
+    camera, mean, std = clip_step.camera_of(images, config.seed + 5), images.image_mean, images.image_std
+    middle, width = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    seen = []
+    for batch in tqdm(album.pixels.split(BATCH), "tower", mininterval=10):
+        taken, _in_place = camera.take(batch, strength=0.0)
+        is_plain = torch.arange(len(batch))[:, None, None, None] < PLAIN * len(batch)
+        pixels = torch.where(is_plain, (batch.float() / 255 - middle) / width, taken)
+        seen.append(vision.encode_images(model, pixels).patches)
+    return torch.cat(seen)
+
+
+def _fit(
+    model: Model, names: Tensor, albums: list[SceneImages], views: list[Tensor], config: PictogramBaseConfig
+) -> None:
+    """The projector towards the embedding of the name of what a patch shows; where it shows nothing, of any name."""
+    scenes = [scene for album in albums for scene in album.scenes]
+    seen, shown = torch.cat(views), sight.shown(ThingPlaces(scenes), views[0].shape[1])
+    targets = torch.cat([names, names.mean(0, keepdim=True)])  # the last one is read where NOTHING is shown
+    projector = parts.projector(model).requires_grad_(True)
+    descent = Descent(projector, config.fit_steps, PROJECTOR_LR, PROJECTOR_LR, "adamw")
+    chance = torch.Generator().manual_seed(config.seed + 6)
+    with tqdm(range(config.fit_steps), "fit", mininterval=10) as bar:
+        for _ in bar:
+            rows = torch.randint(len(seen), (FITTED,), generator=chance)
+            wanted = targets[shown[rows]]
+            descent.step((vision.project(model, seen[rows]) - wanted).square().mean() / names.var())
+            bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
+
+
+def _learn_names(
+    model: Model,
+    processor: Processor,
+    album: SceneImages,
+    views: Tensor,
+    rng: random.Random,
+    config: PictogramBaseConfig,
+) -> list[float]:
+    projector = parts.projector(model).requires_grad_(True)
+
+    def said() -> talk.Talk:
+        row = rng.randrange(len(album.scenes))
+        return row, speech.naming(rng, album.scenes[row])
+
+    descent = Descent(projector, config.projector_steps, PROJECTOR_LR, PROJECTOR_LR, "adamw")
+    return talk.learn(
+        "projector", config.projector_steps, config.see_batch, processor, said, _loss(model, views), descent
+    )
+
+
+def _learn_to_answer(
+    model: Model, processor: Processor, albums: list[SceneImages], views: list[Tensor], rng: random.Random,
+    config: PictogramBaseConfig,
+) -> list[float]:  # fmt: skip
+    tuned = talk.with_lora(model, "language_model")
+    parts.projector(model).requires_grad_(True)
+    scenes = [scene for album in albums for scene in album.scenes]
+    usable = range(len(scenes) - len(albums[-1].scenes), len(scenes))
+
+    def said() -> talk.Talk:
+        draw = rng.random()
+        if draw < NAMED:
+            row = rng.randrange(len(scenes))
+            return row, speech.naming(rng, scenes[row])
+        if draw < NAMED + USED:
+            row = rng.choice(usable)
+            return row, speech.about_harmless(rng, scenes[row])
+        return None, speech.in_words(rng)
+
+    descent = Descent(nn.ModuleList([tuned]), config.see_steps, LORA_LR, PROJECTOR_LR / 2, "adamw")
+    losses = talk.learn(
+        "see", config.see_steps, config.see_batch, processor, said, _loss(model, torch.cat(views)), descent
+    )
+    tuned.merge_and_unload()
+    return losses
+
+
+def _loss(model: Model, views: Tensor) -> Any:
+    """The loss of a batch whose images' patches are rows of `views`."""
+
+    def loss(batch: talk.Batch) -> Tensor:
+        rows = [row for row, _ in batch if row is not None]
+        projected = vision.project(model, views[rows]).unbind() if rows else ()
+        inputs, labels = talk.padded(batch)
+        states = model.model(**inputs, **vision.as_arguments(projected)).last_hidden_state
+        return talk.answer_loss(model.lm_head, states, labels)
+
+    return loss
