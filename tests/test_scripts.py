@@ -17,6 +17,7 @@ from tests.evaluation.world_of_runs import write_suite
 
 ROOT = Path(__file__).parents[1]
 REAL = sorted((ROOT / "safevlm" / "recipes").glob("llava*b_*.yaml"))
+FAMILIES = sorted((ROOT / "safevlm" / "recipes").glob("vlm_*.yaml"))
 BATCH, TENSOR_BATCH = 128, 16
 """Effective batch of both stages (methods §1.5)."""
 
@@ -43,6 +44,14 @@ def test_stage_script_prints_a_command_that_the_recipe_parser_takes(stage: int) 
     recipe = parse(command[6:])
     assert recipe.stage == f"stage{stage}" and recipe.model.path == "my model"
     assert (recipe.data.train, recipe.run.out, recipe.optim.lr) == (["data/a.jsonl"], "runs/out", 0.5)
+
+
+@pytest.mark.parametrize("file", FAMILIES, ids=lambda file: file.stem)
+def test_recipes_of_other_families_are_started_by_the_same_scripts(file: Path) -> None:
+    stage = parse([file.stem]).stage
+    command = _command(f"{stage}.sh", "models/qwen", "data/a.jsonl", "runs/out", RECIPE=file.stem)
+    recipe = parse(command[command.index("train") + 1 :])
+    assert (recipe.stage, recipe.model.path, recipe.run.out) == (stage, "models/qwen", "runs/out")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_there_is_a_recipe_for_every_way_and_size() -> None:
     assert {file.stem for file in REAL} == both | {f"llava7b_{way}" for way in for_7b}
 
 
-@pytest.mark.parametrize("file", REAL, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [*REAL, *FAMILIES], ids=lambda file: file.stem)
 def test_effective_batch_is_the_published_one(file: Path) -> None:
     """SafeVLM's; what the tensors' paper says of its batch is too small for a GPU (methods §3.2)."""
     recipe = parse([str(file)])

@@ -134,6 +134,91 @@ PUBLISHED = {
             "scale_factor": 3,
         },
     ),
+    "Mistral-Small-3.1-24B": Published(
+        "mistral3",
+        24.01,
+        {
+            "text_config": _llm(5120, 40, 32, 8, 32768, 131072, head_dim=128, model_type="mistral"),
+            "vision_config": _tower(1024, 24, 16, 4096, 1540, 14, "pixtral"),
+            "spatial_merge_size": 2,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "PaliGemma2-3B": Published(
+        "paligemma",
+        3.03,
+        {
+            "text_config": _llm(2304, 26, 8, 4, 9216, 257216, head_dim=256, model_type="gemma2"),
+            "vision_config": {**SIGLIP, "image_size": 224, "vision_use_head": False},
+            "projection_dim": 2304,
+        },
+    ),
+    "Qwen3.5-9B": Published(
+        "qwen3_5",
+        9.41,
+        {
+            "text_config": _llm(
+                4096,
+                32,
+                16,
+                4,
+                12288,
+                248320,
+                head_dim=256,
+                linear_num_key_heads=16,
+                linear_num_value_heads=32,
+                linear_key_head_dim=128,
+                linear_value_head_dim=128,
+            ),
+            "vision_config": {
+                "depth": 27,
+                "hidden_size": 1152,
+                "num_heads": 16,
+                "intermediate_size": 4304,
+                "out_hidden_size": 4096,
+                "patch_size": 16,
+                "num_position_embeddings": 2304,
+            },
+        },
+    ),
+    "Gemma-4-31B": Published(
+        "gemma4",
+        31.27,
+        {
+            "text_config": _llm(
+                5376,
+                60,
+                32,
+                16,
+                21504,
+                262144,
+                head_dim=256,
+                global_head_dim=512,
+                num_global_key_value_heads=4,
+                attention_k_eq_v=True,
+                hidden_size_per_layer_input=0,
+                sliding_window=1024,
+            ),
+            "vision_config": {
+                "hidden_size": 1152,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 16,
+                "head_dim": 72,
+                "intermediate_size": 4304,
+                "standardize": True,
+            },
+            "audio_config": None,
+        },
+    ),
+    "Llama-4-Scout-17B-16E": Published(
+        "llama4",
+        108.64,
+        {
+            "text_config": _llm(5120, 48, 40, 8, 8192, 202048, intermediate_size_mlp=16384, num_local_experts=16),
+            "vision_config": {**_tower(1408, 34, 16, 5632, 336, 14), "vision_output_dim": 4096},
+        },
+    ),
 }
 
 
@@ -147,5 +232,10 @@ def config_of(model: Published) -> Any:
         "llava_next": transformers.LlavaNextConfig,
         "llava_onevision": transformers.LlavaOnevisionConfig,
         "smolvlm": transformers.SmolVLMConfig,
+        "mistral3": transformers.Mistral3Config,
+        "paligemma": transformers.PaliGemmaConfig,
+        "qwen3_5": transformers.Qwen3_5Config,
+        "gemma4": transformers.Gemma4Config,
+        "llama4": transformers.Llama4Config,
     }[model.family]
     return kind(**model.config)

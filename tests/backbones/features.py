@@ -9,12 +9,18 @@ ALL = tuple(BACKBONES)
 """With those that are only looked at (`test_looks_only.py`)."""
 WHOLE = ("gemma3", "internvl", "paligemma")
 """An image that the processor leaves whole is one square of pixels. InternVL's has to be told so (`max_patches: 1`)."""
+FIRST = (
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"),
+    *("llava_next", "llava_onevision", "idefics3", "smolvlm"),
+)
+"""What most people run."""
 FEATURES: dict[str, tuple[str, ...]] = {
     "one pass, batches": EVERY,
     "several images, the risky one named": EVERY,
     "looking without the LLM, head-only stage 1": ALL,
     "stage 1 with LM tokens": EVERY,
     "stage 2, merge": EVERY,
+    "QLoRA": (*FIRST, "llama4"),
     "stock export": EVERY,
     "virtual tokens": EVERY,
     "policies, static prompt, stacks, fusion, self-check, ETA": EVERY,
@@ -45,6 +51,10 @@ SHOWN_FOR_LLAVA: dict[str, tuple[str, ...]] = {
     "stage 2, merge": (
         "training/test_stages.py::test_stage2_trains_a_lora_on_the_llms_linear_layers_and_no_other",
         "training/test_merge.py::test_guard_is_the_same_in_every_type",
+    ),
+    "QLoRA": (
+        "model/test_quantization.py::test_qlora_changes_exactly_the_lora_and_learns",
+        "model/test_quantization.py::test_quantised_run_merges_on_the_whole_base",
     ),
     "stock export": ("model/test_export.py::test_stock_logits_are_ours_without_lm_tokens",),
     "virtual tokens": ("llava_patch/test_virtual_tokens.py::test_virtual_token_with_a_words_embedding_is_that_word",),

@@ -6,20 +6,23 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from safevlm.backbones.table import BACKBONES
-from safevlm.config import LoraSettings
+from safevlm.config import LoraSettings, Quantization
 from safevlm.engine import load
 from safevlm.model import loading
 from safevlm.model.quantization import PACKED
+from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.merge import fold
 from safevlm.training.run import train
 from safevlm.types import Generation, Request
 from tests.backbones import families, small_runs
+from tests.backbones.features import FEATURES
 from tests.engine import engines
 
 pytestmark = [
@@ -27,16 +30,52 @@ pytestmark = [
     pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="needs the extra `quant`"),
 ]
 
-RUNS = (
-    ("qwen2_5_vl", "nf4"),
-    ("qwen2_5_vl", "int8"),
-    ("gemma3", "int8"),
-    ("llava_next", "nf4"),
-    ("llama4", "nf4"),
-)
-"""Flattened patches, squares, tiles, and a router that is a linear layer of its own class."""
+RUNS = (("qwen2_5_vl", "int8"), ("gemma3", "nf4"), ("llama4", "nf4"))
+"""Both stages to the merged model: flattened patches, squares, and a router that is a linear layer of its own class."""
 WIDTH = 64
 """Of the LLM: bitsandbytes' blocks are so long, and on some CPUs it takes nothing narrower."""
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("family", FEATURES["QLoRA"])
+def test_stage_2_on_a_packed_llm_trains_the_lora_alone_and_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: Quantization
+) -> None:
+    monkeypatch.setattr(families, "WIDTH", WIDTH)
+    stock, processor = families.build(family)
+    linears = _linears(family, stock)
+    for part in (stock, processor):
+        part.save_pretrained(tmp_path / "stock")
+    loaded = loading.load(tmp_path / "stock", safety=families.SAFETY)
+    for part in (loaded.model, loaded.processor):
+        part.save_pretrained(tmp_path / "guarded")
+    small_runs.data(tmp_path)
+    final = train(
+        small_runs.recipe(
+            tmp_path,
+            "stage2",
+            tmp_path / "guarded",
+            "two",
+            model={"quantize": kind},
+            lora=LoraSettings(r=2, alpha=4, dropout=0),
+        )
+    )
+    learned = load_file(final / "adapter_model.safetensors")
+    assert len(learned) == 2 * linears and all("lora_" in name for name in learned)
+    moved = [bool(weight.abs().sum()) for name, weight in learned.items() if "lora_B" in name]
+    assert sum(moved) > linears / 2
+    before = {name: weight for name, weight in loaded.model.state_dict().items() if is_safety_name(name)}
+    again = loading.load(final, quantize=kind)
+    assert len(_packed(again, kind)) >= linears
+    assert all(torch.equal(again.safe_llava.state_dict()[name], weight) for name, weight in before.items())
+    reply = load(final, device="cpu").reply(
+        Request("What is it?", images=(str(tmp_path / "1.png"),)), Generation(max_new_tokens=2)
+    )
+    assert not reply.verdict.error
+
+
+def _linears(family: str, stock: Any) -> int:
+    return sum(bool(re.fullmatch(BACKBONES[family].lora_targets, name)) for name, _ in stock.named_modules())
 
 
 def _packed(loaded: loading.Loaded, kind: str) -> set[str]:
@@ -49,8 +88,7 @@ def test_a_lora_is_learned_on_a_packed_llm_and_merges_on_the_whole_one(
 ) -> None:
     monkeypatch.setattr(families, "WIDTH", WIDTH)
     stock, processor = families.build(family)
-    targets = BACKBONES[family].lora_targets
-    linears = sum(bool(re.fullmatch(targets, name)) for name, _ in stock.named_modules())
+    linears = _linears(family, stock)
     for part in (stock, processor):
         part.save_pretrained(tmp_path / "stock")
     small_runs.data(tmp_path)
