@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from safevlm.sharding import Share, alone, local_rank, locked, owned, share_of
+from tests.holding import holding
 
 NAMES = [f"request-{number}" for number in range(101)]
 
@@ -56,33 +55,14 @@ def test_a_rank_is_free_again_afterwards(tmp_path: Path) -> None:
         pass
 
 
-HOLD = """
-import sys, time
-import socket
-import subprocess
-import sys
-from pathlib import Path
-from safevlm.sharding import alone
-with alone(Path(sys.argv[1]), Path(sys.argv[1]).parent):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_the_second_process_is_told_who_is_there_and_a_killed_one_locks_nobody_out(tmp_path: Path) -> None:
     lock = tmp_path / "out" / ".lock"
-    words = [sys.executable, "-c", HOLD, str(lock)]
-    holder = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with holding(lock) as holder:
         with pytest.raises(ValueError) as refused, alone(lock, lock.parent, "--run.out"):
             pass
         for part in (str(lock.parent), f"process {holder.pid} on {socket.gethostname()}", "--run.out"):
             assert part in str(refused.value)
         assert lock.exists(), "who is refused must not take the other's lock away"
-    finally:
-        holder.kill()
-        holder.wait()
     with alone(lock, lock.parent):
         pass
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from llava_patch.tensor_file import save_tensors
 
 METADATA = {"sha256": "y", "bank": 'a "quoted" word, ü and 猫', "about": "x\n/z"}
+TENSORS = {"b": torch.ones(3), "a": torch.zeros(2, 2)}
 WRITE = """
 import sys, torch
 from llava_patch.tensor_file import save_tensors
@@ -19,10 +20,11 @@ save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, sys.argv[1], %r)
 """
 
 
-def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
+def test_every_write_and_every_process_gives_the_same_bytes(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.safetensors" for number in range(5)]
-    for file in files:
-        subprocess.run([sys.executable, "-c", WRITE % METADATA, str(file)], check=True)
+    for file in files[1:]:
+        save_tensors(TENSORS, file, METADATA)
+    subprocess.run([sys.executable, "-c", WRITE % METADATA, str(files[0])], check=True)
     assert len({file.read_bytes() for file in files}) == 1
 
 
