@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -33,7 +31,8 @@ from safevlm.miniature import contamination
 from safevlm.model import loading
 from safevlm.taxonomy import CLEAN, DEFAULT
 from safevlm.types import Request
-from tests import patience, tiny
+from tests import forked, patience, tiny
+from tests.holding import holding
 from tests.training import workshop
 
 N = 60
@@ -368,30 +367,25 @@ def _words(home: Path, out: Path) -> list[str]:
     ]
 
 
-def _start(words: list[str], **environment: str) -> subprocess.Popen[bytes]:
-    return patience.start([sys.executable, "-m", "safevlm", *words], Path(__file__).parents[2], **environment)
-
-
 @pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_spoils_the_result(home: Path, whole: Path, tmp_path: Path) -> None:
     def finished() -> int:
         return len(list((tmp_path / "shards").glob("shard-*"))) if (tmp_path / "shards").is_dir() else 0
 
-    process = _start(_words(home, tmp_path))
+    process = forked.command(_words(home, tmp_path))
     patience.wait_until(lambda: finished() >= 1 or process.poll() is not None, process.pid)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     (tmp_path / "shards" / ".shard-000003.parquet.123").write_bytes(b"half a shard")
-    assert patience.finish(_start(_words(home, tmp_path))) == 0
+    assert main(_words(home, tmp_path)) == 0
     assert _results(tmp_path) == _results(whole)
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_give_the_result_of_one(home: Path, whole: Path, tmp_path: Path) -> None:
     """As torchrun starts them."""
-    both = [_start(_words(home, tmp_path), RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    assert [patience.finish(process) for process in both] == [0, 0]
-    assert _results(tmp_path) == _results(whole)
+    forked.together(2, forked.run_command, [_words(home, tmp_path / "out")], tmp_path)
+    assert _results(tmp_path / "out") == _results(whole)
 
 
 @pytest.mark.slow
@@ -442,24 +436,9 @@ def test_memory_for_duplicates_is_bytes_per_image(tmp_path: Path) -> None:
     assert held == 25 * 1_000 and isinstance(prints.thumbs, np.memmap)
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from safevlm.analysis.audit.run import LOCK
-from safevlm.sharding import Share, owned
-with owned(Path(sys.argv[1]) / LOCK, Share(0, 1)):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_two_audits_cannot_share_a_folder_at_once(home: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    holder = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"process {holder.pid} on "):
-            audit(_settings(home, tmp_path / "out"))
-    finally:
-        holder.kill()
-        holder.wait()
+    with (
+        holding(tmp_path / "out" / run.LOCK, 0, 1) as holder,
+        pytest.raises(ValueError, match=f"process {holder.pid} on "),
+    ):
+        audit(_settings(home, tmp_path / "out"))

@@ -8,19 +8,21 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from safevlm.__main__ import main
 from safevlm.evaluation.runs import shards
 from safevlm.evaluation.runs.ask import ask, missing
 from safevlm.evaluation.runs.files import read_replies
 from safevlm.evaluation.suites.miniature import load
 from safevlm.sharding import Share
-from tests import patience
+from tests import forked, patience
 from tests.evaluation.world_of_runs import Parrot, helpful, write_suite
+from tests.holding import holding
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "checkpoints" / "miniature"
@@ -131,29 +133,13 @@ def test_a_crash_between_joining_and_tidying_up_is_mended(tmp_path: Path, data: 
     assert not (out / "replies.0.jsonl").exists()
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from safevlm.evaluation.runs import shards
-from safevlm.sharding import Share, owned
-with owned(Path(sys.argv[1]) / shards.OWNERS, Share(int(sys.argv[2]), int(sys.argv[3]))):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_two_processes_cannot_have_the_same_place(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out), "2", "3"], stdout=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with holding(out / shards.OWNERS, 2, 3) as holder:
         for shard in ("3/3", "2/2", "1/1"):  # the same place; and runs that have no third process
             with pytest.raises(ValueError, match=f"another process works here .process {holder.pid} on "):
                 start(data, out, shard)
         assert start(data, out, "1/3").calls > 0
-    finally:
-        holder.kill()
-        holder.wait()
     assert start(data, out, "3/3").calls > 0, "a dead process holds nothing"
 
 
@@ -162,30 +148,11 @@ def test_a_served_model_is_asked_by_one_process(tmp_path: Path, data: Path) -> N
         ask(SUITE, data, "http://127.0.0.1:1/v1#m", "none", tmp_path / "out", shard="1/2")
 
 
-def command(data: Path, out: Path, *words: str, launch: Sequence[str] = (sys.executable,)) -> list[str]:
-    return [
-        *launch,
-        "-m",
-        "safevlm",
-        "eval",
-        "ask",
-        "--data",
-        str(data),
-        "--model",
-        str(MODEL),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        *words,
-    ]
+def command(data: Path, out: Path, *words: str) -> list[str]:
+    return ["eval", "ask", "--data", str(data), "--model", str(MODEL), "--out", str(out), "--device", "cpu", *words]
 
 
-def run(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    return patience.start(words, ROOT)
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(condition: Callable[[], bool], process: forked.Forked | subprocess.Popen[bytes]) -> None:
     patience.wait_until(condition, process.pid, lambda: process.poll() is None)
 
 
@@ -196,18 +163,20 @@ def lines(path: Path) -> int:
 @pytest.mark.slow
 def test_kill_9_of_one_then_of_all_then_another_number_of_real_processes(tmp_path: Path) -> None:
     data = write_suite(tmp_path / "data", per_group=40)
-    assert patience.finish(run(command(data, tmp_path / "one", "--batch-size", "40"))) == 0
+    assert main(command(data, tmp_path / "one", "--batch-size", "40")) == 0
     out = tmp_path / "many"
 
-    first, second = (run(command(data, out, "--shard", f"{number}/2", "--batch-size", "1")) for number in (1, 2))
+    first, second = (
+        forked.command(command(data, out, "--shard", f"{number}/2", "--batch-size", "1")) for number in (1, 2)
+    )
     wait_until(lambda: lines(out / "replies.1.jsonl") >= 3, second)
-    second.send_signal(signal.SIGKILL)  # one of two
+    second.kill()  # one of two
     wait_until(lambda: lines(out / "replies.0.jsonl") >= 20, first)
-    first.send_signal(signal.SIGKILL)  # and the other
+    first.kill()  # and the other
     first.wait(), second.wait()
 
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "3", "--master_port", "0")
-    third = run(command(data, out, "--batch-size", "1", launch=launch))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "3", "--master_port", "0"]
+    third = patience.start([*launch, "-m", "safevlm", *command(data, out, "--batch-size", "1")], ROOT)
     wait_until(lambda: lines(out / "replies.2.jsonl") >= 3, third)
     workers = psutil.Process(third.pid).children(recursive=True)  # in sessions of their own
     os.killpg(third.pid, signal.SIGKILL)  # the launcher, and its three
@@ -217,7 +186,7 @@ def test_kill_9_of_one_then_of_all_then_another_number_of_real_processes(tmp_pat
     before = shards.read_all(out)
     assert 26 <= len(before) < 240
 
-    assert patience.finish(run(command(data, out, "--batch-size", "16"))) == 0
+    assert main(command(data, out, "--batch-size", "16")) == 0
     assert [row["id"] for row in read_replies(out)] == ids(data)
     assert {row["id"]: row["reply"] for row in rows(out)} == {row["id"]: row["reply"] for row in rows(tmp_path / "one")}
     kept = {row["id"]: row for row in read_replies(out)}

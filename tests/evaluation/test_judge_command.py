@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ from safevlm.evaluation.runs.ask import ask
 from safevlm.evaluation.runs.files import Score, read_json, read_scores
 from safevlm.miniature.judge_server import grade
 from safevlm.types import Request
-from tests import patience
+from tests import forked, patience
 from tests.evaluation.command import main
 from tests.evaluation.scripted_judge import BROKEN, FILTER, HTML, Hang, Say, Step, answer_in, images_of, serving
 from tests.evaluation.world_of_runs import Parrot, helpful, refusing, write_suite
@@ -155,13 +154,7 @@ def test_a_killed_judging_goes_on_where_it_was(run: Path) -> None:
 
     words = ["judge", "--out", str(run), "--judge", "rtvlm", "--judge-model", "s", "--concurrency", "1"]
     with serving(slow) as server:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "safevlm", "eval", *words, "--base-url", server.url],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"OPENAI_API_KEY": "EMPTY"},
-        )
+        process = forked.command(["eval", *words, "--base-url", server.url], OPENAI_API_KEY="EMPTY")
         try:
             patience.wait_until(half.is_set, process.pid, lambda: process.poll() is None)
         finally:

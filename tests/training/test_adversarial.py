@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ from safevlm.training.pixel_attack import PixelAscent, PixelScale
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stages import SECURITY_TENSOR
-from tests import patience, tiny
+from tests import tiny
 from tests.training import workshop
+from tests.training.launching import fork
 
 ROOT = Path(__file__).parents[2]
 SAFETY = SafetyConfig(**{**tiny.SAFETY, "lm_tokens": 0})
@@ -255,13 +255,9 @@ def test_processes_that_load_data_change_nothing(whole: Watched, home: Path, tmp
 def test_two_processes_learn_what_one_learns(home: Path, tmp_path: Path) -> None:
     """One of them has a batch without an image: nobody waits in the attack."""
     one = train(_recipe(home, tmp_path / "one"))
-    file = tmp_path / "recipe.yaml"
     recipe = _recipe(home, tmp_path / "two", optim={"epochs": 2, "batch_size": 1, "accumulation": 4})
-    file.write_text(recipe_yaml(recipe), encoding="utf-8")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "safevlm", "train"]
-    code, said = patience.run([sys.executable, *words, str(file)], tmp_path / "output.txt", ROOT, PYTHONPATH=str(ROOT))
-    assert code == 0, said
-    for alone, together in zip(workshop.history(one), workshop.history(tmp_path / "two" / FINAL), strict=True):
+    two = fork("torchrun", recipe, tmp_path)
+    for alone, together in zip(workshop.history(one), workshop.history(two), strict=True):
         assert [together[key] for key in ("loss", "grad_norm")] == pytest.approx(
             [alone[key] for key in ("loss", "grad_norm")], rel=2e-3
         )

@@ -35,12 +35,12 @@ def _recipe(home: Path, out: str, batch: int, by: Grouping) -> Recipe:
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "zero2", "zero3"])
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, extensions: Path, launcher: str) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, launcher: str) -> None:
     families.saved(FAMILY, tmp_path / "stock")
     small_runs.data(tmp_path)
     by: Grouping = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked
     one = train(_recipe(tmp_path, "one", 2, by))
-    two = launching.launch(launcher, _recipe(tmp_path, "two", 1, by), tmp_path, extensions)
+    two = launching.fork(launcher, _recipe(tmp_path, "two", 1, by), tmp_path)
     first, second = workshop.history(one), workshop.history(two)
     assert len(first) == len(second) >= 2
     for alone, together in zip(first, second, strict=True):

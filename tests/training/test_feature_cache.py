@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +23,14 @@ from safevlm.training import feature_cache, feature_shards, start
 from safevlm.training.arguments import training_arguments
 from safevlm.training.feature_shards import FeatureCache
 from safevlm.training.prepare import prepare
-from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stages import stage_of
 from safevlm.training.trainer import SafeTrainer
-from tests import patience, tiny
+from tests import tiny
+from tests.holding import holding
 from tests.training import workshop
+from tests.training.launching import fork
 
-ROOT = Path(__file__).parents[2]
 IMAGES, EPOCHS = 16, 2
 READS_TEXT = SafetyConfig(**{**tiny.SAFETY, "reads_text": True})
 IMAGE_BYTES = workshop.PATCHES * 32 * 4 + feature_shards.EXTRA
@@ -389,22 +386,11 @@ def test_a_folder_that_another_run_fills_is_read_and_not_written(
     (home / "data" / "few.jsonl").write_text("\n".join(lines[:8]), encoding="utf-8")
     _open(_recipe(home, tmp_path / "out", tmp_path / "kept", file="few.jsonl"))
     tower.clear()
-    with _another_that_fills(tmp_path / "kept"), caplog.at_level(logging.WARNING):
+    kept = tmp_path / "kept"
+    with holding(kept / feature_cache.LOCK), caplog.at_level(logging.WARNING):
         assert len(_kept(_recipe(home, tmp_path / "out", tmp_path / "kept")).rows) == 8
     assert tower == [] and "another process" in caplog.text
     assert len(_kept(_recipe(home, tmp_path / "out", tmp_path / "kept")).rows) == IMAGES
-
-
-@contextlib.contextmanager
-def _another_that_fills(folder: Path) -> Iterator[None]:
-    """A process that holds the folder."""
-    code = "import sys, pathlib\nfrom safevlm.sharding import alone\nlock = pathlib.Path(sys.argv[1])\n"
-    code += "with alone(lock, lock.parent):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-    words = [sys.executable, "-c", code, str(folder / feature_cache.LOCK)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield
-        process.communicate("")
 
 
 # Several processes
@@ -415,15 +401,10 @@ def test_two_processes_fill_one_folder_and_learn_what_one_learns(home: Path, tmp
     model = {"safety": SafetyConfig(**{**tiny.SAFETY, "lm_tokens": 0})}
     one = train(_recipe(home, tmp_path / "one", gb=0.0, model=model))
     recipe = _recipe(home, tmp_path / "two", tmp_path / "kept", optim={"batch_size": 2}, model=model)
-    file = tmp_path / "recipe.yaml"
-    file.write_text(recipe_yaml(recipe), encoding="utf-8")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module", "safevlm", "train"]
-    command = [sys.executable, *words, str(file)]
-    code, said = patience.run(command, tmp_path / "output.txt", ROOT, PYTHONPATH=str(ROOT))
-    assert code == 0, said
+    two = fork("torchrun", recipe, tmp_path)
     files = feature_shards.files_in(tmp_path / "kept")
     assert [len(feature_shards.digests_of(file) or ()) for file in files] == [IMAGES // 2] * 2
-    single, together = workshop.history(one), workshop.history(tmp_path / "two" / FINAL)
+    single, together = workshop.history(one), workshop.history(two)
     assert len(single) == len(together) == EPOCHS * IMAGES // 4
     for before, now in zip(single, together, strict=True):
         assert [now[key] for key in ("loss", "grad_norm")] == pytest.approx(

@@ -18,6 +18,8 @@ from tests.training import launching, workshop
 
 pytestmark = pytest.mark.slow
 
+AS_A_USER = (("torchrun", "stage1"), ("zero3", "stage2"))
+"""Started by the launcher's own command; the others are forked."""
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category", "grad_norm")
 
 
@@ -47,13 +49,12 @@ def _weights(folder: Path, stage: str) -> dict[str, Tensor]:
     ("launcher", "stage"),
     [("torchrun", "stage1"), ("zero2", "stage1"), ("zero2", "stage2"), ("zero3", "stage1"), ("zero3", "stage2")],
 )
-def test_two_processes_equal_one_with_twice_the_batch(
-    home: Path, tmp_path: Path, extensions: Path, launcher: str, stage: str
-) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(home: Path, tmp_path: Path, launcher: str, stage: str) -> None:
     """ZeRO-2 adds up buckets blindly: if two processes fill them in another order, weights get wrong gradients."""
     by = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked; one process must see the same order
     one = train(_recipe(home, stage, tmp_path / "one", 2, by))
-    two = launching.launch(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions)
+    start = launching.launch if (launcher, stage) in AS_A_USER else launching.fork
+    two = start(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path)
     first, second = workshop.history(one), workshop.history(two)
     assert len(first) == len(second) == 3
     for step, (alone, together) in enumerate(zip(first, second, strict=True)):
@@ -69,26 +70,22 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert set(workshop.file_bytes(one)) == set(workshop.file_bytes(two)), "the result lacks files, or has too many"
     assert loading.load(two).kind == ("safety" if stage == "stage1" else "adapter")
     assert sorted(path.name for path in two.parent.iterdir()) == ["checkpoint-2", "checkpoint-3", "final"]
-    _resume(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, extensions, stage)
+    _resume(launcher, _recipe(home, stage, tmp_path / "two", 1), tmp_path, stage)
 
 
-def test_a_head_that_trains_alone_beside_lm_tokens_learns_the_same_in_two_processes(
-    home: Path, tmp_path: Path, extensions: Path
-) -> None:
+def test_a_head_that_trains_alone_beside_lm_tokens_learns_the_same_in_two_processes(home: Path, tmp_path: Path) -> None:
     """Its loss reaches no LM token: the processes must not wait for a gradient of theirs."""
     made = (_recipe(home, "stage1", tmp_path / name, batch) for name, batch in (("one", 2), ("two", 1)))
     one, two = (replace(recipe, loss=replace(recipe.loss, lm=0.0)) for recipe in made)
-    first, second = (
-        _weights(folder, "stage1") for folder in (train(one), launching.launch("torchrun", two, tmp_path, extensions))
-    )
+    first, second = (_weights(folder, "stage1") for folder in (train(one), launching.fork("torchrun", two, tmp_path)))
     assert "safety_lm_tokens.latent" in first.keys() & second.keys()
     for name, tensor in first.items():
         assert (tensor - second[name]).abs().max() < 1e-4, f"{name} differs"
 
 
-def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path, extensions: Path) -> None:
+def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path) -> None:
     """Without DeepSpeed the optimiser's state is whole, so that any number of processes can go on from it."""
-    two = launching.launch("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path, extensions)
+    two = launching.fork("torchrun", _recipe(home, "stage1", tmp_path / "two", 1), tmp_path)
     whole = _weights(two, "stage1")
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(two.parent / name)
@@ -97,11 +94,11 @@ def test_one_process_goes_on_where_two_stopped(home: Path, tmp_path: Path, exten
         assert (tensor - again[name]).abs().max() < 1e-4, f"{name} differs"
 
 
-def _resume(launcher: str, recipe: Recipe, folder: Path, extensions: Path, stage: str) -> None:
+def _resume(launcher: str, recipe: Recipe, folder: Path, stage: str) -> None:
     """Forgets what came after checkpoint-2 and goes on from there."""
     out = Path(recipe.run.out)
     whole = _weights(out / "final", stage)
     for name in ("final", "checkpoint-3"):
         shutil.rmtree(out / name)
-    again = _weights(launching.launch(launcher, recipe, folder, extensions), stage)
+    again = _weights(launching.fork(launcher, recipe, folder), stage)
     assert workshop.same_tensors(whole, again), "resuming in two processes changed the result"

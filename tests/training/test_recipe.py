@@ -49,15 +49,9 @@ def test_recipes_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipe_parses(file: Path) -> None:
-    recipe = parse([str(file)])
-    assert isinstance(recipe, Recipe)
-    assert recipe.stage in file.stem or (recipe.stage == "stage2" and file.stem.endswith("refusal_lora"))
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
-def test_resolved_recipe_is_a_recipe_again(file: Path, tmp_path: Path) -> None:
+def test_shipped_recipe_parses_and_once_resolved_is_a_recipe_again(file: Path, tmp_path: Path) -> None:
     recipe = parse([str(file), "--loss.category", "0.5"])
+    assert recipe.stage in file.stem or (recipe.stage == "stage2" and file.stem.endswith("refusal_lora"))
     (tmp_path / "recipe.yaml").write_text(provenance.recipe_yaml(recipe), encoding="utf-8")
     assert parse([str(tmp_path / "recipe.yaml")]) == recipe, "the recipe beside a checkpoint cannot be run again"
 

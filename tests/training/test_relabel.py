@@ -24,7 +24,7 @@ from safevlm.training.relabel import relabel
 from safevlm.training.run import train
 from tests.defenses import banks
 from tests.training import workshop
-from tests.training.launching import launch as launched
+from tests.training.launching import fork
 
 pytestmark = pytest.mark.slow
 
@@ -163,15 +163,13 @@ def test_relabelling_for_a_head_alone_is_an_error(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "zero3"])
-def test_two_processes_relabel_as_one(
-    home: Path, corrected: Any, tmp_path: Path, extensions: Path, launcher: str
-) -> None:
+def test_two_processes_relabel_as_one(home: Path, corrected: Any, tmp_path: Path, launcher: str) -> None:
     def made(name: str, batch: int, by: str) -> Any:
         recipe = _recipe(home, group_by=by)
         optim = dataclasses.replace(recipe.optim, batch_size=batch, accumulation=4)
         return dataclasses.replace(recipe, optim=optim, run=dataclasses.replace(recipe.run, out=str(tmp_path / name)))
 
-    final = launched(launcher, made("two", 1, "none"), tmp_path, extensions)
+    final = fork(launcher, made("two", 1, "none"), tmp_path)
     one = train(made("one", 2, "kind" if launcher == "zero3" else "none"))  # ZeRO-3 groups unasked
     counted = json.loads((final / "run.json").read_text(encoding="utf-8"))["records"]
     assert counted["relabelled"] == corrected[1]

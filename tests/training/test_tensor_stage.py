@@ -39,7 +39,7 @@ from safevlm.training.tensors import NAME, TensorLearner
 from safevlm.types import Request
 from tests import tiny
 from tests.training import workshop
-from tests.training.launching import launch as launched
+from tests.training.launching import fork
 
 pytestmark = pytest.mark.slow
 
@@ -292,7 +292,7 @@ def test_eight_by_one_equals_two_by_four_equals_one_by_eight(home: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tmp_path: Path, extensions: Path) -> None:
+def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tmp_path: Path) -> None:
     """Of whole updates: the last batch of an epoch is filled up where it does not reach for every process.
 
     24 pairs train, 8 to an update, so that the fourth has pairs of which the words are known.
@@ -305,7 +305,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(home: Path, tm
         _recipe(home, tmp_path / name, "visual", data, tensor=tensor, optim={"batch_size": size, "max_steps": 4})
         for name, size in (("one", 4), ("two", 2))
     )
-    alone, together = train(one), launched("torchrun", two, tmp_path, extensions)
+    alone, together = train(one), fork("torchrun", two, tmp_path)
     first, second = _tensor(alone, "visual"), _tensor(together, "visual")
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=1e-4)
     assert second.about["held_out_loss"] == pytest.approx(first.about["held_out_loss"], rel=1e-4)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed
 import yaml
 
 from safevlm.__main__ import main
 from safevlm.config import Recipe
 from safevlm.model import saving
 from safevlm.model.checkpoint_folder import CheckpointError
+from safevlm.training import processes
 from safevlm.training.provenance import recipe_yaml
 from safevlm.training.run import train
 from safevlm.training.stage import Stage, StageRun
-from tests import patience
+from tests import forked
+from tests.holding import holding
 from tests.training import workshop
 
-ROOT = Path(__file__).parents[2]
 FITTED: list[Path] = []
 """Folders that the stage below has written."""
 
@@ -122,30 +122,15 @@ def test_a_stage_that_trains_by_itself_keeps_its_result_too(home: Path, tmp_path
     assert (out / "earlier-1" / "final" / "learned.txt").read_text() == "0.003"
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from safevlm.training import processes
-with processes.only_run(Path(sys.argv[1]), 0, 1):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_the_second_run_in_a_folder_is_refused_at_its_start(
     home: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
 ) -> None:
     out = tmp_path / "out"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with holding(out / processes.LOCK) as holder:
         code, said = command(_recipe(home, out))
         assert code == 1 and len(said.strip().splitlines()) == 1
         assert f"process {holder.pid} on " in said and str(out) in said and "--run.out" in said
         assert [path.name for path in out.iterdir()] == [".run.lock"]
-    finally:
-        holder.kill()
-        holder.wait()
     assert command(_recipe(home, out))[0] == 0, "a killed run locks nobody out"
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint-1", "final"]
 
@@ -199,32 +184,21 @@ def test_a_checkpoint_that_is_refused_says_what_to_do(
     assert {path.name for path in out.iterdir()} == {"checkpoint-1", "final"}
 
 
-TOGETHER = """
-import os, sys
-from pathlib import Path
-import torch.distributed
-from safevlm.training import processes
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-try:
-    with processes.only_run(Path(sys.argv[1]), rank, 2):
-        torch.distributed.barrier()
-        said = f"held {(Path(sys.argv[1]) / processes.LOCK).exists()}"
-        torch.distributed.barrier()
-except ValueError as error:
-    said = f"refused {error}"
-(Path(sys.argv[2]) / str(rank)).write_text(said)
-torch.distributed.destroy_process_group()
-"""
+def _works(out: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    try:
+        with processes.only_run(out, torch.distributed.get_rank(), 2):
+            torch.distributed.barrier()
+            print(f"held {(out / processes.LOCK).exists()}")
+            torch.distributed.barrier()
+    except ValueError as error:
+        print(f"refused {error}")
+    torch.distributed.destroy_process_group()
 
 
 def _together(out: Path, folder: Path) -> list[str]:
-    """What two processes say that a launcher has started in one folder."""
-    (folder / "together.py").write_text(TOGETHER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [*launch, str(folder / "together.py"), str(out), str(folder)]
-    patience.run(words, folder / "output.txt", ROOT, PYTHONPATH=str(ROOT))
-    return [(folder / str(rank)).read_text() for rank in (0, 1)]
+    """The last line of two processes that a launcher has started in one folder."""
+    return [said.splitlines()[-1] for said in forked.together(2, _works, [out], folder)]
 
 
 @pytest.mark.slow
@@ -232,11 +206,6 @@ def test_all_processes_of_a_run_agree_whether_the_folder_is_theirs(tmp_path: Pat
     out = tmp_path / "out"
     assert _together(out, tmp_path) == ["held True"] * 2
     assert not out.exists(), "the first process took the lock and its empty folder away"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with holding(out / processes.LOCK) as holder:
         first, second = _together(out, tmp_path)
         assert first == second and first.startswith("refused ") and f"process {holder.pid} on " in first
-    finally:
-        holder.kill()
-        holder.wait()
