@@ -373,13 +373,21 @@ ANSWERING = tuple(name for name, row in BACKBONES.items() if not row.looks_only)
 
 def each(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
     """A test for each family, the quick ones among the fast tests."""
-    return pytest.mark.parametrize("family", [pytest.param(name, marks=_marks(name)) for name in names])
+    return pytest.mark.parametrize("family", [pytest.param(name, marks=marks(name)) for name in names])
 
 
-def _marks(family: str) -> list[pytest.MarkDecorator]:
-    absent = [name for name in BACKBONES[family].needs if importlib.util.find_spec(name) is None]
+def _absent(family: str) -> list[str]:
+    """Packages that a family needs and that are not installed."""
+    return [name for name in BACKBONES[family].needs if importlib.util.find_spec(name) is None]
+
+
+def marks(family: str) -> list[pytest.MarkDecorator]:
+    absent = _absent(family)
     skipped = [pytest.mark.skip(reason=f"{absent[0]} is not installed")] if absent else []
     return skipped + ([] if family in QUICK else [pytest.mark.slow])
+
+
+INSTALLED = tuple(family for family in ANSWERING if not _absent(family))
 
 
 def image(seed: int, width: int = 24, height: int = 24) -> Image.Image:

@@ -38,7 +38,7 @@ SHAPES: dict[TensorKind, tuple[int, ...]] = {
 }
 """Of security tensors."""
 QUICK = "qwen3_vl"
-"""Behind every defense among the fast tests; the other families among the slow ones."""
+"""Behind every defense among the fast tests; the other families, behind what is in `TELLING`, among the slow ones."""
 NAMES = (
     "none",
     "safety-head",
@@ -53,6 +53,8 @@ NAMES = (
     "static-prompt+oracle+self-check",
     "oracle+security-tensor:textual",
 )
+TELLING = ("eta", "fusion:max", "safety-head+static-prompt", "static-prompt+oracle+self-check", NAMES[-1])
+"""Every kind of defense, most of them in a stack: what one alone does to a family, it does there too."""
 WHOLE = ("gemma3", "paligemma")
 """Families whose processor leaves an image whole, as it is."""
 ASKS_AGAIN = ("self-check", "eta")
@@ -60,13 +62,14 @@ SEEN = (("careful", "privacy"), (SAFE, CLEAN), (SAFE, CLEAN), ("must_refuse", "i
 """What the oracle says of `requests()`, one after the other."""
 REFUSES = Policy(DEFAULT, {"careful": "hint", "may_refuse": "allow", "must_refuse": "refuse"})
 
+OTHERS = tuple(family for family in families.ANSWERING if family != QUICK)
 each_family = families.each()
 every_defense = pytest.mark.parametrize(
     ("family", "name"),
     [
         pytest.param(family, name, marks=() if family == QUICK else pytest.mark.slow)
         for family, name in [
-            *itertools.product(families.ANSWERING, NAMES),
+            *((family, name) for family in families.ANSWERING for name in (NAMES if family == QUICK else TELLING)),
             *((family, "security-tensor:visual") for family in WHOLE),
         ]
     ],
@@ -183,9 +186,13 @@ def test_the_policy_hints_refuses_and_lets_through(home: Path, family: str) -> N
     assert not steps and len(looks) <= 1, "the oracle needs no look, and a refusal no answer"
 
 
-@each_family
-@pytest.mark.parametrize("name", ["safety-head", "static-prompt+safety-head", "fusion:mean"])
-@pytest.mark.parametrize("raises", [True, False], ids=["raises", "nan"])
+@pytest.mark.parametrize(
+    ("family", "name", "raises"),
+    [
+        *itertools.product([QUICK], ["safety-head", "static-prompt+safety-head", "fusion:mean"], [True, False]),
+        *(pytest.param(family, "static-prompt+safety-head", False, marks=families.marks(family)) for family in OTHERS),
+    ],
+)
 def test_a_detector_that_breaks_refuses_and_the_llm_is_not_asked(
     home: Path, family: str, name: str, raises: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
