@@ -110,7 +110,7 @@ def test_effective_batch_is_the_published_one(file: Path) -> None:
         assert updates.effective_batch(recipe.optim, processes) == wanted
 
 
-@pytest.mark.parametrize("file", REAL, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [file for file in REAL if "13b" in file.stem], ids=lambda file: file.stem)
 def test_both_sizes_differ_only_where_they_must(file: Path) -> None:
     """7B and 13B: the folder, and what a GPU holds."""
     twin = Path(str(file).replace("13b", "7b"))

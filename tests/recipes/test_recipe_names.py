@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from safevlm import recipes
 from safevlm.__main__ import main
@@ -32,8 +33,9 @@ def test_every_shipped_yaml_and_json_has_one_name() -> None:
 
 
 def test_a_name_gives_what_its_path_gives() -> None:
-    for name, file in recipes.shipped("recipe").items():
-        assert parse([name]) == parse([str(file)])
+    shipped = recipes.shipped("recipe")
+    assert all(recipes.find(name, "recipe") == file for name, file in shipped.items())
+    assert parse(["miniature_stage1"]) == parse([str(shipped["miniature_stage1"])])
 
 
 def test_a_file_of_that_name_wins(tmp_path: Path) -> None:
@@ -89,4 +91,4 @@ def test_first_line_of_a_recipe_is_the_command_that_runs_it(name: str) -> None:
     words = shlex.split(command)
     words = words[words.index("train") + 1 :]
     assert words[0] == name, "the command runs another recipe"
-    assert parse(words).stage == parse([name]).stage
+    assert parse(words).stage == yaml.safe_load(recipes.find(name, "recipe").read_text(encoding="utf-8"))["stage"]
