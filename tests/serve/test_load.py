@@ -20,7 +20,7 @@ from safevlm.types import Generation, Request
 from tests.engine import engines
 from tests.serve.serving import NAME, Served, asked, serving
 
-CLIENTS, EACH = 64, 20
+CLIENTS, EACH = 40, 8
 TOKENS = 6
 GROWS = 80.0
 """MiB that the process may grow by after the first requests; it is the clients' process too."""
