@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint, format, types, the fast tests, then the slow ones, both on all cores. Arguments go to pytest alone:
-# scripts/test.sh -k engine
+# Lint, format, types, then all tests on all cores. Arguments go to pytest alone, as for the fast tests:
+# scripts/test.sh -m "not slow" --numprocesses auto --dist loadfile
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny models: more threads only wait for each other
@@ -12,5 +12,5 @@ source scripts/page.sh
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -m "not slow" --numprocesses auto --dist loadfile --durations 5
-python -m pytest -m slow --numprocesses auto --dist loadfile --durations 10
+# one call, in the order of tests/conftest.py: fast and slow tests of a file share what they build
+python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
