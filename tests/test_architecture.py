@@ -126,6 +126,7 @@ def _read_imports(path: Path, root: Path) -> Iterator[Import]:
                 yield Import(importer, full if _is_module(full, root) else base, place)
 
 
+@functools.cache
 def _is_module(name: str, root: Path) -> bool:
     if name.split(".")[0] not in TREES:
         return False

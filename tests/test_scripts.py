@@ -143,6 +143,8 @@ DRY_RUNS = {
     "eval/ablations/safevlm.sh": "m {data} o",
 }
 """Arguments of every script that knows DRY_RUN; `{data}` is a folder with the miniature's suite."""
+MANY = ("eval/ablations/safevlm.sh", "eval/compare_defenses.sh")
+"""Which print many commands."""
 SLURM = {
     **{"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_NODEID": "1"},
     **{"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"},
@@ -169,7 +171,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_suite(tmp_path_factory.mktemp("data"), per_group=1)
 
 
-@pytest.mark.parametrize("script", DRY_RUNS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(script, marks=pytest.mark.slow if script in MANY else ()) for script in DRY_RUNS]
+)
 def test_every_command_that_a_script_prints_is_understood(script: str, data: Path, tmp_path: Path) -> None:
     for name, line in STANDINS.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")

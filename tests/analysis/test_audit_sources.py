@@ -186,6 +186,7 @@ def test_a_file_that_is_no_archive_is_one_unreadable_item(tmp_path: Path, name: 
     assert placed.item.error and plan.images == 1
 
 
+@pytest.mark.slow
 def test_a_tar_costs_no_memory_per_member(tmp_path: Path) -> None:
     path = _tar(tmp_path, ".tar", 3_000)
     tracemalloc.start()

@@ -46,6 +46,7 @@ def _run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
+@pytest.mark.slow
 @each_family
 def test_commands_read_a_guarded_checkpoint(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = _guarded(family, tmp_path), _records(tmp_path)

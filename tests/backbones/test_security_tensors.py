@@ -92,6 +92,7 @@ def _said(engine: Engine, *records: Record) -> Tensor:
         return engine.model(**encoded.model_inputs).logits[:, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(TensorKind))
 @families.each()
 def test_a_tensor_learns_alone_and_the_engine_reads_it_as_training_did(

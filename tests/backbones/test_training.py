@@ -37,6 +37,7 @@ print(json.dumps({folder.name: type(Auto.from_pretrained(folder)).__name__ for f
 """
 
 
+@pytest.mark.slow
 @each_family
 def test_stages_train_their_own_weights_and_merged_and_exported_models_answer_alike(
     family: str, tmp_path: Path

@@ -382,6 +382,7 @@ def test_a_run_goes_on_and_its_result_starts_stage_2(place: Place) -> None:
     assert all(one.ok for one in second.findings()), _bad(second.findings())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_lora_must_be_merged_first(place: Place) -> None:
     place.stage = "stage2"
     result = train(place.recipe())

@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_weights_take_no_room_and_are_complete(folder: Path) -> None:
     file = folder / "model" / "model.safetensors"
     assert file.stat().st_size > 14e9 and file.stat().st_blocks * 512 < 1e6, "the file must be a hole"

@@ -142,6 +142,7 @@ def test_failed_calls_are_asked_again_and_no_other(run: Path) -> None:
     assert read_json(run / "judge.json")["calls"]["cached"] == distinct - failed
 
 
+@pytest.mark.slow
 def test_a_killed_judging_goes_on_where_it_was(run: Path) -> None:
     """kill -9 half way; then every answer that had come is known, and the scores are those of an unbroken judging."""
     half = threading.Event()

@@ -180,6 +180,7 @@ def test_a_folder_from_before_fingerprints_loads_with_one_warning(
     assert str(old) in caplog.text and all(part in caplog.text for part in PARTS)
 
 
+@pytest.mark.slow
 def test_a_chain_keeps_the_first_base(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Stage 2 on a stage-1 folder, resumed; and stage 1 anew on what was merged from it."""
     data = workshop.save_rows(tmp_path / "some.jsonl", workshop.rows(tmp_path, 6))

@@ -177,6 +177,7 @@ def test_folder_may_move(home: Path, tmp_path: Path) -> None:
     assert str(home) not in (moved / export.SIDECAR / "config.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_guarded_is_a_start_for_merging_and_training(home: Path, tmp_path: Path) -> None:
     merge.fold(str(home / "guarded"), tmp_path / "full")
     assert loading.load(tmp_path / "full").kind == "full"

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -83,6 +84,7 @@ def _train_head(home: Path, name: str, rows: list[dict[str, Any]], hints: bool) 
         return load_file(run.train(recipe) / "safety.safetensors")
 
 
+@pytest.mark.slow
 def test_hints_change_nothing_that_a_head_learns_and_questions_do(tmp_path: Path) -> None:
     workshop.stock_folder(tmp_path / "base")
     rows = workshop.rows(tmp_path / "data")

@@ -72,6 +72,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_an_update_of_several_micro_batches_is_that_of_all_logits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -75,6 +75,7 @@ def test_a_run_that_teaches_nothing_is_refused_and_leaves_nothing(home: Path, tm
     assert not (tmp_path / "run" / "final").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAUGHT)
 def test_a_run_that_teaches_one_thing_goes_through(home: Path, tmp_path: Path, name: str) -> None:
     change, sections = TAUGHT[name]

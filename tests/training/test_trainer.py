@@ -184,7 +184,8 @@ def test_adapter_as_a_start_is_refused(home: Path, wholes: dict[str, Whole], tmp
 # The loss
 
 
-@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_eight_by_one_equals_two_by_four_equals_one_by_eight(
     home: Path, wholes: dict[str, Whole], tmp_path: Path, stage: str
 ) -> None:
@@ -356,6 +357,7 @@ def _dying_save(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(saving, "save", save)
 
 
+@pytest.mark.slow
 def test_save_that_dies_half_way_leaves_no_checkpoint_and_the_run_goes_on(
     home: Path, wholes: dict[str, Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_weak_attack_is_told_by_the_checks(data: Path, tmp_path: Path) -> None:
     assert not report.checks(outcomes)["noise of 8/255 does less than the gradient"]["holds"]
 
 
+@pytest.mark.slow
 def test_command_writes_tables_figures_and_a_comparison(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_attacked_file_stays_within_its_budget(row: AttackRow, tmp_path: Path) -
             assert not change[:, 16:].any() and not change[:, :, 16:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "defense"), [(pgd, "safety-head"), (apgd, "safety-head"), (pgd, "probe")], ids=["pgd", "apgd", "probe"]
 )
