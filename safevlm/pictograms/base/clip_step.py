@@ -34,6 +34,8 @@ LR, MATRIX_LR = 1.5e-3, 5e-3
 SCALE, DEGREES = (0.75, 1.12), 20.0
 RESTYLED, CROWDED = 0.5, 0.6
 """Shares of the images that are drawn otherwise, and that show whatever scene, in the end."""
+FIRST_STRENGTH = 0.4
+"""Of all changes, from the first step on: else drawings are learned by heart, and where they lie."""
 KEPT_EVERY = 50
 """Steps, after which a run that is stopped can go on."""
 WIDENS = (0.2, 1.0)
@@ -119,8 +121,9 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
                 chosen = rng.choices(everything, k=crowded) + rng.choices(alone, k=config.clip_batch - crowded)
                 rows = torch.tensor(chosen)
                 mirrored = truth.turns[rows] & torch.tensor([rng.random() < 0.5 for _ in rows])
-                camera = camera_of(images, config.seed * total + step, RESTYLED * widened)
-                pixels, view = camera.take(_mirrored(pictures.pixels[rows], mirrored), widened)
+                strength = FIRST_STRENGTH + (1 - FIRST_STRENGTH) * widened
+                camera = camera_of(images, config.seed * total + step, RESTYLED * strength)
+                pixels, view = camera.take(_mirrored(pictures.pixels[rows], mirrored), strength)
                 descent.step(read_out.loss(fresh.tower_patches(clip, pixels, -1), truth, rows, view, mirrored))
                 losses.append(descent.last)
                 bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)

@@ -1,4 +1,4 @@
-"""How large the base is and how long each step takes; the defaults made the base of `eval/results/pictograms`."""
+"""How large the base is and how long each step takes."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class PictogramBaseConfig:
     """A step is one batch."""
 
     seed: int = 1_000_003
-    scenes: int = 5_000
+    scenes: int = 12_000
     """That the tower learns from, each seen in many ways."""
-    sight_steps: int = 3_000
+    sight_steps: int = 8_000
     """Of the tower alone, on what its patches show."""
-    caption_steps: int = 60
+    caption_steps: int = 200
     """On captions, of what lies above the layer that LLaVA reads and of the text tower."""
     clip_batch: int = 48
-    align_steps: int = 75
+    align_steps: int = 100
     """Of the LLM, in words alone."""
     align_batch: int = 16
-    pictures: int = 4_000
+    pictures: int = 5_000
     """That the LLM learns to see from; the tower reads each of them once."""
-    fit_steps: int = 200
+    fit_steps: int = 400
     """Of the new projector, towards the embeddings of names; 0: it starts at random, as LLaVA's did."""
-    projector_steps: int = 20
+    projector_steps: int = 40
     """Of the projector alone, on the names of things that stand alone."""
-    see_steps: int = 90
+    see_steps: int = 300
     """Of projector and LoRA."""
     see_batch: int = 16
     cases: int = 200

@@ -63,12 +63,12 @@ def shown_to_tower(styles: Sequence[str]) -> SceneMaker:
 
     def make(rng: random.Random) -> PictogramScene:
         draw = rng.random()
-        if draw < 0.1:
+        if draw < 0.08:
             return written(rng, rng.choice(THINGS))
         main, style = _in_style(rng, THINGS, styles)
-        if draw < 0.32:
+        if draw < 0.65:
             return scene_around(rng, style, main, alone=True)
-        if draw < 0.4:
+        if draw < 0.75:
             return scene_around(rng, style, main)
         return _four(rng, style, main)
 
