@@ -8,7 +8,7 @@ from safevlm.defenses import prompts
 from safevlm.defenses.base import Defense, Detector, ImageFeatures, tells_images
 from safevlm.defenses.policy import Policy
 from safevlm.defenses.row import DefenseRow
-from safevlm.defenses.verdicts import gravest, look
+from safevlm.defenses.verdicts import by_level, gravest, look
 from safevlm.types import Reply, Request, Verdict
 
 
@@ -21,7 +21,7 @@ class Mixer(Defense):
         self.policy = policy
 
     def detect(self, request: Request, features: ImageFeatures) -> Verdict:
-        """On several images together, or on one of them alone where that is acted on more strictly."""
+        """On several images together, or on the gravest of them alone where that is no less grave."""
         together = self.policy.calibrated(self.detector.detect(request, features))
         if not tells_images(self.detector) or features.images < 2:
             return together
@@ -29,7 +29,8 @@ class Mixer(Defense):
             self.policy.calibrated(look(self.detector, request, own, f"image {own.number}: "))
             for own in features.alone()
         )
-        found = gravest([together, *alone], self.policy.strictness, lambda _: 0.0)
+        seen = [own for own in alone if not own.is_clean]
+        found = gravest([*seen, together], self.policy.strictness, by_level(self.policy.taxonomy.level_names))
         return dataclasses.replace(found, images=alone)
 
     def rewrite(self, request: Request, verdict: Verdict) -> Request | Reply:

@@ -86,9 +86,11 @@ class Policy:
         return prompts.refusal(self.taxonomy, verdict.category) + self._which(verdict)
 
     def _which(self, verdict: Verdict) -> str:
-        """Which of several images alone are of the verdict's category, and acted on; empty: none, or there is one."""
-        told = [own.category == verdict.category and self.action(own) != "allow" for own in verdict.images]
-        return prompts.which([number for number, is_told in enumerate(told, 1) if is_told], len(told))
+        """Which of several images alone are acted on, those of the verdict's category where there are any; empty: none,
+        or there are not several."""
+        acted_on = {number: own for number, own in enumerate(verdict.images, 1) if self.action(own) != "allow"}
+        alike = [number for number, own in acted_on.items() if own.category == verdict.category]
+        return prompts.which(alike or list(acted_on), len(verdict.images))
 
 
 def read_policy(

@@ -139,6 +139,42 @@ def test_what_looks_at_all_images_together_tells_none_apart(name: str) -> None:
     assert not verdict.images and not verdict.error
 
 
+class _Says:
+    """Of all images together one thing, of each alone another."""
+
+    name, tells_images = "says", True
+
+    def __init__(self, together: tuple[str, str], *alone: tuple[str, str]) -> None:
+        self.together, self.alone = together, alone
+
+    def detect(self, request: Request, features: ImageFeatures) -> Verdict:
+        said = self.alone[features.number - 1] if features.images == 1 else self.together
+        return Verdict(*said, source=self.name)
+
+
+CLEAN, MILD = ("safe", "clean"), ("careful", "politics")
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "counts", "named"),
+    [
+        (MILD, (CLEAN, GRAVE), GRAVE, "image 2 of 2."),
+        (GRAVE, (CLEAN, MILD), GRAVE, "image 2 of 2."),
+        (GRAVE, (MILD, GRAVE), GRAVE, "image 2 of 2."),
+        (CLEAN, (MILD, CLEAN), MILD, "image 1 of 2."),
+        (GRAVE, (CLEAN, CLEAN), GRAVE, ""),
+        (CLEAN, (CLEAN, CLEAN), CLEAN, ""),
+    ],
+)
+def test_the_gravest_counts_and_what_alone_is_risky_is_named(
+    together: tuple[str, str], alone: tuple[tuple[str, str], ...], counts: tuple[str, str], named: str
+) -> None:
+    engine = engines.engine("none").behind(Mixer(_Says(together, *alone), Policy(DEFAULT)))
+    reply = engine.reply(ask(engines.image(0), engines.image(1)), SHORT)
+    assert _said(reply.verdict) == counts and [_said(own) for own in reply.verdict.images] == list(alone)
+    assert ("This is about" in reply.prompt) == bool(named) and f"This is about {named}" * bool(named) in reply.prompt
+
+
 class _Sees:
     """Sees a grave risk in one image, by what the tower makes of it; fails on another."""
 

@@ -9,6 +9,7 @@ import torch
 
 from safevlm.data import chat
 from safevlm.defenses import Policy
+from safevlm.defenses.safety_head import SafetyHeadDetector
 from safevlm.engine import Engine
 from safevlm.taxonomy import CLEAN, DEFAULT, SAFE
 from safevlm.types import Generation, Reply, Request
@@ -176,7 +177,7 @@ def test_text_aware_head_reads_the_words_that_it_was_trained_on(images: int) -> 
     words = inputs["input_ids"] != guarded.processor.image_token_id
     with torch.no_grad():
         trained = guarded.loaded.safe_llava(**inputs, safety_word_mask=words, skip_lm=True)
-    verdict = guarded.look(request)
+    verdict = SafetyHeadDetector().detect(request, guarded._encoder.features([request])[0])
     for logits, table in (
         (trained.level_logits, verdict.level_probabilities),
         (trained.category_logits, verdict.category_probabilities),
