@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import os
 import re
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL.Image import Image
 
 from safevlm.engine import Engine
@@ -23,6 +25,12 @@ from safevlm.serve.page.offers import USUAL, Offers, offered
 from safevlm.serve.page.page import Page, PageExample
 from safevlm.serve.page.uploads import GRACE
 from tests.serve.serving import NAME, Served, listening
+
+NEEDS_GRADIO = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None,
+    reason="gradio is not installed: pip install --no-deps -r requirements-page.txt",
+)
+"""Importing it takes seconds, which a worker without such a test is spared."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import pytest
 
 from safevlm.types import Generation, Request
 from tests.engine import engines
-from tests.serve.paging import Paged, Visitor, paged, until, uploaded
+from tests.serve.paging import NEEDS_GRADIO, Paged, Visitor, paged, until, uploaded
 from tests.serve.serving import Served
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install --no-deps -r requirements-page.txt")
+pytestmark = NEEDS_GRADIO
 
 RISK = ("must_refuse", "illegal")
 UPLOAD = "/ui/gradio_api/upload"

@@ -14,10 +14,9 @@ from safevlm.commands.page import miniature_examples
 from safevlm.engine import Engine
 from safevlm.miniature.drawing import draw
 from safevlm.miniature.world import Kind, sample_scene
-from tests.serve.paging import Paged, paged, until, uploaded
+from tests.serve.paging import NEEDS_GRADIO, Paged, paged, until, uploaded
 
-pytestmark = pytest.mark.slow
-pytest.importorskip("gradio", reason="gradio is not installed: pip install --no-deps -r requirements-page.txt")
+pytestmark = [pytest.mark.slow, NEEDS_GRADIO]
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 MODEL = Path(__file__).parents[2] / "checkpoints" / "miniature"
