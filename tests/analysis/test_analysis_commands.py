@@ -222,7 +222,7 @@ def test_calibrating_anew_starts_from_raw_probabilities(place: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["policy"]["levels"] = {"careful": "allow"}
     path.write_text(json.dumps(config), encoding="utf-8")
-    again = _summary(_analyze(place, "calibration", "again", *EASY, "--write", model="own"))
+    again = _summary(_analyze(place, "calibration", "calibrated_again", *EASY, "--write", model="own"))
     assert again["temperatures"] == _summary(place / "calibration")["temperatures"]
     policy = json.loads(path.read_text(encoding="utf-8"))["policy"]
     assert policy["levels"] == {"careful": "allow"}

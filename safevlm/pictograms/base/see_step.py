@@ -50,7 +50,8 @@ def train(out: Path, clip: Path, aligned: Path, drawings: Parts, config: Pictogr
     rng = random.Random(config.seed + 4)
     albums = [draw(rng, max(1, round(config.pictures * share)), make, drawings) for make, share in SHARES]
     views = [patches(model, album, processor, config) for album in albums]
-    _fit(model, llm.name_vectors(model, tokenizer), albums, views, config)
+    if config.fit_steps:
+        _fit(model, llm.name_vectors(model, tokenizer), albums, views, config)
     losses = {
         "projector": _learn_names(model, processor, albums[0], views[0], rng, config),
         "see": _learn_to_answer(model, processor, albums, views, rng, config),
