@@ -59,13 +59,11 @@ def prepare(home: Path, stage: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("launcher", "stage", "family"), CASES)
-def test_two_processes_equal_one_with_twice_the_batch(
-    tmp_path: Path, extensions: Path, launcher: str, stage: str, family: str
-) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, launcher: str, stage: str, family: str) -> None:
     prepare(tmp_path, stage, family)
     by: Grouping = "kind" if launcher == "zero3" else "none"  # ZeRO-3 does it unasked
     one = train(recipe(tmp_path, stage, "one", 2, by))
-    two = launching.launch(launcher, recipe(tmp_path, stage, "two", 1, by), tmp_path, extensions)
+    two = launching.fork(launcher, recipe(tmp_path, stage, "two", 1, by), tmp_path)
     first, second = workshop.history(one), workshop.history(two)
     assert len(first) == len(second) >= 2
     for alone, together in zip(first, second, strict=True):
