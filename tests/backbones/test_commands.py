@@ -1,4 +1,4 @@
-"""Commands and server on a guarded checkpoint of each family: check, audit, analyze, chat, and a client's request."""
+"""Commands and server on a guarded checkpoint of each family: check, audit, analyze, eval, chat, clients' requests."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def _records(place: Path) -> Path:
     return place / "records.json"
 
 
+def _suite(place: Path) -> Path:
+    """A question about each image of the records, and how it is judged."""
+    rows = [{"id": str(index), "question": "What is it?", "image": f"{index}.png"} for index in range(4)]
+    (place / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    suite = {"name": "own", "file": "questions.jsonl", "side": "harmful", "judge": "refusal", "max_new_tokens": 4}
+    (place / "own.yaml").write_text(json.dumps(suite), encoding="utf-8")
+    return place / "own.yaml"
+
+
 def _run(*words: object) -> int:
     return main([str(word) for word in words])
 
@@ -59,6 +68,11 @@ def test_commands_read_a_guarded_checkpoint(family: str, tmp_path: Path, capsys:
     seen = ["clean" if verdict.level == "safe" else verdict.category for verdict in verdicts]
     counts = {name: seen.count(name) for name in audited["category"]}
     assert counts == audited["category"], "the audit sees what the engine sees"
+    asked_at = ("--suite", _suite(tmp_path), "--model", model, "--out", tmp_path / "run", "--device", "cpu")
+    assert _run("eval", "ask", *asked_at, "--defense", "safety-head", "--batch-size", "4") == 0
+    replies = (tmp_path / "run" / "replies.jsonl").read_text(encoding="utf-8").splitlines()
+    levels = {row["id"]: row["verdict"]["level"] for row in map(json.loads, replies)}
+    assert levels == {str(number): verdict.level for number, verdict in enumerate(verdicts)}, "a suite sees it too"
     capsys.readouterr()
     assert _run("chat", "--model", model, "--image", tmp_path / "0.png", "--ask", "What is it?", "--json") == 0
     said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
