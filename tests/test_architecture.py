@@ -72,6 +72,7 @@ WITHOUT_TORCH = (
     "safevlm.files",
     "safevlm.data.mix_build",  # `safevlm mix`, and what training reads, open millions of rows
     "safevlm.data.record_table",
+    "safevlm.pictograms.base.config",  # whose fields are flags
     "safevlm.serve.chat_cli",  # a client of a server
     "safevlm.serve.console.remote_model",
     "safevlm.serve.nemo",  # runs in the process of NeMo Guardrails

@@ -48,6 +48,15 @@ def _tower(width: int, layers: int, heads: int, inner: int, side: int, patch: in
 
 SIGLIP = _tower(1152, 27, 16, 4304, 384, 14, "siglip_vision_model")
 QWEN2_7B = _llm(3584, 28, 28, 4, 18944, 152064, model_type="qwen2")
+QWEN3_TOWER = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "num_heads": 16,
+    "intermediate_size": 4304,
+    "out_hidden_size": 4096,
+    "patch_size": 16,
+    "num_position_embeddings": 2304,
+}
 PUBLISHED = {
     "Qwen2.5-VL-7B": Published(
         "qwen2_5_vl",
@@ -79,16 +88,7 @@ PUBLISHED = {
         8.77,
         {
             "text_config": _llm(4096, 36, 32, 8, 12288, 151936, head_dim=128),
-            "vision_config": {
-                "depth": 27,
-                "hidden_size": 1152,
-                "num_heads": 16,
-                "intermediate_size": 4304,
-                "out_hidden_size": 4096,
-                "patch_size": 16,
-                "num_position_embeddings": 2304,
-                "deepstack_visual_indexes": [8, 16, 24],
-            },
+            "vision_config": {**QWEN3_TOWER, "deepstack_visual_indexes": [8, 16, 24]},
         },
     ),
     "Gemma-3-12B": Published(
@@ -170,15 +170,7 @@ PUBLISHED = {
                 linear_key_head_dim=128,
                 linear_value_head_dim=128,
             ),
-            "vision_config": {
-                "depth": 27,
-                "hidden_size": 1152,
-                "num_heads": 16,
-                "intermediate_size": 4304,
-                "out_hidden_size": 4096,
-                "patch_size": 16,
-                "num_position_embeddings": 2304,
-            },
+            "vision_config": QWEN3_TOWER,
         },
     ),
     "Gemma-4-31B": Published(

@@ -18,9 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -29,7 +27,6 @@ from llava_patch import fresh, vision
 from llava_patch.classes import Config, Model, Processor
 from llava_patch.fresh import Clip
 from safevlm.data import chat
-from safevlm.data.collate import IGNORED
 from safevlm.data.made_by import write_result
 from safevlm.engine import Engine
 from safevlm.miniature import conversations, drawing, properties, words
@@ -38,8 +35,9 @@ from safevlm.miniature.sight import ReadOut, Truth
 from safevlm.miniature.splits import split_of
 from safevlm.miniature.world import SEED, Scene, sample_scene
 from safevlm.worlds.descent import Descent
+from safevlm.worlds.pictures import pixels_of
 from safevlm.worlds.splits import Split
-from safevlm.worlds.tokens import pad
+from safevlm.worlds.tokens import answer_loss, pad
 from safevlm.worlds.views import Camera
 
 PATCH = 16
@@ -152,7 +150,7 @@ def draw(rng: random.Random, count: int) -> Pictures:
         scene = sample_scene(rng, "any")
         if scene.word or split_of(scene) == "train":
             scenes.append(scene)
-    return Pictures(scenes, _pixels(scenes))
+    return Pictures(scenes, pixels_of(scenes, drawing.draw))
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> Processor:
@@ -267,15 +265,9 @@ def _answer_loss(llava: Model, camera: Camera, pixels: Tensor, batch: Sequence[C
         seen, _ = camera.take(pixels[rows])
         projected = vision.project(llava, vision.encode_images(llava, seen).patches).unbind()
     inputs = pad([tokens for _, tokens in batch])
-    labels = inputs.pop("labels")[:, 1:]
-    states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state[:, :-1]
-    told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
-    return F.cross_entropy(llava.get_output_embeddings()(states[told]), labels[told])
-
-
-def _pixels(scenes: Sequence[Scene]) -> Tensor:
-    drawn = (np.array(drawing.draw(scene)) for scene in tqdm(scenes, "images", mininterval=5))
-    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in drawn])
+    labels = inputs.pop("labels")
+    states = llava.model(**inputs, **vision.as_arguments(projected)).last_hidden_state
+    return answer_loss(llava.get_output_embeddings(), states, labels)
 
 
 def _camera(processor: Processor, seed: int) -> Camera:

@@ -10,7 +10,7 @@ from safevlm.data import chat_messages
 from safevlm.miniature import words
 from safevlm.miniature.world import RISKY, THINGS, Scene
 from safevlm.taxonomy import CLEAN
-from safevlm.worlds.tokens import Tokens, tokenize
+from safevlm.worlds.tokens import Tokens, by_length, tokenize
 
 Conversation = tuple[int | None, Tokens]
 """The row of its image, if it has one, and its tokens."""
@@ -28,8 +28,7 @@ def batches(
     """
     made = [_conversation(rng, scenes, rows) for _ in range(8 * size)]
     tokens = tokenize(processor, [messages for _, messages in made], placeholder)
-    paired = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
-    cut = [paired[start : start + size] for start in range(0, len(paired), size)]
+    cut = by_length(list(zip([row for row, _ in made], tokens, strict=True)), size)
     rng.shuffle(cut)
     return cut
 

@@ -30,7 +30,6 @@ from safevlm.backbones import fresh, shared_pass
 from safevlm.backbones.fresh import FRESH, SmallSizes
 from safevlm.backbones.image_tokens import ImageTokens
 from safevlm.backbones.table import BACKBONES
-from safevlm.data.collate import IGNORED
 from safevlm.data.made_by import write_result
 from safevlm.engine import Engine
 from safevlm.miniature import conversations, drawing, properties
@@ -39,7 +38,7 @@ from safevlm.miniature.conversations import Conversation
 from safevlm.miniature.sight import ReadOut, Truth
 from safevlm.miniature.world import SEED
 from safevlm.worlds.descent import Descent
-from safevlm.worlds.tokens import pad
+from safevlm.worlds.tokens import answer_loss, pad
 from safevlm.worlds.views import Camera
 
 FAMILIES = tuple(FRESH)
@@ -160,11 +159,10 @@ class Learner:
         rows = [row for row, _ in batch if row is not None]
         tokens = self._look(camera.take(pixels[rows])[0]) if rows else ()
         inputs = pad([tokens for _, tokens in batch])
-        labels = inputs.pop("labels")[:, 1:]
+        labels = inputs.pop("labels")
         arguments = shared_pass.forward_arguments(self.row, tokens)
-        states = self.model.model(**inputs, **arguments).last_hidden_state[:, :-1]
-        told = labels != IGNORED  # words are guessed only where one is taught: most of a conversation is question
-        return F.cross_entropy(self.model.get_output_embeddings()(states[told]), labels[told])
+        states = self.model.model(**inputs, **arguments).last_hidden_state
+        return answer_loss(self.model.get_output_embeddings(), states, labels)
 
     def _look(self, pixels: Tensor) -> Sequence[ImageTokens]:
         return shared_pass.encode(self.row, self.model, fresh.images_of(self.family, pixels)).image_tokens

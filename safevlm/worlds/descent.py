@@ -7,6 +7,7 @@ without instructions for it does fifty times slower.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -27,6 +28,9 @@ BETAS = (0.9, 0.98)
 MOST = 5.0
 """Norm beyond which a gradient is cut."""
 
+RECENT = 20
+"""Losses that are told as one."""
+
 MatrixSteps = Literal["muon", "muon_float32", "adamw"]
 
 
@@ -42,8 +46,7 @@ class Descent:
         rest = [weight for weight in every.values() if id(weight) not in inside]
         self.weights = list(every.values())
         self.steps = steps
-        self.last = float("nan")
-        """The last loss."""
+        self.losses: deque[float] = deque(maxlen=RECENT)
         self.optimizers: list[Optimizer] = []
         if rest:
             self.optimizers.append(_adamw(rest, lr))
@@ -55,7 +58,7 @@ class Descent:
         """One update. FloatingPointError: the loss is no number."""
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
-        self.last = loss.item()
+        self.losses.append(loss.item())
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -63,6 +66,16 @@ class Descent:
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
+
+    @property
+    def last(self) -> float:
+        """The last loss; not a number before there is one."""
+        return self.losses[-1] if self.losses else float("nan")
+
+    @property
+    def recent(self) -> float:
+        """The mean of the last `RECENT` losses; 0 before there is one."""
+        return sum(self.losses) / max(1, len(self.losses))
 
     def state(self) -> dict[str, Any]:
         """What has to be kept to go on."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from safevlm.data import chat, chat_messages
 from safevlm.data.collate import IGNORED
@@ -14,6 +15,7 @@ from safevlm.data.rendering import writes_first_token
 
 Tokens = tuple[list[int], list[int]]
 """Ids and labels of a conversation."""
+Image = TypeVar("Image")
 
 
 def tokenize(processor: Any, dialogues: Sequence[list[chat_messages.Message]], placeholder: str) -> list[Tokens]:
@@ -41,3 +43,15 @@ def pad(rows: Sequence[Tokens]) -> dict[str, Tensor]:
     labels = torch.tensor([[IGNORED] * (longest - len(row)) + row for _, row in rows])
     mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i, _ in rows])
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def by_length(talks: Sequence[tuple[Image, Tokens]], size: int) -> list[list[tuple[Image, Tokens]]]:
+    """Batches of conversations of about one length, so that little is padding; each with its image."""
+    longer_later = sorted(talks, key=lambda talk: len(talk[1][0]))
+    return [longer_later[start : start + size] for start in range(0, len(talks), size)]
+
+
+def answer_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
+    """(b, t, d) states and (b, t) labels → the loss; words are guessed only where one is taught: most is question."""
+    told = labels[:, 1:] != IGNORED
+    return F.cross_entropy(head(states[:, :-1][told]), labels[:, 1:][told])

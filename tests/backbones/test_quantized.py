@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -41,11 +40,7 @@ WIDTH = 64
 def test_stage_2_on_a_packed_llm_trains_the_lora_alone_and_is_loaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: Quantization
 ) -> None:
-    monkeypatch.setattr(families, "WIDTH", WIDTH)
-    stock, processor = families.build(family)
-    linears = _linears(family, stock)
-    for part in (stock, processor):
-        part.save_pretrained(tmp_path / "stock")
+    linears = _stock(tmp_path, monkeypatch, family)
     loaded = loading.load(tmp_path / "stock", safety=families.SAFETY)
     for part in (loaded.model, loaded.processor):
         part.save_pretrained(tmp_path / "guarded")
@@ -74,7 +69,12 @@ def test_stage_2_on_a_packed_llm_trains_the_lora_alone_and_is_loaded_again(
     assert not reply.verdict.error
 
 
-def _linears(family: str, stock: Any) -> int:
+def _stock(place: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> int:
+    """Saves a stock model that is wide enough to `place/stock`; its layers that a LoRA is put on."""
+    monkeypatch.setattr(families, "WIDTH", WIDTH)
+    stock, processor = families.build(family)
+    for part in (stock, processor):
+        part.save_pretrained(place / "stock")
     return sum(bool(re.fullmatch(BACKBONES[family].lora_targets, name)) for name, _ in stock.named_modules())
 
 
@@ -86,11 +86,7 @@ def _packed(loaded: loading.Loaded, kind: str) -> set[str]:
 def test_a_lora_is_learned_on_a_packed_llm_and_merges_on_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: str
 ) -> None:
-    monkeypatch.setattr(families, "WIDTH", WIDTH)
-    stock, processor = families.build(family)
-    linears = _linears(family, stock)
-    for part in (stock, processor):
-        part.save_pretrained(tmp_path / "stock")
+    linears = _stock(tmp_path, monkeypatch, family)
     small_runs.data(tmp_path)
     packing = {"quantize": kind}
     first = train(small_runs.recipe(tmp_path, "stage1", tmp_path / "stock", "one", model=packing))

@@ -18,8 +18,9 @@ from safevlm.miniature.words import build_tokenizer
 from safevlm.pictograms import dataset, judge, words
 from safevlm.pictograms.base import build, clip_step, scenes, speech, steps
 from safevlm.pictograms.base import llm as llm_step
-from safevlm.pictograms.base.config import READ_LAYER, TEXT, TOWER, PictogramBaseConfig
+from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.base.sight import NOTHING, ThingPlaces
+from safevlm.pictograms.base.sizes import READ_LAYER, TEXT, TOWER
 from safevlm.pictograms.parts import Parts
 from safevlm.pictograms.splits import content, sample, split_of
 from safevlm.pictograms.styles import STYLES, of_part
@@ -68,9 +69,14 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _targets(dialogues: list[speech.Dialogue]) -> list[tuple[str, str]]:
+    """Question and answer of each."""
+    return [(asked["content"][-1]["text"], told["content"][0]["text"]) for asked, told in dialogues]
+
+
 def taught_in_words(count: int = 3_000) -> list[tuple[str, str]]:
     rng = random.Random(1)
-    return speech.targets([speech.in_words(rng) for _ in range(count)])
+    return _targets([speech.in_words(rng) for _ in range(count)])
 
 
 def test_scenes_of_the_base_hold_nothing_back_from_validation_and_test(parts: Parts) -> None:
@@ -97,10 +103,10 @@ def test_no_answer_about_the_use_of_a_risky_thing_in_an_image_is_taught() -> Non
         if scene.things[0].is_risky:
             with pytest.raises(ValueError, match="risky"):
                 speech.about_harmless(rng, scene)
-        [(_, answer)] = speech.targets([speech.naming(rng, scene)])
+        [(_, answer)] = _targets([speech.naming(rng, scene)])
         assert exact.judge(answer, level="safe", task="describe", things=[one.name for one in scene.things]).value == 1
         used = scenes.used(rng)
-        [(_, answer)] = speech.targets([speech.about_harmless(rng, used)])
+        [(_, answer)] = _targets([speech.about_harmless(rng, used)])
         assert not used.things[0].is_risky and not exact.has_risky_steps(answer)
 
 

@@ -9,8 +9,7 @@ Comparing pairs is quadratic in it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from safevlm.analysis.audit.duplicates import BITS, Fingerprints, group
 from safevlm.analysis.audit.fingerprint import THUMB_BYTES
+from safevlm.evaluation.speed.cpu_rounds import Work, in_rounds
 from safevlm.evaluation.speed.gpu_check import timing
 
 EQUAL, NEAR = "equal", "near"
@@ -34,16 +34,11 @@ def measure(images: int, rounds: int) -> dict[str, Any]:
         groups = group(prints).near
         if alike.size and not (groups[alike] == alike[0]).all():
             raise ValueError("the images that are alike are not one group; nothing is written")
-        ways: dict[str, Callable[[], object]] = {
+        ways: dict[str, Work] = {
             EQUAL: lambda: np.unique(prints.bits, return_inverse=True),
             NEAR: lambda: group(prints),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, work in ways.items():
-                started = time.process_time()
-                work()
-                seconds[name].append(time.process_time() - started)
+        seconds = in_rounds(ways, rounds, "near-duplicates")
     return {"images": images, "alike": len(alike), "rounds": rounds, "ways": timing.over(seconds, EQUAL)}
 
 

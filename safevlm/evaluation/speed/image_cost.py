@@ -16,7 +16,6 @@ so that a busy machine counts less.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +23,6 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from llava_patch import fresh
@@ -37,6 +35,7 @@ from safevlm.analysis.audit.sources import Item
 from safevlm.config import LoraSettings, SafetyConfig
 from safevlm.data.chat import CHAT_TEMPLATE
 from safevlm.data.pixels import pixel_values
+from safevlm.evaluation.speed.cpu_rounds import Work, in_rounds
 from safevlm.evaluation.speed.gpu_check import timing
 from safevlm.evaluation.speed.gpu_check.models import photo
 from safevlm.miniature import words
@@ -70,8 +69,6 @@ HEADS = {
 }
 QUALITY = 90
 """Of the JPEG files."""
-
-Work = Callable[[], object]
 
 
 def _crops(side: int) -> Any:
@@ -137,7 +134,7 @@ def _prepared(processor: Any, photos: Sequence[Image], rounds: int, title: str) 
         PEER: lambda: [processor([image], return_tensors="pt")["pixel_values"] for image in photos],
         OURS: lambda: [pixel_values(processor, [image]) for image in photos],
     }
-    return {**timing.over(_in_rounds(ways, rounds, title), PEER), "difference": difference}
+    return {**timing.over(in_rounds(ways, rounds, title), PEER), "difference": difference}
 
 
 def _audited(head: SafetyConfig, files: Sequence[PlacedItem], rounds: int, title: str) -> dict[str, Any]:
@@ -160,26 +157,12 @@ def _audited(head: SafetyConfig, files: Sequence[PlacedItem], rounds: int, title
         READ: lambda: list(read_ahead(files, processor, 1)),
         AUDIT: lambda: list(judge(classifier, read_ahead(files, processor, 1), size)),
     }
-    seconds = _in_rounds(ways, rounds, f"audit, {title}")
+    seconds = in_rounds(ways, rounds, f"audit, {title}")
     speed = {
         way: timing.told([mine / theirs for mine, theirs in zip(seconds[TOWER], seconds[way], strict=True)])
         for way in (JUDGE, AUDIT)
     }
     return {**timing.over(seconds, TOWER), "speed": speed}
-
-
-def _in_rounds(ways: Mapping[str, Work], rounds: int, title: str) -> dict[str, list[float]]:
-    """CPU seconds of every way in every round; who goes first rotates, and the first round warms up."""
-    names = list(ways)
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in tqdm(range(-1, rounds), title, unit="round", leave=False):
-        shift = turn % len(names)
-        for name in (*names[shift:], *names[:shift]):
-            started = time.process_time()
-            ways[name]()
-            if turn >= 0:
-                found[name].append(time.process_time() - started)
-    return found
 
 
 def _files(photos: Sequence[Image], folder: Path) -> list[PlacedItem]:

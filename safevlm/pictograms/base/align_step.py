@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from safevlm.pictograms.base import llm, speech, talk
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.worlds.descent import Descent
+from safevlm.worlds.tokens import answer_loss
 
 LR = 4e-4
 
@@ -26,12 +27,12 @@ def train(out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: P
 
     def loss(batch: talk.Batch) -> Tensor:
         inputs, labels = talk.padded(batch)
-        return talk.answer_loss(model.lm_head, model.model(**inputs).last_hidden_state, labels)
+        return answer_loss(model.lm_head, model.model(**inputs).last_hidden_state, labels)
 
-    losses = talk.learn(
+    measured = talk.learn(
         "in words", config.align_steps, config.align_batch, llm.processor_of(model.config, tokenizer),
         lambda: (None, speech.in_words(rng)), loss, Descent(tuned, config.align_steps, LR, LR, "adamw"),
     )  # fmt: skip
     tuned.merge_and_unload().eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {"loss": round(sum(losses[-20:]) / len(losses[-20:]), 4)}
+    return {"loss": measured}

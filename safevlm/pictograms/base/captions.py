@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from safevlm.pictograms import words
-from safevlm.pictograms.base.config import TEXT
+from safevlm.pictograms.base.sizes import TEXT
 from safevlm.pictograms.world import Pictogram, PictogramScene
 from safevlm.worlds.sentences import listed
 

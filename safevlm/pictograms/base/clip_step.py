@@ -22,10 +22,11 @@ from llava_patch import fresh
 from llava_patch.fresh import Clip
 from safevlm.data.atomic_write import atomic_file
 from safevlm.pictograms.base import captions, llm, naming, steps
-from safevlm.pictograms.base.config import PATCH, READ_LAYER, TEXT, TOWER, PictogramBaseConfig
+from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.base.restyle import restyle
 from safevlm.pictograms.base.scenes import SceneImages, draw, shown_to_tower
 from safevlm.pictograms.base.sight import NameReadOut, ThingPlaces
+from safevlm.pictograms.base.sizes import PATCH, READ_LAYER, TEXT, TOWER
 from safevlm.pictograms.parts import Parts
 from safevlm.worlds.descent import Descent
 from safevlm.worlds.views import Camera
@@ -108,7 +109,6 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
     truth, read_out = ThingPlaces(pictures.scenes), NameReadOut(TOWER["hidden_size"])
     total, everything = config.sight_steps, range(len(pictures.scenes))
     alone = [row for row in everything if len(pictures.scenes[row].things) == 1]
-    losses: list[float] = []
     learned = nn.ModuleList([clip.vision_model, read_out])
     with fresh.tower_read_at(clip, READ_LAYER):
         descent = Descent(learned, total, MATRIX_LR, LR, "muon_float32")
@@ -125,12 +125,11 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
                 camera = camera_of(images, config.seed * total + step, RESTYLED * strength)
                 pixels, view = camera.take(_mirrored(pictures.pixels[rows], mirrored), strength)
                 descent.step(read_out.loss(fresh.tower_patches(clip, pixels, -1), truth, rows, view, mirrored))
-                losses.append(descent.last)
-                bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{descent.recent:.3f}", refresh=False)
                 if (step + 1) % KEPT_EVERY == 0:
                     _keep(stopped, step + 1, learned, descent, config)
     stopped.unlink(missing_ok=True)
-    return round(sum(losses[-20:]) / max(1, len(losses[-20:])), 4)
+    return round(descent.recent, 4)
 
 
 def _keep(file: Path, done: int, learned: nn.Module, descent: Descent, config: PictogramBaseConfig) -> None:

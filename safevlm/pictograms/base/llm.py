@@ -15,7 +15,7 @@ from llava_patch import fresh
 from llava_patch.classes import Config, Processor
 from llava_patch.pretrained import from_folder
 from safevlm.data import chat
-from safevlm.pictograms.base.config import TOWER
+from safevlm.pictograms.base.sizes import TOWER
 from safevlm.pictograms.world import THINGS
 
 END = "</s>"

@@ -6,10 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from safevlm.pictograms import drawing
 from safevlm.pictograms.parts import Parts
@@ -28,6 +25,7 @@ from safevlm.pictograms.world import (
     scene_around,
     written,
 )
+from safevlm.worlds import pictures
 
 SceneMaker = Callable[[random.Random], PictogramScene]
 USABLE: tuple[Kind, ...] = ("benign", "benign", "lookalike", "benign_word")
@@ -54,8 +52,7 @@ def draw(rng: random.Random, count: int, make: SceneMaker, parts: Parts) -> Scen
 
 def pixels_of(scenes: Sequence[PictogramScene], parts: Parts) -> Tensor:
     """(scenes, 3, SIZE, SIZE), 0-255."""
-    drawn = (np.array(drawing.draw(scene, parts)) for scene in tqdm(scenes, "images", mininterval=5))
-    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in drawn])
+    return pictures.pixels_of(scenes, lambda scene: drawing.draw(scene, parts))
 
 
 def shown_to_tower(styles: Sequence[str]) -> SceneMaker:

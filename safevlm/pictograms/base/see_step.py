@@ -28,6 +28,7 @@ from safevlm.pictograms.base.scenes import SceneImages, SceneMaker, draw, lone, 
 from safevlm.pictograms.base.sight import ThingPlaces
 from safevlm.pictograms.parts import Parts
 from safevlm.worlds.descent import Descent
+from safevlm.worlds.tokens import answer_loss
 
 PROJECTOR_LR, LORA_LR = 2e-3, 3e-4
 NAMED, USED = 0.5, 0.3
@@ -59,7 +60,7 @@ def train(out: Path, clip: Path, aligned: Path, drawings: Parts, config: Pictogr
     stored: Any = model
     stored.to(torch.bfloat16).save_pretrained(out)
     processor.save_pretrained(out)
-    return {"loss": {name: round(sum(told[-20:]) / len(told[-20:]), 4) for name, told in losses.items()}}
+    return {"loss": losses}
 
 
 def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokenizerFast) -> Model:
@@ -112,7 +113,7 @@ def _learn_names(
     views: Tensor,
     rng: random.Random,
     config: PictogramBaseConfig,
-) -> list[float]:
+) -> float:
     projector = parts.projector(model).requires_grad_(True)
 
     def said() -> talk.Talk:
@@ -128,7 +129,7 @@ def _learn_names(
 def _learn_to_answer(
     model: Model, processor: Processor, albums: list[SceneImages], views: list[Tensor], rng: random.Random,
     config: PictogramBaseConfig,
-) -> list[float]:  # fmt: skip
+) -> float:  # fmt: skip
     tuned = talk.with_lora(model, "language_model")
     parts.projector(model).requires_grad_(True)
     scenes = [scene for album in albums for scene in album.scenes]
@@ -145,11 +146,11 @@ def _learn_to_answer(
         return None, speech.in_words(rng)
 
     descent = Descent(nn.ModuleList([tuned]), config.see_steps, LORA_LR, PROJECTOR_LR / 2, "adamw")
-    losses = talk.learn(
+    measured = talk.learn(
         "see", config.see_steps, config.see_batch, processor, said, _loss(model, torch.cat(views)), descent
     )
     tuned.merge_and_unload()
-    return losses
+    return measured
 
 
 def _loss(model: Model, views: Tensor) -> Any:
@@ -160,6 +161,6 @@ def _loss(model: Model, views: Tensor) -> Any:
         projected = vision.project(model, views[rows]).unbind() if rows else ()
         inputs, labels = talk.padded(batch)
         states = model.model(**inputs, **vision.as_arguments(projected)).last_hidden_state
-        return talk.answer_loss(model.lm_head, states, labels)
+        return answer_loss(model.lm_head, states, labels)
 
     return loss

@@ -8,7 +8,6 @@ mixer's are. No shape is one that validation or test hold back.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from safevlm.data import chat_messages
 from safevlm.defenses import prompts
@@ -168,8 +167,3 @@ def _with_note(rng: random.Random, question: str, plain: str, images: int) -> Di
 
 def _said(question: str, answer: str, images: int = 0) -> Dialogue:
     return [chat_messages.user(question, images), chat_messages.assistant(answer)]
-
-
-def targets(dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
-    """Question and answer of each."""
-    return [(asked["content"][-1]["text"], told["content"][0]["text"]) for asked, told in dialogues]

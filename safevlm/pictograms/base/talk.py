@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from safevlm.data.collate import IGNORED
-from safevlm.pictograms.base.config import LORA, LORA_LAYERS, PLACEHOLDER
+from safevlm.pictograms.base.sizes import LORA, LORA_LAYERS, PLACEHOLDER
 from safevlm.pictograms.base.speech import Dialogue
 from safevlm.worlds.descent import Descent
-from safevlm.worlds.tokens import Tokens, pad, tokenize
+from safevlm.worlds.tokens import Tokens, by_length, pad, tokenize
 
 Talk = tuple[int | None, Dialogue]
 """The row of its image, if it has one, and what is said."""
@@ -35,22 +33,14 @@ def with_lora(model: Any, within: str = "") -> Any:
 def learn(
     label: str, steps: int, size: int, processor: Any, talk: Callable[[], Talk], loss: Callable[[Batch], Tensor],
     descent: Descent,
-) -> list[float]:  # fmt: skip
-    """Steps of one batch each; the losses."""
-    losses = []
+) -> float:  # fmt: skip
+    """Steps of one batch each; the loss at the end."""
     batches = _batches(processor, talk, size)
     with tqdm(range(steps), label, mininterval=10) as bar:
         for _ in bar:
             descent.step(loss(next(batches)))
-            losses.append(descent.last)
-            bar.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
-    return losses
-
-
-def answer_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
-    """(b, t, d) states and (b, t) labels → the loss; words are guessed only where one is taught."""
-    told = labels[:, 1:] != IGNORED
-    return F.cross_entropy(head(states[:, :-1][told]), labels[:, 1:][told])
+            bar.set_postfix(loss=f"{descent.recent:.3f}", refresh=False)
+    return round(descent.recent, 4)
 
 
 def padded(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -63,6 +53,5 @@ def _batches(processor: Any, talk: Callable[[], Talk], size: int) -> Iterator[Ba
     while True:
         made = [talk() for _ in range(SORTED * size)]
         tokens = tokenize(processor, [dialogue for _, dialogue in made], PLACEHOLDER)
-        pairs = sorted(zip([row for row, _ in made], tokens, strict=True), key=lambda pair: len(pair[1][0]))
-        cut = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        cut = by_length(list(zip([row for row, _ in made], tokens, strict=True)), size)
         yield from cut[::2] + cut[1::2]
