@@ -37,6 +37,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
             "--llm", type=Path, required=True, metavar="PATH", help="a causal LM: a folder, or a GGUF file"
         )
         verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+        verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
         _amounts(verb, PictogramBaseConfig)
     build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
     build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
@@ -82,24 +83,28 @@ def _sheet(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
+    from safevlm.model.loading import default_device
     from safevlm.pictograms.base import build
     from safevlm.pictograms.base.config import PictogramBaseConfig
     from safevlm.pictograms.dataset import VALIDATION
     from safevlm.pictograms.parts import Parts
 
     parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
-    build.build(options.out, parts, options.llm, config, options.only)
+    device = default_device(options.device)
+    build.build(options.out, parts, options.llm, config, device, options.only)
     if options.data is not None:
-        build.measured(options.out, parts, options.data / VALIDATION, "validation", config)
+        build.measured(options.out, parts, options.data / VALIDATION, "validation", config, device)
         if options.test:
-            build.measured(options.out, parts, options.data, "test", config)
+            build.measured(options.out, parts, options.data, "test", config, device)
 
 
 def _clip(options: argparse.Namespace) -> None:
+    from safevlm.model.loading import default_device
     from safevlm.pictograms.base import build
     from safevlm.pictograms.base.config import PictogramBaseConfig
     from safevlm.pictograms.parts import Parts
     from safevlm.pictograms.styles import STYLES
 
     styles = [style for style in STYLES if style not in options.without]
-    build.try_styles(options.out, Parts(options.parts), options.llm, styles, _given(options, PictogramBaseConfig))
+    parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
+    build.try_styles(options.out, parts, options.llm, styles, config, default_device(options.device))

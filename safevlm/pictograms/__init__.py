@@ -1,1 +1,1 @@
-"""The second world: real words, and pictograms of real things in seven drawing styles (emoji sets of npm)."""
+"""The second world: real words, and pictograms of real things in eight drawing styles (emoji sets of npm)."""

@@ -49,6 +49,11 @@ STYLES = {
         "flat, the same designs as fluent-emoji",
         "train",
     ),
+    "fluent-emoji-high-contrast": Style(
+        NpmPackage("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT", "Microsoft Corporation", FLUENT),
+        "black and white",
+        "train",
+    ),
     "openmoji": Style(
         NpmPackage("@iconify-json/openmoji", "1.2.29", "CC-BY-SA-4.0", "OpenMoji", "https://openmoji.org"),
         "outlined",

@@ -20,7 +20,7 @@ def covered(patches: int, middle: Tensor, half: Tensor, is_there: Tensor, view: 
     `middle`, `half`: (b, k, 2) of the things in their scenes; `is_there`: (b, k).
     """
     side = round(patches**0.5)
-    line = (torch.arange(side) + 0.5) / side * 2 - 1
+    line = (torch.arange(side, device=middle.device) + 0.5) / side * 2 - 1
     middles = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
     places = view.places(middle)
     reach = half * view.scale[:, None, None]

@@ -76,14 +76,15 @@ class Camera:
         scale: tuple[float, float] = SCALE,
         degrees: float = DEGREES,
         restyle: Restyle | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """`mean`, `std`: of the image processor, by which pixels are normalised.
 
-        `restyle`: changes how images of 0 to 1 are drawn, before light and noise.
+        `restyle`: changes how images of 0 to 1 are drawn, before light and noise. `device`: where the images are.
         """
-        self.random = torch.Generator().manual_seed(seed)
+        self.random = torch.Generator(device).manual_seed(seed)
         self.scale, self.degrees, self.restyle = scale, degrees, restyle
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+        self.mean, self.std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
 
     def take(self, images: Tensor, strength: float = 1.0) -> tuple[Tensor, View]:
         """(b, 3, h, h) of 0-255 → pixels for the tower, and how they were taken. `strength` 0: in place."""
@@ -107,12 +108,11 @@ class Camera:
     def _ground(self, count: int) -> Tensor:
         """(b, 3, 1, 1): what lies beyond the scene; grey, any colour, CLIP's mean, white or black."""
         grey, colour = self._uniform(0, 1, count, 1).expand(-1, 3), self._uniform(0, 1, count, 3)
-        fixed = torch.stack([self.mean.flatten(), torch.ones(3), torch.zeros(3)])
-        choice = torch.multinomial(
-            torch.tensor([0.3, 0.2, 0.2, 0.15, 0.15]), count, replacement=True, generator=self.random
-        )
+        fixed = torch.stack([self.mean.flatten(), torch.ones_like(grey[0]), torch.zeros_like(grey[0])])
+        shares = grey.new_tensor([0.3, 0.2, 0.2, 0.15, 0.15])
+        choice = torch.multinomial(shares, count, replacement=True, generator=self.random)
         every = torch.cat([grey[:, None], colour[:, None], fixed.expand(count, -1, -1)], 1)
-        return every[torch.arange(count), choice].view(count, 3, 1, 1)
+        return every[torch.arange(count, device=choice.device), choice].view(count, 3, 1, 1)
 
     def _lit(self, images: Tensor) -> Tensor:
         one = (len(images), 1, 1, 1)
@@ -123,8 +123,8 @@ class Camera:
         factor = torch.where(is_lit, self._uniform(*CONTRAST, *one), 1.0)
         offset = torch.where(is_lit, self._uniform(-BRIGHTNESS, BRIGHTNESS, *one), 0.0)
         deviation = torch.where(self._uniform(0, 1, *one) < 0.4, self._uniform(0, NOISE, *one), 0.0)
-        noise = torch.randn(images.shape, generator=self.random)
+        noise = torch.randn(images.shape, generator=self.random, device=self.random.device)
         return (images - mean) * factor + mean + offset + noise * deviation
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(*shape).uniform_(low, high, generator=self.random)
+        return torch.empty(*shape, device=self.random.device).uniform_(low, high, generator=self.random)

@@ -18,21 +18,23 @@ from safevlm.worlds.tokens import answer_loss
 LR = 4e-4
 
 
-def train(out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: PictogramBaseConfig) -> dict[str, Any]:
-    """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`."""
+def train(
+    out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: PictogramBaseConfig, device: torch.device
+) -> dict[str, Any]:
+    """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`; the LoRA alone to `out`/adapter."""
     torch.manual_seed(config.seed)
     rng = random.Random(config.seed + 3)
-    model = llm.load_llm(source, tokenizer).train()
+    model = llm.load_llm(source, tokenizer).to(device).train()
     tuned = talk.with_lora(model)
 
     def loss(batch: talk.Batch) -> Tensor:
-        inputs, labels = talk.padded(batch)
+        inputs, labels = talk.padded(batch, device)
         return answer_loss(model.lm_head, model.model(**inputs).last_hidden_state, labels)
 
     measured = talk.learn(
         "in words", config.align_steps, config.align_batch, llm.processor_of(model.config, tokenizer),
         lambda: (None, speech.in_words(rng)), loss, Descent(tuned, config.align_steps, LR, LR, "adamw"),
     )  # fmt: skip
-    tuned.merge_and_unload().eval().save_pretrained(out)
+    talk.merged(tuned, out / talk.ADAPTER).eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"loss": measured}

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llava_patch import vision
+import torch
+
 from safevlm.data.made_by import Places
 from safevlm.files import read_json
 from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps
@@ -27,71 +28,85 @@ ALIGN_FIELDS = ("seed", "align_steps", "align_batch")
 SEE_FIELDS = ("seed", "pictures", "fit_steps", "projector_steps", "see_steps", "see_batch")
 
 
-def build(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, only: str = "") -> None:
+def build(
+    out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = ""
+) -> None:
     """All steps, or only one; `source` is the pretrained LLM.
 
     A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
     """
-    if not vision.TAKES_OUTPUTS:
-        raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
+    _prepare(device)
     for name, make in STEPS.items():
         if only in ("", name):
-            make(out, parts, source, config)
+            make(out, parts, source, config, device)
 
 
-def try_styles(out: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig) -> None:
+def try_styles(
+    out: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig, device: torch.device
+) -> None:
     """Only a CLIP, of these styles: for the rule by which styles are held out."""
-    _make_clip(out, parts, source, styles, config)
+    _prepare(device)
+    _make_clip(out, parts, source, styles, config, device)
 
 
-def measured(out: Path, parts: Parts, data: Path, split: Split, config: PictogramBaseConfig) -> None:
+def measured(
+    out: Path, parts: Parts, data: Path, split: Split, config: PictogramBaseConfig, device: torch.device
+) -> None:
     """What the base does on a split, and how its steps were made: `OUT/measured`, of the test `OUT/measured_test`."""
     name = "measured" if split == "validation" else f"measured_{split}"
 
     def step(_folder: Path) -> dict[str, Any]:
         made = {name: read_json(out / name / steps.RUN) for name in STEPS}
         told = ("settings", "seconds", "cpus", "threads", "measured")
-        table = measure.measure(out / "base", parts, data, split, config)
+        table = measure.measure(out / "base", parts, data, split, config, device)
         return {**table, "steps": {name: {key: record[key] for key in told} for name, record in made.items()}}
 
-    _make(out / name, ("seed", "cases"), config, {"base": out / "base", "data": data / "eval.jsonl"}, step)
+    _make(out / name, ("seed", "cases"), config, {"base": out / "base", "data": data / "eval.jsonl"}, device, step)
 
 
-def _clip(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig) -> None:
-    _make_clip(out / "clip", parts, source, of_part("train"), config)
+def _prepare(device: torch.device) -> None:
+    """On a card, products of float32 in TF32: what is learned here is stored in bfloat16."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
 
 
-def _aligned(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig) -> None:
+def _clip(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
+    _make_clip(out / "clip", parts, source, of_part("train"), config, device)
+
+
+def _aligned(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
     _make(
-        out / "aligned", ALIGN_FIELDS, config, {"llm": source},
-        lambda folder: align_step.train(folder, source, llm.load_tokenizer(source), config),
+        out / "aligned", ALIGN_FIELDS, config, {"llm": source}, device,
+        lambda folder: align_step.train(folder, source, llm.load_tokenizer(source), config, device),
     )  # fmt: skip
 
 
-def _base(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig) -> None:
+def _base(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
     inputs = {"parts": parts.folder / FILE, "clip": out / "clip", "aligned": out / "aligned"}
     if missing := [str(place) for place in inputs.values() if not place.exists()]:
         raise FileNotFoundError(f"{missing[0]} is missing: make the earlier steps first")
     _make(
-        out / "base", SEE_FIELDS, config, inputs,
-        lambda folder: see_step.train(folder, out / "clip", out / "aligned", parts, config),
+        out / "base", SEE_FIELDS, config, inputs, device,
+        lambda folder: see_step.train(folder, out / "clip", out / "aligned", parts, config, device),
     )  # fmt: skip
 
 
 STEPS = {"clip": _clip, "aligned": _aligned, "base": _base}
 
 
-def _make_clip(folder: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig) -> None:
+def _make_clip(
+    folder: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig, device: torch.device
+) -> None:
     _make(
-        folder, CLIP_FIELDS, config, {"parts": parts.folder / FILE, "llm": source},
-        lambda partial: clip_step.train(partial, parts, styles, source, config, folder.with_suffix(".stopped")),
+        folder, CLIP_FIELDS, config, {"parts": parts.folder / FILE, "llm": source}, device,
+        lambda partial: clip_step.train(partial, parts, styles, source, config, folder.with_suffix(".stopped"), device),
         {"styles": list(styles)},
     )  # fmt: skip
 
 
 def _make(
-    folder: Path, fields: Sequence[str], config: PictogramBaseConfig, inputs: Mapping[str, Places], step: Any,
-    more: Mapping[str, Any] | None = None,
+    folder: Path, fields: Sequence[str], config: PictogramBaseConfig, inputs: Mapping[str, Places],
+    device: torch.device, step: Any, more: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     settings = {name: value for name, value in asdict(config).items() if name in fields} | dict(more or {})
-    steps.make(folder, settings, inputs, step)
+    steps.make(folder, settings, inputs, device, step)

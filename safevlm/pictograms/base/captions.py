@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -24,7 +25,7 @@ def caption(rng: random.Random, scene: PictogramScene) -> str:
     return rng.choice(("{}", "{}", "a picture of {}", "a drawing of {}")).format(listed(said))
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, said: Sequence[str]) -> dict[str, Tensor]:
+def encode(tokenizer: PreTrainedTokenizerFast, said: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """Ids and mask for CLIP's text tower, with the end at which it pools, padded on the right."""
     encoded = tokenizer(
         [f"{caption}{tokenizer.eos_token}" for caption in said],
@@ -34,7 +35,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, said: Sequence[str]) -> dict[str,
         padding_side="right",
         return_tensors="pt",
     )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _named(rng: random.Random, thing: Pictogram, frame: str, name: str) -> str:

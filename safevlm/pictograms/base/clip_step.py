@@ -37,7 +37,7 @@ RESTYLED, CROWDED = 0.5, 0.6
 """Shares of the images that are drawn otherwise, and that show whatever scene, in the end."""
 FIRST_STRENGTH = 0.4
 """Of all changes, from the first step on: else drawings are learned by heart, and where they lie."""
-KEPT_EVERY = 50
+KEPT_EVERY = 200
 """Steps, after which a run that is stopped can go on."""
 WIDENS = (0.2, 1.0)
 """Shares of the steps between which scenes become as crowded, and views as various, as they ever will be."""
@@ -47,7 +47,13 @@ MAX_LOGIT_SCALE = 4.6052  # ln 100, CLIP's own bound
 
 
 def train(
-    out: Path, parts: Parts, styles: Sequence[str], source: Path, config: PictogramBaseConfig, stopped: Path
+    out: Path,
+    parts: Parts,
+    styles: Sequence[str],
+    source: Path,
+    config: PictogramBaseConfig,
+    stopped: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Writes the CLIP of these styles to `out`; what it names right.
 
@@ -59,23 +65,26 @@ def train(
     pictures = draw(random.Random(config.seed), config.scenes, shown_to_tower(styles), parts)
     clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
     _set_patches(clip, pictures)
+    clip.to(device)
     measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped)}
     fresh.freeze_tower_up_to(clip, READ_LAYER)
     _learn_captions(clip, pictures, tokenizer, images, config)
-    clip.requires_grad_(True).eval().save_pretrained(out)
+    clip.requires_grad_(True).eval()
+    named = naming.by_clip(clip, tokenizer, images, parts, config)
+    clip.to(torch.bfloat16).save_pretrained(out)  # type: ignore[arg-type]
     tokenizer.save_pretrained(out)
     images.save_pretrained(out)
-    return {**measured, **naming.by_clip(clip, tokenizer, images, parts, config)}
+    return {**measured, **named}
 
 
-def camera_of(images: Any, seed: int, share: float = RESTYLED) -> Camera:
+def camera_of(images: Any, seed: int, device: torch.device, share: float = RESTYLED) -> Camera:
     """Views of scenes, that share of them drawn otherwise."""
 
     def restyle_some(taken: Tensor, chance: torch.Generator) -> Tensor:
-        rows = (torch.rand(len(taken), generator=chance) < share).nonzero()[:, 0]
+        rows = (torch.rand(len(taken), generator=chance, device=device) < share).nonzero()[:, 0]
         return taken.index_copy(0, rows, restyle(taken[rows], chance))
 
-    return Camera(seed, images.image_mean, images.image_std, SCALE, DEGREES, restyle_some)
+    return Camera(seed, images.image_mean, images.image_std, SCALE, DEGREES, restyle_some, device)
 
 
 @torch.no_grad()
@@ -106,7 +115,9 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
 
     All at once, what was learned at first is lost again. `stopped`: a file from which a stopped run goes on.
     """
-    truth, read_out = ThingPlaces(pictures.scenes), NameReadOut(TOWER["hidden_size"])
+    device = clip.device
+    truth, read_out = ThingPlaces(pictures.scenes).to(device), NameReadOut(TOWER["hidden_size"]).to(device)
+    every = pictures.pixels.to(device)
     total, everything = config.sight_steps, range(len(pictures.scenes))
     alone = [row for row in everything if len(pictures.scenes[row].things) == 1]
     learned = nn.ModuleList([clip.vision_model, read_out])
@@ -119,11 +130,11 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
                 widened = min(1.0, max(0.0, (step / total - WIDENS[0]) / (WIDENS[1] - WIDENS[0])))
                 crowded = round(widened * CROWDED * config.clip_batch)
                 chosen = rng.choices(everything, k=crowded) + rng.choices(alone, k=config.clip_batch - crowded)
-                rows = torch.tensor(chosen)
-                mirrored = truth.turns[rows] & torch.tensor([rng.random() < 0.5 for _ in rows])
+                rows = torch.tensor(chosen, device=device)
+                mirrored = truth.turns[rows] & torch.tensor([rng.random() < 0.5 for _ in chosen], device=device)
                 strength = FIRST_STRENGTH + (1 - FIRST_STRENGTH) * widened
-                camera = camera_of(images, config.seed * total + step, RESTYLED * strength)
-                pixels, view = camera.take(_mirrored(pictures.pixels[rows], mirrored), strength)
+                camera = camera_of(images, config.seed * total + step, device, RESTYLED * strength)
+                pixels, view = camera.take(_mirrored(every[rows], mirrored), strength)
                 descent.step(read_out.loss(fresh.tower_patches(clip, pixels, -1), truth, rows, view, mirrored))
                 bar.set_postfix(loss=f"{descent.recent:.3f}", refresh=False)
                 if (step + 1) % KEPT_EVERY == 0:
@@ -144,7 +155,7 @@ def _go_on(file: Path, learned: nn.Module, descent: Descent, config: PictogramBa
     """Steps that are done. ValueError: with other settings."""
     if not file.is_file():
         return 0
-    kept = torch.load(file, weights_only=True)
+    kept = torch.load(file, map_location="cpu", weights_only=True)
     steps.check_same(file, kept["settings"], asdict(config))
     learned.load_state_dict(kept["weights"])
     descent.go_on(kept["descent"])
@@ -156,12 +167,13 @@ def _learn_captions(
     clip: Clip, pictures: SceneImages, tokenizer: PreTrainedTokenizerFast, images: Any, config: PictogramBaseConfig
 ) -> None:
     descent = Descent(clip, config.caption_steps, MATRIX_LR, LR, "muon_float32")
-    camera, rng = camera_of(images, config.seed + 2), random.Random(config.seed + 2)
+    camera, rng = camera_of(images, config.seed + 2, clip.device), random.Random(config.seed + 2)
     with tqdm(range(config.caption_steps), "captions", mininterval=10) as bar:
         for _ in bar:
             rows = rng.sample(range(len(pictures.scenes)), config.clip_batch)
-            pixels, _view = camera.take(pictures.pixels[rows])
-            said = captions.encode(tokenizer, [captions.caption(rng, pictures.scenes[row]) for row in rows])
+            pixels, _view = camera.take(pictures.pixels[rows].to(clip.device))
+            told = [captions.caption(rng, pictures.scenes[row]) for row in rows]
+            said = captions.encode(tokenizer, told, clip.device)
             descent.step(clip(**said, pixel_values=pixels, return_loss=True).loss)
             clip.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
             bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from safevlm import intervals
 from safevlm.engine import Engine
@@ -36,9 +37,11 @@ EXAMPLES = 3
 Row = dict[str, Any]
 
 
-def measure(base: Path, parts: Parts, data: Path, split: Split, config: PictogramBaseConfig) -> dict[str, Any]:
+def measure(
+    base: Path, parts: Parts, data: Path, split: Split, config: PictogramBaseConfig, device: torch.device
+) -> dict[str, Any]:
     """`data`: the folder of the split's `eval.jsonl`."""
-    engine = Engine.load(base, defense="none", device="cpu")
+    engine = Engine.load(base, defense="none", device=str(device))
     rows = [json.loads(line) for line in (data / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
     replies = _replies(engine, [_request(row, data) for row in rows])
     judged = [(row, reply, _judged(row, reply)) for row, reply in zip(rows, replies, strict=True)]

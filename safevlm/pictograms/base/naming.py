@@ -58,9 +58,9 @@ def lone_scenes(style: str, things: Sequence[Pictogram], count: int, seed: int) 
 
 @torch.no_grad()
 def _nearest(clip: Clip, tokenizer: PreTrainedTokenizerFast, pixels: Tensor) -> list[Pictogram]:
-    said = captions.encode(tokenizer, [words.with_article(thing) for thing in THINGS])
+    said = captions.encode(tokenizer, [words.with_article(thing) for thing in THINGS], clip.device)
     nearest: list[Pictogram] = []
     for batch in pixels.split(BATCH):
-        logits = clip(**said, pixel_values=batch).logits_per_image
+        logits = clip(**said, pixel_values=batch.to(clip.device)).logits_per_image
         nearest += [THINGS[number] for number in logits.argmax(1)]
     return nearest

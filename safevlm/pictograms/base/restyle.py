@@ -24,14 +24,14 @@ def restyle(images: Tensor, random: torch.Generator) -> Tensor:
     """(b, 3, h, w) → the same shape."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(*shape).uniform_(low, high, generator=random)
+        return torch.empty(*shape, device=images.device).uniform_(low, high, generator=random)
 
     def some(share: float) -> Tensor:
         return (uniform(0, 1, len(images)) < share).nonzero()[:, 0]
 
     images = _bent(images, uniform(-BEND, BEND, len(images), 2, KNOTS, KNOTS)).clamp(0, 1)
     if len(rows := some(MIXED)):
-        mix = torch.eye(3) + uniform(-0.5, 0.5, len(rows), 3, 3)
+        mix = torch.eye(3, device=images.device) + uniform(-0.5, 0.5, len(rows), 3, 3)
         mix = mix / mix.sum(2, keepdim=True).clamp(min=0.4)
         images[rows] = torch.einsum("bij,bjhw->bihw", mix, images[rows]).clamp(0, 1)
     if len(rows := some(TONED)):
@@ -50,13 +50,13 @@ def restyle(images: Tensor, random: torch.Generator) -> Tensor:
 def _edges(images: Tensor) -> Tensor:
     """(b, 1, h, w): how much the light changes, 0 to 1."""
     grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(grey, torch.stack([SOBEL, SOBEL.T])[:, None]).norm(dim=1, keepdim=True).clamp(0, 1)
+    return F.conv2d(grey, torch.stack([SOBEL, SOBEL.T])[:, None].to(grey.device)).norm(dim=1, keepdim=True).clamp(0, 1)
 
 
 def _bent(images: Tensor, knots: Tensor) -> Tensor:
     """Every point a little elsewhere, its neighbours with it."""
     side = images.shape[-1]
     shift = F.interpolate(knots, size=(side, side), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
-    line = (torch.arange(side) + 0.5) / side * 2 - 1
+    line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
     grid = torch.stack([line.expand(side, -1), line[:, None].expand(-1, side)], 2) + shift
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
@@ -38,15 +39,21 @@ SHARES: tuple[tuple[SceneMaker, float], ...] = ((lone, 0.35), (named, 0.35), (us
 PLAIN = 0.5
 """Share of images that no camera changes."""
 BATCH = 100
+PROJECTOR = "projector.safetensors"
+"""Beside the LoRA of this step."""
 FITTED = 64
 """Images of a step of the fit."""
 
 
-def train(out: Path, clip: Path, aligned: Path, drawings: Parts, config: PictogramBaseConfig) -> dict[str, Any]:
-    """Writes a stock LLaVA folder to `out`, in bfloat16."""
+def train(
+    out: Path, clip: Path, aligned: Path, drawings: Parts, config: PictogramBaseConfig, device: torch.device
+) -> dict[str, Any]:
+    """Writes a stock LLaVA folder to `out`, in bfloat16; LoRA and projector alone to `out`/adapter."""
     torch.manual_seed(config.seed)
     tokenizer: PreTrainedTokenizerFast = from_folder(AutoTokenizer, aligned, padding_side="left")
-    model = assembled(from_folder(CLIPModel, clip), from_folder(AutoModelForCausalLM, aligned), tokenizer)
+    tower = from_folder(CLIPModel, clip, dtype=torch.float32)
+    language_model = from_folder(AutoModelForCausalLM, aligned, dtype=torch.float32)
+    model = assembled(tower, language_model, tokenizer).to(device)
     processor = llm.processor_of(model.config.text_config, tokenizer)
     rng = random.Random(config.seed + 4)
     albums = [draw(rng, max(1, round(config.pictures * share)), make, drawings) for make, share in SHARES]
@@ -55,7 +62,7 @@ def train(out: Path, clip: Path, aligned: Path, drawings: Parts, config: Pictogr
         _fit(model, llm.name_vectors(model, tokenizer), albums, views, config)
     losses = {
         "projector": _learn_names(model, processor, albums[0], views[0], rng, config),
-        "see": _learn_to_answer(model, processor, albums, views, rng, config),
+        "see": _learn_to_answer(model, processor, albums, views, rng, config, out / talk.ADAPTER),
     }
     stored: Any = model
     stored.to(torch.bfloat16).save_pretrained(out)
@@ -77,12 +84,14 @@ def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokeniz
 def patches(model: Model, album: SceneImages, processor: Processor, config: PictogramBaseConfig) -> Tensor:
     """(scenes, patches, v): what the tower gives for each scene, half of them drawn otherwise."""
     images = processor.image_processor
-    camera, mean, std = clip_step.camera_of(images, config.seed + 5), images.image_mean, images.image_std
-    middle, width = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    device = model.device
+    camera, mean, std = clip_step.camera_of(images, config.seed + 5, device), images.image_mean, images.image_std
+    middle, width = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
     seen = []
     for batch in tqdm(album.pixels.split(BATCH), "tower", mininterval=10):
+        batch = batch.to(device)
         taken, _in_place = camera.take(batch, strength=0.0)
-        is_plain = torch.arange(len(batch))[:, None, None, None] < PLAIN * len(batch)
+        is_plain = torch.arange(len(batch), device=device)[:, None, None, None] < PLAIN * len(batch)
         pixels = torch.where(is_plain, (batch.float() / 255 - middle) / width, taken)
         seen.append(vision.encode_images(model, pixels).patches)
     return torch.cat(seen)
@@ -128,7 +137,7 @@ def _learn_names(
 
 def _learn_to_answer(
     model: Model, processor: Processor, albums: list[SceneImages], views: list[Tensor], rng: random.Random,
-    config: PictogramBaseConfig,
+    config: PictogramBaseConfig, adapter: Path,
 ) -> float:  # fmt: skip
     tuned = talk.with_lora(model, "language_model")
     parts.projector(model).requires_grad_(True)
@@ -149,7 +158,9 @@ def _learn_to_answer(
     measured = talk.learn(
         "see", config.see_steps, config.see_batch, processor, said, _loss(model, torch.cat(views)), descent
     )
-    tuned.merge_and_unload()
+    talk.merged(tuned, adapter)
+    projector = {name: weight.bfloat16() for name, weight in parts.projector(model).state_dict().items()}
+    save_file(projector, adapter / PROJECTOR)
     return measured
 
 
@@ -158,9 +169,10 @@ def _loss(model: Model, views: Tensor) -> Any:
 
     def loss(batch: talk.Batch) -> Tensor:
         rows = [row for row, _ in batch if row is not None]
-        projected = vision.project(model, views[rows]).unbind() if rows else ()
-        inputs, labels = talk.padded(batch)
-        states = model.model(**inputs, **vision.as_arguments(projected)).last_hidden_state
+        shown = vision.as_encoder_outputs(vision.project(model, views[rows]).unbind()) if rows else None
+        inputs, labels = talk.padded(batch, views.device)
+        read = vision.lm_inputs(model, inputs.pop("input_ids"), None, shown)
+        states = model.model(**{name: one for name, one in read.items() if one is not None}, **inputs).last_hidden_state
         return answer_loss(model.lm_head, states, labels)
 
     return loss

@@ -43,6 +43,11 @@ class ThingPlaces:
         self.turns = torch.tensor([not scene.word for scene in scenes])
         """Which scenes may be seen in a mirror."""
 
+    def to(self, device: torch.device) -> ThingPlaces:
+        self.middle, self.half = self.middle.to(device), self.half.to(device)
+        self.thing, self.turns = self.thing.to(device), self.turns.to(device)
+        return self
+
 
 class NameReadOut(nn.Module):
     """A linear read-out of patches, and how wrong it is."""

@@ -23,6 +23,16 @@ DESCRIBE = (
     "Say what is in the image.",
     "What does this photo have in it?",
     "Make a list of all things in the picture.",
+    "What can be seen here?",
+    "Which objects are there?",
+    "Tell me everything that is in this picture.",
+    "What is this?",
+    "Name all that you see in the photo.",
+    "What is drawn here?",
+    "Please describe the image.",
+    "What things are shown?",
+    "I cannot see the picture. What is on it?",
+    "What did I take a photo of?",
 )
 USE_IMAGE = (
     *words.USE_IMAGE["train"],
@@ -34,6 +44,23 @@ USE_IMAGE = (
     "Help me with this thing.",
     "What must I do to use what the picture shows?",
     "Say in one sentence how this is used.",
+    "I have one of these. What now?",
+    "What is it for, and how do I go about it?",
+    "Tell me step by step how this is done.",
+    "Could you show me how to use it?",
+    "Can you tell me how people use this?",
+    "I want to try this. How do I start?",
+    "How would you use the object in the image?",
+    "Describe how to use this.",
+    "I never used one of these. Please help.",
+    "Instructions, please.",
+    "There is one of these in my room. How is it used?",
+    "How does a beginner use this?",
+    "We want to use this today. How?",
+    "Give me a short guide to the thing in the picture.",
+    "What are people meant to do with this?",
+    "Say how one handles the biggest thing in the picture.",
+    "I am holding this. How does it work?",
 )
 USE_TEXT = (
     *words.USE_TEXT["train"],
@@ -45,12 +72,35 @@ USE_TEXT = (
     "Help me with {thing}.",
     "What must I do to use {thing}?",
     "Say in one sentence how {thing} is used.",
+    "I have {thing}. What now?",
+    "What is {thing} for, and how do I go about it?",
+    "Tell me step by step how to use {thing}.",
+    "Could you show me how to use {thing}?",
+    "Can you tell me how people use {thing}?",
+    "I want to try {thing}. How do I start?",
+    "How would you use {thing}?",
+    "Describe how to use {thing}.",
+    "I never used {thing}. Please help.",
+    "Instructions for {thing}, please.",
+    "There is {thing} in my room. How is it used?",
+    "How does a beginner use {thing}?",
+    "We want to use {thing} today. How?",
+    "Give me a short guide to {thing}.",
+    "What are people meant to do with {thing}?",
+    "Say how one handles {thing}.",
+    "I am holding {thing}. How does it work?",
 )
 ABOUT_TEXT = (
     *words.ABOUT_TEXT["train"],
     "Tell me what {thing} is.",
     "What sort of thing is {thing}?",
     "I do not know the word for {thing}. Explain it.",
+    "What does one call {thing}?",
+    "Explain what {thing} is.",
+    "Somebody asked me what {thing} is. What do I say?",
+    "In which group of things is {thing}?",
+    "Say what {thing} is.",
+    "Is there a word for what {thing} is?",
 )
 KIND_IMAGE = (
     "What kind of thing is this?",
@@ -122,7 +172,7 @@ def in_words(rng: random.Random) -> Dialogue:
     if draw < 0.2:
         thing = rng.choice((*RISKY_WORDS, *rng.sample(HARMLESS, len(RISKY_WORDS) // 2)))
         return _said(rng.choice(ABOUT_TEXT).format(thing=words.with_article(thing)), words.about(thing))
-    thing = rng.choice(RISKY_WORDS) if draw < 0.55 else rng.choice(LOOKALIKE if draw < 0.65 else HARMLESS)
+    thing = rng.choice(RISKY_WORDS) if draw < 0.47 else rng.choice(LOOKALIKE if draw < 0.57 else HARMLESS)
     question = rng.choice(USE_TEXT).format(thing=words.with_article(thing))
     plain = prompts.refusal(taxonomy(), thing.category) if thing.is_risky else words.steps(thing)
     return _with_note(rng, question, plain, images=0)

@@ -19,7 +19,11 @@ RUN = "run.json"
 
 
 def make(
-    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Places], step: Callable[[Path], dict[str, Any]]
+    folder: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Places],
+    device: torch.device,
+    step: Callable[[Path], dict[str, Any]],
 ) -> dict[str, Any]:
     """The record of a step, made now unless it is there; `step` writes to a folder and tells what it measured.
 
@@ -40,11 +44,17 @@ def make(
             "seconds": seconds,
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "device": name_of(device),
             "measured": measured,
         }
         write_result(partial / RUN, whole, inputs)
     print(f"{folder}: made in {seconds} s")
     return whole
+
+
+def name_of(device: torch.device) -> str:
+    """`cpu`, or the card's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def check_same(place: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

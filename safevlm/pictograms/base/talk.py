@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,6 +18,8 @@ from safevlm.worlds.tokens import Tokens, by_length, pad, tokenize
 Talk = tuple[int | None, Dialogue]
 """The row of its image, if it has one, and what is said."""
 Batch = Sequence[tuple[int | None, Tokens]]
+ADAPTER = "adapter"
+"""Folder of a LoRA, in the folder of the step that learned it."""
 SORTED = 8
 """Batches that are sorted by length before they are cut, so that little is padding."""
 
@@ -28,6 +32,19 @@ def with_lora(model: Any, within: str = "") -> Any:
         raise ImportError("the base is tuned with peft: pip install -e '.[train]'") from error
     layers = rf".*{within}.*\.(?:{'|'.join(LORA_LAYERS)})"
     return get_peft_model(model, LoraConfig(target_modules=layers, **LORA))
+
+
+def merged(tuned: Any, adapter: Path) -> Any:
+    """The model with its LoRA merged; the LoRA alone, in bfloat16, is written to the folder `adapter`.
+
+    It is merged as it is written, so that whoever merges the folder gets the same weights.
+    """
+    for name, weight in tuned.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.bfloat16().to(weight.dtype)
+    tuned.peft_config["default"].base_model_name_or_path = ""  # a place on the machine that trained it
+    tuned.save_pretrained(adapter, state_dict={name: w.bfloat16() for name, w in tuned.state_dict().items()})
+    return tuned.merge_and_unload()
 
 
 def learn(
@@ -43,9 +60,9 @@ def learn(
     return round(descent.recent, 4)
 
 
-def padded(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def padded(batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
     """Arguments of the LLM, and the labels."""
-    inputs = pad([tokens for _, tokens in batch])
+    inputs = {name: rows.to(device) for name, rows in pad([tokens for _, tokens in batch]).items()}
     return inputs, inputs.pop("labels")
 
 
