@@ -65,7 +65,8 @@ def train(
     pictures = draw(random.Random(config.seed), config.scenes, shown_to_tower(styles), parts)
     clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
     _set_patches(clip, pictures)
-    clip.to(device)
+    moved: Any = clip
+    moved.to(device)
     measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped)}
     fresh.freeze_tower_up_to(clip, READ_LAYER)
     _learn_captions(clip, pictures, tokenizer, images, config)

@@ -53,7 +53,8 @@ def train(
     tokenizer: PreTrainedTokenizerFast = from_folder(AutoTokenizer, aligned, padding_side="left")
     tower = from_folder(CLIPModel, clip, dtype=torch.float32)
     language_model = from_folder(AutoModelForCausalLM, aligned, dtype=torch.float32)
-    model = assembled(tower, language_model, tokenizer).to(device)
+    model: Any = assembled(tower, language_model, tokenizer)
+    model.to(device)
     processor = llm.processor_of(model.config.text_config, tokenizer)
     rng = random.Random(config.seed + 4)
     albums = [draw(rng, max(1, round(config.pictures * share)), make, drawings) for make, share in SHARES]
