@@ -217,6 +217,15 @@ MINIATURE: dict[str, dict[str, Any]] = {
         "tensor.weights": PartWeights(1, 4, 4),
         "tensor.basis": "patches",
     },
+    "pictograms_stage1": {
+        "optim.lr": 1e-3,
+        "optim.epochs": 4,
+        "optim.effective_batch": 32,
+        "data.hints": True,
+        "loss": LossWeights(1, 10, 10),
+        "model.safety.lm_tokens": 8,
+    },
+    "pictograms_stage2": {"optim.lr": 4e-4, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
 }
 """What the tables of eval/results were made with; all of them with 20 updates of warm-up, a cosine and seed 256."""
 
