@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -84,7 +83,7 @@ def _check_same(before: dict[str, rows.Row], options: argparse.Namespace) -> Non
 
 
 def _planned(steps: Sequence[plan.Step]) -> str:
-    there = {step.needs for step in steps if step.needs and importlib.util.find_spec(step.needs) is not None}
+    there = {step.needs for step in steps if step.needs and plan.is_there(step.needs)}
     lines = [f"{'step':36}{'process':14}{'estimate, s':>12}{'limit, s':>10}"]
     for step in steps:
         absent = f"  needs {step.needs}" if step.needs and step.needs not in there else ""

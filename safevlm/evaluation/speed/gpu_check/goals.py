@@ -89,4 +89,10 @@ GOALS: tuple[Goal, ...] = (
     Goal("QLoRA (nf4), GB in use", 24, True, _ratio(_at("QLoRA, nf4", "memory", "in_use"), lambda _: GB)),
     Goal("audit over the bare tower, pixels ready", 0.8, False, _at("audit", "judge_over_tower")),
     Goal("audit over the bare tower, from the files", 0.8, False, _at("audit", "audit_over_read_tower")),
+    Goal(
+        "eval ask with images read in turn over read ahead, seconds",
+        1.1,
+        False,
+        _at("ask, images read ahead", "times_faster", "value"),
+    ),
 )

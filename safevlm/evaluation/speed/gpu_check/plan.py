@@ -4,20 +4,27 @@ Steps of a group share a process and the model in it: on a card a process costs 
 kernel runs and a 7B model three to five, more than most measurements. A step that fails ends its process, and the rest
 of the group goes on in another, so no step sees what a broken one left; one that runs out of memory does not.
 
-Estimates are seconds at the 7B shape, as measured on an H200 (eval/results/gpu) and rounded up; those of `other family`
-are guesses, since no card has run it. It stands last: with every package there, the usual budget does not reach it.
+Estimates are seconds at the 7B shape, as measured on an H200 (eval/results/gpu) and rounded up; those of `ask, images
+read ahead` and of `other family` are guesses, since no card has run them. The latter stands last: with every package
+there, the usual budget does not reach it.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from packaging.requirements import Requirement
 
 START = 13.0
 """Seconds until a new process runs its first kernel: imports from a cold disk, and CUDA's context."""
 OTHER = "other family"
 """Group of the steps that measure another family than LLaVA."""
+FAMILIES = "transformers>=5.23"
+"""What other families are known to run with; with 5.17 their images cannot be read."""
 START_LIMIT = 120.0
 """Seconds after which a process that has not begun its first step is taken for dead."""
 
@@ -37,7 +44,7 @@ class Step:
     """Seconds after which it is stopped."""
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
-    """A package without which the step is skipped, with the row `absent`."""
+    """A package, if need be with a version (`trl`, `trl>=1.16`), without which the step is skipped: `absent`."""
 
 
 def _train(
@@ -64,6 +71,14 @@ STEPS: tuple[Step, ...] = (
     Step("engine, batch 1", "engine", "answers:answers", 80, 170, {"batch": 1, "tokens": 32, "rounds": 16}),
     Step("engine, batch 16", "engine", "answers:answers", 40, 110, {"batch": 16, "tokens": 16, "rounds": 4}),
     Step("PGD on the answer", "engine", "pgd:on_answer", 4, 40),
+    Step(
+        "ask, images read ahead",
+        "engine",
+        "asking:read_ahead",
+        40,
+        110,
+        {"images": 48, "batch": 16, "tokens": 16, "rounds": 5},
+    ),
     _train("stage 1, head only", "looking", 4, 40, "stage1-head-only", 2),
     _train("stage 1, head only, batch 64", "looking", 4, 40, "stage1-head-only", 64),
     Step("head", "looking", "looking:head", 6, 60),
@@ -72,7 +87,7 @@ STEPS: tuple[Step, ...] = (
     Step("TRL", "TRL", "trl_sft:train", 20, 60, {"batch": 2}, needs="trl"),
     _train("QLoRA, nf4", "QLoRA nf4", 30, 90, "stage2-qlora-nf4", 2, needs="bitsandbytes"),
     _train("QLoRA, int8", "QLoRA int8", 33, 90, "stage2-qlora-int8", 2, needs="bitsandbytes"),
-    Step("Qwen2.5-VL, head only", OTHER, "other_family:head_only", 15, 60, {"batch": 16}),
+    Step("Qwen2.5-VL, head only", OTHER, "other_family:head_only", 20, 90, {"batch": 16}, FAMILIES),
     Step(
         "Qwen2.5-VL, guarded generation",
         OTHER,
@@ -80,6 +95,7 @@ STEPS: tuple[Step, ...] = (
         60,
         150,
         {"batch": 1, "tokens": 32, "rounds": 12},
+        FAMILIES,
     ),
 )
 
@@ -97,7 +113,15 @@ def chosen(only: Collection[str] = (), leave_out: Collection[str] = ()) -> tuple
     return tuple(step for step in STEPS if (not only or named(step, only)) and not named(step, leave_out))
 
 
+def is_there(needs: str) -> bool:
+    """Whether a package is installed, in the version that is asked for. It is not imported."""
+    asked = Requirement(needs)
+    if importlib.util.find_spec(asked.name) is None:
+        return False
+    return not asked.specifier or asked.specifier.contains(importlib.metadata.version(asked.name), prereleases=True)
+
+
 def estimate(steps: Sequence[Step], packages: Collection[str] = ()) -> float:
-    """Seconds for these steps one after another, a process per group; those that need a package if it is there."""
+    """Seconds for these steps one after another, a process per group; of those with `needs` the ones in `packages`."""
     run = [step for step in steps if not step.needs or step.needs in packages]
     return sum(step.estimate for step in run) + START * len({step.group for step in run})

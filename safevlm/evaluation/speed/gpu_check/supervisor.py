@@ -6,7 +6,6 @@ supervisor ends itself, so a killed check leaves no process on the card.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import select
@@ -146,8 +145,8 @@ def run(
     for group in dict.fromkeys(step.group for step in left):
         with _worker(out, options) as worker:
             for step in (step for step in left if step.group == group):
-                if step.needs and importlib.util.find_spec(step.needs) is None:
-                    note(step, rows.ABSENT, why=f"the package {step.needs} is not installed")
+                if step.needs and not plan.is_there(step.needs):
+                    note(step, rows.ABSENT, why=f"{step.needs} is not installed")
                 elif worker.never_began:
                     note(step, rows.FAILED, why=worker.never_began)
                 elif budget.left < step.estimate + (0 if worker.running else plan.START):
