@@ -5,7 +5,7 @@
 #
 # Nine minutes at most (--seconds 525). Needs python3 with torch, transformers, peft and accelerate, and nothing else:
 # no network, no installation. Rows are on the disk after every step; the same call again goes on where it was cut.
-# WHEELS=DIR: a folder of wheels that was carried along, such as TRL's, is unpacked and used.
+# WHEELS=DIR: a folder of wheels that was carried along, such as TRL's, is unpacked and used before the machine's.
 # To try the check itself without a card: bash scripts/gpu_check.sh --shape tiny --device cpu --out runs/gpu_check
 # All flags: --help; the steps with their estimates: --plan --out DIR
 set -euo pipefail
@@ -14,6 +14,6 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_
 if [ -n "${WHEELS:-}" ]; then
   carried="$(mktemp -d)"
   python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$carried" "$WHEELS"/*.whl
-  export PYTHONPATH="$PYTHONPATH:$carried"
+  export PYTHONPATH="$carried:$PYTHONPATH"  # in front of an older one that the machine has
 fi
 exec python3 -m safevlm.evaluation.speed.gpu_check "$@"
