@@ -1,11 +1,12 @@
 """A vision tower that says of changed images what it said of untouched ones (FARE, arXiv 2402.12336, section 3).
 
-    loss = ‖φ(a) − φ₀(a)‖² + weight · ‖φ(x') − φ₀(x)‖²,   x' = argmax ‖φ(x') − φ₀(x)‖² within epsilon
+    loss = ‖φ(x) − φ₀(x)‖² + weight · ‖φ(x') − φ₀(x)‖²,   x' = argmax ‖φ(x') − φ₀(x)‖² within epsilon
 
-φ₀ is the tower before, φ the one that trains; a is the image x as it is or, where the recipe says so, as `data.augment`
-made it: what is small beside epsilon, like a faint image, is otherwise taken for noise. Both terms are means over the
-features that anybody reads (those that LLaVA selects, and those of the last layer, with their CLS), in units of φ₀'s
-variance over the first batch. No label and no LLM is needed. Whatever reads the tower stays as it is: projector, LLM
+φ₀ is the tower before, φ the one that trains; x is an image as it is or, where the recipe says so, as `data.augment`
+made it. What is small beside epsilon, like a faint image, is otherwise taken for noise; and an attacker may start from
+an image that is small, turned or faint already. Both terms are means over the features that anybody reads (those that
+LLaVA selects, and those of the last layer, with their CLS), in units of φ₀'s variance over the first batch. No label
+and no LLM is needed. Whatever reads the tower stays as it is: projector, LLM
 and banks see nearly the features they know. An attack on the image then moves them less, so detectors and the model
 behind them gain at once. It costs no time of an answer; what it costs in sharpness has to be measured.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,6 @@ from safevlm.training.trainer import SafeTrainer, whole
 FILE = "tower.safetensors"
 KEPT, CHANGED = "kept", "changed"
 PIXELS = "pixel_values"
-AUGMENTED = "augmented_pixels"
 IMAGES = "has_image"
 
 
@@ -86,20 +86,18 @@ class TowerLearner(nn.Module):
             self.spread.copy_(found.var(0).mean())
         return found
 
-    def forward(self, kept: Tensor, changed: Tensor, targets: tuple[Tensor, Tensor]) -> TowerOutput:
-        """Images of both terms, and what the tower said of them before."""
-        far = self.distances(torch.cat([kept, changed]), torch.cat(targets))
+    def forward(self, kept: Tensor, changed: Tensor, target: Tensor) -> TowerOutput:
+        """Images, the same after an attack, and what the tower said of the first before."""
+        far = self.distances(torch.cat([kept, changed]), torch.cat([target, target]))
         return TowerOutput(far[: len(kept)], far[len(kept) :])
 
 
 @dataclass(frozen=True)
 class ImageCollator(HeadCollator):
-    """Images alone, (i, 3, h, w), as they are and as `data.augment` makes them, and a one for each."""
+    """Images alone, (i, 3, h, w), and a one for each."""
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Any]:
-        made = replace(self, augmentation=None)._images(records)
-        if self.augmentation is not None:
-            made[AUGMENTED] = self._images(records)[PIXELS]
+        made = self._images(records)
         return {**made, IMAGES: torch.ones(len(made[PIXELS]), dtype=torch.long), "ids": [each.id for each in records]}
 
 
@@ -120,8 +118,7 @@ class TowerTrainer(SafeTrainer):
         step = self.settings.step_size or 2.5 * self.settings.epsilon / self.settings.steps
         ascent = PixelAscent(self.settings.epsilon, self.settings.steps, step)
         changed = ascent(images, start, self.scale, lambda tried: learner.distances(tried, target).sum())
-        kept = inputs.get(AUGMENTED, images)
-        output = model(kept, changed, (target if kept is images else learner.target(kept), target))
+        output = model(images, changed, target)
         count = torch.tensor(len(images))
         return {KEPT: losses.Term(output.kept.sum(), count), CHANGED: losses.Term(output.changed.sum(), count)}, output
 

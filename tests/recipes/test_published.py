@@ -168,14 +168,14 @@ MINIATURE: dict[str, dict[str, Any]] = {
     "miniature_stage1": {"optim.lr": 0.002, "optim.epochs": 5, "optim.effective_batch": 32, "loss": _HEAD_ONLY["loss"]},
     "miniature_stage1_robust": {
         "optim.lr": 0.002,
-        "optim.epochs": 6,
+        "optim.epochs": 15,
         "optim.effective_batch": 32,
         "loss": _HEAD_ONLY["loss"],
-        "adversarial.epsilon": 10,
+        "adversarial.epsilon": 8,
     },
     "miniature_robust_tower": {
         "optim.lr": 0.0003,
-        "optim.epochs": 8,
+        "optim.epochs": 12,
         "optim.effective_batch": 64,
         "loss.lm": 0,
         "adversarial.epsilon": 8,
@@ -195,6 +195,7 @@ MINIATURE: dict[str, dict[str, Any]] = {
         "model.safety.lm_tokens": 4,
     },
     "miniature_stage2": {"optim.lr": 2e-3, "optim.epochs": 2, "optim.effective_batch": 32, "lora.r": 16},
+    "miniature_stage2_robust": {"optim.lr": 2e-3, "optim.epochs": 3, "optim.effective_batch": 32, "lora.r": 16},
     "miniature_stage2_pressure": {
         "optim.lr": 2e-3,
         "optim.epochs": 2,
