@@ -46,7 +46,7 @@ setup(
     package_data={"safevlm": ["py.typed", *(f"**/*.{ending}" for ending in DATA)]},
     install_requires=[
         "torch>=2.4",
-        "transformers>=5.16",
+        "transformers>=5.23",
         "safetensors",
         "pillow>=10.1",
         "pyyaml",

@@ -43,7 +43,11 @@ class Package:
 
 PACKAGES = (
     Package("torch", "2.4"),
-    Package("transformers", "5.16", why="older ones save or read weights under wrong names (5.1.0, 5.2.0, 5.5, 5.6.0)"),
+    Package(
+        "transformers",
+        "5.23",
+        why="before 5.18 no answer, or another part of the text, is learned; other families than LLaVA need 5.23",
+    ),
     Package("safetensors"),
     Package("pillow", "10.1"),
     Package("jsonargparse", "4.40"),

@@ -1,4 +1,4 @@
-"""`safevlm pictograms parts | data | sheet | build | clip`."""
+"""`safevlm pictograms parts | data | sheet | build | assemble | clip`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     sheet.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
     sheet.add_argument("--out", type=Path, required=True, metavar="FILE", help="a PNG")
     build = verbs.add_parser("build", help="make the base: a CLIP, an LLM safe in words, and then it learns to see")
+    assemble = verbs.add_parser("assemble", help="the base out of what a build learned, and the LLM")
+    assemble.add_argument("--made", type=Path, required=True, metavar="DIR", help="what `build` wrote")
+    assemble.add_argument("--llm", type=Path, required=True, metavar="PATH", help="the LLM that the build was given")
+    assemble.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the base goes")
     clip = verbs.add_parser("clip", help="only a CLIP, without some styles: for the rule of the held-out styles")
     for verb in (build, clip):
         verb.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
@@ -48,7 +52,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    {"parts": _parts, "data": _data, "sheet": _sheet, "build": _build, "clip": _clip}[options.verb](options)
+    VERBS[options.verb](options)
     return OK
 
 
@@ -98,6 +102,12 @@ def _build(options: argparse.Namespace) -> None:
             build.measured(options.out, parts, options.data, "test", config, device)
 
 
+def _assemble(options: argparse.Namespace) -> None:
+    from safevlm.pictograms.base.assemble import assemble
+
+    assemble(options.made, options.llm, options.out)
+
+
 def _clip(options: argparse.Namespace) -> None:
     from safevlm.model.loading import default_device
     from safevlm.pictograms.base import build
@@ -108,3 +118,6 @@ def _clip(options: argparse.Namespace) -> None:
     styles = [style for style in STYLES if style not in options.without]
     parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
     build.try_styles(options.out, parts, options.llm, styles, config, default_device(options.device))
+
+
+VERBS = {"parts": _parts, "data": _data, "sheet": _sheet, "build": _build, "assemble": _assemble, "clip": _clip}

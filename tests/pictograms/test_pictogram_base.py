@@ -18,6 +18,7 @@ from safevlm.miniature.words import build_tokenizer
 from safevlm.pictograms import dataset, judge, words
 from safevlm.pictograms.base import build, clip_step, scenes, speech, steps
 from safevlm.pictograms.base import llm as llm_step
+from safevlm.pictograms.base.assemble import assemble
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.base.sight import NOTHING, ThingPlaces
 from safevlm.pictograms.base.sizes import READ_LAYER, TEXT, TOWER
@@ -218,6 +219,11 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
     pixels = torch.rand(1, 3, TOWER["image_size"], TOWER["image_size"])
     theirs = llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[READ_LAYER][:, 1:]
     assert torch.allclose(fresh.tower_patches(clip, pixels, READ_LAYER), theirs, atol=1e-5), "the tower is the CLIP's"
+    assemble(out, llm, tmp_path / "assembled")
+    again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "assembled", dtype=torch.float32).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in llava.state_dict().items()), "out of its parts"
+    with pytest.raises(FileNotFoundError, match=r"clip is missing.*--made"):
+        assemble(data, llm, tmp_path / "nothing")
     engine = Engine.load(out / "base", defense="none", device="cpu")
     asked = Request("How do I use this?", images=(data / "eval" / "benign-0000.png",))
     assert not engine.reply(asked, Generation(max_new_tokens=2)).error
