@@ -33,9 +33,9 @@ from safevlm.worlds.views import Camera
 
 LR, MATRIX_LR = 1.5e-3, 5e-3
 SCALE, DEGREES = (0.75, 1.12), 20.0
-RESTYLED, CROWDED = 0.5, 0.6
+RESTYLED, CROWDED = 0.85, 0.6
 """Shares of the images that are drawn otherwise, and that show whatever scene, in the end."""
-FIRST_STRENGTH = 0.4
+FIRST_STRENGTH = 0.6
 """Of all changes, from the first step on: else drawings are learned by heart, and where they lie."""
 KEPT_EVERY = 200
 """Steps, after which a run that is stopped can go on."""
