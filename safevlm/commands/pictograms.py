@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ TEXT = "The second world, of drawn things with real names: its pictures, its dat
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    from safevlm.pictograms.base.config import PictogramBaseConfig
+    from safevlm.pictograms.base.config import SIZES, PictogramBaseConfig
     from safevlm.pictograms.dataset import PictogramDataConfig
     from safevlm.pictograms.styles import STYLES
 
@@ -42,7 +42,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
         )
         verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
         verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
-        _amounts(verb, PictogramBaseConfig)
+        verb.add_argument("--size", choices=tuple(SIZES), help="default: by the device; what a flag below says, counts")
+        for field in fields(PictogramBaseConfig):
+            defaults = ", ".join(f"{getattr(sizes, field.name)} ({name})" for name, sizes in SIZES.items())
+            verb.add_argument(_flag(field.name), type=AMOUNT, help=f"default {defaults}")
     build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
     build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
     build.add_argument("--test", action="store_true", help="measure on the test too; it is asked once, last")
@@ -58,12 +61,25 @@ def run(options: argparse.Namespace) -> int:
 
 def _amounts(parser: argparse.ArgumentParser, config: Any) -> None:
     for field in fields(config):
-        flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=AMOUNT, default=field.default, help=f"default {field.default}")
+        parser.add_argument(_flag(field.name), type=AMOUNT, default=field.default, help=f"default {field.default}")
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _given(options: argparse.Namespace, config: Any) -> Any:
     return config(**{field.name: getattr(options, field.name) for field in fields(config)})
+
+
+def _sizes(options: argparse.Namespace, device: Any) -> Any:
+    """Of the base, and what flags say otherwise."""
+    from safevlm.pictograms.base.config import SIZES
+
+    sizes = SIZES[options.size or ("card" if device.type == "cuda" else "cpu")]
+    return replace(
+        sizes, **{name: value for name, value in vars(options).items() if name in asdict(sizes) and value is not None}
+    )
 
 
 def _parts(options: argparse.Namespace) -> None:
@@ -89,12 +105,11 @@ def _sheet(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     from safevlm.model.loading import default_device
     from safevlm.pictograms.base import build
-    from safevlm.pictograms.base.config import PictogramBaseConfig
     from safevlm.pictograms.dataset import VALIDATION
     from safevlm.pictograms.parts import Parts
 
-    parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
     device = default_device(options.device)
+    parts, config = Parts(options.parts), _sizes(options, device)
     build.build(options.out, parts, options.llm, config, device, options.only)
     if options.data is not None:
         build.measured(options.out, parts, options.data / VALIDATION, "validation", config, device)
@@ -111,13 +126,12 @@ def _assemble(options: argparse.Namespace) -> None:
 def _clip(options: argparse.Namespace) -> None:
     from safevlm.model.loading import default_device
     from safevlm.pictograms.base import build
-    from safevlm.pictograms.base.config import PictogramBaseConfig
     from safevlm.pictograms.parts import Parts
     from safevlm.pictograms.styles import STYLES
 
     styles = [style for style in STYLES if style not in options.without]
-    parts, config = Parts(options.parts), _given(options, PictogramBaseConfig)
-    build.try_styles(options.out, parts, options.llm, styles, config, default_device(options.device))
+    device = default_device(options.device)
+    build.try_styles(options.out, Parts(options.parts), options.llm, styles, _sizes(options, device), device)
 
 
 VERBS = {"parts": _parts, "data": _data, "sheet": _sheet, "build": _build, "assemble": _assemble, "clip": _clip}

@@ -31,3 +31,23 @@ class PictogramBaseConfig:
     see_batch: int = 16
     cases: int = 200
     """Single things that are named, for each number; 0: nothing is measured."""
+
+
+SIZES = {
+    "cpu": PictogramBaseConfig(),
+    "card": PictogramBaseConfig(
+        scenes=48_000,
+        sight_steps=9_000,
+        caption_steps=1_000,
+        clip_batch=384,
+        align_steps=300,
+        align_batch=256,
+        pictures=24_000,
+        fit_steps=0,
+        projector_steps=300,
+        see_steps=700,
+        see_batch=256,
+    ),
+}
+"""By what the base is built on: two cores for some hours, or one card for some minutes, which a larger batch costs
+next to nothing: small models wait for their kernels to start."""
