@@ -23,6 +23,14 @@ class Sizes:
     tower_intermediate: int
     tower_positions: int
     """Patches and CLS of one image."""
+    read_width: int
+    """Of a position that a safety projector reads."""
+    patches_per_read: int = 1
+    """Patches that are joined in one such position."""
+    is_one_size: bool = True
+    """Whether all images have as many patches."""
+    keeps_states: bool = True
+    """Whether the tower's hidden states of all layers are kept until it is done, because some are selected."""
 
 
 def text(config: Config) -> Any:
@@ -43,6 +51,7 @@ def sizes(config: Config) -> Sizes:
         tower_width=tower.hidden_size,
         tower_intermediate=tower.intermediate_size,
         tower_positions=patches_per_side(config) ** 2 + 1,
+        read_width=patch_width(config),
     )
 
 

@@ -32,6 +32,14 @@ def commit() -> str | None:
     return _checked_out() or _installed_from()
 
 
+def is_changed() -> bool | None:
+    """Whether files of the checkout are not those of its commit: edited, or copied without what git knows of them.
+
+    None: there is no checkout of ours.
+    """
+    return bool(_git("diff", "--name-only", "HEAD")) if _checked_out() else None
+
+
 def _checked_out() -> str | None:
     """Trap: an installed package can lie inside somebody else's checkout, whose commit says nothing about ours."""
     if not _git("ls-files", "--error-unmatch", Path(__file__).name):

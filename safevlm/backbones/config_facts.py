@@ -26,6 +26,8 @@ TYPICAL_SIDE = 448
 """Of a view of an image, for a tower that takes any size."""
 TYPICAL_PATCHES = 4096
 """Of an image of about 900 x 900 pixels in patches of 14: what a tower that takes any size is reckoned with."""
+SELECTS_LAYERS = ("vision_feature_layer", "intermediate_layers_indices")
+"""Fields by which a family takes hidden states of the tower from within."""
 PER_LAYER = "layer_types"
 """Some configs list their layers by kind; the list is as long as there are layers."""
 
@@ -84,6 +86,10 @@ def sizes(config: Any) -> Sizes:
         tower_width=width,
         tower_intermediate=_first(tower, "intermediate_size", default=4 * width),
         tower_positions=_positions_of_tower(tower),
+        read_width=llm.hidden_size,  # a safety projector reads image tokens
+        patches_per_read=_first(tower, "spatial_merge_size", default=1) ** 2,
+        is_one_size=_side(tower) is not None,
+        keeps_states=any(getattr(own, name, None) is not None for own in (config, tower) for name in SELECTS_LAYERS),
     )
 
 

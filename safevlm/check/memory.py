@@ -3,7 +3,8 @@
 An estimate. Of 15 training steps on one H200 (7B, one process, no DeepSpeed; eval/results/gpu) it lies between 1.4 %
 below and 9.6 % above what the card had in use, and within 2.5 % of all but the smallest
 (tests/check/test_memory_measured.py). Slack, fragmentation and a layer's work under checkpointing were set on these
-same steps. DeepSpeed, several processes and other sizes are not measured.
+same steps. Of one step of another family, head-only training of Qwen2.5-VL-7B, it lies 2.8 % below. DeepSpeed, several
+processes and other sizes are not measured.
 
 Bytes, for N processes; b is 2 with bf16 and 4 without.
 
@@ -24,10 +25,15 @@ Bytes, for N processes; b is 2 with bf16 and 4 without.
   Nothing is kept where no gradient passes the LLM: head-only training, and stage 1 without LM tokens.
 * Logits: 2 b per column and word (logits and their gradient) and 12 per answer token and word (fp32). Columns are the
   positions before labels of any row, the only ones that training asks the LLM about; those steps asked about all.
-* Vision tower, under no_grad and gone before what follows it: its hidden states, fp32 because autocast's norms are, and
-  one layer at work. The patches stay, fp32 and two copies to compute with.
-* Safety projector, per position and width of a block: 28 (inputs of three norms, two activations and the gate, and the
-  sum, fp32, because autocast's norms are) + 3 b (inputs of three convolutions).
+* Vision tower, under no_grad and gone before what follows it: its hidden states, fp32 because autocast's norms are, all
+  of them where a family selects some, else two, and one layer at work. What the safety projector reads stays, fp32 and
+  two copies to compute with: the patches, or in another family than LLaVA the image tokens. Where images differ in
+  size, the largest of the sampled records tells how many.
+* Safety projector. C-abstractor, per position and width of a block: 28 (inputs of three norms, two activations and the
+  gate, and the sum, fp32, because autocast's norms are) + 3 b (inputs of three convolutions). Resampler, per layer and
+  width: of a position 4 (input of a norm) + 3 b (input of keys and values, keys, values), of a query 8 (two norms) +
+  13 b (inputs of the products for the query, the output and the MLP, query, what was seen; 8 of them in the MLP's wide
+  middle). MLP: 2 b.
 * Safety head, per feature and LLM's width: 6 b (read-out and its activation, keys in two orders, keys and values
   projected), and 33 for writing features into rows by a mask: prefix sums and the mask (9), and three indices in
   backward (24), each a block larger than the holes that others leave.
@@ -46,7 +52,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from safevlm.config import Quantization
+from safevlm.config import ProjectorKind, Quantization
 
 GIB = 2**30
 CONTEXT = int(0.75 * GIB)
@@ -61,6 +67,14 @@ DROPPED = 1
 float32 first: that copy is gone when the layer is left."""
 SCATTER = 9 + 24
 """Bytes per value for `masked_scatter` in `safevlm.model.safe_llava`, forward and backward."""
+KEPT: dict[ProjectorKind, Callable[[int, int, int, int], int]] = {
+    "c_abstractor": lambda b, depth, read, _: 2 * depth * (7 * FP32 + 3 * b) * read,
+    "resampler": lambda b, depth, read, queries: depth * ((FP32 + 3 * b) * read + (2 * FP32 + 13 * b) * queries),
+    "mlp": lambda b, _, read, __: 2 * b * read,
+    "none": lambda *_: 0,
+}
+"""What autograd keeps of an image in a safety projector, in bytes per unit of width: of b, depth, positions that are
+read and queries."""
 PACKED = {"nf4": 0.5 + 1 / 64 + 4 / 16384, "int8": 1.0}
 """Bytes of a packed weight: 4 bits and, per block of 64, an 8-bit constant that has fp32 ones in blocks of 256."""
 LIVE_LAYERS = 2
@@ -90,8 +104,18 @@ class ModelShape:
     tower_width: int
     tower_intermediate: int
     patches: int
+    """Of an image; where images differ in size, of a typical one."""
+    read_width: int = 0
+    """Of a position that the safety projector reads; 0: the tower's."""
+    patches_per_read: int = 1
+    """Patches that are joined in such a position."""
+    is_one_size: bool = True
+    """Whether all images have as many patches; if not, the records' image tokens tell how many."""
+    keeps_states: bool = True
+    """Whether the tower's hidden states of all layers are kept until it is done."""
+    projector: ProjectorKind = "c_abstractor"
     projector_width: int = 0
-    projector_blocks: int = 0
+    projector_depth: int = 0
     features: int = 0
     """Safety features and head tokens per image; 0: no head."""
     lora: bool = False
@@ -111,6 +135,8 @@ class Load:
     answer_tokens: int
     images: int
     """Per record, like the tokens."""
+    image_tokens: int = 0
+    """Of an image, learned ones not counted; 0: the shape's typical image."""
     columns: int = 0
     """Positions whose next token is an answer's in any record of the batch; 0: the records' answers lie in the same."""
     batch: int = 1
@@ -262,17 +288,25 @@ def _logits(shape: ModelShape, load: Load) -> int:
     return load.batch * shape.vocabulary * (2 * load.bytes * columns + 12 * load.answer_tokens)
 
 
+def _patches(shape: ModelShape, load: Load) -> int:
+    """Of an image."""
+    return shape.patches if shape.is_one_size else load.image_tokens * shape.patches_per_read or shape.patches
+
+
 def _tower(shape: ModelShape, load: Load) -> int:
-    states = FP32 * (shape.tower_layers + 2) * shape.tower_width
+    states = FP32 * (2 + (shape.tower_layers if shape.keeps_states else 0)) * shape.tower_width
     work = load.bytes * (4 * shape.tower_width + 2 * shape.tower_intermediate)
-    return load.batch * load.images * shape.patches * (states + work)
+    return load.batch * load.images * _patches(shape, load) * (states + work)
 
 
 def _safety_modules(shape: ModelShape, load: Load) -> int:
     """Patches, and what autograd keeps of safety projector and head."""
-    patches = (FP32 + 2 * load.bytes) * shape.tower_width
-    blocks = (7 * FP32 + 3 * load.bytes) * shape.projector_blocks * shape.projector_width
-    head = (6 * load.bytes + SCATTER) * shape.hidden * shape.features
+    read = _patches(shape, load) // shape.patches_per_read
+    patches = (FP32 + 2 * load.bytes) * (shape.read_width or shape.tower_width) * read
+    kept = KEPT[shape.projector](load.bytes, shape.projector_depth, read, shape.features)
+    projector = kept * shape.projector_width
+    features = read if shape.projector == "mlp" else shape.features
+    head = (6 * load.bytes + SCATTER) * shape.hidden * features
     if shape.lora:
-        blocks = head = 0  # frozen, and no gradient passes them: nothing is kept
-    return load.batch * load.images * (shape.patches * (patches + blocks) + head)
+        projector = head = 0  # frozen, and no gradient passes them: nothing is kept
+    return load.batch * load.images * (patches + projector + head)

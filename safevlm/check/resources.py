@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -141,6 +142,7 @@ def load_of(plan: RunPlan) -> memory.Load:
         tokens=min(plan.longest, max((row.length for row in rows), default=(plan.skeleton.slots or 0) + QUESTION)),
         answer_tokens=max((row.learned for row in rows), default=QUESTION),
         images=max((len(row.record.images) for row in rows), default=1),
+        image_tokens=_image_tokens(plan),
         columns=columns(rows, recipe.optim.batch_size),
         batch=recipe.optim.batch_size,
         accumulates=_accumulates(plan),
@@ -161,6 +163,13 @@ def _rows(plan: RunPlan) -> tuple[EncodedRecord, ...]:
         return plan.sample.rows
     except (Skipped, *PROBLEMS):
         return ()
+
+
+def _image_tokens(plan: RunPlan) -> int:
+    """Of the largest image of the sample, on average over the images of its record; 0: there is none."""
+    learned = plan.checkpoint.config.safety_config.lm_tokens
+    seen = [(row.image_tokens, len(row.record.images)) for row in _rows(plan)]
+    return max((math.ceil(tokens / images) - learned for tokens, images in seen if images), default=0)
 
 
 def _accumulates(plan: RunPlan) -> bool:

@@ -12,8 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from safevlm.check import disk, memory, samples
 from safevlm.check.memory import GIB, Load, ModelShape
+from safevlm.config import ProjectorKind, SafetyConfig
 from safevlm.data import records
 from safevlm.data.collate import IGNORED, columns_before_labels
+from safevlm.model import projector
 
 LAYERS, REST, LORA = 6_476_267_520, 587_034_624, 639_631_360
 """Weights of 7B: the LLM's layers, all the rest, and a LoRA of rank 256."""
@@ -32,7 +34,7 @@ SEVEN_B = ModelShape(
     tower_intermediate=4096,
     patches=577,
     projector_width=1088,
-    projector_blocks=6,
+    projector_depth=3,
     features=640,
     lora=True,
 )
@@ -142,6 +144,41 @@ def test_no_batch_of_the_sampled_records_has_more_columns_than_are_counted() -> 
         assert worst <= counted <= sum(sorted(row.learned for row in rows)[-size:])
         assert size not in (1, len(rows)) or counted == worst
     assert samples.columns([], 4) == 0
+
+
+@pytest.mark.parametrize(("kind", "queries"), [("c_abstractor", 400), ("resampler", 100), ("mlp", 100)])
+def test_what_autograd_keeps_of_a_safety_projector_is_what_is_counted_within_a_fifth(
+    kind: ProjectorKind, queries: int
+) -> None:
+    depth, width, tokens = 3, 64, 400
+    safety = SafetyConfig(kind, projector_width=width, projector_depth=depth, projector_tokens=queries)
+    made = projector.build(safety, vision_width=24, out=8)
+    assert made is not None
+    own = {weight.untyped_storage().data_ptr() for weight in made.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    patches = torch.randn(2, tokens, 24)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        given = made(patches)  # while it lives, so does what is kept
+    own.add(patches.untyped_storage().data_ptr())
+    found = sum(size for where, size in kept.items() if where not in own)
+    counted = len(given) * width * memory.KEPT[kind](4, depth, tokens, queries)
+    assert counted == pytest.approx(found, rel=0.2)
+
+
+def test_image_tokens_of_the_records_count_where_images_differ_in_size_and_only_there() -> None:
+    flattened = dataclasses.replace(
+        HEAD_ONLY, patches=4 * 144, is_one_size=False, patches_per_read=4, projector="resampler"
+    )
+    sizes = [total(flattened, image_tokens=count) for count in (100, 400, 1600)]
+    assert sizes == sorted(set(sizes))
+    assert total(flattened) == total(flattened, image_tokens=144)
+    assert total(HEAD_ONLY, image_tokens=100) == total(HEAD_ONLY)
 
 
 def test_offloading_never_needs_more() -> None:

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from safevlm.backbones import config_facts, measured
 from safevlm.check import memory
 from safevlm.check.memory import Load, ModelShape
+from safevlm.check.model_shape import model_shape
+from safevlm.evaluation.speed.gpu_check import other_family
+from safevlm.miniature import words
+from safevlm.model import families
 from safevlm.training import bench
 from tests.check.test_memory import SEVEN_B
 
@@ -63,3 +69,17 @@ def test_no_step_needs_much_more_or_less_than_is_estimated(folder: str) -> None:
         for step, row in found.items()
     }
     assert all(BELOW <= ratio <= ABOVE for ratio in ratios.values()), ratios
+
+
+def test_head_only_training_of_another_family_needs_what_is_estimated_of_its_modules_and_image_tokens() -> None:
+    """Qwen2.5-VL-7B, transformers 5.23.0, 16 photographs a step. It sees 391 image tokens of 1,564 patches each."""
+    row = rows("h200_family")["Qwen2.5-VL, head only"]
+    stock, _ = measured.config_and_processor("7b", words.build_tokenizer())
+    kinds = families.classes_of(stock)
+    config = kinds.config.from_stock(stock, other_family.safety(bench.SHAPES["7b"]))
+    with config_facts.with_lm_layers(config, 0), torch.device("meta"):
+        model = bench.ready(kinds.model(config), bench.SHAPES["7b"], other_family.HEAD_ONLY)
+    shape = model_shape(config, model, lora=False, learns_through_llm=False, runs_llm=False)
+    assert shape.trained == row["trained_parameters"]
+    load = dataclasses.replace(load_of(row), image_tokens=row["image_tokens"])
+    assert BELOW <= memory.estimate(shape, load).total / row["memory"]["in_use"] <= ABOVE

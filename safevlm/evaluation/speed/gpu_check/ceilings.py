@@ -12,7 +12,7 @@ import torch
 
 from safevlm.evaluation.speed.gpu_check import timing
 from safevlm.evaluation.speed.gpu_check.session import Session
-from safevlm.versions import commit, installed
+from safevlm.versions import commit, installed, is_changed
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl", "numpy", "safetensors")
 COPIED = {True: 4 * 2**30, False: 2**26}
@@ -29,6 +29,7 @@ def machine(session: Session) -> dict[str, Any]:
         "python": platform.python_version(),
         "shape": session.name,
         "commit": commit(),
+        "changed since": is_changed(),
         "versions": {package: installed(package) for package in PACKAGES},
     }
     if not session.on_gpu:

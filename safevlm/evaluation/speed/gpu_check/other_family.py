@@ -27,7 +27,7 @@ from safevlm.training import bench
 HEAD_ONLY = bench.MODES["stage1-head-only"]
 DEFENSES = {name: answers.DEFENSES[name] for name in ("none", "safety-head")}
 FEATURES = 64
-"""Of an image, for the head, where the session's shape does not have fewer."""
+"""Of an image, for the head, where the shape does not have fewer."""
 
 
 def head_only(session: Session, *, batch: int, steps: int = train.STEPS) -> dict[str, Any]:
@@ -35,8 +35,9 @@ def head_only(session: Session, *, batch: int, steps: int = train.STEPS) -> dict
     loaded = _loaded(session, lm=False)
     inputs = _batch(loaded, batch, session.device)
     model = bench.ready(loaded.model, session.shape, HEAD_ONLY)
-    found = train.timed(session, model, HEAD_ONLY, inputs, steps)
-    return found | {"image_tokens": _image_tokens(loaded, inputs), "lm_layers": len(model.lm_layers)}
+    image_tokens = _image_tokens(loaded, inputs)
+    found = train.timed(session, model, HEAD_ONLY, inputs, steps, image_tokens)
+    return found | {"image_tokens": image_tokens, "lm_layers": len(model.lm_layers)}
 
 
 def generation(session: Session, *, batch: int, tokens: int, rounds: int) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _loaded(session: Session, *, lm: bool) -> Loaded:
     """A random model and its processor, as if from a checkpoint folder. `lm` False leaves the LLM's layers out."""
     stock, processor = measured.config_and_processor(session.name, words.build_tokenizer())
     kinds = families.classes_of(stock)
-    config = kinds.config.from_stock(stock, _safety(session))
+    config = kinds.config.from_stock(stock, safety(session.shape))
     layers = config_facts.lm_layers(config) if lm else 0
     with config_facts.with_lm_layers(config, layers):
         model = bench.made_on(session.device, lambda: kinds.model(config))
@@ -60,10 +61,10 @@ def _loaded(session: Session, *, lm: bool) -> Loaded:
     return Loaded(model, processor, "full", session.out, session.out, has_lm=lm)
 
 
-def _safety(session: Session) -> SafetyConfig:
-    own = session.shape.safety
-    features = min(FEATURES, own.projector_tokens)
-    return dataclasses.replace(own, projector="resampler", projector_tokens=features, lm_tokens=0)
+def safety(shape: bench.BenchShape) -> SafetyConfig:
+    """The guard's sizes beside a LLaVA of this shape."""
+    features = min(FEATURES, shape.safety.projector_tokens)
+    return dataclasses.replace(shape.safety, projector="resampler", projector_tokens=features, lm_tokens=0)
 
 
 def _stock_around(loaded: Loaded, session: Session) -> Any:

@@ -4,9 +4,8 @@ Steps of a group share a process and the model in it: on a card a process costs 
 kernel runs and a 7B model three to five, more than most measurements. A step that fails ends its process, and the rest
 of the group goes on in another, so no step sees what a broken one left; one that runs out of memory does not.
 
-Estimates are seconds at the 7B shape, as measured on an H200 (eval/results/gpu) and rounded up; those of `ask, images
-read ahead` and of `other family` are guesses, since no card has run them. The latter stands last: with every package
-there, the usual budget does not reach it.
+Estimates are seconds at the 7B shape, as measured on an H200 (eval/results/gpu) and rounded up. The group `other
+family` stands last: with every package there, the usual budget does not reach it.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ STEPS: tuple[Step, ...] = (
         "ask, images read ahead",
         "engine",
         "asking:read_ahead",
-        40,
+        52,
         110,
         {"images": 48, "batch": 16, "tokens": 16, "rounds": 5},
     ),
@@ -87,12 +86,12 @@ STEPS: tuple[Step, ...] = (
     Step("TRL", "TRL", "trl_sft:train", 20, 60, {"batch": 2}, needs="trl"),
     _train("QLoRA, nf4", "QLoRA nf4", 30, 90, "stage2-qlora-nf4", 2, needs="bitsandbytes"),
     _train("QLoRA, int8", "QLoRA int8", 33, 90, "stage2-qlora-int8", 2, needs="bitsandbytes"),
-    Step("Qwen2.5-VL, head only", OTHER, "other_family:head_only", 20, 90, {"batch": 16}, FAMILIES),
+    Step("Qwen2.5-VL, head only", OTHER, "other_family:head_only", 21, 90, {"batch": 16}, FAMILIES),
     Step(
         "Qwen2.5-VL, guarded generation",
         OTHER,
         "other_family:generation",
-        60,
+        62,
         150,
         {"batch": 1, "tokens": 32, "rounds": 12},
         FAMILIES,

@@ -9,7 +9,7 @@ from safevlm.evaluation.speed.gpu_check import goals, rows
 from safevlm.evaluation.speed.gpu_check.rows import Row
 
 GIB = 2**30
-FACTS = ("device", "driver", "cuda", "capability", "python", "cpus", "shape", "commit")
+FACTS = ("device", "driver", "cuda", "capability", "python", "cpus", "shape", "commit", "changed since")
 
 
 def text(found: Mapping[str, Row], about: Mapping[str, Any]) -> str:

@@ -40,13 +40,19 @@ def train(session: Session, *, mode: str, batch: int, steps: int = STEPS) -> dic
     }
 
 
-def timed(session: Session, model: Any, how: bench.Mode, inputs: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Speed and memory of a training step, of a model of any family that is ready for it; one image per row."""
+def timed(
+    session: Session, model: Any, how: bench.Mode, inputs: dict[str, Any], steps: int, image_tokens: int = 0
+) -> dict[str, Any]:
+    """Speed and memory of a training step, of a model of any family that is ready for it; one image per row.
+
+    `image_tokens`: of an image, where images may differ in them.
+    """
     session.tidy()
     seconds = bench.timed_steps(model, inputs, how, steps)
     peak, size = session.memory(), _size(inputs)
     stage = stage_of(bench.recipe_of(session.shape, how))
-    predicted = memory.estimate(*shape_and_load(session, model, how, stage, size))
+    shape, load = shape_and_load(session, model, how, stage, size)
+    predicted = memory.estimate(shape, dataclasses.replace(load, image_tokens=image_tokens))
     return {
         "mode": dataclasses.asdict(how),
         "batch": size.rows,
