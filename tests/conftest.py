@@ -1,4 +1,4 @@
-"""The order of all tests."""
+"""Which tests run, and their order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections import Counter
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: else one of several workers is left with the longest at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", dest="all_tests", help="those marked `thorough` too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without thorough tests unless asked for; files with slow tests first: else one of several workers is left with
+    the longest at the end."""
+    if not config.getoption("all_tests"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: slow[item.path] == 0)

@@ -73,6 +73,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(environment, wheel)
 
 
+IN_ONE_PROCESS = """
+from safevlm.__main__ import main
+for words in {commands}:
+    assert main(words) == 0, words
+"""
+
+
 @pytest.fixture(scope="module")
 def world(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, both stages, the merged model, and one judged run, all made by the installed commands."""
@@ -82,9 +89,15 @@ def world(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Pat
     few = ("--data.train", "[data/train.jsonl]", "--optim.max_steps", "2", "--optim.warmup_steps", "0")
     said = installed(folder, "safevlm", "train", "miniature_stage1", "--model.path", BASE, *few, "--run.out", "stage1")
     assert "done: stage1/final" in said
-    installed(folder, "safevlm", "train", "miniature_stage2", "--model.path", "stage1", *few, "--run.out", "stage2")
-    assert "merged into merged" in installed(folder, "safevlm", "merge", "stage2", "--out", "merged")
+    stage2 = ("train", "miniature_stage2", "--model.path", "stage1", *few, "--run.out", "stage2")
+    said = _in_one_process(installed, folder, [stage2, ("merge", "stage2", "--out", "merged")])
+    assert "merged into merged" in said
     return folder
+
+
+def _in_one_process(installed: Installed, folder: Path, commands: list[tuple[str, ...]]) -> str:
+    """Which imports what they need once."""
+    return installed(folder, "python", "-c", IN_ONE_PROCESS.format(commands=commands))
 
 
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(installed: Installed) -> None:
@@ -119,10 +132,10 @@ def test_the_whole_path_from_an_empty_folder(installed: Installed, world: Path) 
     assert said.strip() and "kernels-community" not in said and "accelerator" not in said, said
     asked = ("--data", "data", "--model", "merged", "--defense", "safety-head", "--out", "run")
     assert "28 new replies" in installed(world, "safevlm", "eval", "ask", *asked)
-    assert "28 scores" in installed(world, "safevlm", "eval", "judge", "--out", "run")
-    installed(world, "safevlm", "eval", "report", "--run", "here=run", "--out", "report")
+    judge, report = ("eval", "judge", "--out", "run"), ("eval", "report", "--run", "here=run", "--out", "report")
+    audit = ("audit", "data/train.jsonl", "--model", "merged", "--out", "audit")
+    assert "28 scores" in _in_one_process(installed, world, [judge, report, audit])
     assert (world / "report" / "report.html").is_file() and (world / "report" / "summary.json").is_file()
-    installed(world, "safevlm", "audit", "data/train.jsonl", "--model", "merged", "--out", "audit")
     assert (world / "audit" / "gallery.html").is_file()
 
 
@@ -151,12 +164,9 @@ assert tried == set(commands())
 """
 
 
-@pytest.mark.parametrize("own", ["eval.py", "eval/__init__.py"])
-def test_every_evaluation_command_beside_a_folders_own_eval(
-    installed: Installed, world: Path, tmp_path: Path, own: str
-) -> None:
-    (tmp_path / own).parent.mkdir(exist_ok=True)
-    (tmp_path / own).write_text("raise SystemExit('the user\\'s own file was run')")
+def test_every_evaluation_command_beside_a_folders_own_eval(installed: Installed, world: Path, tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "__init__.py").write_text("raise SystemExit('the user\\'s own file was run')")
     (tmp_path / "table.yaml").write_text("training: {}\nsections: {all: {neither: {}}}\n")
     installed(tmp_path, "python", "-c", EVERY_COMMAND.format(world=world, base=BASE))
     assert "miniature" in installed(tmp_path, "python", "-m", "safevlm", "eval", "suites")

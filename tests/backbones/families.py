@@ -366,6 +366,8 @@ SAFETY = SafetyConfig(
 """Safety modules of a size with these models."""
 QUICK = ("qwen3_vl", "gemma3", "llava_next")
 """Families whose contract the fast tests check: flattened patches with deep features, squares, tiles."""
+TELLING = (*QUICK, "mistral3", "paligemma")
+"""One family of each kind: the quick ones, images in rows with a token between them, and a prompt without roles."""
 
 
 ANSWERING = tuple(name for name, row in BACKBONES.items() if not row.looks_only)
@@ -374,6 +376,16 @@ ANSWERING = tuple(name for name, row in BACKBONES.items() if not row.looks_only)
 def each(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
     """A test for each family, the quick ones among the fast tests."""
     return pytest.mark.parametrize("family", [pytest.param(name, marks=marks(name)) for name in names])
+
+
+def few(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
+    """`each`, for what takes long: one family of each kind, and the others among the thorough tests."""
+    return pytest.mark.parametrize("family", [pytest.param(name, marks=few_marks(name)) for name in names])
+
+
+def few_marks(family: str) -> list[pytest.MarkDecorator]:
+    """`marks`, and `thorough` where a family of `TELLING` tells the same."""
+    return marks(family) + ([] if family in TELLING else [pytest.mark.thorough])
 
 
 def _absent(family: str) -> list[str]:

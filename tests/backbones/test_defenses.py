@@ -67,7 +67,7 @@ each_family = families.each()
 every_defense = pytest.mark.parametrize(
     ("family", "name"),
     [
-        pytest.param(family, name, marks=() if family == QUICK else pytest.mark.slow)
+        pytest.param(family, name, marks=() if family == QUICK else [pytest.mark.slow, *families.few_marks(family)])
         for family, name in [
             *((family, name) for family in families.ANSWERING for name in (NAMES if family == QUICK else TELLING)),
             *((family, "security-tensor:visual") for family in WHOLE),

@@ -94,7 +94,7 @@ def _said(engine: Engine, *records: Record) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(TensorKind))
-@families.each()
+@families.few()
 def test_a_tensor_learns_alone_and_the_engine_reads_it_as_training_did(
     family: str, kind: TensorKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

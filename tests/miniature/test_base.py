@@ -11,19 +11,23 @@ from safevlm.miniature import properties
 from safevlm.miniature.world import SEED
 
 BASE = Path(__file__).parents[2] / "checkpoints" / "miniature"
+counts = pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.thorough)])
+"""Of cases: the shipped weights do not change, and what changes around them shows in few."""
 
 
 @pytest.mark.slow
-def test_base_shows_all_four_properties_on_fresh_scenes():
-    shares = properties.measure(Engine.load(BASE, defense="none", device="cpu"))
+@counts
+def test_base_shows_all_four_properties_on_fresh_scenes(count: int):
+    shares = properties.measure(Engine.load(BASE, defense="none", device="cpu"), count)
     short = {name: share for name, share in shares.items() if share < properties.AT_LEAST[name]}
     assert not short, f"the shipped base lacks {short}; needed: {properties.AT_LEAST}"
 
 
 @pytest.mark.slow
-def test_base_bears_changed_images() -> None:
+@counts
+def test_base_bears_changed_images(count: int) -> None:
     """A crop of 5 % cost an earlier base half of its right answers, and every number on changed images with it."""
-    shares = properties.utility(Engine.load(BASE, defense="none", device="cpu"))
+    shares = properties.utility(Engine.load(BASE, defense="none", device="cpu"), count)
     short = {name: share for name, share in shares.items() if share < properties.UTILITY_AT_LEAST}
     assert not short, f"benign requests answered right: {short}; needed: {properties.UTILITY_AT_LEAST}"
 
