@@ -1,4 +1,4 @@
-"""Feature → families that tests show it for. Tests take their families from here, and the manual its table."""
+"""Feature → families that (thorough) tests show it for. Tests take their families from here, the manual its table."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ LOOKS_AGAIN = ("safety-head:views", "safety-head:smoothed", "safety-head:consist
 
 
 @pytest.mark.slow
-@each_family
+@families.few()
 def test_a_guard_that_looks_again_says_the_same_alone_and_in_a_batch(home: Path, family: str, tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text("{n: 11, alpha: 0.01}", encoding="utf-8")
     for name in LOOKS_AGAIN:

@@ -36,7 +36,7 @@ WIDTH = 64
 
 
 @pytest.mark.parametrize("kind", PACKED)
-@pytest.mark.parametrize("family", FEATURES["QLoRA"])
+@families.few(FEATURES["QLoRA"])
 def test_stage_2_on_a_packed_llm_trains_the_lora_alone_and_is_loaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: Quantization
 ) -> None:

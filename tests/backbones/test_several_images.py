@@ -106,7 +106,7 @@ def test_the_mixer_names_the_risky_image_and_no_other_on_llava() -> None:
     check(engines.engine("safety-head", own=engines.model()))
 
 
-@families.each(FEATURES["several images, the risky one named"])
+@families.few(FEATURES["several images, the risky one named"])
 def test_the_mixer_names_the_risky_image_and_no_other(home: Path, family: str) -> None:
     check(guarded(home, family))
 

@@ -21,7 +21,7 @@ from tests.training import workshop
 
 pytestmark = pytest.mark.slow
 
-KILLS, EPOCHS, SAVE_STEPS = 5, 20, 2
+KILLS, EPOCHS, SAVE_STEPS = 3, 12, 2
 UPDATES = 3 * EPOCHS
 """24 records, 8 to an update; enough that a fast machine is still at it when the last kill comes."""
 STEPS, SECONDS = 4, 0.1

@@ -106,7 +106,7 @@ def test_an_update_of_several_micro_batches_is_that_of_all_logits(
         torch.testing.assert_close(gradient, theirs[name], rtol=RELATIVE, atol=ABSOLUTE, msg=name)
 
 
-@families.each()
+@families.few()
 def test_every_family_gives_the_loss_and_the_gradients_of_all_logits(family: str, tmp_path: Path) -> None:
     loaded, batch = _loaded_and_batch(family, tmp_path)
     batch["labels"][0] = IGNORED  # a row that teaches nothing
@@ -121,7 +121,7 @@ def test_every_family_gives_the_loss_and_the_gradients_of_all_logits(family: str
         torch.testing.assert_close(gradient, theirs[name], rtol=RELATIVE, atol=ABSOLUTE, msg=name)
 
 
-@families.each()
+@families.few()
 def test_a_batch_without_a_labelled_token_is_a_loss_of_zero_with_gradients_of_zero(family: str, tmp_path: Path) -> None:
     loaded, batch = _loaded_and_batch(family, tmp_path)
     for name in ("labels", "safe_level", "safe_type"):
