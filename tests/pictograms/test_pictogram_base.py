@@ -48,14 +48,17 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _llm(tmp_path_factory.mktemp("llm"), width=16)
+
+
+def _llm(folder: Path, width: int) -> Path:
     """A random Llama of two layers, its head tied to its embeddings as the real one's is."""
-    folder = tmp_path_factory.mktemp("llm")
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=16,
+            hidden_size=width,
             intermediate_size=16,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -222,6 +225,8 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
     assemble(out, llm, tmp_path / "assembled")
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "assembled", dtype=torch.float32).state_dict()
     assert all(torch.equal(again[name], weight) for name, weight in llava.state_dict().items()), "out of its parts"
+    with pytest.raises(ValueError, match=r"another model.*--llm"):
+        assemble(out, _llm(tmp_path / "wider", width=32), tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"clip is missing.*--made"):
         assemble(data, llm, tmp_path / "nothing")
     engine = Engine.load(out / "base", defense="none", device="cpu")

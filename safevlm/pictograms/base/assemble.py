@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPModel
 
 from llava_patch import parts
-from llava_patch.pretrained import from_folder
 from safevlm.data.atomic_write import atomic_folder
 from safevlm.pictograms.base import llm, see_step, steps, talk
 
@@ -27,27 +25,20 @@ LEARNED = ("clip", f"aligned/{talk.ADAPTER}", f"base/{talk.ADAPTER}")
 def assemble(made: Path, source: Path, out: Path) -> None:
     """Writes the base to `out`, a stock LLaVA in bfloat16; `source` is the LLM that the build started from.
 
-    FileNotFoundError: a folder of the build is missing. FileExistsError: `out` is there.
+    An older `out` is replaced. FileNotFoundError: a folder of the build is missing. ValueError: another LLM.
     """
     if missing := [folder for folder in LEARNED if not (made / folder).is_dir()]:
         raise FileNotFoundError(f"{made / missing[0]} is missing; give a folder of `safevlm pictograms build`: --made")
     tokenizer = llm.load_tokenizer(source)
-    language_model = _merged(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
-    tower = from_folder(CLIPModel, made / "clip", dtype=torch.float32)
+    language_model = talk.with_learned_lora(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
+    processor = llm.processor_of(language_model.config, tokenizer)
     adapter = made / "base" / talk.ADAPTER
-    model: Any = _merged(see_step.assembled(tower, language_model, tokenizer), adapter)
+    blind = see_step.assembled(see_step.load_clip(made / "clip"), language_model, tokenizer)
+    model: Any = talk.with_learned_lora(blind, adapter, see_step.LLM)
     parts.projector(model).load_state_dict(load_file(adapter / see_step.PROJECTOR))
     with atomic_folder(out) as partial:
         model.to(torch.bfloat16).save_pretrained(partial)
-        llm.processor_of(model.config.text_config, tokenizer).save_pretrained(partial)
+        processor.save_pretrained(partial)
         if (record := made / "base" / steps.RUN).is_file():
             shutil.copy(record, partial / steps.RUN)
     print(f"{out}: a LLaVA of {source.name} and {made}")
-
-
-def _merged(model: Any, adapter: Path) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError("LoRAs are merged with peft: pip install -e '.[train]'") from error
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

@@ -39,6 +39,8 @@ SHARES: tuple[tuple[SceneMaker, float], ...] = ((lone, 0.35), (named, 0.35), (us
 PLAIN = 0.5
 """Share of images that no camera changes."""
 BATCH = 100
+LLM = "language_model"
+"""In the names of layers, whose LoRA this step learns."""
 PROJECTOR = "projector.safetensors"
 """Beside the LoRA of this step."""
 FITTED = 64
@@ -51,9 +53,8 @@ def train(
     """Writes a stock LLaVA folder to `out`, in bfloat16; LoRA and projector alone to `out`/adapter."""
     torch.manual_seed(config.seed)
     tokenizer: PreTrainedTokenizerFast = from_folder(AutoTokenizer, aligned, padding_side="left")
-    tower = from_folder(CLIPModel, clip, dtype=torch.float32)
     language_model = from_folder(AutoModelForCausalLM, aligned, dtype=torch.float32)
-    model: Any = assembled(tower, language_model, tokenizer)
+    model: Any = assembled(load_clip(clip), language_model, tokenizer)
     model.to(device)
     processor = llm.processor_of(model.config.text_config, tokenizer)
     rng = random.Random(config.seed + 4)
@@ -69,6 +70,12 @@ def train(
     stored.to(torch.bfloat16).save_pretrained(out)
     processor.save_pretrained(out)
     return {"loss": losses}
+
+
+def load_clip(folder: Path) -> CLIPModel:
+    """In float32, whatever it is stored in."""
+    clip: CLIPModel = from_folder(CLIPModel, folder, dtype=torch.float32)
+    return clip
 
 
 def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokenizerFast) -> Model:
@@ -140,7 +147,7 @@ def _learn_to_answer(
     model: Model, processor: Processor, albums: list[SceneImages], views: list[Tensor], rng: random.Random,
     config: PictogramBaseConfig, adapter: Path,
 ) -> float:  # fmt: skip
-    tuned = talk.with_lora(model, "language_model")
+    tuned = talk.with_lora(model, LLM)
     parts.projector(model).requires_grad_(True)
     scenes = [scene for album in albums for scene in album.scenes]
     usable = range(len(scenes) - len(albums[-1].scenes), len(scenes))

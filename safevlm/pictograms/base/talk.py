@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +21,8 @@ Talk = tuple[int | None, Dialogue]
 Batch = Sequence[tuple[int | None, Tokens]]
 ADAPTER = "adapter"
 """Folder of a LoRA, in the folder of the step that learned it."""
+WEIGHTS = "adapter_model.safetensors"
+"""PEFT's own name."""
 SORTED = 8
 """Batches that are sorted by length before they are cut, so that little is padding."""
 
@@ -44,6 +47,24 @@ def merged(tuned: Any, adapter: Path) -> Any:
             weight.data = weight.data.bfloat16().to(weight.dtype)
     tuned.peft_config["default"].base_model_name_or_path = ""  # a place on the machine that trained it
     tuned.save_pretrained(adapter, state_dict={name: w.bfloat16() for name, w in tuned.state_dict().items()})
+    return tuned.merge_and_unload()
+
+
+def with_learned_lora(model: Any, adapter: Path, within: str = "") -> Any:
+    """The model with a LoRA that `merged` wrote, merged. No setting is read from the folder, only its weights.
+
+    FileNotFoundError: they are missing. ValueError: they are those of another model.
+    """
+    tuned = with_lora(model, within)
+    from peft import set_peft_model_state_dict
+
+    other = f"{adapter / WEIGHTS}: a LoRA of another model; give the LLM that the build was given: --llm"
+    try:
+        fitted: Any = set_peft_model_state_dict(tuned, load_file(adapter / WEIGHTS))
+    except RuntimeError as error:  # of another width
+        raise ValueError(other) from error
+    if fitted.unexpected_keys or any("lora_" in name for name in fitted.missing_keys):
+        raise ValueError(other)
     return tuned.merge_and_unload()
 
 
