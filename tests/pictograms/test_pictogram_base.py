@@ -51,13 +51,13 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _llm(tmp_path_factory.mktemp("llm"), width=16)
 
 
-def _llm(folder: Path, width: int) -> Path:
+def _llm(folder: Path, width: int, missing: int = 0) -> Path:
     """A random Llama of two layers, its head tied to its embeddings as the real one's is."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=len(tokenizer) - missing,
             hidden_size=width,
             intermediate_size=16,
             num_hidden_layers=2,
@@ -93,6 +93,13 @@ def test_scenes_of_the_base_hold_nothing_back_from_validation_and_test(parts: Pa
                 assert split_of(scene) == "train"
             elif not scene.word:
                 assert split_of_content(content(scene)) == "train"
+
+
+def test_rows_of_new_tokens_are_the_same_each_time(tmp_path: Path) -> None:
+    place = _llm(tmp_path, width=16, missing=2)
+    tokenizer = llm_step.load_tokenizer(place)
+    once, again = (llm_step.load_llm(place, tokenizer).get_input_embeddings().weight for _ in range(2))
+    assert len(once) == len(tokenizer) and torch.equal(once, again)
 
 
 def test_every_thing_is_shown_with_its_name_the_unseen_classes_too() -> None:

@@ -47,9 +47,11 @@ def load_llm(place: Path, tokenizer: PreTrainedTokenizerFast) -> Any:
     llm = _plain(from_folder(AutoModelForCausalLM, folder, dtype=torch.float32, **options))
     old_end = llm.config.eos_token_id
     old_end = old_end[0] if isinstance(old_end, list) else old_end
+    known = llm.get_input_embeddings().num_embeddings
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         for table in {llm.get_input_embeddings().weight, llm.get_output_embeddings().weight}:
+            table[known:] = table[:known].mean(0)  # transformers draws them, anew each time
             if tokenizer.eos_token_id != old_end:
                 table[tokenizer.eos_token_id] = table[old_end]
                 table[old_end] = 0.0  # else both would be said alike
