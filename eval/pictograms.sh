@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # eval/pictograms.sh PARTS LLM OUT: the second world from its parts to a table: data, base, both stages, rows of a split.
-# On one card about a quarter of an hour; on two cores most of a day. What is done is not done again.
+# Reckoned, not measured: a quarter of an hour on one card, most of a day on two cores.
 #   SPLIT     validation (default), or test, which is asked once, last
 #   SEED      of data, base and training (default 256)
 #   FLAGS     further ones of `safevlm pictograms build`, such as --size card

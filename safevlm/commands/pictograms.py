@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ TEXT = "The second world, of drawn things with real names: its pictures, its dat
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    from safevlm.pictograms.base.config import SIZES, PictogramBaseConfig
+    from safevlm.pictograms.base.config import SIZES
     from safevlm.pictograms.dataset import PictogramDataConfig
     from safevlm.pictograms.styles import STYLES
 
@@ -25,7 +26,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     data = verbs.add_parser("data", help="write training records and the evaluation suite")
     data.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
     data.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the data goes")
-    _amounts(data, PictogramDataConfig)
+    _amounts(data, {"": PictogramDataConfig()})
     sheet = verbs.add_parser("sheet", help="draw a contact sheet of things, styles and scenes")
     sheet.add_argument("--parts", type=Path, required=True, metavar="DIR", help="what `parts` wrote")
     sheet.add_argument("--out", type=Path, required=True, metavar="FILE", help="a PNG")
@@ -43,9 +44,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
         verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
         verb.add_argument("--size", choices=tuple(SIZES), help="default: by the device; what a flag below says, counts")
-        for field in fields(PictogramBaseConfig):
-            defaults = ", ".join(f"{getattr(sizes, field.name)} ({name})" for name, sizes in SIZES.items())
-            verb.add_argument(_flag(field.name), type=AMOUNT, help=f"default {defaults}")
+        _amounts(verb, SIZES)
     build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
     build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
     build.add_argument("--test", action="store_true", help="measure on the test too; it is asked once, last")
@@ -59,27 +58,26 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _amounts(parser: argparse.ArgumentParser, config: Any) -> None:
-    for field in fields(config):
-        parser.add_argument(_flag(field.name), type=AMOUNT, default=field.default, help=f"default {field.default}")
-
-
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
+def _amounts(parser: argparse.ArgumentParser, configs: Mapping[str, Any]) -> None:
+    """A flag for each field; `configs`: one config, or several by their names, whose values are told as defaults."""
+    for field in fields(next(iter(configs.values()))):
+        defaults = ", ".join(
+            f"{getattr(one, field.name)} ({name})".removesuffix(" ()") for name, one in configs.items()
+        )
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=AMOUNT, help=f"default {defaults}")
 
 
 def _given(options: argparse.Namespace, config: Any) -> Any:
-    return config(**{field.name: getattr(options, field.name) for field in fields(config)})
+    """The config, but for what flags say otherwise."""
+    said = {field.name: getattr(options, field.name) for field in fields(config)}
+    return replace(config, **{name: value for name, value in said.items() if value is not None})
 
 
 def _sizes(options: argparse.Namespace, device: Any) -> Any:
-    """Of the base, and what flags say otherwise."""
+    """Of the base."""
     from safevlm.pictograms.base.config import SIZES
 
-    sizes = SIZES[options.size or ("card" if device.type == "cuda" else "cpu")]
-    return replace(
-        sizes, **{name: value for name, value in vars(options).items() if name in asdict(sizes) and value is not None}
-    )
+    return _given(options, SIZES[options.size or ("card" if device.type == "cuda" else "cpu")])
 
 
 def _parts(options: argparse.Namespace) -> None:
@@ -92,7 +90,7 @@ def _data(options: argparse.Namespace) -> None:
     from safevlm.pictograms import dataset
     from safevlm.pictograms.parts import Parts
 
-    dataset.write(options.out, Parts(options.parts), _given(options, dataset.PictogramDataConfig))
+    dataset.write(options.out, Parts(options.parts), _given(options, dataset.PictogramDataConfig()))
 
 
 def _sheet(options: argparse.Namespace) -> None:

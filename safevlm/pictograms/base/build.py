@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from llava_patch import vision
 from safevlm.data.made_by import Places
 from safevlm.files import read_json
 from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps
@@ -35,6 +36,8 @@ def build(
 
     A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
     """
+    if not vision.TAKES_OUTPUTS:
+        raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
     for name, make in STEPS.items():
         if only in ("", name):

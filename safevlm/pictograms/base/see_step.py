@@ -91,16 +91,14 @@ def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokeniz
 @torch.no_grad()
 def patches(model: Model, album: SceneImages, processor: Processor, config: PictogramBaseConfig) -> Tensor:
     """(scenes, patches, v): what the tower gives for each scene, half of them drawn otherwise."""
-    images = processor.image_processor
     device = model.device
-    camera, mean, std = clip_step.camera_of(images, config.seed + 5, device), images.image_mean, images.image_std
-    middle, width = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    camera = clip_step.camera_of(processor.image_processor, config.seed + 5, device)
     seen = []
     for batch in tqdm(album.pixels.split(BATCH), "tower", mininterval=10):
         batch = batch.to(device)
         taken, _in_place = camera.take(batch, strength=0.0)
         is_plain = torch.arange(len(batch), device=device)[:, None, None, None] < PLAIN * len(batch)
-        pixels = torch.where(is_plain, (batch.float() / 255 - middle) / width, taken)
+        pixels = torch.where(is_plain, (batch.float() / 255 - camera.mean) / camera.std, taken)
         seen.append(vision.encode_images(model, pixels).patches)
     return torch.cat(seen)
 
@@ -177,10 +175,9 @@ def _loss(model: Model, views: Tensor) -> Any:
 
     def loss(batch: talk.Batch) -> Tensor:
         rows = [row for row, _ in batch if row is not None]
-        shown = vision.as_encoder_outputs(vision.project(model, views[rows]).unbind()) if rows else None
+        projected = vision.project(model, views[rows]).unbind() if rows else ()
         inputs, labels = talk.padded(batch, views.device)
-        read = vision.lm_inputs(model, inputs.pop("input_ids"), None, shown)
-        states = model.model(**{name: one for name, one in read.items() if one is not None}, **inputs).last_hidden_state
+        states = model.model(**inputs, **vision.as_arguments(projected)).last_hidden_state
         return answer_loss(model.lm_head, states, labels)
 
     return loss

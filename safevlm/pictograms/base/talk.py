@@ -42,11 +42,11 @@ def merged(tuned: Any, adapter: Path) -> Any:
 
     It is merged as it is written, so that whoever merges the folder gets the same weights.
     """
-    for name, weight in tuned.named_parameters():
-        if "lora_" in name:
-            weight.data = weight.data.bfloat16().to(weight.dtype)
+    learned = {name: weight for name, weight in tuned.named_parameters() if "lora_" in name}
+    for weight in learned.values():
+        weight.data = weight.data.bfloat16().to(weight.dtype)
     tuned.peft_config["default"].base_model_name_or_path = ""  # a place on the machine that trained it
-    tuned.save_pretrained(adapter, state_dict={name: w.bfloat16() for name, w in tuned.state_dict().items()})
+    tuned.save_pretrained(adapter, state_dict={name: weight.data.bfloat16() for name, weight in learned.items()})
     return tuned.merge_and_unload()
 
 
