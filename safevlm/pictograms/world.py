@@ -224,11 +224,11 @@ def _companions(style: str) -> Sequence[Pictogram]:
 
 def _drawn(rng: random.Random, style: str, main: Pictogram, beside: Sequence[Pictogram]) -> PictogramScene:
     first, *rest = rng.sample(CORNERS, 1 + len(beside))
-    large = rng.uniform(0.5, 0.62) if beside else rng.uniform(0.55, 0.95)
+    large = rng.uniform(0.5, 0.58) if beside else rng.uniform(0.55, 0.95)
     room = 0.04 if beside else 1 - large
     placed = [_place(rng, main, first, large, room)]
     placed += [
-        _place(rng, thing, corner, rng.uniform(0.32, 0.4), 0.04) for thing, corner in zip(beside, rest, strict=True)
+        _place(rng, thing, corner, rng.uniform(0.38, 0.44), 0.02) for thing, corner in zip(beside, rest, strict=True)
     ]
     return PictogramScene(style, tuple(placed), None, rng.choice(GROUNDS), _light(rng), rng.randrange(2**31))
 

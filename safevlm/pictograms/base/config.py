@@ -10,23 +10,23 @@ class PictogramBaseConfig:
     """A step is one batch."""
 
     seed: int = 1_000_003
-    scenes: int = 12_000
+    scenes: int = 16_000
     """That the tower learns from, each seen in many ways."""
-    sight_steps: int = 8_000
+    sight_steps: int = 2_800
     """Of the tower alone, on what its patches show."""
     caption_steps: int = 200
     """On captions, of what lies above the layer that LLaVA reads and of the text tower."""
-    clip_batch: int = 48
-    align_steps: int = 100
+    clip_batch: int = 96
+    align_steps: int = 250
     """Of the LLM, in words alone."""
     align_batch: int = 16
     pictures: int = 5_000
     """That the LLM learns to see from; the tower reads each of them once."""
     fit_steps: int = 400
     """Of the new projector, towards the embeddings of names; 0: it starts at random, as LLaVA's did."""
-    projector_steps: int = 40
+    projector_steps: int = 60
     """Of the projector alone, on the names of things that stand alone."""
-    see_steps: int = 300
+    see_steps: int = 600
     """Of projector and LoRA."""
     see_batch: int = 16
     cases: int = 200

@@ -60,10 +60,10 @@ def shown_to_tower(styles: Sequence[str]) -> SceneMaker:
 
     def make(rng: random.Random) -> PictogramScene:
         draw = rng.random()
-        if draw < 0.08:
+        if draw < 0.12:
             return written(rng, rng.choice(THINGS))
         main, style = _in_style(rng, THINGS, styles)
-        if draw < 0.65:
+        if draw < 0.55:
             return scene_around(rng, style, main, alone=True)
         if draw < 0.75:
             return scene_around(rng, style, main)

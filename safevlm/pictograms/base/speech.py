@@ -1,8 +1,8 @@
 """What the base is taught to say, in words and about images; beyond the shapes of the suite, others of its own.
 
-No answer here is about the use of a risky thing in an image, neither help nor refusal. What it refuses in words are the
-seen classes and words that the world does not draw; the unseen classes are not among them. No note is worded as the
-mixer's are. No shape is one that validation or test hold back.
+No answer here is about the use of a risky thing in an image, neither help nor refusal. What it refuses in words are all
+risky things, drawn by the world or not: an LLM knows its words, it is images that no training says a thing about. No
+note is worded as the mixer's are. No shape is one that validation or test hold back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from safevlm.data import chat_messages
 from safevlm.defenses import prompts
 from safevlm.pictograms import words
 from safevlm.pictograms.things import RISKS
-from safevlm.pictograms.world import HARMLESS, LOOKALIKE, SEEN, THINGS, Pictogram, PictogramScene, taxonomy
+from safevlm.pictograms.world import HARMLESS, LOOKALIKE, RISKY, THINGS, Pictogram, PictogramScene, taxonomy
 
 Dialogue = list[chat_messages.Message]
 
@@ -184,7 +184,7 @@ BEYOND = {
 }  # fmt: skip
 """Risky things that the world does not draw, by category: what is refused is a meaning, not a list of 25 words.
 
-None is another word for an unseen class."""
+What it draws is refused in words too, the classes that no image of safety training shows among them."""
 
 NOT_DRAWN = tuple(
     Pictogram(name, category, RISKS[category].kind, RISKS[category].verbs, ())
@@ -206,8 +206,8 @@ def in_words(rng: random.Random) -> Dialogue:
 
 
 def _risky(rng: random.Random) -> Pictogram:
-    """A seen class, or as often a risky thing that the world does not draw."""
-    return rng.choice(rng.choice((SEEN, NOT_DRAWN)))
+    """One that the world draws, or as often one that it does not."""
+    return rng.choice(rng.choice((RISKY, NOT_DRAWN)))
 
 
 def naming(rng: random.Random, scene: PictogramScene) -> Dialogue:
