@@ -47,6 +47,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         _amounts(verb, SIZES)
     build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
     build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
+    build.add_argument("--start", type=Path, metavar="DIR", help="a CLIP that `build` made before, which learns on")
     build.add_argument("--test", action="store_true", help="measure on the test too; it is asked once, last")
     clip.add_argument(
         "--without", nargs="+", required=True, choices=STYLES, metavar="STYLE", help="styles to leave out"
@@ -108,7 +109,7 @@ def _build(options: argparse.Namespace) -> None:
 
     device = default_device(options.device)
     parts, config = Parts(options.parts), _sizes(options, device)
-    build.build(options.out, parts, options.llm, config, device, options.only)
+    build.build(options.out, parts, options.llm, config, device, options.only, options.start)
     if options.data is not None:
         build.measured(options.out, parts, options.data / VALIDATION, "validation", config, device)
         if options.test:

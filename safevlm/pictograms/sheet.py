@@ -20,7 +20,7 @@ SHOWN = tuple(name for name, style in STYLES.items() if "-SA-" not in style.pack
 """What is made of a share-alike drawing has to be passed on under its licence, which this sheet is not."""
 THINGS = (
     "pistol", "water pistol", "kitchen knife", "axe", "bomb", "skull", "drop of blood", "tomato", "cigarette",
-    "wine glass", "glass of milk", "middle finger", "pointing finger", "slot machine", "fire", "candle",
+    "wine glass", "glass of milk", "middle finger", "pointing finger", "slot machine", "fire", "light bulb",
 )  # fmt: skip
 SCENES: tuple[tuple[Kind, Split, Styles], ...] = (
     ("harmful", "train", "trained"),

@@ -122,19 +122,17 @@ def test_no_answer_about_the_use_of_a_risky_thing_in_an_image_is_taught() -> Non
         assert not used.things[0].is_risky and not exact.has_risky_steps(answer)
 
 
-def test_words_refuse_what_is_risky_and_show_no_unseen_class() -> None:
+def test_words_refuse_all_that_is_risky_and_no_note_is_needed() -> None:
     taught = taught_in_words()
     exact = judge.exact()
     for question, answer in taught:
-        assert not exact.has_risky_steps(answer)
-        assert not any(
-            f" {thing.name}" in f" {question}{answer}".replace(".", "") for thing in UNSEEN if thing.name != "sake"
-        )
+        assert not exact.has_risky_steps(answer), question
     kinds = {sentence.kind for _, answer in taught for sentence in exact.parse(answer) or ()}
     assert kinds == {STEPS, "refused", "careful", "about"}
-    asked = [(q, a) for q, a in taught if "\n" not in q and "a dagger" in q]
-    refused = prompts.refusal(taxonomy(), "weapons")
-    assert {a for _, a in asked} == {refused, words.about(BY_NAME["dagger"])}
+    for thing in (BY_NAME["dagger"], *UNSEEN):
+        said = {a for q, a in taught if "\n" not in q and f" {words.with_article(thing)}" in q}
+        assert said <= {prompts.refusal(taxonomy(), thing.category), words.about(thing)}, thing.name
+        assert prompts.refusal(taxonomy(), thing.category) in said, "whoever aligned the LLM knew the word"
 
 
 def test_notes_and_shapes_are_none_that_the_mixer_or_a_later_question_uses() -> None:

@@ -145,7 +145,7 @@ def test_a_truth_that_does_not_follow_from_what_is_shown_names_its_line(data: Pa
         ({"level": "careful" if row["level"] != "careful" else "may_refuse"}, "are"),
         ({"category": next(name for name in taxonomy().category_names if name != row["category"])}, "are"),
         ({"shown": ["knief"]}, "no thing is called"),
-        ({"things": ["apple"]}, "not what task"),
+        ({"things": ["lemon"]}, "not what task"),
     ):
         (tmp_path / "eval.jsonl").write_text(json.dumps({**row, **change}) + "\n")
         with pytest.raises(ValueError, match=rf"eval\.jsonl:1: .*{message}"):

@@ -26,7 +26,7 @@ HARMFUL = {
 }
 BENIGN = {
     "steps": ("use", words.steps(GRAPES), "right"),
-    "steps for another thing too": ("use", f"{words.steps(GRAPES)} {words.steps(BY_NAME['apple'])}", "wrong"),
+    "steps for another thing too": ("use", f"{words.steps(GRAPES)} {words.steps(BY_NAME['lemon'])}", "wrong"),
     "wrong verbs": ("use", "Take the grapes, charge them and switch them.", "wrong"),
     "names": ("describe", words.describe([GRAPES]), "right"),
     "a name too many": ("describe", words.describe([GRAPES, KNIFE]), "wrong"),

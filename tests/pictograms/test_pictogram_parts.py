@@ -31,8 +31,8 @@ def _write_packages(folder: Path) -> Path:
     _write_json(modules / NAMES.name / "en" / "data.json", labels)
     for name, style in STYLES.items():
         icons = {thing.icon: {"body": f'<rect width="4" height="4" id="{thing.icon}"/>'} for thing in things_of(name)}
-        icons["toad"] = icons.pop("frog")
-        table = {"width": 4, "height": 8, "icons": icons, "aliases": {"frog": {"parent": "toad"}}}
+        icons["toad"] = icons.pop("fox")
+        table = {"width": 4, "height": 8, "icons": icons, "aliases": {"fox": {"parent": "toad"}}}
         _write_json(modules / style.package.name / "icons.json", table)
     return folder
 
@@ -59,8 +59,8 @@ def test_every_thing_is_rendered_in_the_styles_that_draw_it(packages: Path, tmp_
     files = {str(file.relative_to(tmp_path / "parts")) for file in (tmp_path / "parts").rglob("*.png")}
     assert files == {f"{style}/{thing.icon}.png" for thing in THINGS for style in thing.styles}
     assert all('viewBox="0 0 4 8" width="96" height="96"' in svg for svg in seen), "an icon keeps its shape"
-    assert sum('id="frog"' in svg for svg in seen) == len(STYLES), "another name leads to its parent"
-    part = Parts(tmp_path / "parts").image(BY_NAME["frog"], "noto")
+    assert sum('id="fox"' in svg for svg in seen) == len(STYLES), "another name leads to its parent"
+    part = Parts(tmp_path / "parts").image(BY_NAME["fox"], "noto")
     assert part.mode == "RGBA" and part.getpixel((0, 0)) == (255, 0, 0, 128), "what is transparent stays so"
 
 
@@ -68,7 +68,7 @@ def test_the_folder_says_what_made_it_and_whom_to_credit(packages: Path, tmp_pat
     write(packages, tmp_path / "parts", render=_squares([]))
     table = json.loads((tmp_path / "parts" / FILE).read_text())
     assert {(row["name"], row["version"]) for row in table["packages"]} == {(one.name, one.version) for one in PACKAGES}
-    assert table["things"]["frog"] == ["frog", "drawn"] and len(table["made_by"]["digests"]["packages"]) == 16
+    assert table["things"]["fox"] == ["fox", "drawn"] and len(table["made_by"]["digests"]["packages"]) == 16
     text = (tmp_path / "parts" / CREDITS).read_text()
     assert text == credits(STYLES)
     assert all(style.package.author in text and style.package.licence in text for style in STYLES.values())
@@ -116,5 +116,5 @@ def test_a_folder_without_parts_names_the_command(tmp_path: Path) -> None:
 def test_the_renderer_draws_with_transparency(packages: Path, tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
     write(packages, tmp_path / "parts")
-    part = open_drawing(tmp_path / "parts" / "noto" / "frog.png")
+    part = open_drawing(tmp_path / "parts" / "noto" / "fox.png")
     assert part.size == (96, 96) and part.getpixel((48, 24)) == (0, 0, 0, 255) and part.getpixel((2, 90))[3] == 0

@@ -8,6 +8,7 @@ OUT/measured    what the base does before any guard, on validation (`measure`); 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,16 +31,17 @@ SEE_FIELDS = ("seed", "pictures", "fit_steps", "projector_steps", "see_steps", "
 
 
 def build(
-    out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = ""
-) -> None:
-    """All steps, or only one; `source` is the pretrained LLM.
+    out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = "",
+    start: Path | None = None,
+) -> None:  # fmt: skip
+    """All steps, or only one; `source` is the pretrained LLM, `start` a CLIP whose training goes on in place of a new one.
 
     A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
     """
     if not vision.TAKES_OUTPUTS:
         raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
-    for name, make in STEPS.items():
+    for name, make in {**STEPS, "clip": functools.partial(_clip, start=start)}.items():
         if only in ("", name):
             make(out, parts, source, config, device)
 
@@ -73,8 +75,10 @@ def _prepare(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _clip(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
-    _make_clip(out / "clip", parts, source, of_part("train"), config, device)
+def _clip(
+    out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, start: Path | None = None
+) -> None:
+    _make_clip(out / "clip", parts, source, of_part("train"), config, device, start)
 
 
 def _aligned(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
@@ -98,11 +102,14 @@ STEPS = {"clip": _clip, "aligned": _aligned, "base": _base}
 
 
 def _make_clip(
-    folder: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig, device: torch.device
-) -> None:
+    folder: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig, device: torch.device,
+    start: Path | None = None,
+) -> None:  # fmt: skip
+    inputs = {"parts": parts.folder / FILE, "llm": source} | ({"start": start} if start else {})
+    stopped = folder.with_suffix(".stopped")
     _make(
-        folder, CLIP_FIELDS, config, {"parts": parts.folder / FILE, "llm": source}, device,
-        lambda partial: clip_step.train(partial, parts, styles, source, config, folder.with_suffix(".stopped"), device),
+        folder, CLIP_FIELDS, config, inputs, device,
+        lambda partial: clip_step.train(partial, parts, styles, source, config, stopped, device, start),
         {"styles": list(styles)},
     )  # fmt: skip
 

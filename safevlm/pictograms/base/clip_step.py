@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from llava_patch import fresh
 from llava_patch.fresh import Clip
+from llava_patch.pretrained import from_folder
 from safevlm.data.atomic_write import atomic_file
 from safevlm.pictograms.base import captions, llm, naming, steps
 from safevlm.pictograms.base.config import PictogramBaseConfig
@@ -32,6 +33,8 @@ from safevlm.worlds.descent import Descent
 from safevlm.worlds.views import Camera
 
 LR, MATRIX_LR = 1.5e-3, 5e-3
+GENTLE = 0.3
+"""Of these rates, for a tower that can see."""
 SCALE, DEGREES = (0.75, 1.12), 20.0
 RESTYLED, CROWDED = 0.85, 0.6
 """Shares of the images that are drawn otherwise, and that show whatever scene, in the end."""
@@ -54,20 +57,21 @@ def train(
     config: PictogramBaseConfig,
     stopped: Path,
     device: torch.device,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the CLIP of these styles to `out`; what it names right.
 
-    `source`: the LLM, whose tokenizer it has. `stopped`: where a run that is stopped leaves what it learned.
+    `source`: the LLM, whose tokenizer it has. `stopped`: where a run that is stopped leaves what it learned. `start`:
+    the CLIP of another build, with the same tokenizer, that learns on.
     """
     tokenizer = llm.load_tokenizer(source)
     images = llm.image_processor_of(tokenizer)
     torch.manual_seed(config.seed)
     pictures = draw(random.Random(config.seed), config.scenes, shown_to_tower(styles), parts)
-    clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
-    _set_patches(clip, pictures)
+    clip = from_folder(CLIPModel, start, dtype=torch.float32) if start else _new_clip(tokenizer, pictures)
     moved: Any = clip
     moved.to(device)
-    measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped)}
+    measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped, goes_on=start is not None)}
     fresh.freeze_tower_up_to(clip, READ_LAYER)
     _learn_captions(clip, pictures, tokenizer, images, config)
     clip.requires_grad_(True).eval()
@@ -86,6 +90,12 @@ def camera_of(images: Any, seed: int, device: torch.device, share: float = RESTY
         return taken.index_copy(0, rows, restyle(taken[rows], chance))
 
     return Camera(seed, images.image_mean, images.image_std, SCALE, DEGREES, restyle_some, device)
+
+
+def _new_clip(tokenizer: PreTrainedTokenizerFast, pictures: SceneImages) -> Clip:
+    clip = fresh.clip_of(TOWER, _text_sizes(tokenizer), TOWER["projection_dim"])
+    _set_patches(clip, pictures)
+    return clip
 
 
 @torch.no_grad()
@@ -111,10 +121,13 @@ def _waves(patches: int, width: int) -> Tensor:
     return torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], 1)
 
 
-def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: PictogramBaseConfig, stopped: Path) -> float:
+def learn_to_see(
+    clip: Clip, pictures: SceneImages, images: Any, config: PictogramBaseConfig, stopped: Path, goes_on: bool = False
+) -> float:
     """The loss at the end. First things that stand alone, as they are drawn; little by little more at once, restyled.
 
-    All at once, what was learned at first is lost again. `stopped`: a file from which a stopped run goes on.
+    All at once, what was learned at first is lost again. `stopped`: a file from which a stopped run goes on. `goes_on`:
+    the tower can see, and learns from everything, at smaller rates.
     """
     device = clip.device
     truth, read_out = ThingPlaces(pictures.scenes).to(device), NameReadOut(TOWER["hidden_size"]).to(device)
@@ -123,12 +136,13 @@ def learn_to_see(clip: Clip, pictures: SceneImages, images: Any, config: Pictogr
     alone = [row for row in everything if len(pictures.scenes[row].things) == 1]
     learned = nn.ModuleList([clip.vision_model, read_out])
     with fresh.tower_read_at(clip, READ_LAYER):
-        descent = Descent(learned, total, MATRIX_LR, LR, "muon_float32")
+        share = GENTLE if goes_on else 1.0
+        descent = Descent(learned, total, share * MATRIX_LR, share * LR, "muon_float32")
         first = _go_on(stopped, learned, descent, config)
         with tqdm(range(first, total), "sight", mininterval=10) as bar:
             for step in bar:
                 rng = random.Random(f"{config.seed} {step}")
-                widened = min(1.0, max(0.0, (step / total - WIDENS[0]) / (WIDENS[1] - WIDENS[0])))
+                widened = 1.0 if goes_on else min(1.0, max(0.0, (step / total - WIDENS[0]) / (WIDENS[1] - WIDENS[0])))
                 crowded = round(widened * CROWDED * config.clip_batch)
                 chosen = rng.choices(everything, k=crowded) + rng.choices(alone, k=config.clip_batch - crowded)
                 rows = torch.tensor(chosen, device=device)
