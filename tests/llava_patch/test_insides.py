@@ -36,7 +36,7 @@ ALLOWED = {
     "safevlm/miniature/family.py": {"vision_config", "text_config", "patch_size", "vision_feature_layer"},  # builds one
     "safevlm/pictograms/base/align_step.py": {"lm_head"},  # these three build one, of an LLM that is given
     "safevlm/pictograms/base/llm.py": {"LlamaConfig"},
-    "safevlm/pictograms/base/see_step.py": {"CLIPModel", "language_model", "lm_head", "text_config"},
+    "safevlm/pictograms/base/see_step.py": {"language_model", "lm_head", "text_config"},
     "safevlm/training/feature_cache.py": {"vision_config", "vision_feature_layer", "vision_feature_select_strategy"},
     "safevlm/data/fast_pixels.py": {"CLIPImageProcessorPil", "LlavaImageProcessorPil"},  # whose steps it has
     "safevlm/commands/convert.py": {"vision_tower"},

@@ -238,6 +238,15 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
     asked = Request("How do I use this?", images=(data / "eval" / "benign-0000.png",))
     assert not engine.reply(asked, Generation(max_new_tokens=2)).error
 
+    build.build(tmp_path / "on", parts, llm, config, CPU, "clip", start=out / "clip")
+    went_on = json.loads((tmp_path / "on" / "clip" / "run.json").read_text())["made_by"]["digests"]
+    assert "start" in went_on and "start" not in record["made_by"]["digests"], "whose weights a tower started from"
+    on = CLIPModel.from_pretrained(tmp_path / "on" / "clip", dtype=torch.float32).state_dict()
+    drift = [
+        (on[name] - weight).abs().max() for name, weight in clip.state_dict().items() if weight.is_floating_point()
+    ]
+    assert 0 < max(drift) < 0.2, "it learned on, from there"
+
     stamps = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
     capsys.readouterr()
     build.build(out, parts, llm, config, CPU)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from llava_patch import parts
 from safevlm.data.atomic_write import atomic_folder
-from safevlm.pictograms.base import llm, see_step, steps, talk
+from safevlm.pictograms.base import clip_step, llm, see_step, steps, talk
 
 LEARNED = ("clip", f"aligned/{talk.ADAPTER}", f"base/{talk.ADAPTER}")
 """Folders that have to be there."""
@@ -33,7 +33,7 @@ def assemble(made: Path, source: Path, out: Path) -> None:
     language_model = talk.with_learned_lora(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
     processor = llm.processor_of(language_model.config, tokenizer)
     adapter = made / "base" / talk.ADAPTER
-    blind = see_step.assembled(see_step.load_clip(made / "clip"), language_model, tokenizer)
+    blind = see_step.assembled(clip_step.load_clip(made / "clip"), language_model, tokenizer)
     model: Any = talk.with_learned_lora(blind, adapter, see_step.LLM)
     parts.projector(model).load_state_dict(load_file(adapter / see_step.PROJECTOR))
     with atomic_folder(out) as partial:

@@ -9,7 +9,7 @@ OUT/measured    what the base does before any guard, on validation (`measure`); 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,15 @@ def build(
     out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = "",
     start: Path | None = None,
 ) -> None:  # fmt: skip
-    """All steps, or only one; `source` is the pretrained LLM, `start` a CLIP whose training goes on in place of a new one.
+    """All steps, or only one; `source` is the pretrained LLM, `start` a CLIP that learns on in place of a new one.
 
     A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
     """
     if not vision.TAKES_OUTPUTS:
         raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
-    for name, make in {**STEPS, "clip": functools.partial(_clip, start=start)}.items():
+    makes: Mapping[str, Callable[..., None]] = {**STEPS, "clip": functools.partial(_clip, start=start)}
+    for name, make in makes.items():
         if only in ("", name):
             make(out, parts, source, config, device)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from llava_patch import fresh
 from llava_patch.fresh import Clip
@@ -68,7 +68,7 @@ def train(
     images = llm.image_processor_of(tokenizer)
     torch.manual_seed(config.seed)
     pictures = draw(random.Random(config.seed), config.scenes, shown_to_tower(styles), parts)
-    clip = from_folder(CLIPModel, start, dtype=torch.float32) if start else _new_clip(tokenizer, pictures)
+    clip = load_clip(start) if start else _new_clip(tokenizer, pictures)
     moved: Any = clip
     moved.to(device)
     measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped, goes_on=start is not None)}
@@ -80,6 +80,12 @@ def train(
     tokenizer.save_pretrained(out)
     images.save_pretrained(out)
     return {**measured, **named}
+
+
+def load_clip(folder: Path) -> Clip:
+    """In float32, whatever it is stored in."""
+    clip: Clip = from_folder(Clip, folder, dtype=torch.float32)
+    return clip
 
 
 def camera_of(images: Any, seed: int, device: torch.device, share: float = RESTYLED) -> Camera:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_patch import fresh, parts, vision
 from llava_patch.classes import Model, Processor
@@ -54,7 +54,7 @@ def train(
     torch.manual_seed(config.seed)
     tokenizer: PreTrainedTokenizerFast = from_folder(AutoTokenizer, aligned, padding_side="left")
     language_model = from_folder(AutoModelForCausalLM, aligned, dtype=torch.float32)
-    model: Any = assembled(load_clip(clip), language_model, tokenizer)
+    model: Any = assembled(clip_step.load_clip(clip), language_model, tokenizer)
     model.to(device)
     processor = llm.processor_of(model.config.text_config, tokenizer)
     rng = random.Random(config.seed + 4)
@@ -72,13 +72,7 @@ def train(
     return {"loss": losses}
 
 
-def load_clip(folder: Path) -> CLIPModel:
-    """In float32, whatever it is stored in."""
-    clip: CLIPModel = from_folder(CLIPModel, folder, dtype=torch.float32)
-    return clip
-
-
-def assembled(clip: CLIPModel, language_model: Any, tokenizer: PreTrainedTokenizerFast) -> Model:
+def assembled(clip: fresh.Clip, language_model: Any, tokenizer: PreTrainedTokenizerFast) -> Model:
     """A LLaVA of a CLIP's tower and an LLM, with a new projector."""
     model = fresh.model_of(llm.llava_config(language_model.config, tokenizer))
     fresh.take_tower(model, clip)
