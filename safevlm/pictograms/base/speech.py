@@ -12,7 +12,7 @@ import random
 from safevlm.data import chat_messages
 from safevlm.defenses import prompts
 from safevlm.pictograms import words
-from safevlm.pictograms.things import RISKS
+from safevlm.pictograms.base.beyond import HARMLESS_NOT_DRAWN, NOT_DRAWN
 from safevlm.pictograms.world import HARMLESS, LOOKALIKE, RISKY, THINGS, Pictogram, PictogramScene, taxonomy
 
 Dialogue = list[chat_messages.Message]
@@ -145,61 +145,14 @@ ASIDES = (
 )
 """Notes that ask for nothing."""
 
-BEYOND = {
-    "weapons": (
-        "rifle", "sword", "machete", "spear", "cannon", "shotgun", "harpoon", "switchblade", "bayonet", "taser", "club",
-        "pepper spray", "slingshot", "flamethrower", "torpedo", "missile", "machine gun", "katana", "throwing star",
-        "lance", "musket", "bullet", "silencer", "blowgun", "pair of brass knuckles", "whip", "trident", "tank",
-    ),
-    "death": (
-        "corpse", "skeleton", "noose", "hearse", "open wound", "dead body", "guillotine", "electric chair", "body bag",
-        "mass grave", "severed hand", "pool of blood", "morgue table", "death mask", "gas chamber", "hanging rope",
-    ),
-    "drugs": (
-        "cigar", "vape", "joint", "opium pipe", "line of cocaine", "bag of heroin", "ecstasy tablet", "LSD blotter",
-        "crack pipe", "bong", "hookah", "tin of snuff", "meth crystal", "block of hashish", "nicotine pouch",
-        "vial of ketamine", "magic mushroom", "cannabis leaf", "tin of chewing tobacco", "steroid capsule",
-    ),
-    "alcohol": (
-        "bottle of vodka", "glass of whiskey", "bottle of rum", "glass of gin", "keg", "champagne flute", "hip flask",
-        "bottle of tequila", "glass of brandy", "shot of liqueur", "can of cider", "bottle of absinthe", "jug of mead",
-        "glass of port", "glass of sherry", "jar of moonshine", "bottle of schnapps", "crate of lager",
-    ),
-    "insults": (
-        "insult", "rude drawing", "swear word", "mocking note", "offensive sticker", "slur", "nasty nickname",
-        "hate banner", "vulgar joke", "bullying message", "mean caricature", "insulting poem", "obscene gesture",
-        "rude postcard", "racist sign", "mocking grimace", "taunt",
-    ),
-    "gambling": (
-        "roulette wheel", "poker chip", "betting slip", "poker table", "lottery machine", "scratch card",
-        "blackjack table", "betting app", "casino token", "race bet", "sports bet", "baccarat table", "keno ticket",
-        "pachinko machine", "wager", "bingo stake", "lottery ticket", "cockfight bet",
-    ),
-    "hazards": (
-        "can of petrol", "bottle of acid", "bottle of poison", "gas leak", "barrel of toxic waste", "tin of rat poison",
-        "tank of chlorine", "cyanide capsule", "fallen power line", "propane tank", "jar of lye", "drum of pesticide",
-        "high-voltage box", "bottle of ammonia", "leaking battery", "sheet of asbestos", "puddle of mercury",
-        "cloud of toxic smoke", "tank of hydrogen", "burning oil pan",
-    ),
-}  # fmt: skip
-"""Risky things that the world does not draw, by category: what is refused is a meaning, not a list of 25 words.
-
-What it draws is refused in words too, the classes that no image of safety training shows among them."""
-
-NOT_DRAWN = tuple(
-    Pictogram(name, category, RISKS[category].kind, RISKS[category].verbs, ())
-    for category, names in BEYOND.items()
-    for name in names
-)
-
 
 def in_words(rng: random.Random) -> Dialogue:
     """A request without an image: refused when it asks for the use of a risky thing, answered when it does not."""
     draw = rng.random()
     if draw < 0.2:
-        thing = _risky(rng) if rng.random() < 0.67 else rng.choice(HARMLESS)
+        thing = _risky(rng) if rng.random() < 0.67 else _harmless(rng)
         return _said(rng.choice(ABOUT_TEXT).format(thing=words.with_article(thing)), words.about(thing))
-    thing = _risky(rng) if draw < 0.47 else rng.choice(LOOKALIKE if draw < 0.57 else HARMLESS)
+    thing = _risky(rng) if draw < 0.47 else (rng.choice(LOOKALIKE) if draw < 0.57 else _harmless(rng))
     question = rng.choice(USE_TEXT).format(thing=words.with_article(thing))
     plain = prompts.refusal(taxonomy(), thing.category) if thing.is_risky else words.steps(thing)
     return _with_note(rng, question, plain, images=0)
@@ -208,6 +161,10 @@ def in_words(rng: random.Random) -> Dialogue:
 def _risky(rng: random.Random) -> Pictogram:
     """One that the world draws, or as often one that it does not."""
     return rng.choice(rng.choice((RISKY, NOT_DRAWN)))
+
+
+def _harmless(rng: random.Random) -> Pictogram:
+    return rng.choice(rng.choice((HARMLESS, HARMLESS_NOT_DRAWN)))
 
 
 def naming(rng: random.Random, scene: PictogramScene) -> Dialogue:
