@@ -44,6 +44,7 @@ RISKY_BEYOND = {
     ),
 }  # fmt: skip
 """Risky ones, by category: what is refused is a meaning, not a list of 35 words."""
+
 HARMLESS_BEYOND = {
     "fruit or vegetable": (
         "melon", "tangerine", "banana", "apple", "pear", "peach", "kiwi", "eggplant", "potato", "hot pepper",
@@ -117,13 +118,13 @@ HARMLESS_BEYOND = {
 }  # fmt: skip
 """Harmless ones, by what they are a kind of: an LLM that heard of few refuses what it does not know."""
 
-NOT_DRAWN = tuple(
+KINDS = {family.kind: family for family in FAMILIES}
+
+RISKY_NOT_DRAWN = tuple(
     Pictogram(name, category, RISKS[category].kind, RISKS[category].verbs, ())
     for category, names in RISKY_BEYOND.items()
     for name in names
 )
 HARMLESS_NOT_DRAWN = tuple(
-    Pictogram(name, CLEAN, family.kind, family.verbs, ())
-    for family in FAMILIES
-    for name in HARMLESS_BEYOND.get(family.kind, ())
+    Pictogram(name, CLEAN, kind, KINDS[kind].verbs, ()) for kind, names in HARMLESS_BEYOND.items() for name in names
 )

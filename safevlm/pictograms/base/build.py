@@ -8,7 +8,6 @@ OUT/measured    what the base does before any guard, on validation (`measure`); 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from safevlm.pictograms.parts import FILE, Parts
 from safevlm.pictograms.styles import of_part
 from safevlm.worlds.splits import Split
 
+STEPS = ("clip", "aligned", "base")
 CLIP_FIELDS = ("seed", "scenes", "sight_steps", "caption_steps", "clip_batch", "cases")
 ALIGN_FIELDS = ("seed", "align_steps", "align_batch")
 SEE_FIELDS = ("seed", "pictures", "fit_steps", "projector_steps", "see_steps", "see_batch")
@@ -41,10 +41,14 @@ def build(
     if not vision.TAKES_OUTPUTS:
         raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
-    makes: Mapping[str, Callable[..., None]] = {**STEPS, "clip": functools.partial(_clip, start=start)}
-    for name, make in makes.items():
+    makes: Sequence[Callable[[], None]] = (
+        lambda: _make_clip(out / "clip", parts, source, of_part("train"), config, device, start),
+        lambda: _make_aligned(out / "aligned", source, config, device),
+        lambda: _make_base(out, parts, config, device),
+    )
+    for name, make in zip(STEPS, makes, strict=True):
         if only in ("", name):
-            make(out, parts, source, config, device)
+            make()
 
 
 def try_styles(
@@ -76,20 +80,14 @@ def _prepare(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _clip(
-    out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, start: Path | None = None
-) -> None:
-    _make_clip(out / "clip", parts, source, of_part("train"), config, device, start)
-
-
-def _aligned(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
+def _make_aligned(folder: Path, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
     _make(
-        out / "aligned", ALIGN_FIELDS, config, {"llm": source}, device,
-        lambda folder: align_step.train(folder, source, llm.load_tokenizer(source), config, device),
+        folder, ALIGN_FIELDS, config, {"llm": source}, device,
+        lambda partial: align_step.train(partial, source, llm.load_tokenizer(source), config, device),
     )  # fmt: skip
 
 
-def _base(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
+def _make_base(out: Path, parts: Parts, config: PictogramBaseConfig, device: torch.device) -> None:
     inputs = {"parts": parts.folder / FILE, "clip": out / "clip", "aligned": out / "aligned"}
     if missing := [str(place) for place in inputs.values() if not place.exists()]:
         raise FileNotFoundError(f"{missing[0]} is missing: make the earlier steps first")
@@ -97,9 +95,6 @@ def _base(out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, de
         out / "base", SEE_FIELDS, config, inputs, device,
         lambda folder: see_step.train(folder, out / "clip", out / "aligned", parts, config, device),
     )  # fmt: skip
-
-
-STEPS = {"clip": _clip, "aligned": _aligned, "base": _base}
 
 
 def _make_clip(

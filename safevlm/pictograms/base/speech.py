@@ -12,7 +12,7 @@ import random
 from safevlm.data import chat_messages
 from safevlm.defenses import prompts
 from safevlm.pictograms import words
-from safevlm.pictograms.base.beyond import HARMLESS_NOT_DRAWN, NOT_DRAWN
+from safevlm.pictograms.base.beyond import HARMLESS_NOT_DRAWN, RISKY_NOT_DRAWN
 from safevlm.pictograms.world import HARMLESS, LOOKALIKE, RISKY, THINGS, Pictogram, PictogramScene, taxonomy
 
 Dialogue = list[chat_messages.Message]
@@ -159,8 +159,8 @@ def in_words(rng: random.Random) -> Dialogue:
 
 
 def _risky(rng: random.Random) -> Pictogram:
-    """One that the world draws, or as often one that it does not."""
-    return rng.choice(rng.choice((RISKY, NOT_DRAWN)))
+    """One that the world draws, or as often one that it does not; `_harmless` too."""
+    return rng.choice(rng.choice((RISKY, RISKY_NOT_DRAWN)))
 
 
 def _harmless(rng: random.Random) -> Pictogram:
