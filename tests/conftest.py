@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+
+from tests import warm_command
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,3 +24,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: slow[item.path] == 0)
+
+
+@pytest.fixture(scope="session")
+def warm_path() -> Iterator[str]:
+    """PATH, with a `safevlm` before all that begins with everything imported."""
+    with warm_command.folder() as folder:
+        yield os.pathsep.join([str(folder), os.environ["PATH"]])

@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from safevlm.miniature.dataset import MiniatureDataConfig, write
 from tests.docs.pages import ROOT, page
 
 pytestmark = pytest.mark.slow
@@ -42,11 +42,9 @@ def _examples() -> list[Example]:
     return [example for example in examples if example.commands]
 
 
-def _run(words: list[str], folder: Path) -> str:
-    """A command as an installed `safevlm` would run: the folder of the command is not on the path by itself."""
-    command = [sys.executable, "-P", "-m", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def _run(words: list[str], folder: Path, path: str) -> str:
+    """A command as an installed `safevlm` runs it: the folder of the command is not on the path by itself."""
+    done = subprocess.run(words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr[-2000:]}"
     return done.stdout
 
@@ -57,7 +55,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outside")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/miniature").symlink_to(ROOT / "checkpoints/miniature")
-    _run(["safevlm.miniature", "data", "--out", "runs/demo/data", "--risky", "400", "--clean", "400"], folder)
+    write(folder / "runs/demo/data", MiniatureDataConfig(risky=400, clean=400))
     for example in _examples():
         for name, text in FILE.findall(example.text):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +73,9 @@ def test_there_is_an_example_of_each():
 
 
 @pytest.mark.parametrize("example", _examples(), ids=lambda example: example.title)
-def test_example_runs_and_prints_what_the_page_says(example: Example, outside: Path):
+def test_example_runs_and_prints_what_the_page_says(example: Example, outside: Path, warm_path: str):
     assert FILE.findall(example.text), "the example has no file"
     for command, expected in example.commands:
-        printed = _run(shlex.split(command), outside)
+        printed = _run(shlex.split(command), outside, warm_path)
         missing = [line for line in expected if line not in printed]
         assert not missing, f"{command}\nprinted\n{printed}\nand not\n" + "\n".join(missing)

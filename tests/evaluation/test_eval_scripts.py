@@ -69,12 +69,14 @@ def test_several_processes_ask_under_torchrun() -> None:
 
 
 @pytest.mark.slow
-def test_absent_suites_are_skipped_and_said_so_and_a_broken_one_does_not_stop_the_rest(tmp_path: Path) -> None:
+def test_absent_suites_are_skipped_and_said_so_and_a_broken_one_does_not_stop_the_rest(
+    tmp_path: Path, warm_path: str
+) -> None:
     layouts.write(tmp_path / "data" / "vlguard", "vlguard")
     write_suite(tmp_path / "data" / "miniature")
     (tmp_path / "data" / "xstest").mkdir()
     suites = "figstep vlguard miniature"
-    asked = {"SUITES": suites, "DEFENSES": "none", "BATCH_SIZE": "8"}
+    asked = {"SUITES": suites, "DEFENSES": "none", "BATCH_SIZE": "8", "PATH": warm_path}
     done = run("all.sh", MODEL, str(tmp_path / "data"), str(tmp_path / "out"), "--judge-model", "X", **asked)
     assert "skipped figstep" in done.stdout
     assert "failed vlguard" in done.stdout and "is not complete" in done.stderr, "fewer rows than published"

@@ -370,14 +370,16 @@ def test_every_line_of_a_table_has_six_cells_and_a_name_of_its_own(table: Path) 
 
 
 @pytest.mark.slow
-def test_a_row_that_breaks_is_told_and_the_rest_goes_on_and_nothing_is_done_twice(tmp_path: Path) -> None:
+def test_a_row_that_breaks_is_told_and_the_rest_goes_on_and_nothing_is_done_twice(
+    tmp_path: Path, warm_path: str
+) -> None:
     rows = tmp_path / "rows.tsv"
     rows.write_text(
         "broken\t{model}\tsafety-head\t-\t-\t-\nabsent\t{model}\tnone\t-\t-\t{model}/gone\n"
         "none\t{model}\tnone\t-\ttimed\t-\n"
     )
     data, out = write_suite(tmp_path / "data", per_group=5), tmp_path / "out"
-    words = {"ROWS": str(rows), "PERTURBATIONS": "-", "TIMED": "1", "LIMIT": "12"}
+    words = {"ROWS": str(rows), "PERTURBATIONS": "-", "TIMED": "1", "LIMIT": "12", "PATH": warm_path}
     done = run(MODEL, str(data), str(out), **words)
     assert done.returncode == 1, "a broken row is no success"
     assert "broken (once): failed: defense safety-head: this checkpoint has no safety head" in done.stdout
