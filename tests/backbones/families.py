@@ -378,14 +378,14 @@ def each(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("family", [pytest.param(name, marks=marks(name)) for name in names])
 
 
-def few(names: Iterable[str] = ANSWERING) -> pytest.MarkDecorator:
-    """`each`, for what takes long: one family of each kind, and the others among the thorough tests."""
-    return pytest.mark.parametrize("family", [pytest.param(name, marks=few_marks(name)) for name in names])
+def few(names: Iterable[str] = ANSWERING, telling: Iterable[str] = TELLING) -> pytest.MarkDecorator:
+    """`each`, for what takes long: those that are `telling`, and the others among the thorough tests."""
+    return pytest.mark.parametrize("family", [pytest.param(name, marks=few_marks(name, telling)) for name in names])
 
 
-def few_marks(family: str) -> list[pytest.MarkDecorator]:
-    """`marks`, and `thorough` where a family of `TELLING` tells the same."""
-    return marks(family) + ([] if family in TELLING else [pytest.mark.thorough])
+def few_marks(family: str, telling: Iterable[str] = TELLING) -> list[pytest.MarkDecorator]:
+    """`marks`, and `thorough` where a family that is `telling` tells the same."""
+    return marks(family) + ([] if family in telling else [pytest.mark.thorough])
 
 
 def _absent(family: str) -> list[str]:

@@ -14,6 +14,7 @@ from safevlm.model.safety_modules import is_safety_name
 from safevlm.training.prepare import prepare, trainable
 from safevlm.training.recipe import parse
 from safevlm.training.stages import stage_of
+from tests.backbones import families
 
 PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
 RECIPES = ("vlm_stage1_head_only", "vlm_stage1", "vlm_stage2")
@@ -38,7 +39,9 @@ def _row(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=families.few_marks(row.family)) for name, row in PUBLISHED.items()]
+)
 def test_recipes_fit_the_published_shapes_and_the_manual_says_what_they_train(name: str) -> None:
     stocks, _ = _trained(name, parse(["vlm_stage1"]))
     assert stocks / 1e9 == pytest.approx(PUBLISHED[name].billions, rel=0.02)

@@ -57,7 +57,11 @@ def test_one_missing_weight_of_686_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "trained"), [("stage1", "107,814,619 parameters in 96"), ("stage2", "639,631,360 parameters in 448")]
+    ("stage", "trained"),
+    [
+        pytest.param("stage1", "107,814,619 parameters in 96", marks=pytest.mark.thorough),
+        ("stage2", "639,631,360 parameters in 448"),
+    ],
 )
 def test_a_7b_recipe_is_checked_quickly_and_in_little_memory(folder: Path, stage: str, trained: str) -> None:
     words: list[Any] = [

@@ -16,7 +16,7 @@ from safevlm.miniature.build import READ_LAYER, TOWER, BuildConfig, build
 from safevlm.worlds.descent import Descent
 
 TINY = BuildConfig(
-    scenes=40, sight_steps=2, alone_steps=1, sight_and_caption_steps=1, caption_steps=2, clip_batch=8, lm_steps=3,
+    scenes=40, sight_steps=1, alone_steps=1, sight_and_caption_steps=1, caption_steps=1, clip_batch=8, lm_steps=2,
     lm_alone_steps=1, crowded_steps=1, lm_batch=4, cases=0,
 )  # fmt: skip
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

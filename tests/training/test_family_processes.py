@@ -25,7 +25,7 @@ CASES = (
     ("zero3", "stage1", "gemma3"),
     ("zero2", "stage2", "gemma3"),
     ("zero3", "stage1", "llava_next"),
-    ("zero3", "stage2", "idefics3"),
+    pytest.param("zero3", "stage2", "idefics3", marks=pytest.mark.thorough),
 )
 """Flattened patches and squares with both stages and both kinds of ZeRO; tiles with both stages and ZeRO-3."""
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category")

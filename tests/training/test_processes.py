@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 CASES = (
     ("torchrun", "stage1", launching.fork),
     ("zero2", "stage1", launching.fork),
-    ("zero3", "stage2", launching.launch),
+    ("zero3", "stage2", launching.fork),
+    pytest.param("zero3", "stage2", launching.launch, marks=pytest.mark.thorough),
     pytest.param("torchrun", "stage1", launching.launch, marks=pytest.mark.thorough),
     pytest.param("zero2", "stage2", launching.fork, marks=pytest.mark.thorough),
     pytest.param("zero3", "stage1", launching.fork, marks=pytest.mark.thorough),
