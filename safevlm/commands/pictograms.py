@@ -47,7 +47,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         _amounts(verb, SIZES)
     build.add_argument("--data", type=Path, metavar="DIR", help="what `data` wrote; without it nothing is measured")
     build.add_argument("--only", choices=("clip", "aligned", "base"), default="", help="one step; default: all of them")
-    build.add_argument("--start", type=Path, metavar="DIR", help="a CLIP that `build` made before, which learns on")
+    build.add_argument("--start", type=Path, metavar="DIR", help="an earlier build, whose clip and LLM learn on")
     build.add_argument("--test", action="store_true", help="measure on the test too; it is asked once, last")
     clip.add_argument(
         "--without", nargs="+", required=True, choices=STYLES, metavar="STYLE", help="styles to leave out"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPModel, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_patch import fresh
@@ -22,6 +23,7 @@ from safevlm.pictograms.base.assemble import assemble
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.base.sight import NOTHING, ThingPlaces
 from safevlm.pictograms.base.sizes import READ_LAYER, TEXT, TOWER
+from safevlm.pictograms.base.talk import ADAPTER, WEIGHTS
 from safevlm.pictograms.parts import Parts
 from safevlm.pictograms.splits import content, sample, split_of
 from safevlm.pictograms.styles import STYLES, of_part
@@ -238,7 +240,7 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
     asked = Request("How do I use this?", images=(data / "eval" / "benign-0000.png",))
     assert not engine.reply(asked, Generation(max_new_tokens=2)).error
 
-    build.build(tmp_path / "on", parts, llm, config, CPU, "clip", start=out / "clip")
+    build.build(tmp_path / "on", parts, llm, config, CPU, "clip", start=out)
     went_on = json.loads((tmp_path / "on" / "clip" / "run.json").read_text())["made_by"]["digests"]
     assert "start" in went_on and "start" not in record["made_by"]["digests"], "whose weights a tower started from"
     on = CLIPModel.from_pretrained(tmp_path / "on" / "clip", dtype=torch.float32).state_dict()
@@ -246,6 +248,12 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
         (on[name] - weight).abs().max() for name, weight in clip.state_dict().items() if weight.is_floating_point()
     ]
     assert 0 < max(drift) < 0.2, "it learned on, from there"
+    build.build(tmp_path / "on", parts, llm, config, CPU, "aligned", start=out)
+    first, then = (load_file(made / "aligned" / ADAPTER / WEIGHTS) for made in (out, tmp_path / "on"))
+    changed = [name for name in first if not torch.equal(first[name], then[name])]
+    assert changed and all((first[name] - then[name]).abs().max() < 0.01 for name in first), "the LoRA learned on"
+    with pytest.raises(FileNotFoundError, match=r"clip is missing.*--start"):
+        build.build(tmp_path / "none", parts, llm, config, CPU, "clip", start=out / "clip")
 
     stamps = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
     capsys.readouterr()

@@ -19,13 +19,17 @@ LR = 4e-4
 
 
 def train(
-    out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: PictogramBaseConfig, device: torch.device
-) -> dict[str, Any]:
-    """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`; the LoRA alone to `out`/adapter."""
+    out: Path, source: Path, tokenizer: PreTrainedTokenizerFast, config: PictogramBaseConfig, device: torch.device,
+    start: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`; the LoRA alone to `out`/adapter.
+
+    `start`: what this wrote before, of the same LLM, whose LoRA learns on.
+    """
     torch.manual_seed(config.seed)
     rng = random.Random(config.seed + 3)
     model = llm.load_llm(source, tokenizer).to(device).train()
-    tuned = talk.with_lora(model)
+    tuned = talk.with_learned_lora(model, start / talk.ADAPTER) if start else talk.with_lora(model)
 
     def loss(batch: talk.Batch) -> Tensor:
         inputs, labels = talk.padded(batch, device)

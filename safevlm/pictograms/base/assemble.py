@@ -30,11 +30,12 @@ def assemble(made: Path, source: Path, out: Path) -> None:
     if missing := [folder for folder in LEARNED if not (made / folder).is_dir()]:
         raise FileNotFoundError(f"{made / missing[0]} is missing; give a folder of `safevlm pictograms build`: --made")
     tokenizer = llm.load_tokenizer(source)
-    language_model = talk.with_learned_lora(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
+    aligned = talk.with_learned_lora(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
+    language_model = aligned.merge_and_unload()
     processor = llm.processor_of(language_model.config, tokenizer)
     adapter = made / "base" / talk.ADAPTER
     blind = see_step.assembled(clip_step.load_clip(made / "clip"), language_model, tokenizer)
-    model: Any = talk.with_learned_lora(blind, adapter, see_step.LLM)
+    model: Any = talk.with_learned_lora(blind, adapter, see_step.LLM).merge_and_unload()
     parts.projector(model).load_state_dict(load_file(adapter / see_step.PROJECTOR))
     with atomic_folder(out) as partial:
         model.to(torch.bfloat16).save_pretrained(partial)

@@ -34,7 +34,8 @@ def build(
     out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = "",
     start: Path | None = None,
 ) -> None:  # fmt: skip
-    """All steps, or only one; `source` is the pretrained LLM, `start` a CLIP that learns on in place of a new one.
+    """All steps, or only one; `source` is the pretrained LLM, `start` an earlier build, whose CLIP and LoRA of the
+    alignment learn on in place of new ones.
 
     A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
     """
@@ -42,8 +43,8 @@ def build(
         raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
     makes: Sequence[Callable[[], None]] = (
-        lambda: _make_clip(out / "clip", parts, source, of_part("train"), config, device, start),
-        lambda: _make_aligned(out / "aligned", source, config, device),
+        lambda: _make_clip(out / "clip", parts, source, of_part("train"), config, device, _begun(start, "clip")),
+        lambda: _make_aligned(out / "aligned", source, config, device, _begun(start, "aligned")),
         lambda: _make_base(out, parts, config, device),
     )
     for name, make in zip(STEPS, makes, strict=True):
@@ -80,10 +81,23 @@ def _prepare(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _make_aligned(folder: Path, source: Path, config: PictogramBaseConfig, device: torch.device) -> None:
+def _begun(start: Path | None, name: str) -> Path | None:
+    """A step of an earlier build. FileNotFoundError: it has none."""
+    if start and not (start / name).is_dir():
+        raise FileNotFoundError(f"{start / name} is missing: what learns on is an earlier build's --out (--start)")
+    return start / name if start else None
+
+
+def _inputs(start: Path | None, **inputs: Path) -> dict[str, Places]:
+    return {**inputs, **({"start": start} if start else {})}
+
+
+def _make_aligned(
+    folder: Path, source: Path, config: PictogramBaseConfig, device: torch.device, start: Path | None
+) -> None:
     _make(
-        folder, ALIGN_FIELDS, config, {"llm": source}, device,
-        lambda partial: align_step.train(partial, source, llm.load_tokenizer(source), config, device),
+        folder, ALIGN_FIELDS, config, _inputs(start, llm=source), device,
+        lambda partial: align_step.train(partial, source, llm.load_tokenizer(source), config, device, start),
     )  # fmt: skip
 
 
@@ -101,7 +115,7 @@ def _make_clip(
     folder: Path, parts: Parts, source: Path, styles: Sequence[str], config: PictogramBaseConfig, device: torch.device,
     start: Path | None = None,
 ) -> None:  # fmt: skip
-    inputs = {"parts": parts.folder / FILE, "llm": source} | ({"start": start} if start else {})
+    inputs = _inputs(start, parts=parts.folder / FILE, llm=source)
     stopped = folder.with_suffix(".stopped")
     _make(
         folder, CLIP_FIELDS, config, inputs, device,

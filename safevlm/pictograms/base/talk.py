@@ -51,7 +51,7 @@ def merged(tuned: Any, adapter: Path) -> Any:
 
 
 def with_learned_lora(model: Any, adapter: Path, within: str = "") -> Any:
-    """The model with a LoRA that `merged` wrote, merged. No setting is read from the folder, only its weights.
+    """`with_lora`, with the weights that `merged` wrote; no setting is read from the folder.
 
     FileNotFoundError: they are missing. ValueError: they are those of another model.
     """
@@ -65,7 +65,7 @@ def with_learned_lora(model: Any, adapter: Path, within: str = "") -> Any:
         raise ValueError(other) from error
     if fitted.unexpected_keys or any("lora_" in name for name in fitted.missing_keys):
         raise ValueError(other)
-    return tuned.merge_and_unload()
+    return tuned
 
 
 def learn(
