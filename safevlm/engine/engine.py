@@ -21,11 +21,11 @@ from safevlm import defenses
 from safevlm.config import Quantization
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
+from safevlm.engine.answering import Answering
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
-from safevlm.engine.growing import BatchRequest, GrowingAnswer, GrowingAnswers, OnText, sampling_of, written_by
+from safevlm.engine.growing import BatchRequest, OnText, sampling_of
 from safevlm.engine.guard import Decision, Guard, GuardedRequest, OnError, check_on_error
-from safevlm.engine.lengths import WrittenAnswer, cut_to_room
 from safevlm.engine.setting import setting_of
 from safevlm.engine.streaming import in_thread, pieces, stream_in_thread
 from safevlm.model import loading
@@ -80,6 +80,7 @@ class Engine:
         self.taxonomy = loaded.safe_llava.config.taxonomy
         self._guard = Guard(defense, on_error, self.taxonomy.level_names)
         self._encoder = Encoder(loaded, device)
+        self._answering = Answering(loaded, self._encoder, self._guard)
         self._turn_at_the_model = RLock()
 
     @classmethod
@@ -252,7 +253,7 @@ class Engine:
         with self._turn_at_the_model, torch.inference_mode():
             encoded = self._encoder.features(requests)
             turns = self._encoder.bare_turns(requests, encoded, answer_prefix)
-            answers, _ = self._generate(turns, [BatchRequest(request, generation) for request in requests])
+            answers, _ = self._answering.generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers)
 
     def _reply_all(
@@ -321,7 +322,7 @@ class Engine:
             prepared = self._prepare([each.request for each in asked])
             pairs = list(zip(prepared, asked, strict=True))
             answers = iter(
-                self._finish(
+                self._answering.replies(
                     [turn for turn in prepared if isinstance(turn, GuardedRequest)],
                     [each for turn, each in pairs if isinstance(turn, GuardedRequest)],
                     stop,
@@ -341,13 +342,13 @@ class Engine:
         turn = prepared
         if self.defense.reviews:
             with self._turn_at_the_model:
-                reply = self._finish([turn], [BatchRequest(request, how)], stop)[0]
+                reply = self._answering.replies([turn], [BatchRequest(request, how)], stop)[0]
             yield reply.text
             return
 
         def generate(on_text: OnText) -> None:
             with self._turn_at_the_model:
-                self._finish([turn], [BatchRequest(request, how, on_text)], stop)
+                self._answering.replies([turn], [BatchRequest(request, how, on_text)], stop)
 
         yield from pieces(generate, stop)
 
@@ -371,75 +372,6 @@ class Engine:
     def _features(self, requests: Sequence[Request]) -> list[LazyImageFeatures]:
         """Of every frame where the defense looks at images; the model itself reads the first."""
         return self._encoder.features(requests, every_frame=self.defense.detects)
-
-    def _finish(
-        self, turns: Sequence[GuardedRequest], asked: Sequence[BatchRequest], stop: Event | None
-    ) -> list[Reply]:
-        """Generates for all turns at once and reviews each answer."""
-        if not turns:
-            return []
-        growing = [self._growing(each) for each in asked]
-        answers, prompt_tokens = self._generate(turns, asked, stop, growing)
-        rows = zip(turns, growing, answers, self._encoder.texts(answers), prompt_tokens, strict=True)
-        return [self._guard.review(row[0], self._written(*row)) for row in rows]
-
-    def _written(
-        self, turn: GuardedRequest, grown: GrowingAnswer | None, answer: WrittenAnswer, text: str, prompt_tokens: int
-    ) -> Reply:
-        """The model's own words, before the defense reviews them."""
-        is_stopped = answer.has_ended or (grown is not None and grown.is_stopped)
-        return Reply(
-            text=text if grown is None else grown.text,
-            request=turn.request,
-            verdict=turn.verdict,
-            prompt=turn.prompt,
-            trace=(*turn.trace, *self._told(answer.is_cut)),
-            prompt_tokens=prompt_tokens,
-            answer_tokens=len(answer.ids) if grown is None else grown.tokens,
-            ended="stop" if is_stopped else "length",
-        )
-
-    def _growing(self, asked: BatchRequest) -> GrowingAnswer | None:
-        """None where nobody hears the answer before its end, and nothing but its length ends it."""
-        on_text = None if self.defense.reviews else asked.on_text
-        if on_text is None and not asked.generation.stop:
-            return None
-        return GrowingAnswer(self.processor.tokenizer, asked.generation.stop, on_text)
-
-    def _told(self, is_cut: bool) -> tuple[str, ...]:
-        """Lines of the trace about an answer."""
-        return (f"the answer stops where the model's {self._encoder.positions} positions end",) if is_cut else ()
-
-    @torch.inference_mode()
-    def _generate(
-        self,
-        turns: Sequence[GuardedRequest],
-        asked: Sequence[BatchRequest],
-        stop: Event | None = None,
-        growing: Sequence[GrowingAnswer | None] = (),
-    ) -> tuple[list[WrittenAnswer], Sequence[int]]:
-        """Answers, and the tokens of each prompt. `stop` ends them at the next token, the model's positions at the last
-        one that they have."""
-        if not self.loaded.has_lm:
-            raise ValueError("this engine was loaded without its LLM; it looks at requests and answers none")
-        batch = self._encoder.batch(turns)
-        room = [self._encoder.positions - tokens for tokens in batch.tokens]
-        wanted = [each.generation.max_new_tokens for each in asked]
-        limits = [min(pair) for pair in zip(room, wanted, strict=True)]
-        start = batch.input_ids.shape[1]
-        how = asked[0].generation
-        sampling = how.temperature > 0
-        ends = self.model.generation_config.eos_token_id
-        end_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        with torch.random.fork_rng(enabled=sampling):
-            if sampling:
-                torch.manual_seed(how.seed)
-            output = self.model.generate(
-                **batch.model_inputs,
-                generation_config=written_by(how, max(limits), self._encoder.pad_id),
-                stopping_criteria=[GrowingAnswers(start, limits, end_ids, growing, stop)],
-            )
-        return cut_to_room(output[:, start:], room, wanted, end_ids), batch.tokens
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

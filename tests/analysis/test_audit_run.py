@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -387,9 +389,7 @@ def test_two_processes_at_once_give_the_result_of_one(home: Path, whole: Path, t
 
 
 @pytest.mark.slow
-def test_two_tasks_of_an_array_over_tars_give_the_result_of_one_process(
-    home: Path, tmp_path: Path, warm_path: str
-) -> None:
+def test_two_tasks_of_an_array_over_tars_give_the_result_of_one_process(home: Path, tmp_path: Path) -> None:
     """The body of the sbatch script, as SLURM starts it twice at once."""
     root, data = Path(__file__).parents[2], tmp_path / "data"
     data.mkdir()
@@ -398,9 +398,13 @@ def test_two_tasks_of_an_array_over_tars_give_the_result_of_one_process(
         with tarfile.open(data / f"{number:05}.tar", "w") as archive:
             for file in files[number::3]:
                 archive.add(file, file.name)
+    command = tmp_path / "bin" / "safevlm"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m safevlm "$@"\n')
+    command.chmod(0o755)
     _, _, _, model, _, out, *flags = _words(home, tmp_path / "two")
     environment = {
-        "PATH": warm_path,
+        "PATH": os.pathsep.join([str(command.parent), os.environ["PATH"]]),
         "SLURM_SUBMIT_DIR": str(root),
         "SLURM_ARRAY_TASK_MIN": "0",
         "SLURM_ARRAY_TASK_COUNT": "2",

@@ -16,7 +16,7 @@ from safevlm.types import Generation, Request
 from tests.backbones import families
 from tests.serve.serving import asked, serving
 
-each_family = families.few(telling=families.QUICK)
+each_family = families.few(telling=(*families.QUICK, "paligemma"))
 
 
 def _guarded(family: str, place: Path) -> Path:

@@ -30,7 +30,8 @@ pytestmark = [
 ]
 
 RUNS = (("qwen2_5_vl", "int8"), ("gemma3", "nf4"), pytest.param("llama4", "nf4", marks=pytest.mark.thorough))
-"""Both stages to the merged model: flattened patches, squares, and a router that is a linear layer of its own class."""
+"""Both stages to the merged model: flattened patches, squares, and (thorough) a router that is a linear layer of its
+own class."""
 WIDTH = 64
 """Of the LLM: bitsandbytes' blocks are so long, and on some CPUs it takes nothing narrower."""
 

@@ -17,7 +17,7 @@ from safevlm.defenses import prompts
 from safevlm.engine import Engine
 from safevlm.miniature.words import build_tokenizer
 from safevlm.pictograms import dataset, judge, words
-from safevlm.pictograms.base import build, clip_step, scenes, speech, steps
+from safevlm.pictograms.base import build, clip_step, scenes, speech
 from safevlm.pictograms.base import llm as llm_step
 from safevlm.pictograms.base.assemble import assemble
 from safevlm.pictograms.base.config import PictogramBaseConfig
@@ -180,10 +180,10 @@ def test_a_tower_that_was_stopped_goes_on_as_if_it_had_not_been(
     images = llm_step.image_processor_of(build_tokenizer())
     pictures = scenes.draw(random.Random(7), 8, scenes.shown_to_tower(of_part("train")), parts)
 
-    def learned(stopped: Path) -> dict[str, torch.Tensor]:
+    def learned(stopped: Path, config: PictogramBaseConfig = config, start_digest: str = "") -> dict[str, torch.Tensor]:
         torch.manual_seed(1)
         clip = fresh.clip_of(TOWER, {**TEXT, "vocab_size": 9}, TOWER["projection_dim"])
-        clip_step.learn_to_see(clip, pictures, images, config, stopped)
+        clip_step.learn_to_see(clip, pictures, images, config, stopped, start_digest)
         return clip.vision_model.state_dict()
 
     whole = learned(tmp_path / "a")
@@ -200,8 +200,10 @@ def test_a_tower_that_was_stopped_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patched, pytest.raises(Stop):
         patched.setattr(Descent, "step", step_or_stop)
         learned(tmp_path / "b")
-    with pytest.raises(ValueError, match="was made with sight_steps 3, not 4"):
-        steps.check_same(tmp_path / "b", {"sight_steps": 3}, {"sight_steps": 4})
+    with pytest.raises(ValueError, match=r"b was made with sight_steps 3, not 4"):
+        learned(tmp_path / "b", replace(config, sight_steps=4))
+    with pytest.raises(ValueError, match=r"b was made with digest of start None, not 'another'"):
+        learned(tmp_path / "b", start_digest="another")
     resumed = learned(tmp_path / "b")
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
     assert not list(tmp_path.iterdir()), "a finished step leaves nothing to go on from"
@@ -254,6 +256,8 @@ def test_a_build_ends_in_a_stock_llava_and_is_not_made_twice(
     assert changed and all((first[name] - then[name]).abs().max() < 0.01 for name in first), "the LoRA learned on"
     with pytest.raises(FileNotFoundError, match=r"clip is missing.*--start"):
         build.build(tmp_path / "none", parts, llm, config, CPU, "clip", start=out / "clip")
+    with pytest.raises(ValueError, match="--start"):
+        build.build(tmp_path / "none", parts, llm, config, CPU, "base", start=out)
 
     stamps = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
     capsys.readouterr()

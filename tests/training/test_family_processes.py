@@ -27,7 +27,7 @@ CASES = (
     ("zero3", "stage1", "llava_next"),
     pytest.param("zero3", "stage2", "idefics3", marks=pytest.mark.thorough),
 )
-"""Flattened patches and squares with both stages and both kinds of ZeRO; tiles with both stages and ZeRO-3."""
+"""Flattened patches and squares with both stages and both kinds of ZeRO; tiles with ZeRO-3, stage 2 thorough."""
 KEYS = ("loss", "loss_lm", "loss_level", "loss_category")
 SAFETY = replace(families.SAFETY, projector_standardize=True)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 CASES = (
     ("torchrun", "stage1", launching.fork),
-    ("zero2", "stage1", launching.fork),
+    ("zero2", "stage1", launching.launch),
     ("zero3", "stage2", launching.fork),
     pytest.param("zero3", "stage2", launching.launch, marks=pytest.mark.thorough),
     pytest.param("torchrun", "stage1", launching.launch, marks=pytest.mark.thorough),

@@ -24,10 +24,10 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the aligned LLM, its LoRA merged, and its tokenizer to `out`; the LoRA alone to `out`/adapter.
 
-    `start`: what this wrote before, of the same LLM, whose LoRA learns on.
+    `start`: what this wrote before, of the same LLM, whose LoRA learns on, at the same rate, from other conversations.
     """
     torch.manual_seed(config.seed)
-    rng = random.Random(config.seed + 3)
+    rng = random.Random(config.seed + (7 if start else 3))
     model = llm.load_llm(source, tokenizer).to(device).train()
     tuned = talk.with_learned_lora(model, start / talk.ADAPTER) if start else talk.with_lora(model)
 

@@ -18,13 +18,15 @@ import torch
 from llava_patch import vision
 from safevlm.data.made_by import Places
 from safevlm.files import read_json
-from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps
+from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps, talk
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.parts import FILE, Parts
 from safevlm.pictograms.styles import of_part
 from safevlm.worlds.splits import Split
 
 STEPS = ("clip", "aligned", "base")
+LEARNED = {"clip": "", "aligned": talk.ADAPTER}
+"""Steps that can learn on, and what they learned, within their folders."""
 CLIP_FIELDS = ("seed", "scenes", "sight_steps", "caption_steps", "clip_batch", "cases")
 ALIGN_FIELDS = ("seed", "align_steps", "align_batch")
 SEE_FIELDS = ("seed", "pictures", "fit_steps", "projector_steps", "see_steps", "see_batch")
@@ -34,17 +36,18 @@ def build(
     out: Path, parts: Parts, source: Path, config: PictogramBaseConfig, device: torch.device, only: str = "",
     start: Path | None = None,
 ) -> None:  # fmt: skip
-    """All steps, or only one; `source` is the pretrained LLM, `start` an earlier build, whose CLIP and LoRA of the
-    alignment learn on in place of new ones.
+    """All steps, or only one; `source` is the pretrained LLM.
 
-    A finished step is skipped. ValueError: a step was made otherwise. FileNotFoundError: an earlier one is missing.
+    `start`: an earlier build, whose CLIP and LoRA of the alignment learn on in place of new ones. A finished step is
+    skipped. ValueError: a step was made otherwise, or cannot learn on. FileNotFoundError: an earlier one is missing.
     """
+    begun = _begun(start, [only] if only else STEPS)
     if not vision.TAKES_OUTPUTS:
         raise ValueError("the base is trained through transformers' own LLaVA on features: that needs 5.18")
     _prepare(device)
     makes: Sequence[Callable[[], None]] = (
-        lambda: _make_clip(out / "clip", parts, source, of_part("train"), config, device, _begun(start, "clip")),
-        lambda: _make_aligned(out / "aligned", source, config, device, _begun(start, "aligned")),
+        lambda: _make_clip(out / "clip", parts, source, of_part("train"), config, device, begun.get("clip")),
+        lambda: _make_aligned(out / "aligned", source, config, device, begun.get("aligned")),
         lambda: _make_base(out, parts, config, device),
     )
     for name, make in zip(STEPS, makes, strict=True):
@@ -81,11 +84,17 @@ def _prepare(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def _begun(start: Path | None, name: str) -> Path | None:
-    """A step of an earlier build. FileNotFoundError: it has none."""
-    if start and not (start / name).is_dir():
-        raise FileNotFoundError(f"{start / name} is missing: what learns on is an earlier build's --out (--start)")
-    return start / name if start else None
+def _begun(start: Path | None, wanted: Sequence[str]) -> Mapping[str, Path]:
+    """What an earlier build made in these steps. FileNotFoundError: it lacks one. ValueError: none learns on."""
+    if start is None:
+        return {}
+    begun = {name: start / name for name in wanted if name in LEARNED}
+    if not begun:
+        raise ValueError(f"--start: the step {wanted[0]} does not learn on; leave it out with --only {wanted[0]}")
+    for name, place in begun.items():
+        if not (place / LEARNED[name]).is_dir():
+            raise FileNotFoundError(f"{place / LEARNED[name]} is missing; give the --out of an earlier build: --start")
+    return begun
 
 
 def _inputs(start: Path | None, **inputs: Path) -> dict[str, Places]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from llava_patch import fresh
 from llava_patch.fresh import Clip
 from llava_patch.pretrained import from_folder
 from safevlm.data.atomic_write import atomic_file
+from safevlm.data.made_by import digest
 from safevlm.pictograms.base import captions, llm, naming, steps
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.base.restyle import restyle
@@ -71,7 +72,7 @@ def train(
     clip = load_clip(start) if start else _new_clip(tokenizer, pictures)
     moved: Any = clip
     moved.to(device)
-    measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped, goes_on=start is not None)}
+    measured = {"sight_loss": learn_to_see(clip, pictures, images, config, stopped, digest(start) if start else "")}
     fresh.freeze_tower_up_to(clip, READ_LAYER)
     _learn_captions(clip, pictures, tokenizer, images, config)
     clip.requires_grad_(True).eval()
@@ -128,27 +129,28 @@ def _waves(patches: int, width: int) -> Tensor:
 
 
 def learn_to_see(
-    clip: Clip, pictures: SceneImages, images: Any, config: PictogramBaseConfig, stopped: Path, goes_on: bool = False
+    clip: Clip, pictures: SceneImages, images: Any, config: PictogramBaseConfig, stopped: Path, start_digest: str = ""
 ) -> float:
     """The loss at the end. First things that stand alone, as they are drawn; little by little more at once, restyled.
 
-    All at once, what was learned at first is lost again. `stopped`: a file from which a stopped run goes on. `goes_on`:
-    the tower can see, and learns from everything, at smaller rates.
+    All at once, what was learned at first is lost again. `stopped`: a file from which a stopped run goes on.
+    `start_digest`: of the CLIP that learns on; its tower can see, and learns from everything, at smaller rates.
     """
     device = clip.device
     truth, read_out = ThingPlaces(pictures.scenes).to(device), NameReadOut(TOWER["hidden_size"]).to(device)
     every = pictures.pixels.to(device)
     total, everything = config.sight_steps, range(len(pictures.scenes))
+    settings = {**asdict(config), **({"digest of start": start_digest} if start_digest else {})}
     alone = [row for row in everything if len(pictures.scenes[row].things) == 1]
     learned = nn.ModuleList([clip.vision_model, read_out])
     with fresh.tower_read_at(clip, READ_LAYER):
-        share = GENTLE if goes_on else 1.0
+        share = GENTLE if start_digest else 1.0
         descent = Descent(learned, total, share * MATRIX_LR, share * LR, "muon_float32")
-        first = _go_on(stopped, learned, descent, config)
+        first = _go_on(stopped, learned, descent, settings)
         with tqdm(range(first, total), "sight", mininterval=10) as bar:
             for step in bar:
                 rng = random.Random(f"{config.seed} {step}")
-                widened = 1.0 if goes_on else min(1.0, max(0.0, (step / total - WIDENS[0]) / (WIDENS[1] - WIDENS[0])))
+                widened = 1.0 if start_digest else _widened(step / total)
                 crowded = round(widened * CROWDED * config.clip_batch)
                 chosen = rng.choices(everything, k=crowded) + rng.choices(alone, k=config.clip_batch - crowded)
                 rows = torch.tensor(chosen, device=device)
@@ -159,25 +161,30 @@ def learn_to_see(
                 descent.step(read_out.loss(fresh.tower_patches(clip, pixels, -1), truth, rows, view, mirrored))
                 bar.set_postfix(loss=f"{descent.recent:.3f}", refresh=False)
                 if (step + 1) % KEPT_EVERY == 0:
-                    _keep(stopped, step + 1, learned, descent, config)
+                    _keep(stopped, step + 1, learned, descent, settings)
     stopped.unlink(missing_ok=True)
     return round(descent.recent, 4)
 
 
-def _keep(file: Path, done: int, learned: nn.Module, descent: Descent, config: PictogramBaseConfig) -> None:
+def _widened(done: float) -> float:
+    """How crowded scenes are, and how various views, of all that they ever will be, at a share of the steps."""
+    return min(1.0, max(0.0, (done - WIDENS[0]) / (WIDENS[1] - WIDENS[0])))
+
+
+def _keep(file: Path, done: int, learned: nn.Module, descent: Descent, settings: Mapping[str, Any]) -> None:
     with atomic_file(file) as partial:
         torch.save(
-            {"settings": asdict(config), "done": done, "weights": learned.state_dict(), "descent": descent.state()},
+            {"settings": settings, "done": done, "weights": learned.state_dict(), "descent": descent.state()},
             partial,
         )
 
 
-def _go_on(file: Path, learned: nn.Module, descent: Descent, config: PictogramBaseConfig) -> int:
+def _go_on(file: Path, learned: nn.Module, descent: Descent, settings: Mapping[str, Any]) -> int:
     """Steps that are done. ValueError: with other settings."""
     if not file.is_file():
         return 0
     kept = torch.load(file, map_location="cpu", weights_only=True)
-    steps.check_same(file, kept["settings"], asdict(config))
+    steps.check_same(file, kept["settings"], settings)
     learned.load_state_dict(kept["weights"])
     descent.go_on(kept["descent"])
     done: int = kept["done"]
