@@ -21,7 +21,7 @@ from safevlm import defenses
 from safevlm.config import Quantization
 from safevlm.defenses import Defense
 from safevlm.defenses.policy import read_policy
-from safevlm.engine.answering import Answering
+from safevlm.engine.answer_writer import AnswerWriter
 from safevlm.engine.checks import OnUnusable, check_requests, opened_images
 from safevlm.engine.encoder import Encoder
 from safevlm.engine.growing import BatchRequest, OnText, sampling_of
@@ -80,7 +80,7 @@ class Engine:
         self.taxonomy = loaded.safe_llava.config.taxonomy
         self._guard = Guard(defense, on_error, self.taxonomy.level_names)
         self._encoder = Encoder(loaded, device)
-        self._answering = Answering(loaded, self._encoder, self._guard)
+        self._writer = AnswerWriter(loaded, self._encoder, self._guard)
         self._turn_at_the_model = RLock()
 
     @classmethod
@@ -253,7 +253,7 @@ class Engine:
         with self._turn_at_the_model, torch.inference_mode():
             encoded = self._encoder.features(requests)
             turns = self._encoder.bare_turns(requests, encoded, answer_prefix)
-            answers, _ = self._answering.generate(turns, [BatchRequest(request, generation) for request in requests])
+            answers, _ = self._writer.generate(turns, [BatchRequest(request, generation) for request in requests])
             return self._encoder.texts(answers)
 
     def _reply_all(
@@ -322,7 +322,7 @@ class Engine:
             prepared = self._prepare([each.request for each in asked])
             pairs = list(zip(prepared, asked, strict=True))
             answers = iter(
-                self._answering.replies(
+                self._writer.replies(
                     [turn for turn in prepared if isinstance(turn, GuardedRequest)],
                     [each for turn, each in pairs if isinstance(turn, GuardedRequest)],
                     stop,
@@ -342,13 +342,13 @@ class Engine:
         turn = prepared
         if self.defense.reviews:
             with self._turn_at_the_model:
-                reply = self._answering.replies([turn], [BatchRequest(request, how)], stop)[0]
+                reply = self._writer.replies([turn], [BatchRequest(request, how)], stop)[0]
             yield reply.text
             return
 
         def generate(on_text: OnText) -> None:
             with self._turn_at_the_model:
-                self._answering.replies([turn], [BatchRequest(request, how, on_text)], stop)
+                self._writer.replies([turn], [BatchRequest(request, how, on_text)], stop)
 
         yield from pieces(generate, stop)
 

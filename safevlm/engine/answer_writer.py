@@ -15,7 +15,7 @@ from safevlm.model.loading import Loaded
 from safevlm.types import Reply
 
 
-class Answering:
+class AnswerWriter:
     """The LLM, with a guard that reviews what it says."""
 
     def __init__(self, loaded: Loaded, encoder: Encoder, guard: Guard) -> None:
