@@ -32,6 +32,8 @@ from safevlm.worlds.descent import Descent
 from safevlm.worlds.tokens import answer_loss
 
 PROJECTOR_LR, LORA_LR = 2e-3, 3e-4
+FITTED_SHARE = 0.05
+"""Of the projector's rate, once it is fitted: at the whole one it leaves the names within some steps."""
 NAMED, USED = 0.5, 0.3
 """Shares of the second step's conversations about images; the rest are in words."""
 SHARES: tuple[tuple[SceneMaker, float], ...] = ((lone, 0.35), (named, 0.35), (used, 0.3))
@@ -115,6 +117,11 @@ def _fit(
             bar.set_postfix(loss=f"{descent.last:.3f}", refresh=False)
 
 
+def _rate(config: PictogramBaseConfig) -> float:
+    """Of the projector, beside the LLM."""
+    return PROJECTOR_LR * (FITTED_SHARE if config.fit_steps else 1.0)
+
+
 def _learn_names(
     model: Model,
     processor: Processor,
@@ -129,7 +136,7 @@ def _learn_names(
         row = rng.randrange(len(album.scenes))
         return row, speech.naming(rng, album.scenes[row])
 
-    descent = Descent(projector, config.projector_steps, PROJECTOR_LR, PROJECTOR_LR, "adamw")
+    descent = Descent(projector, config.projector_steps, _rate(config), _rate(config), "adamw")
     return talk.learn(
         "projector", config.projector_steps, config.see_batch, processor, said, _loss(model, views), descent
     )
@@ -154,7 +161,7 @@ def _learn_to_answer(
             return row, speech.about_harmless(rng, scenes[row])
         return None, speech.in_words(rng)
 
-    descent = Descent(nn.ModuleList([tuned]), config.see_steps, LORA_LR, PROJECTOR_LR / 2, "adamw")
+    descent = Descent(nn.ModuleList([tuned]), config.see_steps, LORA_LR, _rate(config) / 2, "adamw")
     measured = talk.learn(
         "see", config.see_steps, config.see_batch, processor, said, _loss(model, torch.cat(views)), descent
     )
