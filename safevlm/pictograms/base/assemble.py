@@ -8,6 +8,7 @@ MADE/base/adapter         the LoRA of seeing, and the projector
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ from llava_patch import parts
 from safevlm.data.atomic_write import atomic_folder
 from safevlm.pictograms.base import clip_step, llm, see_step, steps, talk
 
-LEARNED = ("clip", f"aligned/{talk.ADAPTER}", f"base/{talk.ADAPTER}")
-"""Folders that have to be there."""
+LEARNED = {"clip": "clip", "aligned": f"aligned/{talk.ADAPTER}", "base": f"base/{talk.ADAPTER}"}
+"""Folder of what each step of a build learned."""
+
+
+def check_there(made: Path, names: Iterable[str], flag: str) -> None:
+    """FileNotFoundError: a build lacks what one of these steps learned; `flag` is how it was given."""
+    if missing := [LEARNED[name] for name in names if not (made / LEARNED[name]).is_dir()]:
+        raise FileNotFoundError(f"{made / missing[0]} is missing; give a folder of `safevlm pictograms build`: {flag}")
 
 
 def assemble(made: Path, source: Path, out: Path) -> None:
@@ -27,8 +34,7 @@ def assemble(made: Path, source: Path, out: Path) -> None:
 
     An older `out` is replaced. FileNotFoundError: a folder of the build is missing. ValueError: another LLM.
     """
-    if missing := [folder for folder in LEARNED if not (made / folder).is_dir()]:
-        raise FileNotFoundError(f"{made / missing[0]} is missing; give a folder of `safevlm pictograms build`: --made")
+    check_there(made, LEARNED, "--made")
     tokenizer = llm.load_tokenizer(source)
     aligned = talk.with_learned_lora(llm.load_llm(source, tokenizer), made / "aligned" / talk.ADAPTER)
     language_model = aligned.merge_and_unload()

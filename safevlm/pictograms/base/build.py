@@ -18,15 +18,15 @@ import torch
 from llava_patch import vision
 from safevlm.data.made_by import Places
 from safevlm.files import read_json
-from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps, talk
+from safevlm.pictograms.base import align_step, clip_step, llm, measure, see_step, steps
+from safevlm.pictograms.base.assemble import check_there
 from safevlm.pictograms.base.config import PictogramBaseConfig
 from safevlm.pictograms.parts import FILE, Parts
 from safevlm.pictograms.styles import of_part
 from safevlm.worlds.splits import Split
 
 STEPS = ("clip", "aligned", "base")
-LEARNED = {"clip": "", "aligned": talk.ADAPTER}
-"""Steps that can learn on, and what they learned, within their folders."""
+LEARN_ON = ("clip", "aligned")
 CLIP_FIELDS = ("seed", "scenes", "sight_steps", "caption_steps", "clip_batch", "cases")
 ALIGN_FIELDS = ("seed", "align_steps", "align_batch")
 SEE_FIELDS = ("seed", "pictures", "fit_steps", "projector_steps", "see_steps", "see_batch")
@@ -88,12 +88,10 @@ def _begun(start: Path | None, wanted: Sequence[str]) -> Mapping[str, Path]:
     """What an earlier build made in these steps. FileNotFoundError: it lacks one. ValueError: none learns on."""
     if start is None:
         return {}
-    begun = {name: start / name for name in wanted if name in LEARNED}
+    begun = {name: start / name for name in wanted if name in LEARN_ON}
     if not begun:
         raise ValueError(f"--start: the step {wanted[0]} does not learn on; leave it out with --only {wanted[0]}")
-    for name, place in begun.items():
-        if not (place / LEARNED[name]).is_dir():
-            raise FileNotFoundError(f"{place / LEARNED[name]} is missing; give the --out of an earlier build: --start")
+    check_there(start, begun, "--start")
     return begun
 
 
